@@ -1,0 +1,224 @@
+//! The one error shape: what was being done, to what, why it failed, and what to do about it.
+//!
+//! A message is lower case, has no full stop and never says "failed to": the chain says what failed. It is either
+//! returned or logged, never both; `cli::report` prints it and picks the exit code from its [`Kind`].
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A result whose error is an [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure it is: decides exit codes and, later, gRPC codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The thing named does not exist.
+    NotFound,
+    /// The thing to be made is there already.
+    Exists,
+    /// The thing is there, but in a state that does not allow this.
+    WrongState,
+    /// What the caller gave is malformed or contradicts itself.
+    Invalid,
+    /// The kernel or a policy refuses.
+    Denied,
+    /// This kernel, host or build cannot do it.
+    Unsupported,
+    /// Somebody else is at it.
+    Busy,
+    /// What is stored, or was received, is damaged or lies.
+    Corrupt,
+    /// A peer on the network cannot be reached.
+    Unreachable,
+    /// It took longer than allowed.
+    TimedOut,
+    /// A system call failed for a reason outside the other kinds.
+    System,
+    /// A broken promise of this program's own code.
+    Bug,
+}
+
+/// An error of this program: a [`Kind`], the doing-phrase, the cause and a hint.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    doing: Cow<'static, str>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    hint: Option<Cow<'static, str>>,
+}
+
+impl Error {
+    /// An error with no cause below it: `doing` is the whole message.
+    pub fn new(kind: Kind, doing: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner { kind, doing: doing.into(), source: None, hint: None }))
+    }
+
+    /// Shorthand for bad input, the commonest kind.
+    pub fn invalid(doing: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Invalid, doing)
+    }
+
+    /// Names the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Says what the reader can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Wraps this error in the phrase for what was being done; kind stays, and so does the hint below.
+    #[must_use]
+    pub fn doing(self, doing: impl Into<Cow<'static, str>>) -> Self {
+        let kind = self.0.kind;
+        Self::new(kind, doing).because(self)
+    }
+
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The first hint on the way from this error to its root cause.
+    pub fn first_hint(&self) -> Option<&str> {
+        let mut next: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(hint) = error.downcast_ref::<Self>().and_then(|e| e.0.hint.as_deref()) {
+                return Some(hint);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// The whole chain on one line, outermost first, as it goes into a log record.
+    pub fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut next = self.source();
+        while let Some(error) = next {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            next = error.source();
+        }
+        line
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.doing)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.chain())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}
+
+/// Errors of other crates that can become an [`Error`] once somebody says what was being done.
+pub trait Cause: Into<Box<dyn StdError + Send + Sync>> {
+    /// The kind this cause stands for.
+    fn kind(&self) -> Kind;
+}
+
+impl Cause for Error {
+    fn kind(&self) -> Kind {
+        self.0.kind
+    }
+}
+
+impl Cause for std::io::Error {
+    fn kind(&self) -> Kind {
+        match self.raw_os_error() {
+            Some(code) => kind_of_errno(code),
+            None => match Self::kind(self) {
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => Kind::Corrupt,
+                std::io::ErrorKind::NotFound => Kind::NotFound,
+                std::io::ErrorKind::InvalidInput => Kind::Invalid,
+                _ => Kind::System,
+            },
+        }
+    }
+}
+
+impl Cause for nix::Error {
+    fn kind(&self) -> Kind {
+        kind_of_errno(*self as i32)
+    }
+}
+
+impl Cause for rustix::io::Errno {
+    fn kind(&self) -> Kind {
+        kind_of_errno(self.raw_os_error())
+    }
+}
+
+impl Cause for crate::sys::Error {
+    fn kind(&self) -> Kind {
+        kind_of_errno(self.errno.raw_os_error())
+    }
+}
+
+impl Cause for serde_json::Error {
+    fn kind(&self) -> Kind {
+        Kind::Invalid
+    }
+}
+
+/// The kind a bare errno stands for; see errno(3).
+pub fn kind_of_errno(code: i32) -> Kind {
+    match code {
+        libc::ENOENT | libc::ESRCH => Kind::NotFound,
+        libc::EEXIST => Kind::Exists,
+        libc::EPERM | libc::EACCES | libc::EROFS => Kind::Denied,
+        libc::ENOSYS | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => Kind::Unsupported,
+        libc::EBUSY | libc::ETXTBSY | libc::EWOULDBLOCK => Kind::Busy,
+        libc::ETIMEDOUT => Kind::TimedOut,
+        _ => Kind::System,
+    }
+}
+
+/// Adds the doing-phrase to a failing result: `.doing(|| format!("read {path}"))`.
+pub trait Doing<T> {
+    /// Wraps the error, if there is one, in the phrase for what was being done.
+    fn doing<S: Into<Cow<'static, str>>>(self, phrase: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: Cause> Doing<T> for std::result::Result<T, E> {
+    fn doing<S: Into<Cow<'static, str>>>(self, phrase: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|cause| Error::new(cause.kind(), phrase()).because(cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_reads_from_the_doing_to_the_cause() {
+        let error = Err::<(), _>(rustix::io::Errno::PERM)
+            .doing(|| "mount proc on /proc")
+            .map_err(|e| e.hint("run as root").doing("cannot start container web-1"))
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Denied);
+        assert_eq!(
+            error.chain(),
+            "cannot start container web-1: mount proc on /proc: Operation not permitted (os error 1)"
+        );
+        assert_eq!(error.first_hint(), Some("run as root"));
+    }
+}

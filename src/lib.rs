@@ -1,0 +1,25 @@
+//! Coracle: a container runtime for constrained devices.
+//!
+//! The modules below stand in layer order: each uses only what stands above it (`tests/it/layering.rs` holds the
+//! table and fails when a `use` breaks it).
+
+#[expect(
+    unsafe_code,
+    reason = "the one place for system calls that no safe wrapper offers; each block states its invariant"
+)]
+pub mod sys;
+
+pub mod error;
+pub mod id;
+
+pub mod cgroup;
+pub mod record;
+pub mod seccomp;
+
+pub mod launch;
+pub mod store;
+
+pub mod image;
+pub mod oci;
+
+pub mod cli;

@@ -1,0 +1,34 @@
+//! The only unsafe code: system calls for which neither nix nor rustix has a safe wrapper.
+//!
+//! Everything here is thin: one function per call, arguments as types, `OwnedFd` out and `BorrowedFd` in, `CLOEXEC`
+//! always. Functions marked *child-safe* allocate nothing and call only the kernel, so they may run between clone and
+//! execve. Everything else in the program is safe Rust.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+/// A failed system call, printed like strace does: `openat2(7, "etc", ...): ENOENT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The call with its arguments, as strace prints it.
+    pub call: String,
+    /// The errno it came back with.
+    pub errno: Errno,
+}
+
+impl Error {
+    /// A call and what it answered.
+    pub fn new(call: impl Into<String>, errno: Errno) -> Self {
+        Self { call: call.into(), errno }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = nix::errno::Errno::from_raw(self.errno.raw_os_error());
+        write!(f, "{}: {name:?} ({})", self.call, name.desc())
+    }
+}
+
+impl std::error::Error for Error {}
