@@ -11,6 +11,7 @@ pub mod sys;
 
 pub mod error;
 pub mod id;
+pub mod log;
 
 pub mod cgroup;
 pub mod record;
