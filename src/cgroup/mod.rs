@@ -1,1 +1,3 @@
-//! Placeholder while the module is written.
+//! cgroup
+pub mod devices;
+pub mod filter;
