@@ -22,8 +22,9 @@ use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Mount
 pub fn push(mount: &Mount, namespaces: &Namespaces, facts: &Facts, steps: &mut Vec<Step>) -> Result<()> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let view = View { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
-    if let Some(path) = facts.cgroup_paths.get("") {
-        steps.push(view.step(mount.destination(), view.unified_source(path)?, view.attr)?);
+    if facts.unified {
+        let own = facts.cgroup_paths.get("").map(std::path::PathBuf::as_path);
+        steps.push(view.step(mount.destination(), view.unified_source(own)?, view.attr)?);
         return Ok(());
     }
     if facts.hierarchies.is_empty() {
@@ -79,8 +80,8 @@ impl View<'_> {
         })))
     }
 
-    fn unified_source(&self, own: &Path) -> Result<Source> {
-        if !self.private {
+    fn unified_source(&self, own: Option<&Path>) -> Result<Source> {
+        if let Some(own) = own.filter(|_| !self.private) {
             return Ok(Source::Host { path: cpath("cgroup", own)?, recursive: false });
         }
         let parameters = vec![(c"source".to_owned(), Some(c"cgroup".to_owned()))];

@@ -62,6 +62,8 @@ pub struct Facts {
     pub apparmor: bool,
     /// SELinux is on.
     pub selinux: bool,
+    /// The host runs cgroup v2.
+    pub unified: bool,
     /// cgroup v1 hierarchies below /sys/fs/cgroup, empty on v2.
     pub hierarchies: Vec<Hierarchy>,
     /// The container's cgroup directories: by controller on v1, under the empty name on v2.
@@ -84,16 +86,16 @@ impl Facts {
     ///
     /// # Errors
     /// /proc is not there or does not answer.
-    pub fn gather(spec: &Spec, cgroup_paths: BTreeMap<String, PathBuf>) -> Result<Self> {
+    pub fn gather(spec: &Spec, unified: bool, cgroup_paths: BTreeMap<String, PathBuf>) -> Result<Self> {
         let process = spec.process().as_ref();
         let asks_apparmor = process.and_then(|p| p.apparmor_profile().as_ref()).is_some_and(|p| !p.is_empty());
         let asks_selinux = process.and_then(|p| p.selinux_label().as_ref()).is_some_and(|p| !p.is_empty());
         let mounts_cgroup = spec.mounts().iter().flatten().any(|m| m.typ().as_deref() == Some("cgroup"));
-        let v1 = !cgroup_paths.contains_key("") && !cgroup_paths.is_empty();
         Ok(Self {
             apparmor: asks_apparmor && libcontainer::apparmor::is_enabled().unwrap_or(false),
             selinux: asks_selinux && Path::new("/sys/fs/selinux/enforce").exists(),
-            hierarchies: if mounts_cgroup && v1 { hierarchies()? } else { Vec::new() },
+            unified,
+            hierarchies: if mounts_cgroup && !unified { hierarchies()? } else { Vec::new() },
             cgroup_paths,
             in_user_namespace: in_user_namespace(),
         })
