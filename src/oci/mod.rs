@@ -1,5 +1,6 @@
 //! The OCI runtime verbs: one file each. SPEC(runtime 1.2 #operations)
 
+mod attach;
 pub mod bundle;
 pub mod create;
 pub mod delete;

@@ -27,6 +27,11 @@ impl Layout {
         self.directory.join("state.json")
     }
 
+    /// The configuration that the container was created from.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config.json")
+    }
+
     /// Where the init waits for its start.
     pub fn start_socket(&self) -> PathBuf {
         self.directory.join("start.sock")
@@ -66,7 +71,7 @@ impl Layout {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        for file in [self.start_socket(), self.state(), self.temporary_state()] {
+        for file in [self.start_socket(), self.config(), self.state(), self.temporary_state()] {
             let _ = std::fs::remove_file(file);
         }
         match std::fs::remove_dir(&self.directory) {

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<id>/            0711, made by create, gone after delete
 //!     state.json          what is known of the container, in runc's format; replaced whole, never written in place
+//!     config.json         the configuration it was created from, for exec
 //!     start.sock          the init listens here until it is started: created while it is there, running after
 //! ```
 //!
