@@ -4,6 +4,8 @@
 //! always. Functions marked *child-safe* allocate nothing and call only the kernel, so they may run between clone and
 //! execve. Everything else in the program is safe Rust.
 
+pub mod seccomp;
+
 use std::fmt;
 
 use rustix::io::Errno;
