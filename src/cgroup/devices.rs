@@ -108,9 +108,8 @@ pub(crate) fn from_spec(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
 }
 
 fn rule_from_spec(at: usize, device: &LinuxDeviceCgroup) -> Result<Rule> {
-    let refused = |field: &str, why: String| {
-        Error::invalid(format!("linux.resources.devices[{at}].{field}: {why}"))
-    };
+    let refused =
+        |field: &str, why: String| Error::invalid(format!("linux.resources.devices[{at}].{field}: {why}"));
     let kind = match device.typ().unwrap_or_default() {
         LinuxDeviceType::A => None,
         LinuxDeviceType::B => Some(Kind::Block),
@@ -180,7 +179,8 @@ pub(crate) fn exceptions(rules: &[Rule]) -> Result<(bool, Vec<Rule>)> {
         // The kernel wants all bits of an access in one exception, so a narrow one repeats what wide ones give it.
         let all = exceptions.clone();
         for narrow in &mut exceptions {
-            narrow.access = all.iter().filter(|e| e.covers(narrow)).fold(narrow.access, |bits, e| bits | e.access);
+            narrow.access =
+                all.iter().filter(|e| e.covers(narrow)).fold(narrow.access, |bits, e| bits | e.access);
         }
     }
     Ok((default, exceptions))

@@ -57,11 +57,7 @@ pub(crate) fn program(rules: &[Rule]) -> Option<Vec<Insn>> {
 
 fn rule_code(rule: &Rule) -> Vec<Insn> {
     let verdict = verdict_code(rule);
-    let tests = [
-        (KIND, rule.kind.map(|kind| kind as u32)),
-        (MAJOR, rule.major),
-        (MINOR, rule.minor),
-    ];
+    let tests = [(KIND, rule.kind.map(|kind| kind as u32)), (MAJOR, rule.major), (MINOR, rule.minor)];
     let mut wanted: Vec<(u8, u32)> = tests.iter().filter_map(|(reg, want)| Some((*reg, (*want)?))).collect();
     wanted.reverse();
     let mut code = verdict;
@@ -79,7 +75,10 @@ fn verdict_code(rule: &Rule) -> Vec<Insn> {
     let mut code = match (rule.allow, rule.access) {
         (_, ALL) => Vec::new(),
         (true, _) => {
-            vec![Insn::new(AND32, UNDECIDED, 0, 0, i32::from(ALL) & !bits), Insn::new(JNE32, UNDECIDED, 0, 2, 0)]
+            vec![
+                Insn::new(AND32, UNDECIDED, 0, 0, i32::from(ALL) & !bits),
+                Insn::new(JNE32, UNDECIDED, 0, 2, 0),
+            ]
         }
         (false, _) => vec![Insn::new(JSET32, UNDECIDED, 0, 1, bits), Insn::new(JA, 0, 0, 2, 0)],
     };
@@ -141,7 +140,8 @@ fn load(code: &[Insn]) -> Result<OwnedFd, crate::sys::Error> {
     }
     let loaded = bpf::load_device_filter(code);
     // The container must not inherit the raised limit. Lowering needs no privilege.
-    setrlimit(Resource::Memlock, before).map_err(|errno| crate::sys::Error::new("setrlimit(MEMLOCK)", errno))?;
+    setrlimit(Resource::Memlock, before)
+        .map_err(|errno| crate::sys::Error::new("setrlimit(MEMLOCK)", errno))?;
     loaded
 }
 

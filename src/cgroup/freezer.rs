@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
+use super::Mode;
 use super::dir::{self, Dir, is_gone};
 use super::group::Group;
-use super::Mode;
 use crate::error::{Doing, Error, Kind, Result};
 
 /// A process in uninterruptible sleep cannot be frozen before it wakes; longer is not waited.

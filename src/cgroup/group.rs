@@ -158,7 +158,8 @@ impl Group {
     /// # Errors
     /// `Invalid` for a number that is no signal. That a process or the group is gone is no error.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
-        let known = Signal::try_from(signal).map_err(|_| Error::invalid(format!("{signal} is not a signal")))?;
+        let known =
+            Signal::try_from(signal).map_err(|_| Error::invalid(format!("{signal} is not a signal")))?;
         if known == Signal::SIGKILL && self.kill_by_file()? {
             return Ok(());
         }
@@ -215,8 +216,10 @@ impl Group {
                 let dir = self.dir()?;
                 v2::check_usage(dir, limits.usage_below)?;
                 systemd::update(self, &limits)?;
-                let missing: Vec<String> =
-                    v2::controllers(&limits.writes).into_iter().filter(|name| !dir.has_controller(name)).collect();
+                let missing: Vec<String> = v2::controllers(&limits.writes)
+                    .into_iter()
+                    .filter(|name| !dir.has_controller(name))
+                    .collect();
                 if let Ok(below) = dir.path().strip_prefix(&self.root) {
                     v2::enable(&self.root, below, &missing);
                 }
@@ -283,7 +286,9 @@ pub(crate) fn enter(path: &Path, pid: i32) -> Result<()> {
             Err(errno) => {
                 let error = Err::<(), _>(errno).doing(doing);
                 return error.map_err(|e| match errno {
-                    rustix::io::Errno::BUSY => e.hint("it hands controllers to cgroups inside it; enter one of those"),
+                    rustix::io::Errno::BUSY => {
+                        e.hint("it hands controllers to cgroups inside it; enter one of those")
+                    }
                     rustix::io::Errno::OPNOTSUPP => e.hint("its parent is threaded, see cgroup.type there"),
                     _ => e,
                 });
@@ -295,8 +300,9 @@ pub(crate) fn enter(path: &Path, pid: i32) -> Result<()> {
 /// Whether `path`, if there, is a cgroup and not the mount of a hierarchy.
 fn is_inner_cgroup(path: &Path) -> bool {
     const CGROUP_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
-    let is_cgroup =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == CGROUP_MAGIC) || is_cgroup2(path);
+    let is_cgroup = |path: &Path| {
+        rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == CGROUP_MAGIC) || is_cgroup2(path)
+    };
     match path.parent() {
         Some(parent) if path.exists() => is_cgroup(path) && is_cgroup(parent),
         Some(_) => true,

@@ -98,9 +98,9 @@ pub(crate) fn weight(field: &str, value: Option<u16>) -> Result<Option<u16>> {
     match value {
         None | Some(0) => Ok(None),
         Some(value @ 10..=1000) => Ok(Some(value)),
-        Some(value) => {
-            Err(Error::invalid(format!("linux.resources.blockIO.{field}: {value} is not between 10 and 1000")))
-        }
+        Some(value) => Err(Error::invalid(format!(
+            "linux.resources.blockIO.{field}: {value} is not between 10 and 1000"
+        ))),
     }
 }
 
@@ -202,7 +202,9 @@ pub(crate) fn rdma(resources: &LinuxResources) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
     for (name, limit) in devices {
         if name.is_empty() || name.chars().any(char::is_whitespace) {
-            return Err(Error::invalid(format!("linux.resources.rdma: {name:?} is not the name of a device")));
+            return Err(Error::invalid(format!(
+                "linux.resources.rdma: {name:?} is not the name of a device"
+            )));
         }
         let mut line = name.clone();
         for (key, value) in [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())] {

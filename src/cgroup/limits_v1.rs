@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 pub(crate) fn limits(resources: &LinuxResources) -> Result<Limits> {
     if resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
-        let error = Error::invalid("linux.resources.unified: this host runs cgroup v1, which has no unified files");
+        let error =
+            Error::invalid("linux.resources.unified: this host runs cgroup v1, which has no unified files");
         return Err(error.hint("use linux.resources.memory, cpu and so on, or boot with cgroup v2"));
     }
     let mut limits = Limits::default();
@@ -132,12 +133,19 @@ fn add_io(limits: &mut Limits, io: &LinuxBlockIo) -> Result<()> {
 fn add_network(limits: &mut Limits, resources: &LinuxResources) -> Result<()> {
     let Some(network) = resources.network() else { return Ok(()) };
     if let Some(class) = network.class_id().filter(|class| *class != 0) {
-        limits.writes.push(Write::new("linux.resources.network.classID", "net_cls", "net_cls.classid", class));
+        limits.writes.push(Write::new(
+            "linux.resources.network.classID",
+            "net_cls",
+            "net_cls.classid",
+            class,
+        ));
     }
     for (at, priority) in network.priorities().iter().flatten().enumerate() {
         let (field, name) = ("linux.resources.network.priorities", priority.name());
         if name.is_empty() || name.chars().any(char::is_whitespace) {
-            return Err(Error::invalid(format!("{field}[{at}].name: {name:?} is not the name of an interface")));
+            return Err(Error::invalid(format!(
+                "{field}[{at}].name: {name:?} is not the name of an interface"
+            )));
         }
         let line = format!("{name} {}", priority.priority());
         limits.writes.push(Write::new(field, "net_prio", "net_prio.ifpriomap", line));

@@ -164,10 +164,7 @@ mod tests {
             (r#"{"cpu":{"quota":-1}}"#, "cpu.max=max 100000"),
             (r#"{"cpu":{"period":5000}}"#, "cpu.max=max 5000"),
             (r#"{"cpu":{"quota":5000}}"#, "cpu.max=5000 100000"),
-            (
-                r#"{"cpu":{"idle":1,"cpus":"0-1","mems":"0"}}"#,
-                "cpu.idle=1; cpuset.cpus=0-1; cpuset.mems=0",
-            ),
+            (r#"{"cpu":{"idle":1,"cpus":"0-1","mems":"0"}}"#, "cpu.idle=1; cpuset.cpus=0-1; cpuset.mems=0"),
             (r#"{"cpu":{"cpus":"","shares":0}}"#, ""),
             (
                 r#"{"blockIO":{"weight":100,"weightDevice":[{"major":8,"minor":0,"weight":500}],

@@ -189,7 +189,9 @@ mod tests {
         assert_eq!(path(":docker:1").unwrap(), Path::new("system.slice/docker-1.scope"));
         assert_eq!(
             path("kubepods-burstable-podx.slice:cri-containerd:12").unwrap(),
-            Path::new("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/cri-containerd-12.scope")
+            Path::new(
+                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/cri-containerd-12.scope"
+            )
         );
         assert_eq!(path("-.slice:p:n").unwrap(), Path::new("p-n.scope"));
     }
@@ -197,8 +199,18 @@ mod tests {
     #[test]
     fn what_is_no_scope_is_refused() {
         for bad in [
-            "/a/b", "a:b", "a.slice:b:c:d", "a:b:c", "a--b.slice:x:y", "-a.slice:x:y", ".slice:x:y", "a.slice:x:",
-            "a.slice:x:../y", "a.slice:x:b.slice", "a/b.slice:x:y", "a.slice:x:y z",
+            "/a/b",
+            "a:b",
+            "a.slice:b:c:d",
+            "a:b:c",
+            "a--b.slice:x:y",
+            "-a.slice:x:y",
+            ".slice:x:y",
+            "a.slice:x:",
+            "a.slice:x:../y",
+            "a.slice:x:b.slice",
+            "a/b.slice:x:y",
+            "a.slice:x:y z",
         ] {
             assert!(place(bad, Driver::Systemd).is_err(), "{bad}");
         }

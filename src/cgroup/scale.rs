@@ -43,8 +43,12 @@ pub(crate) fn swap_alone(swap: i64, memory: i64) -> Result<Option<i64>> {
         (_, 0) => Ok(None),
         (_, ..-1) => refuse(format!("{swap} is neither a size nor -1")),
         (-1, _) => Ok(Some(swap)),
-        (0, _) => refuse("needs linux.resources.memory.limit beside it: it counts memory and swap".to_owned()),
-        _ if swap < memory => refuse(format!("{swap} counts memory and swap and must not be below the limit {memory}")),
+        (0, _) => {
+            refuse("needs linux.resources.memory.limit beside it: it counts memory and swap".to_owned())
+        }
+        _ if swap < memory => {
+            refuse(format!("{swap} counts memory and swap and must not be below the limit {memory}"))
+        }
         _ => Ok(Some(swap - memory)),
     }
 }
@@ -55,9 +59,18 @@ mod tests {
 
     #[test]
     fn shares_become_weights_as_runc_and_crun_convert_them() {
-        for (shares, weight) in
-            [(0, 0), (1, 1), (2, 1), (102, 17), (512, 59), (1024, 100), (2048, 174), (262_143, 10_000), (262_144, 10_000), (u64::MAX, 10_000)]
-        {
+        for (shares, weight) in [
+            (0, 0),
+            (1, 1),
+            (2, 1),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_143, 10_000),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
             assert_eq!(cpu_weight(shares), weight, "{shares}");
         }
     }

@@ -53,7 +53,11 @@ pub(crate) fn start(plan: &Plan, group: &Group, pid: i32) -> Result<()> {
     client(unit, &properties)?.start().map_err(|error| {
         let text = error.to_string();
         let failed = Error::new(Kind::System, format!("start systemd unit {unit}")).because(error);
-        if text.contains("UnitExists") { failed.hint(format!("if it is left over: systemctl reset-failed {unit}")) } else { failed }
+        if text.contains("UnitExists") {
+            failed.hint(format!("if it is left over: systemctl reset-failed {unit}"))
+        } else {
+            failed
+        }
     })?;
     finish(plan, group, pid).inspect_err(|_| {
         // The failure that led here is what gets reported.
@@ -111,9 +115,9 @@ pub(crate) fn update(group: &Group, limits: &Limits) -> Result<()> {
         return Ok(());
     }
     let bus: Vec<BusProperty<'static>> = properties.iter().map(to_bus).collect();
-    client(&unit, &[])?
-        .set_properties(&bus)
-        .map_err(|error| Error::new(Kind::System, format!("set limits of systemd unit {unit}")).because(error))
+    client(&unit, &[])?.set_properties(&bus).map_err(|error| {
+        Error::new(Kind::System, format!("set limits of systemd unit {unit}")).because(error)
+    })
 }
 
 /// Stops the scope, where the group is one: else a failed one stays in systemd's list.
@@ -218,7 +222,9 @@ fn quota_properties(quota: Option<&str>, period: Option<&str>) -> Vec<Property> 
     }
     let length = period.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length > 0);
     let per_second = match quota.and_then(|text| text.parse::<u64>().ok()) {
-        Some(quota) => (u128::from(quota) * 1_000_000 / u128::from(length.unwrap_or(100_000))).div_ceil(10_000) * 10_000,
+        Some(quota) => {
+            (u128::from(quota) * 1_000_000 / u128::from(length.unwrap_or(100_000))).div_ceil(10_000) * 10_000
+        }
         None => u128::from(INFINITY),
     };
     let mut properties = Vec::new();
@@ -250,7 +256,10 @@ fn mask(list: &str) -> Option<Vec<u8>> {
 fn device_properties(rules: &[Rule]) -> Result<Vec<Property>> {
     let (default, exceptions) = devices::exceptions(rules)?;
     if default {
-        return Ok(vec![("DeviceAllow", Value::Devices(Vec::new())), ("DevicePolicy", Value::Text("auto".to_owned()))]);
+        return Ok(vec![
+            ("DeviceAllow", Value::Devices(Vec::new())),
+            ("DevicePolicy", Value::Text("auto".to_owned())),
+        ]);
     }
     let entry = |rule: &Rule| {
         let kind = if rule.kind == Some(DeviceKind::Block) { "block" } else { "char" };
@@ -263,10 +272,7 @@ fn device_properties(rules: &[Rule]) -> Result<Vec<Property>> {
         Some((path, devices::letters(rule.access)))
     };
     let allowed = exceptions.iter().filter_map(entry).collect();
-    Ok(vec![
-        ("DevicePolicy", Value::Text("strict".to_owned())),
-        ("DeviceAllow", Value::Devices(allowed)),
-    ])
+    Ok(vec![("DevicePolicy", Value::Text("strict".to_owned())), ("DeviceAllow", Value::Devices(allowed))])
 }
 
 #[cfg(test)]
@@ -330,7 +336,9 @@ mod tests {
         let found = device_properties(&devices::DEFAULT_ALLOWED).unwrap();
         assert_eq!(found[0], ("DevicePolicy", Value::Text("strict".to_owned())));
         let Value::Devices(list) = &found[1].1 else { panic!("{found:?}") };
-        for (path, access) in [("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm"), ("char-136", "rwm")] {
+        for (path, access) in
+            [("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm"), ("char-136", "rwm")]
+        {
             assert!(list.contains(&(path.to_owned(), access.to_owned())), "{path}");
         }
         let all = Rule { allow: true, kind: None, major: None, minor: None, access: devices::ALL };

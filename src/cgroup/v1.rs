@@ -16,8 +16,21 @@ use crate::error::{Doing, Error, Kind, Result};
 
 /// The hierarchies in the order in which a process enters them; cpuset first, because entering it can be refused.
 const CONTROLLERS: [&str; 15] = [
-    "cpuset", "devices", "memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb", "net_cls", "net_prio",
-    "perf_event", "freezer", "rdma", "name=systemd", "misc",
+    "cpuset",
+    "devices",
+    "memory",
+    "cpu",
+    "cpuacct",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "freezer",
+    "rdma",
+    "name=systemd",
+    "misc",
 ];
 
 /// Where a controller is mounted, and which directory of its hierarchy the mount shows.
@@ -175,9 +188,15 @@ mod tests {
     use super::*;
 
     fn seen(root: &str, own: &str) -> PathBuf {
-        let hierarchy =
-            Hierarchy { controller: "memory".to_owned(), point: "/sys/fs/cgroup/memory".into(), root: root.into() };
-        own_in(&format!("5:cpu,cpuacct:/other\n4:hugetlb,memory:{own}\n1:name=systemd:/init\n0::/\n"), &hierarchy)
+        let hierarchy = Hierarchy {
+            controller: "memory".to_owned(),
+            point: "/sys/fs/cgroup/memory".into(),
+            root: root.into(),
+        };
+        own_in(
+            &format!("5:cpu,cpuacct:/other\n4:hugetlb,memory:{own}\n1:name=systemd:/init\n0::/\n"),
+            &hierarchy,
+        )
     }
 
     #[test]

@@ -110,7 +110,9 @@ fn switch(dir: &Path, value: &str) -> io::Result<()> {
 /// A controller that is missing because an ancestor could not hand it down.
 fn blame(error: Error, refused: Option<(PathBuf, io::Error)>) -> Error {
     match refused {
-        Some((path, cause)) if error.kind() == Kind::Unsupported && cause.raw_os_error() == Some(libc::EBUSY) => {
+        Some((path, cause))
+            if error.kind() == Kind::Unsupported && cause.raw_os_error() == Some(libc::EBUSY) =>
+        {
             let hint = "it has processes of its own; set linux.cgroupsPath to a place below a cgroup without";
             error.doing(format!("enable controllers below cgroup {}", path.display())).hint(hint)
         }
@@ -124,7 +126,8 @@ pub(crate) fn check_usage(dir: &Dir, usage_below: Option<u64>) -> Result<()> {
     // Best effort, as in runc: a cgroup that does not tell its usage has none.
     match dir.read("memory.current").ok().and_then(|text| text.trim().parse::<u64>().ok()) {
         Some(usage) if usage >= bound => {
-            let doing = format!("linux.resources.memory.limit: {bound} bytes are not above the {usage} in use");
+            let doing =
+                format!("linux.resources.memory.limit: {bound} bytes are not above the {usage} in use");
             Err(Error::new(Kind::Busy, doing))
         }
         _ => Ok(()),

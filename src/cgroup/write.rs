@@ -97,7 +97,8 @@ impl Write {
             return missing_controller(&self.field, &self.controller).because(error);
         }
         let busy = error.raw_os_error() == Some(libc::EBUSY);
-        let doing = format!("{}: write {:?} to {}", self.field, self.value, dir.path().join(&*self.file).display());
+        let doing =
+            format!("{}: write {:?} to {}", self.field, self.value, dir.path().join(&*self.file).display());
         let error = Error::new(Cause::kind(&error), doing).because(error);
         match dir.read("memory.usage_in_bytes") {
             Ok(usage) if busy => error.hint(format!("the cgroup uses {} bytes now", usage.trim())),
@@ -117,7 +118,8 @@ pub(crate) fn missing_controller(field: &str, controller: &str) -> Error {
     match controller {
         // The kernels of the Raspberry Pi switch it off unless told.
         "memory" => error.hint("enable it on the kernel command line: cgroup_enable=memory"),
-        _ => error.hint("see cgroup.controllers of the parent cgroup, /proc/cgroups, and the kernel command line"),
+        _ => error
+            .hint("see cgroup.controllers of the parent cgroup, /proc/cgroups, and the kernel command line"),
     }
 }
 
@@ -125,10 +127,7 @@ pub(crate) fn missing_controller(field: &str, controller: &str) -> Error {
 ///
 /// # Errors
 /// Names the field of the spec whose write failed. What was written before stays written.
-pub(crate) fn write_all<'d>(
-    writes: &[Write],
-    dir_of: impl Fn(&str) -> Option<&'d Dir>,
-) -> Result<()> {
+pub(crate) fn write_all<'d>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'d Dir>) -> Result<()> {
     let mut again = Vec::new();
     for write in writes {
         match dir_of(&write.controller) {

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_send_signal, waitid};
+use rustix::process::{
+    PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_send_signal, waitid,
+};
 
 use super::plan::{Open, Plan};
 use super::prepare::{self, Given};
@@ -103,9 +105,9 @@ impl Launched<'_> {
         }
         if let Some(adj) = self.plan.oom_score_adj {
             let path = format!("/proc/{}/oom_score_adj", self.pid());
-            std::fs::write(&path, adj.to_string()).doing(|| format!("write {adj} to {path}")).map_err(|e| {
-                e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE")
-            })?;
+            std::fs::write(&path, adj.to_string())
+                .doing(|| format!("write {adj} to {path}"))
+                .map_err(|e| e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE"))?;
         }
         if self.plan.steps.first() == Some(&super::steps::Step::AwaitParent) {
             wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
@@ -120,7 +122,8 @@ impl Launched<'_> {
     pub fn give_state(&self, state: &str) -> Result<()> {
         for (open, fd) in self.plan.opens.0.iter().zip(&self.fds) {
             if *open == Open::HookState {
-                rustix::io::write(fd, state.as_bytes()).doing(|| "write the container's state for its hooks")?;
+                rustix::io::write(fd, state.as_bytes())
+                    .doing(|| "write the container's state for its hooks")?;
             }
         }
         Ok(())
@@ -152,7 +155,8 @@ impl Launched<'_> {
                 Some(Word::Listener(fd)) => {
                     let target = self.plan.listener.as_ref();
                     let flags = PidfdGetfdFlags::empty();
-                    let fetched = pidfd_getfd(&self.process.pidfd, fd, flags).doing(|| "fetch the seccomp listener")?;
+                    let fetched =
+                        pidfd_getfd(&self.process.pidfd, fd, flags).doing(|| "fetch the seccomp listener")?;
                     listener::hand_over(target, fetched, self.pid())?;
                     wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
                 }
@@ -165,12 +169,16 @@ impl Launched<'_> {
     /// End of file: the payload runs, or the process died on the way.
     fn ended(&self) -> Result<()> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options).doing(|| "wait for the process")?;
+        let status =
+            waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options).doing(|| "wait for the process")?;
         let Some(status) = status else { return Ok(()) };
         match status.terminating_signal() {
             Some(signal) if !self.has_become_payload() => {
-                let what = format!("the container's first process was killed by signal {signal} while it was set up");
-                Err(Error::new(Kind::System, what).hint("is the memory limit too low, or did something kill it?"))
+                let what = format!(
+                    "the container's first process was killed by signal {signal} while it was set up"
+                );
+                Err(Error::new(Kind::System, what)
+                    .hint("is the memory limit too low, or did something kill it?"))
             }
             _ => Ok(()),
         }
@@ -211,7 +219,8 @@ fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> 
     use super::steps::Step;
     let cause = sys::Error::new(failure.op.to_string(), failure.errno);
     let kind = crate::error::Cause::kind(&cause);
-    let program = plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let program =
+        plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let doing = match step {
         Some(Step::FindProgram | Step::Execute) => format!("execute {program:?}"),
         Some(step) => step.to_string(),
@@ -223,10 +232,14 @@ fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> 
             error.hint("executable file not found: check process.args and PATH in process.env")
         }
         (Op::Access | Op::Execve, Errno::ACCESS) => error.hint("the file is not executable for this user"),
-        (Op::Execve, Errno::NOEXEC) => error.hint("exec format error: is the program for this CPU, or a script without #!?"),
+        (Op::Execve, Errno::NOEXEC) => {
+            error.hint("exec format error: is the program for this CPU, or a script without #!?")
+        }
         (Op::Chdir, Errno::NOENT) => error.hint("the working directory does not exist inside the container"),
         (Op::FsOpen, Errno::NODEV) => error.hint("this kernel does not know the filesystem type"),
-        (Op::FsConfig | Op::FsCreate, Errno::INVAL) => error.hint("the filesystem refuses one of its options"),
+        (Op::FsConfig | Op::FsCreate, Errno::INVAL) => {
+            error.hint("the filesystem refuses one of its options")
+        }
         (Op::SetAttr, Errno::NOSYS) => error.hint("recursive mount attributes need Linux 5.12"),
         (Op::Rlimit, Errno::PERM) => error.hint("raising a hard limit needs CAP_SYS_RESOURCE"),
         (Op::OpenTree, Errno::NOENT) => error.hint("the source of the mount does not exist on the host"),

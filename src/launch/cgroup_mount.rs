@@ -28,8 +28,11 @@ pub fn push(mount: &Mount, namespaces: &Namespaces, facts: &Facts, steps: &mut V
         return Ok(());
     }
     if facts.hierarchies.is_empty() {
-        return Err(Error::new(Kind::Unsupported, "mounts: a cgroup mount, but the host has no cgroups mounted")
-            .hint("mount cgroup2 on /sys/fs/cgroup"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            "mounts: a cgroup mount, but the host has no cgroups mounted",
+        )
+        .hint("mount cgroup2 on /sys/fs/cgroup"));
     }
     let base_attr = MountAttr { set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, ..MountAttr::default() };
     let parameters = vec![
@@ -93,7 +96,8 @@ impl View<'_> {
         let source = if self.private {
             let mut parameters = vec![(c"source".to_owned(), Some(c"cgroup".to_owned()))];
             for option in &hierarchy.options {
-                let (key, value) = option.split_once('=').map_or((option.as_str(), None), |(k, v)| (k, Some(v)));
+                let (key, value) =
+                    option.split_once('=').map_or((option.as_str(), None), |(k, v)| (k, Some(v)));
                 let value = value.map(|v| cstring("cgroup", v)).transpose()?;
                 parameters.push((cstring("cgroup", key)?, value));
             }

@@ -77,7 +77,9 @@ pub fn process(process: &Process, facts: &Facts) -> Result<()> {
     for limit in process.rlimits().iter().flatten() {
         if limit.soft() > limit.hard() {
             let (name, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
-            return Err(Error::invalid(format!("process.rlimits: {name}: soft limit {soft} is above hard limit {hard}")));
+            return Err(Error::invalid(format!(
+                "process.rlimits: {name}: soft limit {soft} is above hard limit {hard}"
+            )));
         }
     }
     Ok(())
@@ -92,7 +94,10 @@ fn mounts(spec: &Spec) -> Result<()> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     for (index, mount) in mounts.iter().enumerate() {
         if !mount.destination().is_absolute() {
-            return Err(Error::invalid(format!("mounts: destination {:?} is not absolute", mount.destination())));
+            return Err(Error::invalid(format!(
+                "mounts: destination {:?} is not absolute",
+                mount.destination()
+            )));
         }
         // A second mount may cover the first on purpose; the same one twice is a mistake.
         if mounts[..index].contains(mount) {

@@ -58,7 +58,8 @@ fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {
         }
     };
     let number = |field: &str, n: i64| {
-        u32::try_from(n).map_err(|e| Error::invalid(format!("linux.devices: {path:?}: {field} is {n}")).because(e))
+        u32::try_from(n)
+            .map_err(|e| Error::invalid(format!("linux.devices: {path:?}: {field} is {n}")).because(e))
     };
     let fifo = kind == libc::S_IFIFO;
     let dev = if fifo {

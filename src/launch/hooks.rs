@@ -33,7 +33,10 @@ pub fn inside(point: &'static str, hooks: &[Hook], state: Slot) -> Result<Step> 
         let name = hook.path().to_string_lossy().into_owned();
         let args = hook.args().clone().filter(|a| !a.is_empty()).unwrap_or_else(|| vec![name]);
         let array = |list: &[String]| {
-            list.iter().map(|s| cstring("hooks", s.as_str())).collect::<Result<Vec<_>>>().map(StringArray::new)
+            list.iter()
+                .map(|s| cstring("hooks", s.as_str()))
+                .collect::<Result<Vec<_>>>()
+                .map(StringArray::new)
         };
         steps.push(HookStep {
             path: cpath("hooks: path", hook.path())?,
@@ -68,7 +71,8 @@ pub fn check(point: &str, hook: &Hook) -> Result<()> {
 pub fn run(point: &str, hooks: &[Hook], state: &str) -> Result<()> {
     for hook in hooks {
         check(point, hook)?;
-        run_one(hook, state).map_err(|e| e.doing(format!("run the {point} hook {}", hook.path().display())))?;
+        run_one(hook, state)
+            .map_err(|e| e.doing(format!("run the {point} hook {}", hook.path().display())))?;
     }
     Ok(())
 }
@@ -83,7 +87,10 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     // Files in memory, not pipes: a hook that leaves a daemon behind, or reads nothing, cannot make us wait.
     let mut said = memory_file()?;
     let mut stdin = memory_file()?;
-    stdin.write_all(state.as_bytes()).and_then(|()| stdin.rewind()).doing(|| "write the container's state")?;
+    stdin
+        .write_all(state.as_bytes())
+        .and_then(|()| stdin.rewind())
+        .doing(|| "write the container's state")?;
     let stderr = said.try_clone().doing(|| "keep its stderr")?;
     let child = command.stdin(stdin).stdout(Stdio::null()).stderr(stderr).spawn();
     let status = wait(&mut child.doing(|| "start it")?, hook.timeout())?;
@@ -94,7 +101,10 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     let _ = said.rewind();
     let _ = said.take(SHOWN_STDERR).read_to_string(&mut text);
     let text = text.trim();
-    Err(Error::new(Kind::System, if text.is_empty() { status.to_string() } else { format!("{status}: {text}") }))
+    Err(Error::new(
+        Kind::System,
+        if text.is_empty() { status.to_string() } else { format!("{status}: {text}") },
+    ))
 }
 
 fn memory_file() -> Result<File> {

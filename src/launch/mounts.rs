@@ -13,8 +13,8 @@ use super::steps::{MountStep, PointKind, Source};
 use super::text::{below, cpath, cstring};
 use crate::error::{Error, Result};
 use crate::sys::mount::{
-    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW, ATTR_RDONLY,
-    ATTR_STRICTATIME, MountAttr,
+    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW,
+    ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
 };
 
 /// Mount options sorted by what the kernel does with them. SPEC(runtime 1.2 #linux-mount-options)
@@ -109,7 +109,8 @@ impl MountOptions {
         {
             apply_attribute(self.recursive_attr.get_or_insert_default(), name, *bits, *set);
         } else {
-            let (key, value) = option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v.to_owned())));
+            let (key, value) =
+                option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v.to_owned())));
             self.data.push((key.to_owned(), value));
         }
     }
@@ -180,8 +181,18 @@ pub fn mount_step(mount: &Mount, context: &MountContext<'_>, opens: &mut Opens) 
 
 /// The files of /proc that something like lxcfs may cover; all else below /proc stays what the kernel says.
 const COVERABLE: [&str; 12] = [
-    "proc/cpuinfo", "proc/diskstats", "proc/meminfo", "proc/stat", "proc/swaps", "proc/uptime", "proc/loadavg",
-    "proc/slabinfo", "proc/net/dev", "proc/sys/kernel/ns_last_pid", "proc/sys/crypto/fips_enabled", "proc/cmdline",
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/net/dev",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
+    "proc/cmdline",
 ];
 
 fn check_below_proc(path: &str, fstype: &str, is_bind: bool, mount: &Mount) -> Result<()> {
@@ -191,7 +202,8 @@ fn check_below_proc(path: &str, fstype: &str, is_bind: bool, mount: &Mount) -> R
     };
     if path == "proc" && fstype != "proc" {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
-        let on_proc = rustix::fs::statfs(source).is_ok_and(|s| i128::from(s.f_type) == i128::from(libc::PROC_SUPER_MAGIC));
+        let on_proc = rustix::fs::statfs(source)
+            .is_ok_and(|s| i128::from(s.f_type) == i128::from(libc::PROC_SUPER_MAGIC));
         return if is_bind && on_proc { Ok(()) } else { refuse("has to be a proc filesystem") };
     }
     if path.starts_with("proc/") && !COVERABLE.contains(&path) {
@@ -200,9 +212,17 @@ fn check_below_proc(path: &str, fstype: &str, is_bind: bool, mount: &Mount) -> R
     Ok(())
 }
 
-fn bind_source(mount: &Mount, options: &MountOptions, context: &MountContext<'_>, opens: &mut Opens) -> Result<Source> {
+fn bind_source(
+    mount: &Mount,
+    options: &MountOptions,
+    context: &MountContext<'_>,
+    opens: &mut Opens,
+) -> Result<Source> {
     let Some(source) = mount.source().as_ref().filter(|s| !s.as_os_str().is_empty()) else {
-        return Err(Error::invalid(format!("mounts: the bind mount on {:?} has no source", mount.destination())));
+        return Err(Error::invalid(format!(
+            "mounts: the bind mount on {:?} has no source",
+            mount.destination()
+        )));
     };
     let path = context.bundle.join(source);
     let recursive = options.bind.unwrap_or(true);
@@ -210,10 +230,19 @@ fn bind_source(mount: &Mount, options: &MountOptions, context: &MountContext<'_>
     if maps.is_none() && !context.parent_opens {
         return Ok(Source::Host { path: cpath("mounts: source", &path)?, recursive });
     }
-    Ok(Source::Opened(opens.push(Open::Tree { path, recursive, propagation: context.propagation, idmap: maps })))
+    Ok(Source::Opened(opens.push(Open::Tree {
+        path,
+        recursive,
+        propagation: context.propagation,
+        idmap: maps,
+    })))
 }
 
-fn idmap(mount: &Mount, options: &MountOptions, context: &MountContext<'_>) -> Result<Option<(IdMaps, bool)>> {
+fn idmap(
+    mount: &Mount,
+    options: &MountOptions,
+    context: &MountContext<'_>,
+) -> Result<Option<(IdMaps, bool)>> {
     let own = |maps: &Option<Vec<LinuxIdMapping>>| maps.clone().unwrap_or_default();
     let (uid, gid) = (own(mount.uid_mappings()), own(mount.gid_mappings()));
     let destination = mount.destination();
@@ -260,7 +289,9 @@ fn filesystem_source(
         let value = value.as_ref().map(|v| cstring("mounts: options", v.as_str())).transpose()?;
         parameters.push((cstring("mounts: options", key.as_str())?, value));
     }
-    if let Some(label) = context.mount_label.filter(|_| matches!(fstype, "tmpfs" | "devpts" | "mqueue" | "overlay")) {
+    if let Some(label) =
+        context.mount_label.filter(|_| matches!(fstype, "tmpfs" | "devpts" | "mqueue" | "overlay"))
+    {
         parameters.push((c"context".to_owned(), Some(cstring("linux.mountLabel", label)?)));
     }
     Ok(Source::Filesystem { fstype: cstring("mounts: type", fstype)?, parameters })

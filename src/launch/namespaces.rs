@@ -81,7 +81,9 @@ impl Namespaces {
                 None => this.new |= kind,
                 Some(path) => {
                     if !path.is_absolute() {
-                        return Err(Error::invalid(format!("linux.namespaces: path {path:?} is not absolute")));
+                        return Err(Error::invalid(format!(
+                            "linux.namespaces: path {path:?} is not absolute"
+                        )));
                     }
                     let slot = opens.push(Open::Namespace { path: path.clone(), kind });
                     joins.push((slot, kind, path.display().to_string()));
@@ -124,7 +126,8 @@ impl Namespaces {
     fn place_joins(&mut self, joins: Vec<(super::steps::Slot, i32, String)>, steps: &mut Vec<Step>) {
         let new_user = self.new & libc::CLONE_NEWUSER != 0;
         let joined_user = joins.iter().any(|(_, kind, _)| *kind == libc::CLONE_NEWUSER);
-        const REVERSIBLE: i32 = libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+        const REVERSIBLE: i32 =
+            libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
         let mut before = Vec::new();
         let mut after = Vec::new();
         for (slot, kind, path) in joins {

@@ -193,7 +193,9 @@ fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
         return Err(Error::invalid("root is missing from the configuration"));
     };
     if root.path().as_os_str().is_empty() {
-        return Err(Error::invalid("root.path is empty").hint("name the directory that holds the root filesystem"));
+        return Err(
+            Error::invalid("root.path is empty").hint("name the directory that holds the root filesystem")
+        );
     }
     Ok(bundle.join(root.path()))
 }

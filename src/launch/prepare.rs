@@ -39,7 +39,8 @@ fn open_one(open: &Open, given: &mut Given) -> Result<OwnedFd> {
     match open {
         Open::Namespace { path, kind } => namespace(path, *kind),
         Open::Tree { path, recursive, propagation, idmap } => {
-            tree(path, *recursive, *propagation, idmap.as_ref()).map_err(|e| e.doing(format!("open {}", path.display())))
+            tree(path, *recursive, *propagation, idmap.as_ref())
+                .map_err(|e| e.doing(format!("open {}", path.display())))
         }
         Open::Directory(path) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -97,7 +98,10 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
         File::open(&path).doing(|| format!("open {path}")).map(OwnedFd::from)
     });
     drop(theirs);
-    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(holder.pid), rustix::process::WaitOptions::empty());
+    let _ = rustix::process::waitpid(
+        rustix::process::Pid::from_raw(holder.pid),
+        rustix::process::WaitOptions::empty(),
+    );
     namespace
 }
 

@@ -229,7 +229,10 @@ fn push_labels(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
     if let Some(profile) = process.apparmor_profile().as_ref().filter(|p| !p.is_empty()) {
         steps.push(Step::ExecLabel {
             system: "AppArmor",
-            attributes: vec![c"thread-self/attr/apparmor/exec".to_owned(), c"thread-self/attr/exec".to_owned()],
+            attributes: vec![
+                c"thread-self/attr/apparmor/exec".to_owned(),
+                c"thread-self/attr/exec".to_owned(),
+            ],
             value: cstring("process.apparmorProfile", format!("exec {profile}"))?,
         });
     }
@@ -278,7 +281,9 @@ pub fn program(process: &Process) -> Result<Program> {
         vec![cstring("process.args", name.as_str())?]
     } else {
         let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
-        let join = |dir: &str| cpath("process.env: PATH", &Path::new(if dir.is_empty() { "." } else { dir }).join(name));
+        let join = |dir: &str| {
+            cpath("process.env: PATH", &Path::new(if dir.is_empty() { "." } else { dir }).join(name))
+        };
         path.split(':').map(join).collect::<Result<Vec<_>>>()?
     };
     Ok(Program { candidates, argv: array("process.args", args)?, envp: array("process.env", env)? })

@@ -88,7 +88,8 @@ impl Facts {
     /// /proc is not there or does not answer.
     pub fn gather(spec: &Spec, unified: bool, cgroup_paths: BTreeMap<String, PathBuf>) -> Result<Self> {
         let process = spec.process().as_ref();
-        let asks_apparmor = process.and_then(|p| p.apparmor_profile().as_ref()).is_some_and(|p| !p.is_empty());
+        let asks_apparmor =
+            process.and_then(|p| p.apparmor_profile().as_ref()).is_some_and(|p| !p.is_empty());
         let asks_selinux = process.and_then(|p| p.selinux_label().as_ref()).is_some_and(|p| !p.is_empty());
         let mounts_cgroup = spec.mounts().iter().flatten().any(|m| m.typ().as_deref() == Some("cgroup"));
         Ok(Self {

@@ -26,7 +26,8 @@ const SELF: &std::ffi::CStr = c"/proc/self/exe";
 /// # Errors
 /// Neither a read-only mount nor a sealed copy can be made.
 pub fn ensure() -> Result<()> {
-    let exe = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| "open /proc/self/exe")?;
+    let exe = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /proc/self/exe")?;
     if is_protected(&exe) {
         return Ok(());
     }
@@ -36,7 +37,8 @@ pub fn ensure() -> Result<()> {
         Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => sealed_copy()?,
         Err(errno) => return Err(errno).doing(|| "mount this executable read-only"),
     };
-    let strings = |list: Vec<&OsStr>| list.into_iter().filter_map(|s| CString::new(s.as_bytes()).ok()).collect();
+    let strings =
+        |list: Vec<&OsStr>| list.into_iter().filter_map(|s| CString::new(s.as_bytes()).ok()).collect();
     let args: Vec<_> = std::env::args_os().collect();
     let env: Vec<_> = std::env::vars_os()
         .map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat())
@@ -53,7 +55,9 @@ fn is_protected(exe: &OwnedFd) -> bool {
 }
 
 fn is_sealed() -> bool {
-    let Ok(file) = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return false };
+    let Ok(file) = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
     rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
@@ -65,7 +69,8 @@ fn read_only_mount() -> std::result::Result<OwnedFd, Errno> {
 }
 
 fn sealed_copy() -> Result<OwnedFd> {
-    let from = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(|| "open /proc/self/exe")?;
+    let from = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /proc/self/exe")?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let copy = rustix::fs::memfd_create(c"coracle", flags).doing(|| "make a file in memory")?;
     while rustix::fs::sendfile(&copy, &from, None, 1 << 30).doing(|| "copy this executable to memory")? > 0 {}

@@ -154,7 +154,13 @@ pub struct Filter {
 
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Filter({} instructions, flags {:#x}, notify {})", self.instructions.len(), self.flags, self.notify)
+        write!(
+            f,
+            "Filter({} instructions, flags {:#x}, notify {})",
+            self.instructions.len(),
+            self.flags,
+            self.notify
+        )
     }
 }
 
@@ -372,7 +378,9 @@ pub enum Step {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Filesystem { fstype, .. } | Self::Legacy { fstype, .. } => write!(f, "{}", fstype.to_string_lossy()),
+            Self::Filesystem { fstype, .. } | Self::Legacy { fstype, .. } => {
+                write!(f, "{}", fstype.to_string_lossy())
+            }
             Self::Host { path, .. } => write!(f, "{}", path.to_string_lossy()),
             Self::Opened(_) => f.write_str("a host directory"),
             Self::Existing => f.write_str("again what is"),
@@ -415,7 +423,12 @@ impl fmt::Display for Step {
             Self::Hostname(name) => write!(f, "set the hostname {}", name.to_string_lossy()),
             Self::Domainname(name) => write!(f, "set the domainname {}", name.to_string_lossy()),
             Self::Sysctl { path, value } => {
-                write!(f, "set the sysctl {} to {:?}", path.to_string_lossy().replace('/', "."), value.to_string_lossy())
+                write!(
+                    f,
+                    "set the sysctl {} to {:?}",
+                    path.to_string_lossy().replace('/', "."),
+                    value.to_string_lossy()
+                )
             }
             Self::Mask(path) => write!(f, "mask {path}"),
             Self::ReadOnly(path) => write!(f, "make {path} read-only"),
@@ -429,11 +442,15 @@ impl fmt::Display for Step {
             Self::Personality(_) => f.write_str("set the personality"),
             Self::Umask(mask) => write!(f, "set the umask {mask:03o}"),
             Self::Stdio { .. } => f.write_str("set up the standard streams"),
-            Self::ExecLabel { system, value, .. } => write!(f, "set the {system} label {:?}", value.to_string_lossy()),
+            Self::ExecLabel { system, value, .. } => {
+                write!(f, "set the {system} label {:?}", value.to_string_lossy())
+            }
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
             Self::BoundingSet { .. } => f.write_str("drop the bounding set"),
             Self::Identity(id) => write!(f, "become user {}:{}", id.uid, id.gid),
-            Self::WorkingDirectory { path, .. } => write!(f, "enter the working directory {}", path.to_string_lossy()),
+            Self::WorkingDirectory { path, .. } => {
+                write!(f, "enter the working directory {}", path.to_string_lossy())
+            }
             Self::FindProgram => f.write_str("find the executable"),
             Self::CloseOnExec { .. } => f.write_str("keep descriptors from leaking"),
             Self::Ready => f.write_str("report readiness"),

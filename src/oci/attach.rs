@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
@@ -41,7 +43,8 @@ pub(super) fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
 pub(super) fn attend(process: &Spawned, signals: &OwnedFd, master: Option<OwnedFd>) -> Result<i32> {
     let mut terminal = master.map(Proxy::new).transpose()?;
     loop {
-        let mut polled = vec![PollFd::new(&process.pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let mut polled =
+            vec![PollFd::new(&process.pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         if let Some(proxy) = &terminal {
             proxy.add_to(&mut polled);
         }
@@ -120,7 +123,8 @@ struct Proxy {
 impl Proxy {
     fn new(master: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&master, true).doing(|| "set up the terminal")?;
-        let proxy = Self { master, typed: Vec::new(), stdin_open: true, master_open: true, _raw: RawMode::enter() };
+        let proxy =
+            Self { master, typed: Vec::new(), stdin_open: true, master_open: true, _raw: RawMode::enter() };
         proxy.resize();
         Ok(proxy)
     }
@@ -188,7 +192,9 @@ impl Proxy {
             Ok(0) | Err(Errno::IO) => self.master_open = false,
             Ok(length) => {
                 let mut out = std::io::stdout().lock();
-                out.write_all(&buffer[..length]).and_then(|()| out.flush()).doing(|| "write to standard output")?;
+                out.write_all(&buffer[..length])
+                    .and_then(|()| out.flush())
+                    .doing(|| "write to standard output")?;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(errno).doing(|| "read the terminal"),

@@ -16,8 +16,12 @@ const MAX_CONFIG: u64 = 16 << 20;
 pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
     let absolute = std::path::absolute(bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
     let path = absolute.join("config.json");
-    let hint = "a bundle is a directory with config.json and a root filesystem; `coracle spec` writes a config.json";
-    let size = std::fs::metadata(&path).doing(|| format!("read {}", path.display())).map_err(|e| e.hint(hint))?.len();
+    let hint =
+        "a bundle is a directory with config.json and a root filesystem; `coracle spec` writes a config.json";
+    let size = std::fs::metadata(&path)
+        .doing(|| format!("read {}", path.display()))
+        .map_err(|e| e.hint(hint))?
+        .len();
     if size > MAX_CONFIG {
         return Err(Error::invalid(format!("{} has {size} bytes: that is no configuration", path.display())));
     }

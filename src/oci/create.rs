@@ -78,7 +78,8 @@ pub(super) fn connect_console(spec: &Spec, path: Option<&Path>) -> Result<Option
 
 /// Connects to a console socket.
 pub(super) fn connect(path: &Path) -> Result<OwnedFd> {
-    let stream = UnixStream::connect(path).doing(|| format!("connect to the console socket {}", path.display()))?;
+    let stream =
+        UnixStream::connect(path).doing(|| format!("connect to the console socket {}", path.display()))?;
     Ok(stream.into())
 }
 
@@ -200,7 +201,8 @@ fn record(
 ) -> Result<ContainerState> {
     let pid = launched.pid();
     let stat = ProcStat::read(pid)?;
-    let annotations: std::collections::BTreeMap<_, _> = spec.annotations().clone().into_iter().flatten().collect();
+    let annotations: std::collections::BTreeMap<_, _> =
+        spec.annotations().clone().into_iter().flatten().collect();
     let mut labels = vec![format!("bundle={}", options.bundle.display())];
     labels.extend(annotations.iter().map(|(key, value)| format!("{key}={value}")));
     let rootfs = spec.root().as_ref().map(|root| options.bundle.join(root.path())).unwrap_or_default();
@@ -255,7 +257,8 @@ fn drive(launched: &Launched<'_>, spec: &Spec, state: &ContainerState, layout: &
     let hooks_in = spec.hooks().as_ref();
     if let Some(hooks) = hooks_in {
         check_hooks(hooks)?;
-        launched.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)?;
+        launched
+            .give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)?;
     }
     let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
     std::fs::write(layout.config(), text).doing(|| format!("write {}", layout.config().display()))?;

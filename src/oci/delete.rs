@@ -65,7 +65,8 @@ pub(super) fn remove(layout: &Layout, state: &ContainerState) -> Result<()> {
 }
 
 fn kill_and_wait(state: &ContainerState) -> Result<()> {
-    let pidfd = Pid::from_raw(state.init_process_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd =
+        Pid::from_raw(state.init_process_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     match super::kill::signal_init(state, libc::SIGKILL) {
         Err(e) if e.kind() != Kind::WrongState => return Err(e),
         _ => {}

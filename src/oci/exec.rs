@@ -42,9 +42,8 @@ pub fn spec_of(runtime: &Runtime, id: &ContainerId) -> Result<Spec> {
     ContainerState::load(&layout)?;
     let path = layout.config();
     let text = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&text).map_err(|e| {
-        Error::new(Kind::Corrupt, format!("{} is damaged", path.display())).because(e)
-    })
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Corrupt, format!("{} is damaged", path.display())).because(e))
 }
 
 /// Adds a process to a running container; its exit code, or 128 + the signal that ended it. 0 when detached.
@@ -119,5 +118,9 @@ fn target(state: &ContainerState) -> Result<OwnedFd> {
     let pid = Pid::from_raw(state.init_process_pid).ok_or_else(gone)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
     let stat = ProcStat::read(state.init_process_pid)?;
-    if stat.is_some_and(|s| s.start_time == state.init_process_start && !s.is_dead()) { Ok(pidfd) } else { Err(gone()) }
+    if stat.is_some_and(|s| s.start_time == state.init_process_start && !s.is_dead()) {
+        Ok(pidfd)
+    } else {
+        Err(gone())
+    }
 }

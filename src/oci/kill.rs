@@ -42,7 +42,8 @@ pub(super) fn signal_init(state: &ContainerState, signal: i32) -> Result<()> {
     let Some(signal) = signal_from(signal) else {
         return Err(Error::invalid(format!("there is no signal {signal}")));
     };
-    pidfd_send_signal(&pidfd, signal).doing(|| format!("send {signal:?} to process {}", state.init_process_pid))
+    pidfd_send_signal(&pidfd, signal)
+        .doing(|| format!("send {signal:?} to process {}", state.init_process_pid))
 }
 
 /// A signal by number, real-time ones included.

@@ -54,7 +54,8 @@ impl Status {
         if !alive {
             return Ok(Self::Stopped);
         }
-        let frozen = Group::from_paths(&state.cgroup_paths).and_then(|group| group.is_frozen()).unwrap_or(false);
+        let frozen =
+            Group::from_paths(&state.cgroup_paths).and_then(|group| group.is_frozen()).unwrap_or(false);
         Ok(match (frozen, layout.start_socket().exists()) {
             (true, _) => Self::Paused,
             (false, true) => Self::Created,
@@ -86,11 +87,14 @@ impl Status {
     }
 
     fn refusal(self, event: Event) -> Error {
-        let error = Error::new(Kind::WrongState, match (self, event) {
-            // What containerd looks for in the message of a kill.
-            (Self::Stopped, Event::Kill) => "container not running".to_owned(),
-            _ => format!("cannot {event} a container that is {self}"),
-        });
+        let error = Error::new(
+            Kind::WrongState,
+            match (self, event) {
+                // What containerd looks for in the message of a kill.
+                (Self::Stopped, Event::Kill) => "container not running".to_owned(),
+                _ => format!("cannot {event} a container that is {self}"),
+            },
+        );
         match (self, event) {
             (Self::Created | Self::Running | Self::Paused, Event::Delete) => {
                 error.hint("stop it first, or use delete --force")

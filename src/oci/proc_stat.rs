@@ -22,7 +22,9 @@ impl ProcStat {
             Ok(text) => Self::parse(&text)
                 .map(Some)
                 .ok_or_else(|| Error::new(Kind::Corrupt, format!("{path} is not as documented"))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+                Ok(None)
+            }
             Err(e) => Err(e).doing(|| format!("read {path}")),
         }
     }

@@ -47,7 +47,12 @@ pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 /// # Errors
 /// `ENOSYS` before 5.12, `EINVAL` when the descriptor is not a mount's root.
 pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
-    setattr_at(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 }, attr)
+    setattr_at(
+        fd.as_raw_fd(),
+        c"",
+        libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 },
+        attr,
+    )
 }
 
 /// mount_setattr(2) on the mount at an absolute path. Child-safe.

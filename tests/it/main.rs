@@ -1,1 +1,2 @@
 //! The one integration test binary: what a user sees of `coracle`.
+mod seccomp;

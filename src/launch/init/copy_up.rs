@@ -7,8 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, Stat, chmodat, chownat, fchmod, fchown, mkdirat, openat, readlinkat_raw,
-    sendfile, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, RawDir, Stat, chmodat, chownat, fchmod, fchown, mkdirat, openat,
+    readlinkat_raw, sendfile, statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -55,7 +55,8 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: u32)
         FileType::Directory => {
             mkdirat(to, name, Mode::from_raw_mode(0o700))?;
             let source = openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?;
-            let target = openat(to, name, OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let target =
+                openat(to, name, OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             copy_directory(source.as_fd(), target.as_fd(), depth + 1)?;
             give_fd(target.as_fd(), &stat)
         }
@@ -72,7 +73,13 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: u32)
             let mut ended = [0; 4097];
             ended[..path.len()].copy_from_slice(path);
             symlinkat(CStr::from_bytes_until_nul(&ended).map_err(|_| Errno::INVAL)?, to, name)?;
-            chownat(to, name, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::SYMLINK_NOFOLLOW)
+            chownat(
+                to,
+                name,
+                Some(Uid::from_raw(stat.st_uid)),
+                Some(Gid::from_raw(stat.st_gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
         }
         kind => {
             rustix::fs::mknodat(to, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev)?;

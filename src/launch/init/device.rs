@@ -43,7 +43,8 @@ impl Init<'_> {
     fn bind_device(&self, step: &DeviceStep, path: &std::ffi::CStr) -> Outcome {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(CWD, path, flags).at(Op::OpenTree)?;
-        let target = match place::open(self.root()?, &step.node.path, OFlags::NOFOLLOW, ResolveFlags::empty()) {
+        let target = match place::open(self.root()?, &step.node.path, OFlags::NOFOLLOW, ResolveFlags::empty())
+        {
             Err(Errno::NOENT) => place::open_file(self.root()?, &step.node)?,
             other => other.at(Op::Open)?,
         };

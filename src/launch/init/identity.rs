@@ -3,9 +3,9 @@
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
-    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{At, Outcome};
@@ -90,7 +90,8 @@ pub(super) fn set_final_capabilities(masks: &CapabilityMasks) -> Outcome {
     clear_ambient_capability_set().at(Op::Prctl)?;
     let ambient = masks.ambient & sets.permitted.bits() & sets.inheritable.bits();
     for number in (0..64).filter(|n| ambient & (1 << n) != 0) {
-        configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << number), true).at(Op::Prctl)?;
+        configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << number), true)
+            .at(Op::Prctl)?;
     }
     Ok(())
 }

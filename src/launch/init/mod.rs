@@ -113,12 +113,16 @@ impl Init<'_> {
             Step::Symlink { target, link } => self.symlink(target, link),
             Step::Directory(path) => self.directory(path),
             Step::OpenProc => self.open_proc(),
-            Step::OpenTerminal { slot, console, size, uid } => self.open_terminal(*slot, *console, *size, *uid),
+            Step::OpenTerminal { slot, console, size, uid } => {
+                self.open_terminal(*slot, *console, *size, *uid)
+            }
             Step::HooksPoint => {
                 wire::say(self.sync, Word::Hooks).at(Op::Send)?;
                 wire::await_answer(self.sync).at(Op::Parent)
             }
-            Step::RunHooks { hooks, state, .. } => hooks.iter().try_for_each(|h| hook::run(h, self.fd(*state))),
+            Step::RunHooks { hooks, state, .. } => {
+                hooks.iter().try_for_each(|h| hook::run(h, self.fd(*state)))
+            }
             Step::Hostname(name) => rustix::system::sethostname(name.as_bytes()).at(Op::SetName),
             Step::Domainname(name) => rustix::system::setdomainname(name.as_bytes()).at(Op::SetName),
             Step::Sysctl { path, value } => self.write_proc(path, value.as_bytes()),
@@ -128,7 +132,9 @@ impl Init<'_> {
             Step::MoveRoot => self.move_root(),
             Step::Chroot(slot) => root::change_root(self.fd(*slot)),
             Step::ReadOnlyRoot => self.read_only_root(),
-            Step::RootPropagation { propagation, recursive } => root::propagate(c"/", *propagation, *recursive),
+            Step::RootPropagation { propagation, recursive } => {
+                root::propagate(c"/", *propagation, *recursive)
+            }
             Step::Rlimit { resource, soft, hard, .. } => identity::set_limit(*resource, *soft, *hard),
             Step::Scheduler(attr) => sys::process::set_scheduler(attr).at(Op::Scheduler),
             Step::IoPriority(value) => sys::process::set_io_priority(*value).at(Op::IoPriority),

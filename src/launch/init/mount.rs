@@ -15,8 +15,8 @@ use super::{At, Init, Outcome, copy_up, place};
 use crate::launch::steps::{Below, MountStep, PointKind, Source};
 use crate::launch::wire::Op;
 use crate::sys::mount::{
-    ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
-    mount_setattr,
+    ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME,
+    MountAttr, mount_setattr,
 };
 
 /// What masks paths: made at the first use, copied after.
@@ -52,7 +52,9 @@ impl Init<'_> {
                 flags.set(OpenTreeFlags::AT_RECURSIVE, *recursive);
                 self.attach(step, open_tree(CWD, path, flags).at(Op::OpenTree)?, true)
             }
-            Source::Filesystem { fstype, parameters } => self.attach(step, filesystem(fstype, parameters, step)?, false),
+            Source::Filesystem { fstype, parameters } => {
+                self.attach(step, filesystem(fstype, parameters, step)?, false)
+            }
         }
     }
 
@@ -152,7 +154,11 @@ impl Init<'_> {
     }
 }
 
-fn filesystem(fstype: &CStr, parameters: &[(CString, Option<CString>)], step: &MountStep) -> Outcome<OwnedFd> {
+fn filesystem(
+    fstype: &CStr,
+    parameters: &[(CString, Option<CString>)],
+    step: &MountStep,
+) -> Outcome<OwnedFd> {
     let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).at(Op::FsOpen)?;
     for (key, value) in parameters {
         match value {
@@ -224,7 +230,10 @@ fn legacy_flags(attr: &MountAttr) -> MountFlags {
         (ATTR_STRICTATIME, MountFlags::STRICTATIME),
         (ATTR_NODIRATIME, MountFlags::NODIRATIME),
     ];
-    TABLE.iter().filter(|(bit, _)| attr.set & bit != 0).fold(MountFlags::empty(), |all, (_, flag)| all | *flag)
+    TABLE
+        .iter()
+        .filter(|(bit, _)| attr.set & bit != 0)
+        .fold(MountFlags::empty(), |all, (_, flag)| all | *flag)
 }
 
 fn remount(fd: BorrowedFd<'_>, attr: &MountAttr) -> Outcome {
@@ -275,7 +284,8 @@ fn empty_directory() -> Outcome<OwnedFd> {
     let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).at(Op::FsOpen)?;
     fsconfig_set_string(&context, c"nr_inodes", c"2").at(Op::FsConfig)?;
     fsconfig_create(&context).at(Op::FsCreate)?;
-    let attr = MountAttrFlags::from_bits_retain((ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC) as u32);
+    let attr =
+        MountAttrFlags::from_bits_retain((ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC) as u32);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).at(Op::FsMount)
 }
 

@@ -62,8 +62,13 @@ pub(super) fn open_directory(root: BorrowedFd<'_>, path: &Below, resolve: Resolv
 }
 
 /// Opens the directory that holds the last name of a path, made when it is not there.
-pub(super) fn open_parent<'p>(root: BorrowedFd<'_>, path: &'p Below) -> Outcome<(OwnedFd, &'p std::ffi::CStr)> {
-    let Some(((parent, name), before)) = path.makers.split_last() else { return Err((Op::Open, Errno::INVAL)) };
+pub(super) fn open_parent<'p>(
+    root: BorrowedFd<'_>,
+    path: &'p Below,
+) -> Outcome<(OwnedFd, &'p std::ffi::CStr)> {
+    let Some(((parent, name), before)) = path.makers.split_last() else {
+        return Err((Op::Open, Errno::INVAL));
+    };
     let directory = match open(root, parent, OFlags::DIRECTORY, ResolveFlags::empty()) {
         Err(Errno::NOENT) => {
             make_directories(root, before, ResolveFlags::empty())?;

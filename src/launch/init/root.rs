@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree, unmount,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree,
+    unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
@@ -57,7 +58,8 @@ impl Init<'_> {
         fchdir(self.root()?).at(Op::Chdir)?;
         pivot_root(c".", c".").at(Op::PivotRoot)?;
         if shared {
-            mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).at(Op::Mount)?;
+            mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+                .at(Op::Mount)?;
         }
         unmount(c".", UnmountFlags::DETACH).at(Op::Umount)?;
         chdir(c"/").at(Op::Chdir)?;

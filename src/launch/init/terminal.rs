@@ -16,7 +16,13 @@ use crate::sys::process::dup_onto;
 
 impl Init<'_> {
     /// Opens a terminal of the container's own devpts, so that its name means something inside.
-    pub(super) fn open_terminal(&mut self, slot: Slot, console: bool, size: Option<(u16, u16)>, uid: u32) -> Outcome {
+    pub(super) fn open_terminal(
+        &mut self,
+        slot: Slot,
+        console: bool,
+        size: Option<(u16, u16)>,
+        uid: u32,
+    ) -> Outcome {
         let opened;
         let base = match &self.root {
             Some(root) => root.as_fd(),
@@ -72,7 +78,8 @@ fn bind_console(base: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Outcome {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err((Op::Open, errno)),
     }
-    let target = place::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS).at(Op::Open)?;
+    let target =
+        place::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS).at(Op::Open)?;
     let tree = mount::clone_of(slave, false)?;
     mount::attach_to(&tree, &target)?;
     forget(tree);
