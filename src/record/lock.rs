@@ -11,7 +11,14 @@ use crate::error::{Doing, Error, Kind, Result};
 /// Holds a container for one verb; let go when dropped, and by the kernel when the process dies.
 #[derive(Debug)]
 pub struct Lock {
-    _directory: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not left to close(2): a container's process that waits for its start has a copy of the descriptor.
+        let _ = flock(&self.directory, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -37,7 +44,7 @@ impl Lock {
             let (held, there) = (fstat(&directory), stat(path));
             match (held, there) {
                 (Ok(held), Ok(there)) if held.st_ino == there.st_ino && held.st_dev == there.st_dev => {
-                    return Ok(Self { _directory: directory });
+                    return Ok(Self { directory });
                 }
                 (_, Err(Errno::NOENT)) => return Err(absent(layout)),
                 _ => {}

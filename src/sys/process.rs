@@ -264,6 +264,22 @@ pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     if answer < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
+/// Closes every descriptor from `first` on but those in `keep`, which is sorted. Child-safe. Where close_range(2) is
+/// missing they stay open until execve closes them.
+pub fn close_all_but(first: i32, keep: &[i32]) {
+    let mut from = first.cast_unsigned();
+    let last = keep.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]);
+    for next in last {
+        if next > from {
+            let to = if next == u32::MAX { next } else { next - 1 };
+            // SAFETY: called in a child that leaves by execve or _exit: the owners of these numbers live on only in the
+            // parent, and the child uses none but those kept.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+        from = from.max(next.saturating_add(1));
+    }
+}
+
 /// fcntl(2) F_SETFD FD_CLOEXEC on a bare number, child-safe; closed numbers are passed over.
 pub fn set_cloexec(fd: i32) {
     // SAFETY: F_SETFD on any number changes a flag or answers EBADF.

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::namespaces::CLONE_NEWTIME;
-use super::plan::Plan;
+use super::plan::{Open, Plan};
 use super::steps::{Slot, Step};
 use super::wire::{self, Failure, Op, Word};
 use crate::sys;
@@ -218,7 +218,9 @@ impl Init<'_> {
         Ok(())
     }
 
+    /// Waits for `start`, maybe for days: holding nothing of the host but what is still needed.
     fn await_start(&mut self, slot: Slot) -> Outcome {
+        self.close_all_but_needed(slot);
         let flags = rustix::net::SocketFlags::CLOEXEC;
         let starter = loop {
             match rustix::net::accept_with(self.fd(slot), flags) {
@@ -228,6 +230,28 @@ impl Init<'_> {
         };
         self.starter = Some(starter);
         Ok(())
+    }
+
+    fn close_all_but_needed(&mut self, start: Slot) {
+        use std::os::fd::AsRawFd;
+        let mut keep = [i32::MAX; 3];
+        keep[0] = self.fds[start.0].as_raw_fd();
+        let states = self.plan.opens.0.iter().zip(self.fds).filter(|(open, _)| **open == Open::HookState);
+        for (place, (_, fd)) in keep[1..].iter_mut().zip(states) {
+            *place = fd.as_raw_fd();
+        }
+        keep.sort_unstable();
+        let first = self.plan.steps.iter().find_map(|step| match step {
+            Step::CloseOnExec { first } => Some(first.cast_signed()),
+            _ => None,
+        });
+        sys::process::close_all_but(first.unwrap_or(3), &keep);
+        std::mem::forget((
+            self.proc.take(),
+            self.terminal.take(),
+            self.root.take(),
+            std::mem::take(&mut self.masks),
+        ));
     }
 
     fn find_program(&mut self) -> Outcome {
