@@ -43,6 +43,8 @@ pub enum Open {
     },
     /// A directory of the host.
     Directory(PathBuf),
+    /// The root filesystem, mounted and attached nowhere yet.
+    Root,
     /// The socket that receives the terminal.
     Console,
     /// The listening socket on which `start` arrives.
@@ -248,7 +250,9 @@ fn build_root(
     // An unbindable tree could not be cloned, which is how everything is mounted from here on.
     let isolate = if isolate == libc::MS_UNBINDABLE as u64 { libc::MS_PRIVATE as u64 } else { isolate };
     let parent_opens = namespaces.has_user();
-    let source = if parent_opens {
+    let source = if request.root_is_given {
+        Source::Opened(opens.push(Open::Root))
+    } else if parent_opens {
         let (path, recursive) = (rootfs.to_owned(), true);
         Source::Opened(opens.push(Open::Tree { path, recursive, propagation: isolate, idmap: None }))
     } else {

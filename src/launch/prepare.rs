@@ -16,6 +16,8 @@ use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 /// Descriptors that the caller brings along.
 #[derive(Debug, Default)]
 pub struct Given {
+    /// The root filesystem, mounted and attached nowhere yet.
+    pub root: Option<OwnedFd>,
     /// The socket that receives the terminal.
     pub console: Option<OwnedFd>,
     /// The listening socket on which `start` arrives.
@@ -46,6 +48,7 @@ fn open_one(open: &Open, given: &mut Given) -> Result<OwnedFd> {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
         }
+        Open::Root => bring(given.root.take(), "a mounted root filesystem"),
         Open::Console => bring(given.console.take(), "a console socket"),
         Open::StartSocket => bring(given.start_socket.take(), "a start socket"),
         Open::Process => bring(given.process.take(), "a process"),

@@ -17,6 +17,8 @@ pub struct InitRequest<'a> {
     pub spec: &'a Spec,
     /// The directory that relative paths of the configuration start from.
     pub bundle: &'a Path,
+    /// The root filesystem comes as a descriptor: `root.path` is for the record only.
+    pub root_is_given: bool,
     /// What the host is like.
     pub facts: &'a Facts,
     /// Its compiled seccomp filter.

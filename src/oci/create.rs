@@ -36,6 +36,8 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the payload inherits.
     pub preserve_fds: u32,
+    /// The root filesystem, mounted and attached nowhere, in place of the one that `root.path` names.
+    pub root: Option<std::sync::Arc<OwnedFd>>,
 }
 
 /// A container that was just made, its first process waiting or running.
@@ -93,7 +95,9 @@ pub(super) fn make(
     console: Option<OwnedFd>,
 ) -> Result<Made> {
     let mut undo = Undo::new();
-    check_root(spec, &options.bundle)?;
+    if options.root.is_none() {
+        check_root(spec, &options.bundle)?;
+    }
     let layout = Layout::new(&runtime.root, id);
     let (group_plan, mode) = plan_group(runtime, id, spec)?;
     layout.create()?;
@@ -127,10 +131,19 @@ pub(super) fn make(
     };
     let bundle = &options.bundle;
     let request =
-        InitRequest { id, spec, bundle, facts: &facts, seccomp: seccomp.as_ref(), options: options_of_plan };
+        InitRequest {
+        id,
+        spec,
+        bundle,
+        root_is_given: options.root.is_some(),
+        facts: &facts,
+        seccomp: seccomp.as_ref(),
+        options: options_of_plan,
+    };
     let plan = Plan::for_init(&request)?;
     let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
-    let given = Given { console, start_socket, process: None };
+    let root = options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
+    let given = Given { root, console, start_socket, process: None };
     let launched = apply::spawn(&plan, given, Some(&group))?;
     paths.borrow_mut().clone_from(group.paths());
     let state = record(spec, id, options, &launched, &group, runtime.systemd_cgroup)?;

@@ -105,7 +105,7 @@ fn spawn(
     };
     let request = ExecRequest { spec, process, facts: &facts, seccomp: seccomp.as_ref(), options };
     let plan = Plan::for_exec(&request)?;
-    let given = Given { console, start_socket: None, process: Some(target(state)?) };
+    let given = Given { root: None, console, start_socket: None, process: Some(target(state)?) };
     let launched = apply::spawn(&plan, given, Some(&group))?;
     launched.go()?;
     launched.follow(|| Ok(()))?;

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod kill;
 pub mod lifecycle;
 pub mod proc_stat;
+pub mod profile;
 pub mod run;
 pub mod start;
 pub mod state;
