@@ -1,1 +1,3 @@
-//! Placeholder while the module is written.
+//! Images: from a reference or an archive to layers that the store can keep.
+
+pub mod digest;
