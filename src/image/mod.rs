@@ -1,3 +1,3 @@
 //! Images: from a reference or an archive to layers that the store can keep.
 
-pub mod digest;
+pub use crate::digest;
