@@ -50,7 +50,7 @@ pub use hold::Hold;
 pub use layers::{LayerStore, Staged};
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
-pub use transaction::{NewImage, NewLayer, Pick, Transaction};
+pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
 
 /// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
 pub const MAX_DOCUMENT: u64 = 4 << 20;

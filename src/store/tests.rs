@@ -45,7 +45,8 @@ impl Sample {
             layers: vec![pick],
         };
         let blob = (Digest::of(b"compressed"), pick);
-        txn.commit(&new, &[image], &[blob]).map(|mut images| images.remove(0))
+        txn.commit(&Batch { layers: new, images: vec![image], blobs: vec![blob] })
+            .map(|mut images| images.remove(0))
     }
 }
 
@@ -176,7 +177,7 @@ fn two_transactions_with_one_layer_commit_it_once() {
             platform: Platform { os: "linux".into(), architecture: "arm".into(), variant: None },
             layers: vec![Pick::New(0)],
         };
-        txn.commit(&[new], &[image], &[]).unwrap().remove(0)
+        txn.commit(&Batch { layers: vec![new], images: vec![image], blobs: vec![] }).unwrap().remove(0)
     };
     let (one, two) = std::thread::scope(|scope| {
         let one = scope.spawn(|| bring("one"));

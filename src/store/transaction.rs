@@ -67,6 +67,23 @@ pub struct NewImage {
     pub layers: Vec<Pick>,
 }
 
+/// All that one commit brings.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New layers, in any order.
+    pub layers: Vec<NewLayer>,
+    /// Images made of these and of layers in the store.
+    pub images: Vec<NewImage>,
+    /// Which layer a compressed blob is known to hold.
+    pub blobs: Vec<(Digest, Pick)>,
+}
+
+impl Batch {
+    fn documents(&self) -> impl Iterator<Item = Digest> {
+        self.images.iter().flat_map(|image| [image.id, image.manifest])
+    }
+}
+
 impl<'a> Transaction<'a> {
     pub(super) fn begin(store: &'a Store) -> Result<Self> {
         // Under the store's lock, so that no sweep sees the directory before it is locked.
@@ -143,17 +160,12 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When anything cannot be written.
-    pub fn commit(
-        self,
-        layers: &[NewLayer],
-        images: &[NewImage],
-        blobs: &[(Digest, Pick)],
-    ) -> Result<Vec<ImageRecord>> {
-        self.make_durable(layers, images)?;
+    pub fn commit(self, batch: &Batch) -> Result<Vec<ImageRecord>> {
+        self.make_durable(batch)?;
         self.store.step(Step::Synced);
         let (_locked, mut now) = self.store.write()?;
-        let plan = Plan::of(&now, self.next_layer(&now)?, (layers, images, blobs))?;
-        let done = self.place(&plan, layers, images).and_then(|()| {
+        let plan = Plan::of(&now, self.next_layer(&now)?, batch)?;
+        let done = self.place(&plan, batch).and_then(|()| {
             now.commit(Event::Commit {
                 layers: plan.records.clone(),
                 images: plan.images.clone(),
@@ -177,21 +189,21 @@ impl<'a> Transaction<'a> {
     }
 
     /// The one barrier: after it, a power cut leaves every staged byte as it is.
-    fn make_durable(&self, layers: &[NewLayer], images: &[NewImage]) -> Result<()> {
+    fn make_durable(&self, batch: &Batch) -> Result<()> {
         let doing = || format!("make {} durable", self.path.display());
-        if !layers.is_empty() {
+        if !batch.layers.is_empty() {
             let dir = File::open(&self.path).doing(doing)?;
             return rustix::fs::syncfs(&dir).doing(doing);
         }
-        for digest in images.iter().flat_map(|image| [image.id, image.manifest]) {
+        for digest in batch.documents() {
             File::open(self.path.join(digest.hex())).and_then(|file| file.sync_all()).doing(doing)?;
         }
         Ok(())
     }
 
     /// Gives everything its final name, durably.
-    fn place(&self, plan: &Plan, layers: &[NewLayer], images: &[NewImage]) -> Result<()> {
-        for digest in images.iter().flat_map(|image| [image.id, image.manifest]) {
+    fn place(&self, plan: &Plan, batch: &Batch) -> Result<()> {
+        for digest in batch.documents() {
             let place = self.store.blob_path(&digest);
             match std::fs::rename(self.path.join(digest.hex()), &place) {
                 // Two images of one configuration: the first has moved it.
@@ -200,7 +212,7 @@ impl<'a> Transaction<'a> {
             }
         }
         for (index, id) in &plan.placed {
-            if let Some(layer) = layers.get(*index) {
+            if let Some(layer) = batch.layers.get(*index) {
                 self.store.layers.place(&layer.staged, *id)?;
             }
         }
@@ -263,7 +275,7 @@ impl Plan {
         let mut plan =
             Self { records: Vec::new(), placed: Vec::new(), images: Vec::new(), blobs: Vec::new() };
         let mut ids = Vec::with_capacity(layers.len());
-        for (index, layer) in layers.iter().enumerate() {
+        for (index, layer) in batch.layers.iter().enumerate() {
             ids.push(plan.number(now, first, (index, layer)));
         }
         let id_of = |pick: &Pick| match pick {
@@ -273,7 +285,7 @@ impl Plan {
         let gone =
             || Error::new(Kind::Busy, "a layer was removed from the store meanwhile").hint("try again");
         let imported_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        for image in images {
+        for image in &batch.images {
             let picked: Option<Vec<LayerId>> = image.layers.iter().map(id_of).collect();
             let layers = picked.ok_or_else(gone)?;
             plan.images.push(ImageRecord {
@@ -286,7 +298,7 @@ impl Plan {
                 imported_at,
             });
         }
-        plan.blobs = blobs.iter().filter_map(|(blob, pick)| Some((*blob, id_of(pick)?))).collect();
+        plan.blobs = batch.blobs.iter().filter_map(|(blob, pick)| Some((*blob, id_of(pick)?))).collect();
         Ok(plan)
     }
 
