@@ -266,15 +266,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(
-        now: &Contents,
-        layers: &[NewLayer],
-        images: &[NewImage],
-        blobs: &[(Digest, Pick)],
-    ) -> Result<Self> {
+    fn of(now: &Contents, first: u64, batch: &Batch) -> Result<Self> {
         let mut plan =
             Self { records: Vec::new(), placed: Vec::new(), images: Vec::new(), blobs: Vec::new() };
-        let mut ids = Vec::with_capacity(layers.len());
+        let mut ids = Vec::with_capacity(batch.layers.len());
         for (index, layer) in batch.layers.iter().enumerate() {
             ids.push(plan.number(now, first, (index, layer)));
         }
