@@ -1,3 +1,4 @@
 //! Images: from a reference or an archive to layers that the store can keep.
 
 pub mod digest;
+pub mod tar;
