@@ -3,7 +3,7 @@
 //! Strict where readers are known to disagree, because a disagreement lets one archive be two: a malformed pax record
 //! is an error and not skipped (CVE-2026-32766), a pax size always beats the header's (CVE-2025-62518), two names for one
 //! entry must be equal. Names are bytes. Nothing is allocated for a size that was only claimed. The `tar-core` crate was
-//! considered: it skips pax records whose text is not UTF-8 and wants a whole sparse or pax header in one slice.
+//! considered: it wants all metadata of a member in one slice, steps over a single zero block, and brings derive crates.
 
 mod entry;
 mod header;
