@@ -221,9 +221,9 @@ impl Store {
         Ok(bytes)
     }
 
-    /// The lower directories for overlayfs(5), topmost first.
+    /// The lower directories for overlayfs(5), topmost first; layers that another one hides whole are left out.
     pub fn lower_dirs(&self, image: &ImageRecord) -> Vec<PathBuf> {
-        image.layers.iter().rev().map(|layer| self.layers.lower(*layer)).collect()
+        image.layers.iter().skip(image.hidden).rev().map(|layer| self.layers.lower(*layer)).collect()
     }
 
     /// Where a layer of the store can be mounted from.

@@ -51,6 +51,9 @@ pub struct ImageRecord {
     pub size_bytes: u64,
     /// Its layers, base first.
     pub layers: Vec<LayerId>,
+    /// How many of them, from the base, are hidden whole by one above that marks the root opaque.
+    #[serde(default)]
+    pub hidden: usize,
     /// When it came in, in seconds since the epoch.
     pub imported_at: u64,
 }
@@ -66,6 +69,9 @@ pub struct LayerRecord {
     /// out, targets of hard links): the chain it is good for, itself included. Otherwise it is good on any base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<Digest>,
+    /// It hides all layers below. Overlayfs ignores the mark on a root, so these must be left out of the mount.
+    #[serde(default)]
+    pub hides_all_lower: bool,
     /// Bytes of its files.
     pub size_bytes: u64,
     /// How many tar entries it was made from.

@@ -37,6 +37,8 @@ pub struct NewLayer {
     pub diff_id: Digest,
     /// The chain it is good for, when it took something from the layers below.
     pub chain: Option<Digest>,
+    /// It marks the root opaque: nothing below it is seen.
+    pub hides_all_lower: bool,
     /// Bytes of its files.
     pub size_bytes: u64,
     /// Its tar entries.
@@ -283,15 +285,19 @@ impl Plan {
         for image in &batch.images {
             let picked: Option<Vec<LayerId>> = image.layers.iter().map(id_of).collect();
             let layers = picked.ok_or_else(gone)?;
-            plan.images.push(ImageRecord {
+            let all: Option<Vec<&LayerRecord>> = layers.iter().map(|id| plan.record(now, id)).collect();
+            let all = all.ok_or_else(gone)?;
+            let record = ImageRecord {
                 id: image.id,
                 manifest: image.manifest,
                 names: image.names.clone(),
                 platform: image.platform.clone(),
-                size_bytes: layers.iter().map(|id| plan.size_of(now, *id)).sum(),
+                size_bytes: all.iter().map(|layer| layer.size_bytes).sum(),
+                hidden: all.iter().rposition(|layer| layer.hides_all_lower).unwrap_or(0),
                 layers,
                 imported_at,
-            });
+            };
+            plan.images.push(record);
         }
         plan.blobs = batch.blobs.iter().filter_map(|(blob, pick)| Some((*blob, id_of(pick)?))).collect();
         Ok(plan)
@@ -310,6 +316,7 @@ impl Plan {
             id,
             diff_id: layer.diff_id,
             chain: layer.chain,
+            hides_all_lower: layer.hides_all_lower,
             size_bytes: layer.size_bytes,
             entries: layer.entries,
             blobs: Vec::new(),
@@ -317,9 +324,8 @@ impl Plan {
         id
     }
 
-    fn size_of(&self, now: &Contents, id: LayerId) -> u64 {
-        let new = self.records.iter().find(|record| record.id == id);
-        new.or_else(|| now.layers.get(&id)).map_or(0, |record| record.size_bytes)
+    fn record<'b>(&'b self, now: &'b Contents, id: &LayerId) -> Option<&'b LayerRecord> {
+        self.records.iter().find(|record| record.id == *id).or_else(|| now.layers.get(id))
     }
 }
 
