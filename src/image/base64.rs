@@ -13,7 +13,8 @@ pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(bytes.len() / 4 * 3);
     let body = &bytes[..bytes.len() - padding];
     for group in body.chunks(4) {
-        let bits = group.iter().try_fold(0u32, |bits, b| Some(bits << 6 | sextet(*b)?))? << (6 * (4 - group.len()));
+        let bits =
+            group.iter().try_fold(0u32, |bits, b| Some(bits << 6 | sextet(*b)?))? << (6 * (4 - group.len()));
         let [_, first, second, third] = bits.to_be_bytes();
         let whole = [first, second, third];
         let (kept, rest) = whole.split_at(group.len().saturating_sub(1));
@@ -43,9 +44,14 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc_decode_and_other_forms_do_not() {
-        for (text, bytes) in
-            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")]
-        {
+        for (text, bytes) in [
+            ("", ""),
+            ("Zg==", "f"),
+            ("Zm8=", "fo"),
+            ("Zm9v", "foo"),
+            ("Zm9vYg==", "foob"),
+            ("Zm9vYmFy", "foobar"),
+        ] {
             assert_eq!(decode(text).unwrap(), bytes.as_bytes());
         }
         for bad in ["Zg", "Zg=", "Z===", "====", "Zh==", "Z g=", "Zg==Zg==", "Zm9-", "Zm9\n"] {

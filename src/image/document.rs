@@ -11,6 +11,8 @@ use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::MAX_DOCUMENT;
 
+/// Bytes of documents of one archive that are kept in memory; what goes beyond is parked.
+pub(super) const MAX_KEPT: usize = 16 << 20;
 /// More layers than overlayfs(5) takes.
 const MAX_LAYERS: usize = 500;
 
@@ -79,14 +81,17 @@ pub(super) fn missing(digest: &Digest) -> Error {
 }
 
 fn too_big(name: &str, size: u64) -> Error {
-    Error::invalid(format!("{name} has {size} bytes or more; a manifest, index or configuration may have {MAX_DOCUMENT}"))
+    Error::invalid(format!(
+        "{name} has {size} bytes or more; a manifest, index or configuration may have {MAX_DOCUMENT}"
+    ))
 }
 
 /// SPEC(image 1.1 descriptor.md #embedded-content): what stands in `data` has to be the blob.
 fn embedded(descriptor: &Descriptor, digest: &Digest) -> Result<Option<Vec<u8>>> {
     let Some(text) = descriptor.data() else { return Ok(None) };
-    let data = base64::decode(text)
-        .ok_or_else(|| Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is no base64")))?;
+    let data = base64::decode(text).ok_or_else(|| {
+        Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is no base64"))
+    })?;
     check(&data, descriptor, digest).map_err(|e| e.doing("check the data embedded in a descriptor"))?;
     Ok(Some(data))
 }
@@ -131,7 +136,9 @@ pub(super) fn parse(bytes: &[u8], claimed: Option<&str>) -> Result<Document> {
     let outline: Outline = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
     if outline.fs_layers.is_some() || outline.schema_version == Some(1) {
         let doing = "the manifest is of docker's schema 1, which docker itself has given up";
-        return Err(Error::new(Kind::Unsupported, doing).hint("push or save the image again with a newer docker"));
+        return Err(
+            Error::new(Kind::Unsupported, doing).hint("push or save the image again with a newer docker")
+        );
     }
     let is_index = outline.manifests.is_some();
     let is_manifest = outline.layers.is_some() || outline.config.is_some();
@@ -153,7 +160,8 @@ fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
     let says_index = match media_type {
         "application/vnd.oci.image.index.v1+json"
         | "application/vnd.docker.distribution.manifest.list.v2+json" => true,
-        "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" => false,
+        "application/vnd.oci.image.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v2+json" => false,
         other => return Err(not_an_image(other)),
     };
     if says_index != is_index {
@@ -206,7 +214,8 @@ fn check_layer_type(media_type: &str) -> Result<()> {
 /// Reads a configuration and its diffIDs.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>)> {
     let config: ImageConfiguration = serde_json::from_slice(bytes).doing(|| "read the configuration")?;
-    let diff_ids = config.rootfs().diff_ids().iter().map(|text| Digest::parse(text)).collect::<Result<Vec<_>>>()?;
+    let diff_ids =
+        config.rootfs().diff_ids().iter().map(|text| Digest::parse(text)).collect::<Result<Vec<_>>>()?;
     if diff_ids.len() > MAX_LAYERS {
         let doing = format!("the image has {} layers; overlayfs takes {MAX_LAYERS}", diff_ids.len());
         return Err(Error::new(Kind::Unsupported, doing));
@@ -247,6 +256,9 @@ mod tests {
         let encrypted = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#);
         assert!(says(&encrypted).contains("encrypted"));
         let layer = CONFIG.replace("image.config.v1+json", "image.squashfs");
-        assert!(says(&format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#)).contains("squashfs"));
+        assert!(
+            says(&format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#))
+                .contains("squashfs")
+        );
     }
 }

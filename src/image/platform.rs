@@ -55,7 +55,9 @@ pub fn parse(text: &str) -> Result<Platform> {
         _ => return Err(malformed(text)),
     };
     let is_word = |word: &str| {
-        !word.is_empty() && word.len() <= 32 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        !word.is_empty()
+            && word.len() <= 32
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     if !parts.iter().all(|part| is_word(part)) || architecture == "linux" {
         return Err(malformed(text));
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_pi_zero_is_a_v6_whatever_its_kernel_says() {
-        let zero = "processor\t: 0\nmodel name\t: ARMv6-compatible processor rev 7 (v6l)\nCPU architecture: 7\n";
+        let zero =
+            "processor\t: 0\nmodel name\t: ARMv6-compatible processor rev 7 (v6l)\nCPU architecture: 7\n";
         assert_eq!(arm_variant(zero).as_deref(), Some("v6"));
         let two = "model name\t: ARMv7 Processor rev 5 (v7l)\nCPU architecture: 7\n";
         assert_eq!(arm_variant(two).as_deref(), Some("v7"));

@@ -79,7 +79,11 @@ pub(super) fn select(
 }
 
 /// The entries of an index by the name they give, in their order; all without a name are one group.
-fn by_name(index: &ImageIndex, label: Option<&str>, progress: &dyn Progress) -> Vec<(Option<String>, Vec<Descriptor>)> {
+fn by_name(
+    index: &ImageIndex,
+    label: Option<&str>,
+    progress: &dyn Progress,
+) -> Vec<(Option<String>, Vec<Descriptor>)> {
     let mut groups: Vec<(Option<String>, Vec<Descriptor>)> = Vec::new();
     for entry in index.manifests() {
         let name = names::of_annotations(entry.annotations().as_ref(), label).unwrap_or_else(|error| {
@@ -165,7 +169,9 @@ impl Walk<'_> {
                 let doing = || format!("index {}", entry.digest());
                 match document::parse(&bytes, Some(entry.media_type().as_ref())).doing(doing)? {
                     Document::Index(index) => self.leaves(index.manifests(), depth + 1),
-                    Document::Manifest(_) => Err(Error::new(Kind::Corrupt, format!("{} is a manifest", doing()))),
+                    Document::Manifest(_) => {
+                        Err(Error::new(Kind::Corrupt, format!("{} is a manifest", doing())))
+                    }
                 }
             }
             _ => {

@@ -51,6 +51,7 @@ pub use layers::{LayerStore, Staged};
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
 pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
+pub(crate) use trash::names as entry_names;
 
 /// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
 pub const MAX_DOCUMENT: u64 = 4 << 20;

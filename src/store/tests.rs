@@ -32,7 +32,14 @@ impl Sample {
             _ => {
                 let staged = txn.stage_layer()?;
                 std::fs::write(staged.path().join("file"), self.layer).unwrap();
-                new.push(NewLayer { staged, diff_id, chain: None, hides_all_lower: false, size_bytes: 5, entries: 1 });
+                new.push(NewLayer {
+                    staged,
+                    diff_id,
+                    chain: None,
+                    hides_all_lower: false,
+                    size_bytes: 5,
+                    entries: 1,
+                });
             }
         }
         txn.stage_blob(&self.manifest(), &self.manifest)?;
@@ -169,7 +176,8 @@ fn two_transactions_with_one_layer_commit_it_once() {
         txn.stage_blob(&sample.manifest(), &sample.manifest).unwrap();
         txn.stage_blob(&Digest::of(&sample.config), &sample.config).unwrap();
         staged_by_both.wait();
-        let new = NewLayer { staged, diff_id, chain: None, hides_all_lower: false, size_bytes: 1, entries: 1 };
+        let new =
+            NewLayer { staged, diff_id, chain: None, hides_all_lower: false, size_bytes: 1, entries: 1 };
         let image = NewImage {
             id: Digest::of(&sample.config),
             manifest: sample.manifest(),

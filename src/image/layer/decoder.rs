@@ -133,7 +133,9 @@ impl<R: Read> Decoder<R> {
             io::ErrorKind::UnexpectedEof => "ends too early",
             _ => "is damaged",
         };
-        io::Error::other(Error::new(Kind::Corrupt, format!("the {form} data of the layer {what}")).because(error))
+        io::Error::other(
+            Error::new(Kind::Corrupt, format!("the {form} data of the layer {what}")).because(error),
+        )
     }
 
     fn taken(&self) -> u64 {
@@ -156,7 +158,8 @@ impl<R: Read> Read for Decoder<R> {
         let limits = &self.limits;
         if self.given > limits.ratio_from && self.given / limits.ratio.max(1) > self.taken() {
             let ratio = limits.ratio;
-            let bomb = Error::invalid(format!("the layer grows by more than {ratio} times when uncompressed"));
+            let bomb =
+                Error::invalid(format!("the layer grows by more than {ratio} times when uncompressed"));
             return Err(io::Error::other(bomb.hint("raise the ratio limit if the image is really meant to")));
         }
         Ok(count)
@@ -177,7 +180,8 @@ fn next_member<R: Read>(mut input: Input<R>) -> io::Result<Form<R>> {
             }
             Some(0x1f) if !padded => return Ok(Form::Gzip(Box::new(GzDecoder::new(input)))),
             Some(_) => {
-                let error = Error::new(Kind::Corrupt, "the gzip data of the layer is followed by something else");
+                let error =
+                    Error::new(Kind::Corrupt, "the gzip data of the layer is followed by something else");
                 return Err(io::Error::other(error));
             }
         }

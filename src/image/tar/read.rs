@@ -7,7 +7,7 @@ use super::header::{BLOCK, Header, text};
 use super::pax::Records;
 use super::shown;
 use super::sparse::{DataMap, PaxMap, Segment, Sparse, old_descriptors};
-use crate::error::{Doing, Error, Kind as ErrorKind, Result};
+use crate::error::{Cause, Error, Kind as ErrorKind, Result};
 
 /// Bytes read at once, and the largest piece of data given out.
 const BUFFER: usize = 64 * 1024;
@@ -259,6 +259,15 @@ fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the tar archive is damaged: {why}"))
 }
 
+/// A read error; one of ours that had to pass through [`std::io::Error`] keeps its kind and hint.
+fn own(error: std::io::Error) -> Error {
+    let kind = Cause::kind(&error);
+    match error.downcast::<Error>() {
+        Ok(error) => error.doing("read the stream"),
+        Err(error) => Error::new(kind, "read the stream").because(error),
+    }
+}
+
 fn cut_off() -> Error {
     corrupt("it ends in the middle of a member")
 }
@@ -287,7 +296,7 @@ impl<R: Read> Blocks<R> {
                 Ok(0) => break,
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).doing(|| "read the layer's stream"),
+                Err(error) => return Err(own(error)),
             }
         }
         Ok(self.end > 0)
