@@ -1,1 +1,7 @@
 //! The one integration test binary: what a user sees of `coracle`.
+
+mod image_cli;
+mod image_fixture;
+mod image_full_disk;
+mod image_import;
+mod image_tools;
