@@ -1,1 +1,4 @@
 //! The one integration test binary: what a user sees of `coracle`.
+
+mod layer_attacks;
+mod layer_tar;
