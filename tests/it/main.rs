@@ -1,4 +1,5 @@
 //! The one integration test binary: what a user sees of `coracle`.
 
 mod layer_attacks;
+mod layer_semantics;
 mod layer_tar;
