@@ -1,6 +1,13 @@
 //! Hostile layers: each description in `oci-fixtures/attacks` is built, applied, and must end exactly as it says, with
 //! everything outside the layer's directory untouched.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what went wrong by failing"
+)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsFd;

@@ -1,5 +1,7 @@
 //! What a layer means (image-spec layer.md), member by member and in every order.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what went wrong by failing")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;

@@ -1,5 +1,6 @@
 //! The one integration test binary: what a user sees of `coracle`.
 
 mod layer_attacks;
+mod layer_oracle;
 mod layer_semantics;
 mod layer_tar;
