@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::document::{Blobs, MAX_KEPT, Opened, wrong_digest};
 use crate::digest::{Digest, Hasher};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Cause, Doing, Error, Kind, Result};
 use crate::store::{MAX_DOCUMENT, Transaction};
 
 /// More members than any image archive has.
@@ -57,7 +57,7 @@ impl Shelf {
         let doing = || format!("read {name} from the archive");
         let mut head = Vec::new();
         if size <= MAX_DOCUMENT {
-            from.by_ref().take(1).read_to_end(&mut head).doing(doing)?;
+            from.by_ref().take(1).read_to_end(&mut head).map_err(|error| told(error).doing(doing()))?;
         }
         let is_document = matches!(head.first(), Some(b'{' | b'[')) && self.in_memory < MAX_KEPT;
         let from = Cursor::new(head).chain(from);
@@ -152,7 +152,7 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 
 fn in_memory(mut from: impl Read, size: u64) -> Result<Item> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    from.read_to_end(&mut bytes).doing(|| "read a document")?;
+    from.read_to_end(&mut bytes).map_err(told)?;
     Ok(Item { digest: Digest::of(&bytes), size: bytes.len() as u64, body: Body::Memory(bytes) })
 }
 
@@ -160,6 +160,14 @@ fn parked(mut from: impl Read, txn: &Transaction<'_>) -> Result<Item> {
     let (mut file, path) = txn.park()?;
     let (digest, size) = copy(&mut from, &mut file)?;
     Ok(Item { digest, size, body: Body::Parked(path) })
+}
+
+/// An error of ours that came through a reader, as it was; one of the system in our words.
+fn told(error: std::io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(own) => own,
+        Err(error) => Error::new(Cause::kind(&error), "read it").because(error),
+    }
 }
 
 /// Copies all of `from`; returns its digest and length.
@@ -171,7 +179,7 @@ pub(super) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(Digest, u
             Ok(0) => return Ok((hasher.finish(), size)),
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error).doing(|| "read it"),
+            Err(error) => return Err(told(error)),
         };
         hasher.update(&buffer[..count]);
         to.write_all(&buffer[..count]).doing(|| "write it to the store")?;

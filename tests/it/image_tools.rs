@@ -74,18 +74,19 @@ fn the_mounted_layers_are_what_umoci_unpacks() {
     }
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("layout");
-    let source = dir.path().join("source");
-    for path in ["usr/bin", "var/tmp"] {
-        std::fs::create_dir_all(source.join(path)).unwrap();
-    }
-    std::fs::write(source.join("usr/bin/tool"), "#!/bin/sh\n").unwrap();
-    run("chmod", &["4755", "source/usr/bin/tool"], dir.path());
-    run("chmod", &["1777", "source/var/tmp"], dir.path());
-    run("chown", &["123:456", "source/usr/bin"], dir.path());
     sample().write(&layout);
-    run("umoci", &["insert", "--image", "layout:v1", "source/usr", "/usr"], dir.path());
-    run("umoci", &["insert", "--image", "layout:v1", "source/var", "/srv/var"], dir.path());
-    run("umoci", &["insert", "--image", "layout:v1", "--whiteout", "/etc/link"], dir.path());
+    run("umoci", &["unpack", "--image", "layout:v1", "bundle"], dir.path());
+    let root = dir.path().join("bundle/rootfs");
+    for path in ["usr/bin", "var/tmp"] {
+        std::fs::create_dir_all(root.join(path)).unwrap();
+    }
+    std::fs::write(root.join("usr/bin/tool"), "#!/bin/sh\n").unwrap();
+    std::fs::remove_file(root.join("etc/link")).unwrap();
+    run("chown", &["123:456", "usr/bin", "usr/bin/tool"], &root);
+    run("chmod", &["4755", "usr/bin/tool"], &root);
+    run("chmod", &["1777", "var/tmp"], &root);
+    run("umoci", &["repack", "--image", "layout:v1", "bundle"], dir.path());
+    run("rm", &["-rf", "bundle"], dir.path());
     run("umoci", &["unpack", "--image", "layout:v1", "bundle"], dir.path());
 
     let store = Store::open(&dir.path().join("store")).unwrap();

@@ -5,3 +5,7 @@ mod image_fixture;
 mod image_full_disk;
 mod image_import;
 mod image_tools;
+mod layer_attacks;
+mod layer_oracle;
+mod layer_semantics;
+mod layer_tar;

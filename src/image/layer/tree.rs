@@ -216,6 +216,9 @@ impl Tree {
         if self.held_bytes > self.most_bytes {
             return Err(Error::invalid("the layer has more directories than allowed"));
         }
+        if !dir.only_hides {
+            self.make_real(split(path).0);
+        }
         self.dirs.insert(path.to_vec(), dir);
         Ok(())
     }
