@@ -31,8 +31,8 @@ pub(super) trait Blobs {
 /// A document that other documents lead to.
 #[derive(Debug)]
 pub(super) enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// Reads and verifies the small blob that `descriptor` names.
@@ -149,11 +149,13 @@ pub(super) fn parse(bytes: &[u8], claimed: Option<&str>) -> Result<Document> {
         check_media_type(media_type, is_index)?;
     }
     if is_index {
-        return serde_json::from_slice(bytes).map(Document::Index).doing(|| "read an index");
+        return serde_json::from_slice(bytes)
+            .map(|index| Document::Index(Box::new(index)))
+            .doing(|| "read an index");
     }
     let manifest: ImageManifest = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
     check_manifest(&manifest)?;
-    Ok(Document::Manifest(manifest))
+    Ok(Document::Manifest(Box::new(manifest)))
 }
 
 fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {

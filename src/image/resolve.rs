@@ -48,7 +48,7 @@ pub(super) fn select(
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
     let index = match document::parse(index, None).map_err(|e| e.doing("read index.json"))? {
-        Document::Index(index) => index,
+        Document::Index(index) => *index,
         Document::Manifest(_) => return Err(Error::new(Kind::Corrupt, "index.json is a manifest")),
     };
     let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
@@ -116,7 +116,7 @@ fn read_manifest(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(Vec<u8>,
     let bytes = document::fetch(blobs, descriptor)?;
     let doing = || format!("manifest {}", descriptor.digest());
     match document::parse(&bytes, Some(descriptor.media_type().as_ref())).doing(doing)? {
-        Document::Manifest(manifest) => Ok((bytes, manifest)),
+        Document::Manifest(manifest) => Ok((bytes, *manifest)),
         Document::Index(_) => Err(Error::new(Kind::Corrupt, format!("{} is an index", doing()))),
     }
 }

@@ -23,6 +23,7 @@ mod hold;
 mod journal;
 mod layers;
 mod lock;
+mod prepare;
 mod record;
 pub mod reference;
 mod remove;
@@ -30,9 +31,7 @@ mod sweep;
 mod transaction;
 mod trash;
 
-use std::fs::{DirBuilder, Permissions};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -56,7 +55,6 @@ pub(crate) use trash::names as entry_names;
 /// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 
-const VERSION: &str = "1\n";
 /// The journal is rewritten when it is both beyond this and four times what it has to say.
 const COMPACT_ABOVE: u64 = 256 << 10;
 
@@ -110,7 +108,7 @@ impl Store {
     /// # Errors
     /// `Unsupported` when a newer program wrote it; `Denied` when it is somebody else's; else what the system says.
     pub fn open(root: &Path) -> Result<Self> {
-        prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
+        prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
         let trash = Trash::new(root.join("trash"));
         let view = View { journal: Journal::new(root.join("journal")), contents: Contents::default() };
         let store = Self {
@@ -350,62 +348,6 @@ impl Now<'_> {
         }
         Ok(())
     }
-}
-
-/// Makes the directories of a store, or checks that these are ours.
-fn prepare(root: &Path) -> Result<()> {
-    let version = root.join("VERSION");
-    match std::fs::read_to_string(&version) {
-        Ok(text) if text == VERSION => return check_owner(root),
-        // A power cut right after it was made.
-        Ok(text) if text.is_empty() => {}
-        Ok(text) => {
-            let doing =
-                format!("the store has format {:?}, this program knows {:?}", text.trim(), VERSION.trim());
-            return Err(Error::new(Kind::Unsupported, doing)
-                .hint("use the program that wrote it, or another --store"));
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).doing(|| format!("read {}", version.display())),
-    }
-    let make = |path: &Path| {
-        DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(path)
-            .doing(|| format!("make {}", path.display()))
-    };
-    make(root)?;
-    check_owner(root)?;
-    for dir in ["blobs/sha256", "partial", "layers", "containers", "tmp", "trash"] {
-        make(&root.join(dir))?;
-    }
-    // Written last, so that a store with a version is complete; two processes may both write it.
-    let fresh = root.join(format!("tmp/VERSION-{}", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-    file.and_then(|mut file| {
-        std::io::Write::write_all(&mut file, VERSION.as_bytes())?;
-        file.sync_all()
-    })
-    .and_then(|()| std::fs::rename(&fresh, &version))
-    .doing(|| format!("write {}", version.display()))?;
-    journal::sync_dir(root)
-}
-
-/// The root must be ours and closed to others.
-fn check_owner(root: &Path) -> Result<()> {
-    let doing = || format!("check {}", root.display());
-    let meta = root.metadata().doing(doing)?;
-    let us = rustix::process::geteuid().as_raw();
-    if meta.uid() != us {
-        let doing = format!("{} belongs to user {}, not to {us}", root.display(), meta.uid());
-        return Err(Error::new(Kind::Denied, doing));
-    }
-    if meta.mode() & 0o7777 == 0o700 {
-        return Ok(());
-    }
-    std::fs::set_permissions(root, Permissions::from_mode(0o700)).doing(doing)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! Builds image layouts and archives, whole and broken, for the tests of the image store.
+#![expect(clippy::unwrap_used, reason = "the parts that tests share fail as tests do")]
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -4,6 +4,7 @@ mod image_cli;
 mod image_fixture;
 mod image_full_disk;
 mod image_import;
+mod image_power_cut;
 mod image_tools;
 mod layer_attacks;
 mod layer_oracle;
