@@ -50,19 +50,26 @@ pub fn parse(text: &str) -> Result<Platform> {
     let parts: Vec<&str> = text.split('/').collect();
     let (os, architecture, variant) = match parts.as_slice() {
         [arch] => ("linux", *arch, None),
+        // No architecture is called v and a number.
+        [arch, variant] if is_generation(variant) => ("linux", *arch, Some((*variant).to_owned())),
         [os, arch] => (*os, *arch, None),
         [os, arch, variant] => (*os, *arch, Some((*variant).to_owned())),
         _ => return Err(malformed(text)),
     };
     let is_word = |word: &str| {
-        !word.is_empty()
-            && word.len() <= 32
+        word.len() <= 32
+            && word.starts_with(|c: char| c.is_ascii_alphanumeric())
             && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     if !parts.iter().all(|part| is_word(part)) || architecture == "linux" {
         return Err(malformed(text));
     }
     Ok(normal(&Platform { os: os.to_lowercase(), architecture: architecture.to_lowercase(), variant }))
+}
+
+fn is_generation(word: &str) -> bool {
+    word.strip_prefix('v')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn malformed(text: &str) -> Error {
@@ -177,6 +184,7 @@ mod tests {
             ("linux/arm64/v8", "linux/arm64"),
             ("linux/x86_64", "linux/amd64"),
             ("armhf", "linux/arm/v7"),
+            ("arm/v6", "linux/arm/v6"),
             ("linux/arm/6", "linux/arm/v6"),
             ("freebsd/amd64", "freebsd/amd64"),
         ] {

@@ -3,7 +3,7 @@
 //! A file system that writes nothing on its own (ext4 with `commit=300` on a loop device) is copied, device and not
 //! page cache, while it is mounted: the copy has what a power cut would leave. It models neither a device that lies
 //! about flushing nor torn sectors.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the parts that tests share fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "the parts that tests share fail as tests do")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
