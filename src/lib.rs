@@ -9,6 +9,7 @@
 )]
 pub mod sys;
 
+pub mod digest;
 pub mod error;
 pub mod id;
 pub mod log;
