@@ -24,10 +24,15 @@ pub fn debug(message: &str) {
     say("debug", message);
 }
 
+/// The error that ends the run; what the user sees of it is printed elsewhere.
+pub fn error(message: &str) {
+    say("error", message);
+}
+
 fn say(level: &str, message: &str) {
     match SINK.lock().as_deref() {
         Ok(Some(sink)) => sink(level, message),
-        _ if level == "debug" => {}
+        _ if level != "warning" => {}
         _ => {
             let _ = writeln!(std::io::stderr(), "{level}: {message}");
         }

@@ -199,7 +199,11 @@ fn bytes(count: u64) -> String {
     format!("{value:.1} TB")
 }
 
-/// Progress on standard error: bars on a terminal, else a line for each layer that is done.
+/// Tells of an import on standard error: bars on a terminal, else a line for each layer that is done.
+pub(super) fn progress() -> Box<dyn Progress> {
+    Box::new(Report::new())
+}
+
 struct Report {
     bars: Option<MultiProgress>,
     layers: Mutex<HashMap<Digest, Layer>>,

@@ -1,9 +1,36 @@
 //! The command line: global options here, one file per verb beside it.
+//!
+//! Only the parser of the verb that was asked for is built: with twenty verbs of many flags each, building all would
+//! cost more than most verbs do.
 
+mod completions;
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod features;
 pub mod image;
+mod kill;
+pub mod launch;
+mod list;
+mod pause;
+mod ps;
+pub mod report;
+mod resume;
+mod rm;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod update;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Args, Command, FromArgMatches};
+
+use crate::error::Result;
 
 /// What every verb is told besides its own arguments.
 #[derive(Debug, Clone)]
@@ -18,7 +45,187 @@ pub struct Context {
     pub systemd_cgroup: bool,
 }
 
+impl Context {
+    /// The part that the OCI verbs need.
+    pub fn runtime(&self) -> crate::oci::Runtime {
+        crate::oci::Runtime {
+            root: self.root.clone(),
+            cache: self.cache.clone(),
+            systemd_cgroup: self.systemd_cgroup,
+        }
+    }
+}
+
+/// Options that stand before the verb, as runc has them.
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// Directory for the state of containers
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory of the image store
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Write errors and warnings to this file too
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Format of the log file
+    #[arg(long, value_enum, default_value_t)]
+    log_format: report::Format,
+    /// Say more
+    #[arg(long)]
+    debug: bool,
+    /// Let systemd make the cgroups; linux.cgroupsPath is then slice:prefix:name
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Ignored: what a user may do is found out by trying
+    #[arg(long, value_name = "true|false|auto")]
+    rootless: Option<String>,
+}
+
+/// A verb: how its parser is made, and what it does.
+struct Verb {
+    name: &'static str,
+    parser: fn(Command) -> Command,
+    run: fn(&Context, &clap::ArgMatches) -> Result<ExitCode>,
+    /// It enters containers, so the executable has to be out of their reach first (CVE-2019-5736).
+    enters: bool,
+}
+
+macro_rules! verbs {
+    ($($name:literal $module:ident :: $args:ident $enters:literal),* $(,)?) => {
+        [$(Verb {
+            name: $name,
+            parser: |command| $module::$args::augment_args(command),
+            run: |context, matches| {
+                let args = $module::$args::from_arg_matches(matches).map_err(report::usage)?;
+                $module::run(context, &args)
+            },
+            enters: $enters,
+        }),*]
+    };
+}
+
+const VERBS: [Verb; 20] = verbs! {
+    "launch" launch::LaunchArgs true,
+    "image" image::ImageArgs false,
+    "rm" rm::RmArgs false,
+    "create" create::CreateArgs true,
+    "start" start::StartArgs false,
+    "run" run::RunArgs true,
+    "exec" exec::ExecArgs true,
+    "state" state::StateArgs false,
+    "kill" kill::KillArgs false,
+    "delete" delete::DeleteArgs false,
+    "list" list::ListArgs false,
+    "ps" ps::PsArgs false,
+    "pause" pause::PauseArgs false,
+    "resume" resume::ResumeArgs false,
+    "update" update::UpdateArgs false,
+    "events" events::EventsArgs false,
+    "spec" spec::SpecArgs false,
+    "features" features::FeaturesArgs false,
+    "completions" completions::CompletionsArgs false,
+    "help-all" completions::HelpAllArgs false,
+};
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let verb = find_verb(&args);
+    if verb.is_some_and(|verb| verb.enters && !asks_for_help(&args))
+        && let Err(error) = crate::launch::self_protect::ensure()
+    {
+        return report::fail(&error);
+    }
+    let command = match verb {
+        Some(verb) => base().subcommand((verb.parser)(Command::new(verb.name))),
+        None => full(),
+    };
+    match command.try_get_matches_from(&args) {
+        Ok(matches) => dispatch(&matches),
+        Err(error) => report::parse_error(&error),
+    }
+}
+
+fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
+    let global = match GlobalArgs::from_arg_matches(matches) {
+        Ok(global) => global,
+        Err(error) => return report::parse_error(&error),
+    };
+    report::log_to(global.log.clone(), global.log_format, global.debug);
+    let Some((name, of_verb)) = matches.subcommand() else { return ExitCode::FAILURE };
+    let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else { return ExitCode::FAILURE };
+    match (verb.run)(&context(&global), of_verb) {
+        Ok(code) => code,
+        Err(error) => report::fail(&error),
+    }
+}
+
+fn context(global: &GlobalArgs) -> Context {
+    let directory = |flag: &Option<PathBuf>, variable: &str, default: &str| {
+        let from_environment = || std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+        flag.clone().or_else(from_environment).unwrap_or_else(|| PathBuf::from(default))
+    };
+    Context {
+        root: directory(&global.root, "CORACLE_ROOT", "/run/coracle/containers"),
+        store: directory(&global.store, "CORACLE_STORE", "/var/lib/coracle"),
+        cache: PathBuf::from("/run/coracle/cache"),
+        systemd_cgroup: global.systemd_cgroup,
+    }
+}
+
+/// The verb on the command line: the first word that is neither a global option nor the value of one.
+fn find_verb(args: &[OsString]) -> Option<&'static Verb> {
+    const WITH_VALUE: [&str; 5] = ["--root", "--store", "--log", "--log-format", "--rootless"];
+    let mut words = args.iter().skip(1).map(|a| a.to_string_lossy());
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word.as_ref()) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return VERBS.iter().find(|verb| verb.name == word);
+        }
+    }
+    None
+}
+
+fn asks_for_help(args: &[OsString]) -> bool {
+    args.iter().any(|a| a == "--help" || a == "-h")
+}
+
+fn base() -> Command {
+    let command = Command::new("coracle")
+        .about("A container runtime for constrained devices")
+        .version(concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true);
+    GlobalArgs::augment_args(command)
+}
+
+/// The parser with all verbs: for help, completions and messages about unknown words.
+fn full() -> Command {
+    VERBS.iter().fold(base(), |command, verb| {
+        let parser = (verb.parser)(Command::new(verb.name));
+        command.subcommand(if verb.name == "help-all" { parser.hide(true) } else { parser })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parsers_are_sound() {
+        full().debug_assert();
+    }
+
+    #[test]
+    fn the_verb_is_found_behind_global_options() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let name = |line: &str| find_verb(&words(line)).map(|verb| verb.name);
+        assert_eq!(name("coracle --root run --debug state x"), Some("state"));
+        assert_eq!(name("coracle --log=x run x"), Some("run"));
+        assert_eq!(name("coracle --help"), None);
+        assert_eq!(name("coracle fly"), None);
+    }
 }

@@ -11,6 +11,7 @@ mod names;
 mod parents;
 pub mod platform;
 pub mod progress;
+pub mod rootfs;
 mod resolve;
 mod shelf;
 pub mod tar;

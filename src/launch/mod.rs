@@ -29,3 +29,5 @@ pub mod steps;
 mod text;
 pub mod undo;
 pub mod wire;
+
+pub use mounts::MOUNT_OPTIONS;

@@ -70,6 +70,15 @@ const PROPAGATION: [(&str, u64); 4] = [
     ("unbindable", libc::MS_UNBINDABLE as u64),
 ];
 
+/// All options that are known besides what filesystems know, for `features`.
+pub const MOUNT_OPTIONS: &[&str] = &[
+    "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "lazytime", "loud", "noatime",
+    "nodev", "nodiratime", "noexec", "nolazytime", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private",
+    "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev",
+    "rnodiratime", "rnoexec", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared",
+    "rslave", "rsuid", "rw", "shared", "slave", "strictatime", "suid", "sync", "tmpcopyup", "unbindable",
+];
+
 /// A propagation type by name, `r` in front meaning recursive.
 pub fn propagation(name: &str) -> Option<(u64, bool)> {
     let find = |name: &str| PROPAGATION.iter().find(|(n, _)| *n == name).map(|(_, flag)| *flag);

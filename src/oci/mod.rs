@@ -5,13 +5,16 @@ pub mod bundle;
 pub mod create;
 pub mod delete;
 pub mod exec;
+pub mod freeze;
 pub mod kill;
 pub mod lifecycle;
 pub mod proc_stat;
 pub mod profile;
+pub mod ps;
 pub mod run;
 pub mod start;
 pub mod state;
+pub mod template;
 
 use std::path::PathBuf;
 

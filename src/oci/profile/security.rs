@@ -57,10 +57,10 @@ pub fn capabilities(add: &[String], drop: &[String], privileged: bool) -> Result
         set.clear();
     }
     for name in add.iter().filter(|n| !is_all(n)) {
-        set.insert(parse(name)?);
+        set.insert(capability(name)?);
     }
     for name in drop.iter().filter(|n| !is_all(n)) {
-        set.remove(&parse(name)?);
+        set.remove(&capability(name)?);
     }
     Ok(set)
 }
@@ -71,7 +71,11 @@ fn every() -> HashSet<Capability> {
     caps::all().into_iter().map(Capability::from_cap).collect()
 }
 
-fn parse(name: &str) -> Result<Capability> {
+/// A capability by name, with or without CAP_.
+///
+/// # Errors
+/// `Invalid` for an unknown name.
+pub fn capability(name: &str) -> Result<Capability> {
     use libcontainer::capabilities::CapabilityExt;
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };

@@ -1,0 +1,163 @@
+//! What a launched container has on the host: one directory in the store, with its writable layer and a few files.
+//!
+//! The launching process holds a lock on it while it lives. A directory that was to be removed at the end (`--rm`) and
+//! whose lock is free is the leftover of a launch that was killed: the next launch removes it.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::Config as ImageConfig;
+use oci_spec::runtime::Mount;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::oci::profile::{Wishes, user};
+use crate::store::{ImageRecord, Store};
+
+/// Marks a directory that goes with its container.
+const EPHEMERAL: &str = "rm";
+
+/// A container's directory; removed when dropped before [`Container::finish`], for then its launch failed.
+#[derive(Debug)]
+pub(super) struct Container {
+    directory: PathBuf,
+    ephemeral: bool,
+    finished: bool,
+    _lock: File,
+}
+
+/// Twelve random hexadecimal digits.
+pub(super) fn random_name() -> Result<String> {
+    let mut bytes = [0; 6];
+    File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).doing(|| "read /dev/urandom")?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+impl Container {
+    /// Makes the directory and holds the image.
+    pub(super) fn make(store: &Store, image: &ImageRecord, id: &ContainerId, ephemeral: bool) -> Result<Self> {
+        sweep(store);
+        let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
+            Kind::Exists => Error::new(Kind::Exists, format!("a container {:?} is kept already", id.as_str()))
+                .hint(format!("choose another --name, or remove it: coracle rm {id}")),
+            _ => e,
+        })?;
+        let directory = hold.directory().to_owned();
+        let lock = File::open(&directory).doing(|| format!("open {}", directory.display()))?;
+        flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
+            .doing(|| format!("lock {}", directory.display()))?;
+        let container = Self { directory, ephemeral, finished: false, _lock: lock };
+        if ephemeral {
+            let mark = container.directory.join(EPHEMERAL);
+            File::create(&mark).doing(|| format!("make {}", mark.display()))?;
+        }
+        Ok(container)
+    }
+
+    /// The container's directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes the files that every container gets and says where they go.
+    pub(super) fn write_files(&self, hostname: &str, host_network: bool) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let host = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let hosts = if host_network {
+            host("/etc/hosts")
+        } else {
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n")
+        };
+        let resolv = if host_network { host("/etc/resolv.conf") } else { String::new() };
+        let files = [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)];
+        let mut placed = Vec::new();
+        for (name, text) in files {
+            let path = self.directory.join(name);
+            std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
+            placed.push((path, Path::new("/etc").join(name)));
+        }
+        Ok(placed)
+    }
+
+    /// Mounts for the image's volumes that nothing of the user's covers. Where the image has the directory, the
+    /// writable layer serves as well as a volume would; under a read-only root it is copied to memory. Where it has
+    /// none, an empty one beside the writable layer is bound.
+    pub(super) fn volumes(
+        &self,
+        image: &ImageConfig,
+        wishes: &Wishes,
+        root: &Path,
+    ) -> Result<Vec<Mount>> {
+        let mut mounts = Vec::new();
+        for (number, target) in image.volumes().iter().flatten().enumerate() {
+            let target = Path::new(target);
+            if !target.is_absolute() || wishes.mounts.iter().any(|m| m.destination() == target) {
+                continue;
+            }
+            let mut mount = Mount::default();
+            mount.set_destination(target.to_owned());
+            let strings = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
+            match (user::exists_beneath(root, target), wishes.read_only) {
+                (true, false) => continue,
+                (true, true) => {
+                    mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("tmpfs".into()));
+                    mount.set_options(strings(&["nosuid", "nodev", "tmpcopyup"]));
+                }
+                (false, _) => {
+                    let source = self.directory.join(format!("volume{number}"));
+                    std::fs::create_dir_all(&source).doing(|| format!("make {}", source.display()))?;
+                    mount.set_typ(Some("bind".to_owned())).set_source(Some(source));
+                    mount.set_options(strings(&["rbind", "rprivate"]));
+                }
+            }
+            mounts.push(mount);
+        }
+        Ok(mounts)
+    }
+
+    /// The container has ended: its directory goes, or stays under its name.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.finished = true;
+        if self.ephemeral { remove(&self.directory) } else { Ok(()) }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = remove(&self.directory);
+        }
+    }
+}
+
+/// Removes a container's directory. The hold on the image goes last: until then its layers stay.
+pub(super) fn remove(directory: &Path) -> Result<()> {
+    for name in ["upper", "work"] {
+        remove_tree(&directory.join(name))?;
+    }
+    remove_tree(directory)
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what launches that were killed left behind.
+fn sweep(store: &Store) {
+    let Ok(entries) = std::fs::read_dir(store.root().join("containers")) else { return };
+    for directory in entries.flatten().map(|entry| entry.path()) {
+        if directory.join(EPHEMERAL).exists() && is_free(&directory) {
+            let _ = remove(&directory);
+        }
+    }
+}
+
+/// Whether no launch holds the directory.
+pub(super) fn is_free(directory: &Path) -> bool {
+    File::open(directory).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+}

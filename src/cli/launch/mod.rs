@@ -1,0 +1,167 @@
+//! `coracle launch`: from an image to a running container.
+
+mod container;
+mod wishes;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Context;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::image::import::{ImportOptions, import, open_source};
+use crate::image::platform;
+use crate::oci::create::CreateOptions;
+use crate::oci::profile::{self, Place, user};
+use crate::oci::run::{self, RunOptions};
+use crate::store::{ImageRecord, Store};
+use container::Container;
+
+/// Start a container from an image and stay with it
+///
+/// The image is one that was imported, or the path of an OCI layout or archive, which is then imported first.
+#[derive(Debug, clap::Args)]
+pub struct LaunchArgs {
+    /// Keep standard input open
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Remove the container and its writable layer when it ends
+    #[arg(long)]
+    rm: bool,
+    /// Name of the container; a random one by default
+    #[arg(long)]
+    name: Option<String>,
+    /// Choose the image for another machine than this one
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    #[command(flatten)]
+    wishes: wishes::WishArgs,
+    /// An imported image, or the path of an OCI layout or archive
+    #[arg(value_name = "IMAGE|PATH")]
+    image: String,
+    /// Command and arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// docker's and podman's exit codes for what is not the payload's.
+const OWN_ERROR: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Runs `coracle launch`.
+///
+/// # Errors
+/// Never: an error is reported here, for it has an exit code of its own.
+pub fn run(context: &Context, args: &LaunchArgs) -> Result<ExitCode> {
+    match launch(context, args) {
+        Ok(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
+        Err(error) => {
+            super::report::error(&error);
+            Ok(ExitCode::from(own_code(&error)))
+        }
+    }
+}
+
+/// Whether it was the payload that could not be executed.
+fn own_code(error: &Error) -> u8 {
+    match (error.to_string().starts_with("execute "), error.kind()) {
+        (true, Kind::NotFound) => NOT_FOUND,
+        (true, _) => NOT_EXECUTABLE,
+        (false, _) => OWN_ERROR,
+    }
+}
+
+fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
+    let store = Store::open(&context.store)?;
+    let image = find_image(&store, args)?;
+    let config = store.config(&image)?.config().clone().unwrap_or_default();
+    let name = args.name.clone().map_or_else(container::random_name, Ok)?;
+    let id = ContainerId::parse(&name)?;
+    let mut wishes = args.wishes.parse()?;
+    wishes.command.clone_from(&args.command);
+    wishes.terminal = args.tty;
+    let container = Container::make(&store, &image, &id, args.rm)?;
+    let root = crate::image::rootfs::mount(&store.lower_dirs(&image), container.directory(), args.rm)?;
+    let inside = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root)));
+    let databases = user::Databases::read(&inside)?;
+    let user = args.wishes.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
+    let hostname = wishes.hostname.clone().unwrap_or_else(|| profile::short_name(id.as_str()));
+    wishes.extra_groups = args.wishes.extra_groups(&databases)?;
+    let volumes = container.volumes(&config, &wishes, &inside)?;
+    wishes.mounts.extend(volumes);
+    let place = Place {
+        id: id.to_string(),
+        root: container.directory().join("root"),
+        user: databases.resolve(&user)?,
+        files: container.write_files(&hostname, wishes.host_network)?,
+    };
+    let spec = profile::spec(&wishes, &config, &place)?;
+    if !args.interactive && !args.tty {
+        let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
+        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
+    }
+    let create = CreateOptions {
+        bundle: container.directory().to_owned(),
+        root: Some(std::sync::Arc::new(root)),
+        ..CreateOptions::default()
+    };
+    let options = RunOptions { create, ..RunOptions::default() };
+    let code = run::run(&context.runtime(), &id, &spec, &options);
+    container.finish()?;
+    code
+}
+
+/// The image by name, or from a path that is imported; quick when the store has it.
+fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
+    let wanted = args.platform.as_deref().map(platform::parse).transpose()?;
+    let path = Path::new(&args.image);
+    let says_path = args.image.starts_with(['/', '.']) || args.image == "-";
+    if !says_path && !is_image_path(path) {
+        return store.find(&args.image).map_err(|e| match e.kind() {
+            Kind::NotFound => e.hint(format!("import it first: coracle image import PATH --name {}", args.image)),
+            _ => e,
+        });
+    }
+    let options = ImportOptions { platform: wanted, ..ImportOptions::default() };
+    let progress = super::image::progress();
+    let images = import(store, open_source(path)?, &options, &*progress)?;
+    match <[ImageRecord; 1]>::try_from(images) {
+        Ok([image]) => Ok(image),
+        Err(images) => {
+            let names: Vec<String> = images.iter().flat_map(|i| i.names.clone()).collect();
+            Err(Error::invalid(format!("{} holds {} images: {}", args.image, images.len(), names.join(", ")))
+                .hint("they are imported now: launch one by its name"))
+        }
+    }
+}
+
+/// A path without `./` in front is one when an image lies there.
+fn is_image_path(path: &Path) -> bool {
+    path.join("index.json").exists() || path.join("manifest.json").exists() || path.is_file()
+}
+
+/// Removes a kept container: `coracle rm`.
+///
+/// # Errors
+/// `NotFound` when there is none, `WrongState` when it still runs and `force` is not set.
+pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result<()> {
+    let store = Store::open(&context.store)?;
+    let directory = store.container_dir(id);
+    if !directory.exists() {
+        return Err(Error::new(Kind::NotFound, "there is no such launched container")
+            .hint("containers of `coracle create` are removed by `coracle delete`"));
+    }
+    let runtime = context.runtime();
+    match crate::oci::delete::delete(&runtime, id, force) {
+        Err(e) if e.kind() != Kind::NotFound => return Err(e),
+        _ => {}
+    }
+    if !container::is_free(&directory) && !force {
+        return Err(Error::new(Kind::WrongState, "it is running").hint("end it first, or use --force"));
+    }
+    container::remove(&directory)
+}

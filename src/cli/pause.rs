@@ -1,0 +1,22 @@
+//! `coracle pause`
+
+use std::process::ExitCode;
+
+use super::Context;
+use crate::error::Result;
+use crate::id::ContainerId;
+
+/// Freeze all processes of a container
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    /// Name of the container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Runs `coracle pause`.
+pub(super) fn run(context: &Context, args: &PauseArgs) -> Result<ExitCode> {
+    let id = ContainerId::parse(&args.id)?;
+    crate::oci::freeze::pause(&context.runtime(), &id).map_err(|e| e.doing(format!("pause container {id}")))?;
+    Ok(ExitCode::SUCCESS)
+}

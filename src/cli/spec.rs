@@ -1,0 +1,39 @@
+//! `coracle spec`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::Context;
+use crate::error::{Doing, Error, Kind, Result};
+
+/// Write a config.json to start from
+#[derive(Debug, clap::Args)]
+pub struct SpecArgs {
+    /// Write it into this directory
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// For a user without privileges: with a user namespace
+    #[arg(long)]
+    rootless: bool,
+}
+
+/// Runs `coracle spec`.
+pub(super) fn run(_context: &Context, args: &SpecArgs) -> Result<ExitCode> {
+    let path = args.bundle.join("config.json");
+    let mut spec = crate::oci::template::spec();
+    if args.rootless {
+        crate::oci::template::make_rootless(&mut spec);
+    }
+    let text = serde_json::to_string_pretty(&spec).doing(|| "write the configuration")?;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    let mut file = match made {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::new(Kind::Exists, format!("{} is there already", path.display()))
+                .hint("remove it first, or choose another --bundle"));
+        }
+        other => other.doing(|| format!("make {}", path.display()))?,
+    };
+    file.write_all(format!("{text}\n").as_bytes()).doing(|| format!("write {}", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}

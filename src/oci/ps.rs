@@ -1,0 +1,42 @@
+//! `ps`, `update` and `events`: what a container's cgroup says and is told.
+
+use oci_spec::runtime::LinuxResources;
+
+use super::Runtime;
+use super::lifecycle::{Event, Status};
+use crate::cgroup::{Group, Stats};
+use crate::error::Result;
+use crate::id::ContainerId;
+use crate::record::{ContainerState, Layout, Lock};
+
+/// The pids of all processes of a container.
+///
+/// # Errors
+/// `WrongState` when it does not run.
+pub fn pids(runtime: &Runtime, id: &ContainerId) -> Result<Vec<i32>> {
+    group(runtime, id, Event::Ps)?.pids()
+}
+
+/// What a container uses.
+///
+/// # Errors
+/// `WrongState` when it does not run.
+pub fn stats(runtime: &Runtime, id: &ContainerId) -> Result<Stats> {
+    group(runtime, id, Event::Ps)?.stats()
+}
+
+/// Gives a container other limits.
+///
+/// # Errors
+/// `WrongState` when it does not run; the kernel refuses a limit.
+pub fn update(runtime: &Runtime, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+    let _lock = Lock::take(&Layout::new(&runtime.root, id))?;
+    group(runtime, id, Event::Update)?.update(resources)
+}
+
+fn group(runtime: &Runtime, id: &ContainerId, event: Event) -> Result<Group> {
+    let layout = Layout::new(&runtime.root, id);
+    let state = ContainerState::load(&layout)?;
+    Status::of(&state, &layout)?.admits(event)?;
+    Group::from_paths(&state.cgroup_paths)
+}
