@@ -126,7 +126,8 @@ fn layers_mounted_over_each_other_look_as_umoci_unpacks_them() {
     ];
     let root = Member::dir("./");
     let layers =
-        [[&[root.clone()], &below[..]].concat(), [&[root], &above[..]].concat()].map(|layer| tar(&layer));
+        [[std::slice::from_ref(&root), &below].concat(), [std::slice::from_ref(&root), &above].concat()]
+            .map(|layer| tar(&layer));
     let dir = tempfile::tempdir().unwrap();
     write_image(&layers, &dir.path().join("image"));
     sh("umoci unpack --image image:t bundle", dir.path());

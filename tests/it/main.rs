@@ -8,6 +8,7 @@ mod image_import;
 mod image_power_cut;
 mod image_tools;
 mod layer_attacks;
+mod layer_memory;
 mod layer_oracle;
 mod layer_semantics;
 mod layer_tar;

@@ -1,7 +1,7 @@
 //! Applying one layer: a tar stream in, a directory in overlayfs form out, in one pass (image-spec layer.md).
 //!
 //! Memory does not grow with the layer but for its directories, whose modes and times must wait for the end. Nothing
-//! outside the directory is ever reached: see [`tree`]. What stays behind after an error is the caller's to delete.
+//! outside the directory is ever reached: `tree.rs` says how. What stays behind after an error is the caller's to delete.
 //!
 //! ```text
 //! stream -> Decoder -> digest -> tar::Archive -> Putter -> Tree (the directory)

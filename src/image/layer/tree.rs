@@ -22,6 +22,8 @@ const MOST_LINKS: u32 = 40;
 /// Longest path given to one system call; longer ones are walked in pieces (PATH_MAX is 4096).
 const LONGEST_STEP: usize = 4000;
 
+const OPEN: &str = "open a directory of the layer";
+
 /// The layer's directory while it is being filled.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -116,12 +118,12 @@ impl Tree {
             Ok(fd) => (path.to_vec(), fd),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => match self.walk(path, purpose)? {
                 Some(canonical) => {
-                    let fd = system("open a directory of the layer", self.open(&canonical, OFlags::PATH))?;
+                    let fd = system(OPEN, self.open(&canonical, OFlags::PATH))?;
                     (canonical, fd)
                 }
                 None => return Ok(None),
             },
-            Err(error) => return system("open a directory of the layer", Err(error)),
+            Err(error) => return system(OPEN, Err(error)),
         };
         let real = purpose == For::Member;
         if real {
@@ -155,53 +157,64 @@ impl Tree {
     /// Follows `path` part by part, making what is missing as `purpose` allows; the canonical path.
     fn walk(&mut self, path: &[u8], purpose: For) -> Result<Option<Vec<u8>>> {
         let mut done: Vec<u8> = Vec::new();
-        let mut todo: Vec<Vec<u8>> = path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect();
+        let mut here = system(OPEN, self.open(&done, OFlags::PATH))?;
+        let mut todo = parts_reversed(path);
         let mut links = 0;
         while let Some(part) = todo.pop() {
-            match &part[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    done = split(&done).0.to_vec();
-                    continue;
-                }
-                _ => {}
+            if part.is_empty() || part == b"." {
+                continue;
             }
-            let here = system("open a directory of the layer", self.open(&done, OFlags::PATH))?;
+            if part == b".." {
+                done = split(&done).0.to_vec();
+                here = system(OPEN, self.open(&done, OFlags::PATH))?;
+                continue;
+            }
             let at = At { dir: here.as_fd(), name: &part };
-            match look(at)? {
-                Was::Dir => done = join(&done, &part),
-                Was::Link => {
-                    links += 1;
-                    let target =
-                        system("read a symlink", rustix::fs::readlinkat(at.dir, at.name, Vec::new()))?;
-                    let target = target.into_bytes();
-                    if links > MOST_LINKS {
-                        return not_a_directory(path, "goes through too many symlinks");
-                    }
-                    if target.starts_with(b"/") {
-                        done.clear();
-                    }
-                    todo.extend(target.split(|b| *b == b'/').rev().map(<[u8]>::to_vec));
+            if look(at)? == Was::Link {
+                links += 1;
+                if links > MOST_LINKS {
+                    return not_a_directory(path, "goes through too many symlinks");
                 }
-                Was::Nothing if purpose == For::Lookup => return Ok(None),
-                Was::Nothing if purpose == For::Whiteout && self.in_opaque(&done) => return Ok(None),
-                Was::Nothing => {
-                    done = join(&done, &part);
-                    self.make_dir(at, &done, Dir { only_hides: purpose == For::Whiteout, ..Dir::default() })?;
+                let target = system("read a symlink", rustix::fs::readlinkat(at.dir, at.name, Vec::new()))?;
+                let target = target.into_bytes();
+                if target.starts_with(b"/") {
+                    done.clear();
+                    here = system(OPEN, self.open(&done, OFlags::PATH))?;
                 }
-                Was::Whiteout if purpose == For::Member => {
-                    system("remove a whiteout", rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()))?;
-                    done = join(&done, &part);
-                    self.make_dir(at, &done, Dir::default())?;
-                    self.make_opaque(&done)?;
-                }
-                Was::Whiteout | Was::Other if purpose != For::Member => return Ok(None),
-                Was::Whiteout | Was::Other => {
+                todo.extend(parts_reversed(&target));
+                continue;
+            }
+            let below = join(&done, &part);
+            if !self.step(at, &done, &below, purpose)? {
+                if purpose == For::Member {
                     return not_a_directory(path, "goes through something that is no directory");
                 }
+                return Ok(None);
             }
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            here = system(OPEN, rustix::fs::openat(at.dir, at.name, flags, Mode::empty()))?;
+            done = below;
         }
         Ok(Some(done))
+    }
+
+    /// Sees to it that a directory stands at `at`, which is no symlink; false when none may.
+    fn step(&mut self, at: At<'_>, parent: &[u8], path: &[u8], purpose: For) -> Result<bool> {
+        match (look(at)?, purpose) {
+            (Was::Dir, _) => {}
+            (Was::Nothing, For::Whiteout) if self.in_opaque(parent) => return Ok(false),
+            (Was::Nothing, For::Member | For::Whiteout) => {
+                let only_hides = purpose == For::Whiteout;
+                self.make_dir(at, path, Dir { only_hides, ..Dir::default() })?;
+            }
+            (Was::Whiteout, For::Member) => {
+                system("remove a whiteout", rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()))?;
+                self.make_dir(at, path, Dir::default())?;
+                self.make_opaque(path)?;
+            }
+            (Was::Nothing | Was::Whiteout | Was::Other | Was::Link, _) => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Makes a directory that no member has described so far; its attributes come at the end.
@@ -255,6 +268,10 @@ impl Tree {
             path = split(path).0;
         }
     }
+}
+
+fn parts_reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect()
 }
 
 fn not_a_directory<T>(path: &[u8], why: &str) -> Result<T> {
