@@ -1,1 +1,11 @@
 //! The one integration test binary: what a user sees of `coracle`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[macro_use]
+mod support;
+
+mod fixtures;
+mod harness;
+mod layering;
+mod supply;
