@@ -25,13 +25,10 @@ pub(crate) fn fixture(path: &str) -> PathBuf {
 }
 
 impl Bundle {
-    /// Copies the fixture bundle at `from` to `to`, if it has a `config.json` at all, and makes its root.
+    /// Copies the fixture bundle at `from` to `to` and makes its root; what the fixture has in `rootfs/` stays there.
     pub(crate) fn copy(from: &Path, to: &Path) -> Self {
         assert!(from.is_dir(), "no fixture {}", from.display());
-        fs::create_dir(to).unwrap();
-        if from.join("config.json").exists() {
-            fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
-        }
+        copy_folder(from, to);
         let bundle = Self { dir: to.to_owned() };
         bundle.make_root();
         bundle
@@ -90,6 +87,12 @@ impl Bundle {
         })
     }
 
+    /// Writes a file into the root file system.
+    pub(crate) fn with_file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        fs::write(self.root().join(path), content).unwrap();
+        self
+    }
+
     /// Makes the payload a shell script.
     pub(crate) fn script(self, script: &str) -> Self {
         self.with("/process/args", json!(["/bin/sh", "-c", script]))
@@ -115,4 +118,16 @@ fn place<'a>(config: &'a mut Value, pointer: &str) -> &'a mut Value {
         Value::Array(list) => &mut list[key.parse::<usize>().unwrap()],
         other => &mut other[key],
     })
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

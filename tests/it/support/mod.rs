@@ -13,7 +13,7 @@ mod wait;
 
 pub(crate) use bundle::{Bundle, fixture};
 pub(crate) use command::{Output, Run};
-pub(crate) use console::ConsoleSocket;
+pub(crate) use console::{ConsoleSocket, read_terminal};
 pub(crate) use needs::{missing, skip};
 pub(crate) use runtime::{Runtime, runtime_under_test};
 pub(crate) use sandbox::Sandbox;
