@@ -139,8 +139,8 @@ fn capabilities_and_privileges_are_the_containers() {
 fn the_containers_limits_and_filters_hold() {
     needs!(root, busybox, oci_verbs, seccomp);
     let sandbox = sleeping("rlimits");
-    let limits = sandbox.runtime(["exec", &sandbox.id("web"), "/bin/sh", "-c", "ulimit -n; ulimit -Hn"]).ok();
-    assert_eq!(limits.stdout, "64\n128\n");
+    let limits = sandbox.runtime(["exec", &sandbox.id("web"), "/bin/sh", "-c", "ulimit -t; ulimit -Hn"]).ok();
+    assert_eq!(limits.stdout, "100\n128\n");
     let sandbox = sleeping("seccomp-errno");
     let output = sandbox.runtime(["exec", &sandbox.id("web"), "/bin/mkdir", "/tmp/new"]).fails();
     assert!(output.stderr.contains("not supported"), "{output}");
