@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 
 use serde_json::json;
 
-use crate::support::{Bundle, Run, Sandbox};
+use crate::support::{Bundle, Sandbox};
 
 #[test]
 fn a_read_only_root_refuses_writes() {
@@ -86,10 +86,9 @@ fn a_recursive_read_only_bind_reaches_the_mounts_below() {
     );
     let bundle = bundle.with("/root/readonly", json!(false));
     fs::create_dir_all(bundle.path().join("data/below")).unwrap();
-    let script = "mount -t tmpfs none \"$1\" && shift && exec \"$@\"";
-    let run = Run::new("unshare").args(["--mount", "sh", "-c", script, "sh"]);
-    let run = run.arg(bundle.path().join("data/below")).arg(sandbox.runtime_kind().program());
-    let run = run.arg("--root").arg(sandbox.root()).args(["run", "--bundle"]).arg(bundle.path());
+    let mount = format!("mount -t tmpfs none {}", bundle.path().join("data/below").display());
+    let script = format!("unshare --mount sh -c '{mount} && exec \"$@\"' sh \"$@\"");
+    let run = sandbox.prepare_script(&script, ["run", "--bundle"]).arg(bundle.path());
     assert_eq!(run.arg(sandbox.id("run")).go().ok().text(), "refused");
 }
 

@@ -35,13 +35,12 @@ fn a_payload_killed_by_a_signal_gives_128_and_the_signal() {
     sandbox.run(&sandbox.bundle("minimal").script(script)).exits(143);
     let id = sandbox.id("killed");
     let ready = sandbox.bundle("sleeping");
-    let kill = format!(
-        "until \"$0\" --root \"$1\" kill {id} KILL 2>/dev/null; do sleep 0.02; done & \
-         \"$0\" --root \"$1\" run --bundle {} {id}; code=$?; wait; exit $code",
+    let script = format!(
+        "until \"$@\" kill {id} KILL 2>/dev/null; do sleep 0.02; done & \
+         \"$@\" run --bundle {} {id}; code=$?; wait; exit $code",
         ready.path().display()
     );
-    let program = sandbox.runtime_kind().program();
-    Run::new("sh").arg("-c").arg(kill).arg(program).arg(sandbox.root()).go().exits(137);
+    sandbox.prepare_script(&script, [""; 0]).go().exits(137);
 }
 
 #[test]
@@ -152,8 +151,7 @@ fn no_file_descriptor_of_the_caller_leaks_into_the_payload() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").args(&["/bin/ls", "/proc/self/fd"]);
     let script = "exec 7</etc/passwd 9</ 33<&1; \"$@\"";
-    let run = Run::new("bash").args(["-c", script, "bash"]).arg(sandbox.runtime_kind().program());
-    let run = run.arg("--root").arg(sandbox.root()).args(["run", "--bundle"]).arg(bundle.path());
+    let run = sandbox.prepare_script(script, ["run", "--bundle"]).arg(bundle.path());
     let output = run.arg(sandbox.id("run")).go().ok();
     // The fourth is the directory that ls itself has open.
     assert_eq!(output.stdout, "0\n1\n2\n3\n");
@@ -165,8 +163,7 @@ fn preserve_fds_hands_the_named_number_over() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").script("cat <&3; ls /proc/self/fd");
     let script = "exec 3<<<handed 4</ ; \"$@\"";
-    let run = Run::new("bash").args(["-c", script, "bash"]).arg(sandbox.runtime_kind().program());
-    let run = run.arg("--root").arg(sandbox.root()).args(["run", "--preserve-fds", "1", "--bundle"]);
+    let run = sandbox.prepare_script(script, ["run", "--preserve-fds", "1", "--bundle"]);
     let output = run.arg(bundle.path()).arg(sandbox.id("run")).go().ok();
     // 4 is the directory that ls itself has open; the caller's 4 was not to be passed.
     assert_eq!(output.stdout, "handed\n0\n1\n2\n3\n4\n");
@@ -232,10 +229,12 @@ fn a_signal_to_the_command_is_forwarded_to_the_payload() {
     let payload = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
     let bundle = sandbox.bundle("minimal").script(payload);
     let log = sandbox.path("log");
-    let script = "log=$1; shift; : >$log; \"$@\" >>$log 2>&1 & pid=$!; \
-        until grep -q ready $log; do sleep 0.02; done; kill -TERM $pid; wait $pid; code=$?; cat $log; exit $code";
-    let run = Run::new("sh").args(["-c", script, "sh"]).arg(&log).arg(sandbox.runtime_kind().program());
-    let run = run.arg("--root").arg(sandbox.root()).args(["run", "--bundle"]).arg(bundle.path());
+    let script = format!(
+        "log={}; : >$log; \"$@\" >>$log 2>&1 & pid=$!; until grep -q ready $log; do sleep 0.02; done; \
+         kill -TERM $pid; wait $pid; code=$?; cat $log; exit $code",
+        log.display()
+    );
+    let run = sandbox.prepare_script(&script, ["run", "--bundle"]).arg(bundle.path());
     let output = run.arg(sandbox.id("run")).go().exits(9);
     assert_eq!(output.stdout, "ready\ngot it\n");
 }
@@ -297,9 +296,8 @@ fn an_error_goes_to_the_log_as_json_when_asked() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").args(&["/bin/not-there"]);
     let log = sandbox.path("log.json");
-    let run =
-        Run::new(sandbox.runtime_kind().program()).arg("--root").arg(sandbox.root()).arg("--log").arg(&log);
-    let run = run.args(["--log-format", "json", "run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("run"));
+    let run = sandbox.prepare(["--log"]).arg(&log).args(["--log-format", "json", "run", "--bundle"]);
+    let run = run.arg(bundle.path()).arg(sandbox.id("run"));
     run.go().fails();
     let lines = fs::read_to_string(log).unwrap();
     let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();

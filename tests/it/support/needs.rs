@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use rustix::fs::statfs;
 
-use super::{Run, runtime_under_test};
+use super::{Run, Runtime, runtime_under_test};
 
 /// `needs!(root, busybox)` as a test's first line: the test ends there when the machine lacks one of these.
 macro_rules! needs {
@@ -49,7 +49,10 @@ fn is_met(need: &str) -> bool {
     match need {
         "root" => rustix::process::geteuid().is_root(),
         "busybox" => Path::new("/bin/busybox").exists(),
-        "cgroup1" => Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists(),
+        // crun is asked where there is only cgroup2; see `Sandbox::new`.
+        "cgroup1" => {
+            Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists() && *runtime_under_test() != Runtime::Crun
+        }
         // A cgroup2 tree of its own can be mounted, if perhaps without controllers; see `Sandbox::with_cgroup2_view`.
         "cgroup2" => *CGROUP2_VIEW,
         "cgroup_limits" => is_met("cgroup1") || has_cgroup2_controllers(),

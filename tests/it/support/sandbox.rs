@@ -1,7 +1,7 @@
 //! A place for one test: its own directory, `--root`, `--store` and container ids. When it is dropped, what is left of
 //! the containers is deleted, and the test fails if any process, mount, cgroup or directory of it survives.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -18,7 +18,7 @@ pub(crate) struct Sandbox {
     mark: String,
     dir: PathBuf,
     runtime: &'static Runtime,
-    cgroup2_view: Cell<bool>,
+    cgroup2_view: bool,
     ids: RefCell<Vec<String>>,
 }
 
@@ -34,12 +34,14 @@ impl Sandbox {
         place(&dir);
         place(&dir.join("bundles"));
         let runtime = runtime_under_test();
-        Self { mark, dir, runtime, cgroup2_view: Cell::new(false), ids: RefCell::default() }
+        // crun refuses hybrid cgroups, so it is always asked there.
+        let cgroup2_view = *runtime == Runtime::Crun;
+        Self { mark, dir, runtime, cgroup2_view, ids: RefCell::default() }
     }
 
     /// Runs every command from now on where `/sys/fs/cgroup` is a cgroup2 tree (without controllers on a v1 host).
-    pub(crate) fn with_cgroup2_view(self) -> Self {
-        self.cgroup2_view.set(true);
+    pub(crate) fn with_cgroup2_view(mut self) -> Self {
+        self.cgroup2_view = true;
         self
     }
 
@@ -85,6 +87,19 @@ impl Sandbox {
         self.in_view(self.runtime.program().as_os_str(), &all)
     }
 
+    /// A shell script that finds the runtime and its `--root` in `"$@"`, followed by these arguments.
+    pub(crate) fn prepare_script<S: AsRef<OsStr>>(
+        &self,
+        script: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run {
+        let mut all: Vec<_> = ["-c", script, "bash"].map(|a| OsStr::new(a).to_owned()).to_vec();
+        all.push(self.runtime.program().into_os_string());
+        all.extend([OsStr::new("--root").to_owned(), self.root().into_os_string()]);
+        all.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self.in_view("bash".as_ref(), &all)
+    }
+
     /// Runs the runtime under test with this sandbox's `--root`.
     pub(crate) fn runtime<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
         self.prepare(args).go()
@@ -100,8 +115,7 @@ impl Sandbox {
 
     /// A command with the cgroup tree that this sandbox shows.
     pub(crate) fn in_view(&self, program: &OsStr, args: &[impl AsRef<OsStr>]) -> Run {
-        let run =
-            if self.cgroup2_view.get() { cgroup2_view(program, args) } else { Run::new(program).args(args) };
+        let run = if self.cgroup2_view { cgroup2_view(program, args) } else { Run::new(program).args(args) };
         // Seen in /proc/<pid>/environ: marks runtime processes that outlive their command.
         run.env("CORACLE_SANDBOX", &self.mark)
     }
