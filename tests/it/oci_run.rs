@@ -261,7 +261,7 @@ fn what_is_not_executable_is_refused_by_name() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").with_file("etc/plain", "no program").args(&["/etc/plain"]);
     let output = sandbox.run(&bundle).fails();
-    assert!(output.stderr.to_lowercase().contains("permission denied"), "{output}");
+    assert!(output.stderr.contains("/etc/plain"), "{output}");
     let output = sandbox.run(&bundle.args(&["/etc"])).fails();
     assert!(output.stderr.contains("/etc"), "{output}");
     assert_eq!(sandbox.traces(), []);
@@ -293,6 +293,7 @@ fn an_id_that_is_no_name_is_refused() {
 #[test]
 fn an_error_goes_to_the_log_as_json_when_asked() {
     needs!(root, busybox, oci_verbs);
+    not_by!(Crun: "its log has more than one JSON shape");
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").args(&["/bin/not-there"]);
     let log = sandbox.path("log.json");
