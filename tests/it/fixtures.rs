@@ -31,6 +31,16 @@ fn every_bundle_is_a_valid_spec() {
 }
 
 #[test]
+fn every_broken_bundle_says_what_its_message_must_hold() {
+    let broken = cases("broken");
+    assert!(broken.len() > 50);
+    for case in broken {
+        let expect = fs::read_to_string(case.join("expect")).unwrap();
+        assert!(!expect.trim().is_empty() && expect.lines().count() == 1, "{}", case.display());
+    }
+}
+
+#[test]
 fn the_hello_image_is_remade_bit_for_bit() {
     needs!(python3);
     let sandbox = Sandbox::new();
@@ -61,6 +71,16 @@ fn the_hello_program_greets_on_the_other_platforms() {
     needs!(qemu_user);
     greets("arm64", Some("qemu-aarch64-static"), "linux/arm64");
     greets("arm", Some("qemu-arm-static"), "linux/arm/v7");
+}
+
+#[test]
+fn the_hello_image_launches_from_its_layout() {
+    needs!(root, launch_verb);
+    let sandbox = Sandbox::new();
+    let layout = fixture("images/hello");
+    let output = sandbox.coracle([std::ffi::OsStr::new("launch"), layout.as_os_str()]).ok();
+    assert!(output.stdout.starts_with("Hello from a container!\n"), "{output}");
+    output.has_line("  process id  1");
 }
 
 fn greets(arch: &str, emulator: Option<&str>, platform: &str) {

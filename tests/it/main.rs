@@ -8,6 +8,7 @@ mod support;
 mod fixtures;
 mod harness;
 mod layering;
+mod oci_broken;
 mod oci_cgroups;
 mod oci_console;
 mod oci_exec;

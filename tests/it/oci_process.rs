@@ -1,6 +1,7 @@
 //! What the payload is: its user, capabilities, limits, filters and namespaces.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use serde_json::json;
 
@@ -237,6 +238,8 @@ fn a_user_namespace_maps_root_to_an_ordinary_user() {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t100000\t100000\t100000\t100000\n"), "{status}");
     assert!(status.contains("Gid:\t200000\t200000\t200000\t200000\n"), "{status}");
+    let owner = fs::metadata("/dev/null").unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (0, 0), "the host's own /dev/null, which is the payload's input");
 }
 
 #[test]

@@ -334,3 +334,12 @@ fn many_containers_run_beside_each_other() {
     }
     assert_eq!(sandbox.traces(), []);
 }
+
+#[test]
+fn properties_that_the_specification_does_not_know_are_ignored() {
+    needs!(root, busybox, oci_verbs);
+    let sandbox = Sandbox::new();
+    let bundle =
+        sandbox.bundle("minimal").with("/boat", json!({ "sails": 2 })).with("/linux/rudder", json!("oak"));
+    assert_eq!(sandbox.run(&bundle.with("/process/oars", json!([1, 2]))).ok().text(), "hello");
+}

@@ -66,6 +66,7 @@ fn is_met(need: &str) -> bool {
         "qemu_user" => on_path("qemu-aarch64-static") && on_path("qemu-arm-static"),
         "amd64" => cfg!(target_arch = "x86_64"),
         "oci_verbs" => *OCI_VERBS,
+        "launch_verb" => *LAUNCH_VERB,
         other => panic!("needs!({other}): no such need; see tests/it/support/needs.rs"),
     }
 }
@@ -74,6 +75,11 @@ fn is_met(need: &str) -> bool {
 static OCI_VERBS: LazyLock<bool> = LazyLock::new(|| {
     let help = Run::new(runtime_under_test().program()).args(["run", "--help"]).go();
     help.code() == Some(0) && format!("{}{}", help.stdout, help.stderr).contains("bundle")
+});
+
+static LAUNCH_VERB: LazyLock<bool> = LazyLock::new(|| {
+    let help = Run::new(Runtime::Ours.program()).args(["launch", "--help"]).go();
+    help.code() == Some(0) && help.stdout.contains("launch")
 });
 
 static CGROUP2_VIEW: LazyLock<bool> = LazyLock::new(|| {
