@@ -9,8 +9,10 @@
 )]
 pub mod sys;
 
+pub mod digest;
 pub mod error;
 pub mod id;
+pub mod log;
 
 pub mod cgroup;
 pub mod record;

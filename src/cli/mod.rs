@@ -1,5 +1,7 @@
 //! The command line: global options here, one file per verb beside it.
 
+pub mod image;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,1 +1,20 @@
-//! Placeholder while the module is written.
+//! Images: from a reference or an archive to layers that the store can keep.
+
+mod archive;
+mod base64;
+mod docker;
+mod document;
+pub mod import;
+pub mod layer;
+mod layout;
+mod names;
+mod parents;
+pub mod platform;
+pub mod progress;
+mod resolve;
+mod shelf;
+pub mod tar;
+mod unpack;
+
+pub use crate::digest;
+pub use crate::store::reference;

@@ -1,1 +1,31 @@
-//! Placeholder while the module is written.
+//! Making containers: plan, then apply.
+//!
+//! A configuration becomes a [`plan::Plan`], which is data: a flat list of [`steps::Step`]s with everything
+//! precomputed. [`apply::spawn`] clones one process into its namespaces and its cgroup; [`init`] takes the steps there
+//! and becomes the payload. A container's first process and an exec are two lists over the same steps.
+//!
+//! ```text
+//! Spec + facts --plan--> Plan --prepare--> descriptors --spawn--> child: init::run ... execve
+//!                                                          |  ^ socket pair: ready, hooks, failed step + errno
+//!                                                          v  |
+//!                                                        parent: maps, cgroup, hooks, state
+//! ```
+
+pub mod apply;
+mod cgroup_mount;
+mod check;
+mod devices;
+pub mod hooks;
+mod init;
+mod listener;
+mod mounts;
+pub mod namespaces;
+pub mod plan;
+pub mod prepare;
+mod process;
+pub mod request;
+pub mod self_protect;
+pub mod steps;
+mod text;
+pub mod undo;
+pub mod wire;

@@ -1,1 +1,18 @@
-//! Placeholder while the module is written.
+//! State on disk of OCI containers: one directory per container below the root that `--root` names.
+//!
+//! ```text
+//! <root>/<id>/            0711, made by create, gone after delete
+//!     state.json          what is known of the container, in runc's format; replaced whole, never written in place
+//!     config.json         the configuration it was created from, for exec
+//!     start.sock          the init listens here until it is started: created while it is there, running after
+//! ```
+//!
+//! The directory itself is the lock (flock(2) on its descriptor): two verbs on one container exclude each other.
+
+mod layout;
+mod lock;
+mod state;
+
+pub use layout::{Layout, ids};
+pub use lock::Lock;
+pub use state::{Config, ContainerState, Extra, OCI_VERSION, PublicState};

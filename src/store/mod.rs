@@ -1,1 +1,354 @@
-//! Placeholder while the module is written.
+//! The image store on disk.
+//!
+//! ```text
+//! <root>/                     0700, always: layers carry setuid files (CVE-2021-41091, CVE-2021-41103)
+//!   VERSION                   "1\n"
+//!   lock                      flock(2): who may write the journal; its bytes: claims on content that comes in
+//!   journal                   append-only, CRC-framed: what there is
+//!   blobs/sha256/<hex>        manifests and configurations
+//!   partial/                  downloads that can go on (nothing of this part of the program)
+//!   layers/<n>/fs/            an unpacked layer in overlayfs form
+//!   containers/<id>/          a container's writable layer, and its hold: image -> sha256:<manifest>
+//!   tmp/<txn>/                everything uncommitted: layer-<k>/fs, <hex> of blobs, park-<k>, keep-<n>
+//!   trash/                    what waits to be deleted
+//! ```
+//!
+//! Readers take no lock: the journal only grows, or is replaced whole. A transaction is alive as long as its process
+//! holds the flock of its directory in `tmp/`. An image is committed by one record of the journal, written after all
+//! its bytes are durable; before that record it does not exist, and the next [`Store::open`] sweeps what is left.
+
+mod contents;
+mod find;
+mod hold;
+mod journal;
+mod layers;
+mod lock;
+mod prepare;
+mod record;
+pub mod reference;
+mod remove;
+mod sweep;
+mod transaction;
+mod trash;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+
+use contents::Contents;
+use journal::{Journal, News};
+use layers::OverlayLayers;
+use lock::{How, Locked};
+use trash::Trash;
+
+pub use hold::Hold;
+pub use layers::{LayerStore, Staged};
+pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
+pub use remove::Removed;
+pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
+pub(crate) use trash::names as entry_names;
+
+/// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
+pub const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// The journal is rewritten when it is both beyond this and four times what it has to say.
+const COMPACT_ABOVE: u64 = 256 << 10;
+
+/// A moment in the life of a transaction; see [`Store::on_step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Its directory is there.
+    Begun,
+    /// A layer root was made.
+    LayerStaged,
+    /// A manifest or configuration was written.
+    BlobStaged,
+    /// All of it is durable, in `tmp/`.
+    Synced,
+    /// Blobs and layers have their final names.
+    Placed,
+    /// These names are durable.
+    NamesSynced,
+    /// The journal has the record: the image exists.
+    Journalled,
+    /// `image rm` has written its record, and nothing is deleted yet.
+    Removed,
+}
+
+type Hook = Box<dyn Fn(Step) + Send + Sync>;
+
+/// An open image store. It may be open in many processes and used by many threads.
+pub struct Store {
+    root: PathBuf,
+    layers: OverlayLayers,
+    trash: Trash,
+    view: Mutex<View>,
+    hook: Option<Hook>,
+}
+
+#[derive(Debug)]
+struct View {
+    journal: Journal,
+    contents: Contents,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store at `root`, makes it if there is none, and sweeps what dead transactions left.
+    ///
+    /// # Errors
+    /// `Unsupported` when a newer program wrote it; `Denied` when it is somebody else's; else what the system says.
+    pub fn open(root: &Path) -> Result<Self> {
+        prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
+        let trash = Trash::new(root.join("trash"));
+        let view = View { journal: Journal::new(root.join("journal")), contents: Contents::default() };
+        let store = Self {
+            layers: OverlayLayers::new(root.join("layers"), trash.clone()),
+            trash,
+            root: root.to_owned(),
+            view: Mutex::new(view),
+            hook: None,
+        };
+        store.refresh()?;
+        sweep::sweep(&store)?;
+        Ok(store)
+    }
+
+    /// Calls `hook` at every step of every transaction, in the thread that takes it. Tests kill the process there.
+    #[must_use]
+    pub fn on_step(mut self, hook: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// The directory the store lies in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// All images, in the order of their first name; those without one come last.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut images: Vec<ImageRecord> = self.refresh()?.images.values().cloned().collect();
+        images.sort_by_cached_key(|image| {
+            (image.names.is_empty(), image.names.first().cloned(), image.manifest)
+        });
+        Ok(images)
+    }
+
+    /// The image with this manifest, if it is here.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn image(&self, manifest: &Digest) -> Result<Option<ImageRecord>> {
+        Ok(self.refresh()?.images.get(manifest).cloned())
+    }
+
+    /// The image somebody means by `name`: a reference (normalised), an id or manifest digest, or the first digits of
+    /// one.
+    ///
+    /// # Errors
+    /// `NotFound`, naming what is near; `Invalid` when several images fit.
+    pub fn find(&self, name: &str) -> Result<ImageRecord> {
+        find::find(&self.refresh()?.images, name)
+    }
+
+    /// The layers of an image, base first.
+    ///
+    /// # Errors
+    /// When the journal cannot be read; `NotFound` when the image was removed meanwhile.
+    pub fn layers(&self, image: &ImageRecord) -> Result<Vec<LayerRecord>> {
+        let view = self.refresh()?;
+        let find = |id| {
+            view.layers.get(id).cloned().ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("layer {id} of image {} was removed", image.manifest))
+            })
+        };
+        image.layers.iter().map(find).collect()
+    }
+
+    /// The layer with `diff_id` that can stand where the chain, itself included, is `chain`.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn layer_for(&self, diff_id: &Digest, chain: &Digest) -> Result<Option<LayerRecord>> {
+        Ok(self.refresh()?.layer_for(diff_id, chain).cloned())
+    }
+
+    /// The layer that is known to be in the compressed blob `blob`.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn layer_of_blob(&self, blob: &Digest) -> Result<Option<LayerRecord>> {
+        Ok(self.refresh()?.layers.values().find(|layer| layer.blobs.contains(blob)).cloned())
+    }
+
+    /// The configuration of an image, read and verified.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes are not the ones of its digest.
+    pub fn config(&self, image: &ImageRecord) -> Result<oci_spec::image::ImageConfiguration> {
+        let bytes = self.blob(&image.id)?;
+        serde_json::from_slice(&bytes).doing(|| format!("read the configuration of image {}", image.id))
+    }
+
+    /// A manifest or configuration of an image in the store, verified.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes are not the ones of its digest; `NotFound` when it is not here.
+    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let mut bytes = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes))
+            .doing(|| format!("read {}", path.display()))?;
+        if Digest::of(&bytes) != *digest {
+            let doing = format!("{} is damaged: its bytes are not those of its name", path.display());
+            return Err(Error::new(Kind::Corrupt, doing).hint("remove the image and import it again"));
+        }
+        Ok(bytes)
+    }
+
+    /// The lower directories for overlayfs(5), topmost first; layers that another one hides whole are left out.
+    pub fn lower_dirs(&self, image: &ImageRecord) -> Vec<PathBuf> {
+        image.layers.iter().skip(image.hidden).rev().map(|layer| self.layers.lower(*layer)).collect()
+    }
+
+    /// Where a layer of the store can be mounted from.
+    pub fn lower_dir(&self, layer: LayerId) -> PathBuf {
+        self.layers.lower(layer)
+    }
+
+    /// Keeps `image` from being removed while container `owner` has its directory in the store.
+    ///
+    /// # Errors
+    /// `NotFound` when the image was removed meanwhile; `Exists` when the container holds one already.
+    pub fn hold(&self, image: &ImageRecord, owner: &str) -> Result<Hold> {
+        hold::hold(self, image, owner)
+    }
+
+    /// The place for a container's writable layer.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.path("containers").join(id)
+    }
+
+    /// Removes what `names` mean: a reference takes that name, and the image with its last name; an id or digest
+    /// takes the image with all its names. All or nothing.
+    ///
+    /// # Errors
+    /// `Busy` when a container uses an image that would go; `NotFound` as for [`Store::find`].
+    pub fn remove(&self, names: &[String]) -> Result<Vec<Removed>> {
+        remove::remove(self, names)
+    }
+
+    /// Gives the image with this manifest more names, which other images lose; `None` when it is not here.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn tag(&self, manifest: &Digest, names: &[String]) -> Result<Option<ImageRecord>> {
+        transaction::tag(self, manifest, names)
+    }
+
+    /// Begins to bring something in.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn begin(&self) -> Result<Transaction<'_>> {
+        Transaction::begin(self)
+    }
+
+    /// Waits until nobody else brings in `content`, and keeps others from it until the answer is dropped.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn claim(&self, content: &Digest) -> Result<Claim> {
+        lock::claim(&self.path("lock"), content).map(|locked| Claim { _locked: locked })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.path("blobs/sha256").join(digest.hex())
+    }
+
+    fn step(&self, step: Step) {
+        if let Some(hook) = &self.hook {
+            hook(step);
+        }
+    }
+
+    /// The contents as of now.
+    fn refresh(&self) -> Result<Now<'_>> {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = match view.journal.refresh()? {
+            News::Anew(scan) => {
+                view.contents = Contents::default();
+                scan
+            }
+            News::More(scan) => scan,
+        };
+        view.contents.damaged |= scan.damaged;
+        for payload in &scan.payloads {
+            view.contents.replay(payload);
+        }
+        Ok(Now(view))
+    }
+
+    /// The right to write the journal, and the contents as they are then.
+    fn write(&self) -> Result<(Locked, Now<'_>)> {
+        let locked = lock::lock(&self.path("lock"), How::Alone)?;
+        Ok((locked, self.refresh()?))
+    }
+}
+
+/// Somebody is bringing this content in; ends when dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _locked: Locked,
+}
+
+/// The contents, for as long as this process' other threads can wait.
+struct Now<'a>(MutexGuard<'a, View>);
+
+impl std::ops::Deref for Now<'_> {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.0.contents
+    }
+}
+
+impl Now<'_> {
+    /// Commits one event. The caller has got this from [`Store::write`].
+    fn commit(&mut self, event: record::Event) -> Result<()> {
+        let view = &mut *self.0;
+        let payload = serde_json::to_vec(&event).doing(|| "write a record of the journal")?;
+        view.journal.append(&payload)?;
+        view.contents.apply(event);
+        // Brings `read_to` behind the record just written; its contents are applied already.
+        view.journal.refresh()?;
+        let snapshot =
+            serde_json::to_vec(&view.contents.snapshot()).doing(|| "write a record of the journal")?;
+        if view.journal.size_bytes() > COMPACT_ABOVE.max(4 * snapshot.len() as u64) && !view.contents.damaged
+        {
+            view.journal.compact(&snapshot)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,14 @@
 //! always. Functions marked *child-safe* allocate nothing and call only the kernel, so they may run between clone and
 //! execve. Everything else in the program is safe Rust.
 
+pub mod bpf;
+pub mod loopback;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+
 use std::fmt;
 
 use rustix::io::Errno;

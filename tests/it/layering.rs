@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error", "id"],
+    &["digest", "log"],
     &["cgroup", "seccomp", "record"],
     &["launch", "store"],
     &["oci", "image", "net"],

@@ -1,0 +1,311 @@
+//! A cgroup that exists: entering it, listing and signalling what is in it, changing and removing it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::OFlags;
+
+use super::dir::{self, Dir, is_gone};
+use super::limits::Limits;
+use super::plan::Plan;
+use super::{MOUNT, Mode, devices, filter, is_cgroup2, systemd, v1, v2};
+use crate::error::{Doing, Error, Kind, Result};
+
+/// How long a process that is just being made may refuse to be moved.
+const ATTACH_TRIES: u32 = 5;
+
+/// A container's cgroup: one directory on v2, one in each hierarchy on v1.
+#[derive(Debug)]
+pub struct Group {
+    mode: Mode,
+    paths: BTreeMap<String, PathBuf>,
+    root: PathBuf,
+    dir: OnceLock<Dir>,
+    /// A plan for systemd that waits for its first process, and whether that has come.
+    pending: Option<Box<Plan>>,
+    started: OnceLock<()>,
+}
+
+impl Group {
+    pub(crate) fn new(mode: Mode, paths: BTreeMap<String, PathBuf>, root: &Path, dir: Option<Dir>) -> Self {
+        let cell = OnceLock::new();
+        if let Some(dir) = dir {
+            // The cell is new, so it is empty.
+            let _ = cell.set(dir);
+        }
+        Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started: OnceLock::new() }
+    }
+
+    /// A group that systemd makes once its first process is known.
+    pub(crate) fn pending(plan: Plan) -> Result<Self> {
+        let paths = match plan.mode {
+            Mode::V1 => v1::paths(&plan)?,
+            Mode::V2 => {
+                BTreeMap::from([(String::new(), plan.root().join(plan.place.below_root(Path::new("/"))?))])
+            }
+        };
+        let (mode, root) = (plan.mode, plan.root().to_owned());
+        let pending = Some(Box::new(plan));
+        Ok(Self { mode, paths, root, dir: OnceLock::new(), pending, started: OnceLock::new() })
+    }
+
+    /// The group of a record: what [`Group::paths`] gave. It need not exist any more.
+    ///
+    /// # Errors
+    /// `Invalid` when a path is not absolute and plain, or leads to something that is not a cgroup below the root of
+    /// its hierarchy: a damaged record must not send us elsewhere.
+    pub fn from_paths(paths: &BTreeMap<String, PathBuf>) -> Result<Self> {
+        for path in paths.values() {
+            let plain = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
+            if !path.is_absolute() || !plain || !is_inner_cgroup(path) {
+                return Err(Error::invalid(format!("{} is not a cgroup of a container", path.display())));
+            }
+        }
+        let mode = match paths.len() {
+            0 => return Err(Error::invalid("the record names no cgroup")),
+            1 if paths.contains_key("") => Mode::V2,
+            _ => Mode::V1,
+        };
+        Ok(Self::new(mode, paths.clone(), Path::new(MOUNT), None))
+    }
+
+    /// The directories, as runc's state.json has them in `cgroup_paths`: by controller on v1, under "" on v2 (and, on
+    /// a hybrid host, under "" the one in the v2 hierarchy).
+    pub fn paths(&self) -> &BTreeMap<String, PathBuf> {
+        &self.paths
+    }
+
+    /// V2: a descriptor for `CLONE_INTO_CGROUP`; `None` on v1, and before systemd has made the scope.
+    pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
+        match (self.mode, self.waiting()) {
+            (Mode::V2, None) => self.dir().ok().map(AsFd::as_fd),
+            _ => None,
+        }
+    }
+
+    /// The plan that systemd shall carry out once there is a process. Until then nothing at our paths is ours.
+    fn waiting(&self) -> Option<&Plan> {
+        self.pending.as_deref().filter(|_| self.started.get().is_none())
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// V2: the directory.
+    pub(crate) fn dir(&self) -> Result<&Dir> {
+        if let Some(dir) = self.dir.get() {
+            return Ok(dir);
+        }
+        let dir = self.open("")?;
+        Ok(self.dir.get_or_init(|| dir))
+    }
+
+    /// The directory of a controller; on v2 there is only one.
+    pub(crate) fn open(&self, controller: &str) -> Result<Dir> {
+        let key = if self.mode == Mode::V2 { "" } else { controller };
+        let missing = || {
+            let doing = format!("the container has no cgroup in the hierarchy of {controller:?}");
+            Error::new(Kind::Unsupported, doing).hint("the controller is not mounted on this host")
+        };
+        let path = self.paths.get(key).ok_or_else(missing)?;
+        Dir::open(path).doing(|| format!("open cgroup {}", path.display()))
+    }
+
+    /// The hierarchy that lists the processes: on v1 the one of devices, as in runc.
+    fn main_path(&self) -> &Path {
+        let found = ["devices", "freezer", "pids", "memory", ""].iter().find_map(|key| self.paths.get(*key));
+        found.or_else(|| self.paths.values().next()).map_or(Path::new(MOUNT), PathBuf::as_path)
+    }
+
+    /// Moves a process in, with all its threads: one write on v2, one for each hierarchy on v1. With the systemd
+    /// driver the first one makes the scope.
+    ///
+    /// # Errors
+    /// `Busy` when the cgroup hands controllers to children and so can hold no process (v2), `NotFound` when process or
+    /// cgroup is gone.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        if let Some(plan) = self.waiting() {
+            systemd::start(plan, self, pid)?;
+            self.started.get_or_init(|| ());
+            return Ok(());
+        }
+        let mut paths: Vec<_> = self.paths.iter().collect();
+        // Entering a cpuset is what can be refused, so it goes first.
+        paths.sort_by_key(|(controller, _)| *controller != "cpuset");
+        paths.into_iter().try_for_each(|(_, path)| enter(path, pid))
+    }
+
+    /// The processes in the group and in all groups below it; none when it is gone.
+    ///
+    /// # Errors
+    /// Those of reading the directory.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        dir::pids_below(self.main_path())
+    }
+
+    /// Sends `signal` to every process in the group and below. `SIGKILL` leaves none, not even one that is just being
+    /// forked: by cgroup.kill, KERNEL(5.14), or with the group frozen meanwhile.
+    ///
+    /// # Errors
+    /// `Invalid` for a number that is no signal. That a process or the group is gone is no error.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        let known =
+            Signal::try_from(signal).map_err(|_| Error::invalid(format!("{signal} is not a signal")))?;
+        if known == Signal::SIGKILL && self.kill_by_file()? {
+            return Ok(());
+        }
+        let was_frozen = self.is_frozen().unwrap_or(false);
+        // Without a freezer it is still worth signalling whom we see.
+        let frozen = was_frozen || self.freeze().is_ok();
+        let result = self.signal_each(known);
+        if frozen && (!was_frozen || known == Signal::SIGKILL) {
+            // On v1 even SIGKILL waits for the thaw.
+            self.thaw()?;
+        }
+        result
+    }
+
+    fn kill_by_file(&self) -> Result<bool> {
+        let Some(path) = self.paths.get("") else { return Ok(false) };
+        match Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1")) {
+            Ok(()) => Ok(true),
+            // EOPNOTSUPP: a threaded cgroup. On v1 the file may be missing, or the hierarchy not have been joined.
+            Err(error) if is_gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(error) => Err(error).doing(|| format!("write 1 to {}", path.join("cgroup.kill").display())),
+        }
+    }
+
+    fn signal_each(&self, signal: Signal) -> Result<()> {
+        let mut refused = Ok(());
+        for pid in self.pids()? {
+            match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(errno) => refused = Err(errno).doing(|| format!("kill({pid}, {signal})")),
+            }
+        }
+        refused
+    }
+
+    /// Sets the limits that `resources` names and leaves the others. Device rules, where there are any, replace the
+    /// ones in force. A limit that the kernel refuses leaves those before it set.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`] for a bad value, and of the write, naming the field.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let limits = Limits::new(resources, self.mode)?;
+        let spec = resources.devices().as_deref().unwrap_or_default();
+        let mut rules = devices::from_spec(spec)?;
+        rules.extend(devices::DEFAULT_ALLOWED);
+        match self.mode {
+            Mode::V1 => {
+                let writes = devices::v1_writes(&rules)?;
+                systemd::update(self, &limits)?;
+                self.write_v1(&limits.writes)?;
+                if spec.is_empty() { Ok(()) } else { v1::write_devices(self, &writes) }
+            }
+            Mode::V2 => {
+                let dir = self.dir()?;
+                v2::check_usage(dir, limits.usage_below)?;
+                systemd::update(self, &limits)?;
+                let missing: Vec<String> = v2::controllers(&limits.writes)
+                    .into_iter()
+                    .filter(|name| !dir.has_controller(name))
+                    .collect();
+                if let Ok(below) = dir.path().strip_prefix(&self.root) {
+                    v2::enable(&self.root, below, &missing);
+                }
+                super::write::write_all(&limits.writes, |_| Some(dir))?;
+                if spec.is_empty() { Ok(()) } else { filter::apply(dir.as_fd(), &rules, true) }
+            }
+        }
+    }
+
+    /// Removes the group with all groups that were made inside it. Absent is fine; busy is waited for, about a second.
+    ///
+    /// # Errors
+    /// `Busy` when processes are still in it.
+    pub fn remove(&self) -> Result<()> {
+        if self.waiting().is_some() {
+            return Ok(());
+        }
+        let stopped = systemd::stop(self);
+        let wait: &dyn Fn(&Path, u32) = match self.mode {
+            Mode::V1 => &|_, tries| dir::pause(tries),
+            Mode::V2 => &super::freezer::wait_unpopulated,
+        };
+        // All of them, even if one stays: the first failure is told.
+        let results: Vec<_> = self.paths.values().map(|path| dir::remove(path, wait)).collect();
+        results.into_iter().collect::<Result<()>>().and(stopped)
+    }
+
+    /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
+    ///
+    /// # Errors
+    /// Those of reading, `NotFound` when the group is gone.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let file = match self.mode {
+            Mode::V1 => "memory.oom_control",
+            Mode::V2 => "memory.events",
+        };
+        if self.mode == Mode::V1 && !self.paths.contains_key("memory") {
+            return Ok(0);
+        }
+        let dir = self.open("memory")?;
+        match dir.value_of(file, "oom_kill ") {
+            Ok(count) => Ok(count.unwrap_or(0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error).doing(|| format!("read {}", dir.path().join(file).display())),
+        }
+    }
+}
+
+/// Writes a process into cgroup.procs.
+pub(crate) fn enter(path: &Path, pid: i32) -> Result<()> {
+    let doing = || format!("move process {pid} into cgroup {}", path.display());
+    let open = || Dir::open(path).and_then(|dir| dir.file("cgroup.procs", OFlags::WRONLY));
+    let file = open().doing(doing)?;
+    let mut tries = 0;
+    loop {
+        match rustix::io::write(&file, pid.to_string().as_bytes()) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            // A process that is just being made cannot be moved yet.
+            Err(rustix::io::Errno::INVAL) if tries < ATTACH_TRIES => {
+                thread::sleep(Duration::from_millis(1 << tries));
+                tries += 1;
+            }
+            Err(errno) => {
+                let error = Err::<(), _>(errno).doing(doing);
+                return error.map_err(|e| match errno {
+                    rustix::io::Errno::BUSY => {
+                        e.hint("it hands controllers to cgroups inside it; enter one of those")
+                    }
+                    rustix::io::Errno::OPNOTSUPP => e.hint("its parent is threaded, see cgroup.type there"),
+                    _ => e,
+                });
+            }
+        }
+    }
+}
+
+/// Whether `path`, if there, is a cgroup and not the mount of a hierarchy.
+fn is_inner_cgroup(path: &Path) -> bool {
+    const CGROUP_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
+    let is_cgroup = |path: &Path| {
+        rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == CGROUP_MAGIC) || is_cgroup2(path)
+    };
+    match path.parent() {
+        Some(parent) if path.exists() => is_cgroup(path) && is_cgroup(parent),
+        Some(_) => true,
+        None => false,
+    }
+}

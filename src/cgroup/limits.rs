@@ -1,0 +1,220 @@
+//! `linux.resources` as writes: what both versions share. [`super::limits_v1`] and [`super::limits_v2`] hold the rest.
+
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+
+use super::write::Write;
+use super::{Mode, limits_v1, limits_v2};
+use crate::error::{Error, Result};
+
+/// The limits of a container, ready to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// In the order in which they are written.
+    pub writes: Vec<Write>,
+    /// Fields that the spec sets and this cgroup version has nothing for; runc passes over the same ones silently.
+    pub ignored: Vec<&'static str>,
+    /// Bytes that the memory in use must stay below for the limit to be set at all, from `checkBeforeUpdate` on v2
+    /// (v1 refuses by itself).
+    pub usage_below: Option<u64>,
+}
+
+impl Limits {
+    /// Converts and checks all that is not about devices.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field.
+    pub(crate) fn new(resources: &LinuxResources, mode: Mode) -> Result<Self> {
+        match mode {
+            Mode::V1 => limits_v1::limits(resources),
+            Mode::V2 => limits_v2::limits(resources),
+        }
+    }
+
+    pub(crate) fn ignore_if(&mut self, set: bool, field: &'static str) {
+        if set {
+            self.ignored.push(field);
+        }
+    }
+}
+
+/// Sizes in bytes: 0 is "not set", -1 "no limit".
+pub(crate) struct Memory {
+    pub(crate) limit: i64,
+    pub(crate) reservation: i64,
+    pub(crate) swap: i64,
+}
+
+pub(crate) fn memory(memory: &LinuxMemory) -> Result<Memory> {
+    let size = |field: &str, value: Option<i64>| match value.unwrap_or(0) {
+        value @ -1.. => Ok(value),
+        value => {
+            let doing = format!("linux.resources.memory.{field}: {value} is neither a size nor -1");
+            Err(Error::invalid(doing))
+        }
+    };
+    Ok(Memory {
+        limit: size("limit", memory.limit())?,
+        reservation: size("reservation", memory.reservation())?,
+        swap: size("swap", memory.swap())?,
+    })
+}
+
+pub(crate) fn has_kernel_memory(memory: &LinuxMemory) -> bool {
+    memory.kernel().is_some() || memory.kernel_tcp().is_some()
+}
+
+/// `cpu.idle`, checked: 0 or 1.
+pub(crate) fn idle(cpu: &LinuxCpu) -> Result<Option<i64>> {
+    match cpu.idle() {
+        Some(value) if value != 0 && value != 1 => {
+            Err(Error::invalid(format!("linux.resources.cpu.idle: {value} is neither 0 nor 1")))
+        }
+        other => Ok(other),
+    }
+}
+
+/// pids.max: negative is no limit; 0 is written as 1, because systemd takes no 0 and both mean "no fork".
+pub(crate) fn pids(resources: &LinuxResources) -> Option<Write> {
+    let value = match resources.pids().as_ref()?.limit() {
+        ..0 => "max".to_owned(),
+        limit => limit.max(1).to_string(),
+    };
+    Some(Write::new("linux.resources.pids.limit", "pids", "pids.max", value))
+}
+
+/// cpuset.cpus and cpuset.mems, named alike in both versions.
+pub(crate) fn cpuset(cpu: &LinuxCpu) -> impl Iterator<Item = Write> {
+    let write = |field, file, value: &Option<String>| {
+        let value = value.as_deref().map(str::trim).filter(|text| !text.is_empty())?;
+        Some(Write::new(field, "cpuset", file, value))
+    };
+    let cpus = write("linux.resources.cpu.cpus", "cpuset.cpus", cpu.cpus());
+    let mems = write("linux.resources.cpu.mems", "cpuset.mems", cpu.mems());
+    cpus.into_iter().chain(mems)
+}
+
+/// A weight of the spec: 10 to 1000, 0 is "not set".
+pub(crate) fn weight(field: &str, value: Option<u16>) -> Result<Option<u16>> {
+    match value {
+        None | Some(0) => Ok(None),
+        Some(value @ 10..=1000) => Ok(Some(value)),
+        Some(value) => Err(Error::invalid(format!(
+            "linux.resources.blockIO.{field}: {value} is not between 10 and 1000"
+        ))),
+    }
+}
+
+/// `major:minor` of a block device, checked.
+pub(crate) fn device(field: &str, major: i64, minor: i64) -> Result<String> {
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
+        _ => Err(Error::invalid(format!("linux.resources.blockIO.{field}: {major}:{minor} is no device"))),
+    }
+}
+
+/// One list of throttled devices.
+pub(crate) struct Throttle<'a> {
+    /// Its name in `linux.resources.blockIO`.
+    pub(crate) field: &'static str,
+    /// The file of v1.
+    pub(crate) file: &'static str,
+    /// The key in io.max of v2.
+    pub(crate) key: &'static str,
+    devices: &'a [LinuxThrottleDevice],
+}
+
+fn throttles(io: &LinuxBlockIo) -> [Throttle<'_>; 4] {
+    let list = |field, file, key, devices| {
+        let devices = Option::as_deref(devices).unwrap_or_default();
+        Throttle { field, file, key, devices }
+    };
+    [
+        list(
+            "linux.resources.blockIO.throttleReadBpsDevice",
+            "blkio.throttle.read_bps_device",
+            "rbps",
+            io.throttle_read_bps_device(),
+        ),
+        list(
+            "linux.resources.blockIO.throttleWriteBpsDevice",
+            "blkio.throttle.write_bps_device",
+            "wbps",
+            io.throttle_write_bps_device(),
+        ),
+        list(
+            "linux.resources.blockIO.throttleReadIOPSDevice",
+            "blkio.throttle.read_iops_device",
+            "riops",
+            io.throttle_read_iops_device(),
+        ),
+        list(
+            "linux.resources.blockIO.throttleWriteIOPSDevice",
+            "blkio.throttle.write_iops_device",
+            "wiops",
+            io.throttle_write_iops_device(),
+        ),
+    ]
+}
+
+/// The throttle writes, `write` making one out of list, device and rate.
+pub(crate) fn throttle_writes(
+    io: &LinuxBlockIo,
+    write: impl Fn(&Throttle<'_>, &str, u64) -> Write,
+) -> Result<Vec<Write>> {
+    let mut writes = Vec::new();
+    for throttle in throttles(io) {
+        let field = throttle.field.trim_start_matches("linux.resources.blockIO.");
+        for limited in throttle.devices {
+            let device = device(field, limited.major(), limited.minor())?;
+            writes.push(write(&throttle, &device, limited.rate()));
+        }
+    }
+    Ok(writes)
+}
+
+/// Huge page limits: `suffix` is the version's word for "limit". The reservation limit was added later (5.7) and is
+/// set with it where it exists, or a program could reserve pages it may not touch and die of SIGBUS.
+pub(crate) fn hugepages(resources: &LinuxResources, suffix: &str) -> Result<Vec<Write>> {
+    const FIELD: &str = "linux.resources.hugepageLimits";
+    let mut writes = Vec::new();
+    for (at, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
+        let size = limit.page_size();
+        let digits = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit)).unwrap_or_default();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            let doing = format!("{FIELD}[{at}].pageSize: {size:?} is not a size such as 2MB");
+            return Err(Error::invalid(doing));
+        }
+        if limit.limit() < 0 {
+            let doing = format!("{FIELD}[{at}].limit: {} is not a number of bytes", limit.limit());
+            return Err(Error::invalid(doing));
+        }
+        writes.push(Write::new(FIELD, "hugetlb", format!("hugetlb.{size}.{suffix}"), limit.limit()));
+        let reserved = format!("hugetlb.{size}.rsvd.{suffix}");
+        writes.push(Write::new(FIELD, "hugetlb", reserved, limit.limit()).or_skip());
+    }
+    Ok(writes)
+}
+
+/// rdma.max, alike in both versions: a line for each device, in the order of their names.
+pub(crate) fn rdma(resources: &LinuxResources) -> Result<Vec<Write>> {
+    let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
+    devices.sort_by_key(|(name, _)| *name);
+    let mut writes = Vec::new();
+    for (name, limit) in devices {
+        if name.is_empty() || name.chars().any(char::is_whitespace) {
+            return Err(Error::invalid(format!(
+                "linux.resources.rdma: {name:?} is not the name of a device"
+            )));
+        }
+        let mut line = name.clone();
+        for (key, value) in [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())] {
+            if let Some(value) = value {
+                line.push_str(&format!(" {key}={value}"));
+            }
+        }
+        if line != *name {
+            writes.push(Write::new("linux.resources.rdma", "rdma", "rdma.max", line));
+        }
+    }
+    Ok(writes)
+}

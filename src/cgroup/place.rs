@@ -1,0 +1,218 @@
+//! Where a container's cgroup goes: `linux.cgroupsPath`, with runc's meaning.
+//!
+//! Driver cgroupfs: an absolute path starts at the mount of the hierarchy. A relative one, or the id when there is
+//! none, starts at the runtime's own cgroup on v1, and beside it on v2, because there a cgroup with processes cannot
+//! hand controllers to children. Driver systemd: `slice:prefix:name`.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Driver;
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+
+/// The place of a cgroup in the hierarchy, free of `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Below the mount of the hierarchy.
+    Root(PathBuf),
+    /// Below (v1) or beside (v2) the runtime's own cgroup.
+    Own(PathBuf),
+    /// A scope that systemd makes.
+    Scope {
+        /// Such as `kubepods-burstable.slice`.
+        slice: String,
+        /// Such as `cri-containerd-1234.scope`.
+        unit: String,
+    },
+}
+
+const FIELD: &str = "linux.cgroupsPath";
+
+impl Place {
+    /// The place that the spec names, or the default for `id`.
+    ///
+    /// # Errors
+    /// `Invalid` for the root of the hierarchy itself, for what is no cgroup name, and for systemd when it is not
+    /// `slice:prefix:name`. A path that climbs out with `..` is cut off at the root it starts from, as runc does.
+    pub(crate) fn new(path: Option<&Path>, id: &ContainerId, driver: Driver) -> Result<Self> {
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        match (driver, path) {
+            (Driver::Cgroupfs, None) => Ok(Self::Own(PathBuf::from(id.as_str()))),
+            (Driver::Cgroupfs, Some(path)) => {
+                let inner = cleaned(path)?;
+                Ok(if path.is_absolute() { Self::Root(inner) } else { Self::Own(inner) })
+            }
+            (Driver::Systemd, None) => {
+                Ok(Self::Scope { slice: DEFAULT_SLICE.to_owned(), unit: format!("coracle-{id}.scope") })
+            }
+            (Driver::Systemd, Some(path)) => scope(path),
+        }
+    }
+
+    /// The path below the root of the hierarchy, given the runtime's own cgroup there, or `None` for the place beside
+    /// the root.
+    pub(crate) fn below_root(&self, own: &Path) -> Result<PathBuf> {
+        match self {
+            Self::Root(inner) => Ok(inner.clone()),
+            // The own cgroup reads as `/../x` when it lies outside our cgroup namespace.
+            Self::Own(inner) => Ok(lexically_below(own).join(inner)),
+            Self::Scope { slice, unit } => Ok(slice_path(slice)?.join(unit)),
+        }
+    }
+}
+
+const DEFAULT_SLICE: &str = "system.slice";
+
+/// `path` without its root, with `.` dropped and each `..` taking back one step, never climbing higher.
+fn lexically_below(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+fn cleaned(path: &Path) -> Result<PathBuf> {
+    let refuse = |why: &str| Err(Error::invalid(format!("{FIELD} {path:?} {why}")));
+    let clean = lexically_below(path);
+    if clean.as_os_str().is_empty() {
+        return refuse("is the root of all cgroups, not a container's");
+    }
+    let bytes = clean.as_os_str().as_encoded_bytes();
+    if bytes.iter().any(|byte| matches!(byte, 0 | b'\n')) {
+        return refuse("has a line break or a zero byte");
+    }
+    if clean.components().any(|part| part.as_os_str().len() > 255) || bytes.len() > 3800 {
+        return refuse("is too long");
+    }
+    Ok(clean)
+}
+
+fn scope(path: &Path) -> Result<Place> {
+    let refuse = |why: &str| {
+        let hint = "for example system.slice:coracle:web-1";
+        Err(Error::invalid(format!("{FIELD} {path:?} {why}")).hint(hint))
+    };
+    let Some(text) = path.to_str() else { return refuse("is not UTF-8") };
+    let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..] else {
+        return refuse("is not slice:prefix:name, as the systemd driver wants it");
+    };
+    if text.bytes().any(|b| !b.is_ascii_alphanumeric() && !b":-_.\\@+".contains(&b)) {
+        return refuse("has a character that systemd allows in no unit name");
+    }
+    if name.is_empty() {
+        return refuse("names no container");
+    }
+    if name.ends_with(".slice") {
+        return refuse("names a slice, in which systemd puts no process");
+    }
+    let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
+    slice_path(slice)?;
+    let unit = format!("{prefix}-{name}.scope");
+    if unit.len() > 255 {
+        return refuse("is too long for a unit name");
+    }
+    Ok(Place::Scope { slice: slice.to_owned(), unit })
+}
+
+/// `a-b.slice` lives in `a.slice/a-b.slice`; `-.slice` is the root. systemd.slice(5)
+pub(crate) fn slice_path(slice: &str) -> Result<PathBuf> {
+    let refuse = || Error::invalid(format!("{FIELD}: {slice:?} is not the name of a slice"));
+    let name = slice.strip_suffix(".slice").ok_or_else(refuse)?;
+    if name == "-" {
+        return Ok(PathBuf::new());
+    }
+    let mut path = PathBuf::new();
+    let mut prefix = String::new();
+    for part in name.split('-') {
+        if part.is_empty() || part.contains('/') {
+            return Err(refuse());
+        }
+        prefix.push_str(part);
+        path.push(format!("{prefix}.slice"));
+        prefix.push('-');
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(path: &str, driver: Driver) -> Result<Place> {
+        Place::new(Some(Path::new(path)), &ContainerId::parse("web-1").unwrap(), driver)
+    }
+
+    #[test]
+    fn paths_are_cleaned_and_never_climb() {
+        for (path, expected) in [
+            ("/a/b", Place::Root("a/b".into())),
+            ("/../../etc", Place::Root("etc".into())),
+            ("/a/../../b//./c/", Place::Root("b/c".into())),
+            ("a/b", Place::Own("a/b".into())),
+            ("../../../x", Place::Own("x".into())),
+            ("a/../../../x", Place::Own("x".into())),
+            ("", Place::Own("web-1".into())),
+        ] {
+            assert_eq!(place(path, Driver::Cgroupfs).unwrap(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_root_and_names_that_are_none_are_refused() {
+        for bad in ["/", "/..", ".", "..", "/a/..", "a\nb", "a\0b", &"x".repeat(256), &"x/".repeat(2000)] {
+            assert!(place(bad, Driver::Cgroupfs).unwrap_err().to_string().contains(FIELD), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_own_place_starts_at_the_own_cgroup_and_stays_below_the_root() {
+        let own = Place::Own("x".into());
+        for (base, expected) in
+            [("/", "x"), ("/user.slice/s", "user.slice/s/x"), ("/../../elsewhere", "elsewhere/x"), ("", "x")]
+        {
+            assert_eq!(own.below_root(Path::new(base)).unwrap(), Path::new(expected), "{base}");
+        }
+        assert_eq!(Place::Root("a".into()).below_root(Path::new("/own")).unwrap(), Path::new("a"));
+    }
+
+    #[test]
+    fn a_scope_lies_in_its_slices() {
+        let path = |text: &str| place(text, Driver::Systemd).and_then(|p| p.below_root(Path::new("/own")));
+        assert_eq!(path("").unwrap(), Path::new("system.slice/coracle-web-1.scope"));
+        assert_eq!(path(":docker:1").unwrap(), Path::new("system.slice/docker-1.scope"));
+        assert_eq!(
+            path("kubepods-burstable-podx.slice:cri-containerd:12").unwrap(),
+            Path::new(
+                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/cri-containerd-12.scope"
+            )
+        );
+        assert_eq!(path("-.slice:p:n").unwrap(), Path::new("p-n.scope"));
+    }
+
+    #[test]
+    fn what_is_no_scope_is_refused() {
+        for bad in [
+            "/a/b",
+            "a:b",
+            "a.slice:b:c:d",
+            "a:b:c",
+            "a--b.slice:x:y",
+            "-a.slice:x:y",
+            ".slice:x:y",
+            "a.slice:x:",
+            "a.slice:x:../y",
+            "a.slice:x:b.slice",
+            "a/b.slice:x:y",
+            "a.slice:x:y z",
+        ] {
+            assert!(place(bad, Driver::Systemd).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! An archive as it streams by: an OCI layout in a tar, or what `docker save` writes, or both in one.
+
+use std::io::Read;
+
+use super::document::wrong_digest;
+use super::import::{Job, Planned, Stream, plan};
+use super::layer::Decoder;
+use super::layout::check_version;
+use super::progress::Silent;
+use super::resolve::{self, Choice, Selected};
+use super::shelf::{ByContent, Facts, Shelf, blob_name};
+use super::tar::{Archive, Entry, Kind as Member};
+use super::unpack::{Layers, Place};
+use super::{docker, document};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::store::ImageRecord;
+
+type Tar = Archive<Decoder<Box<dyn Read>>>;
+
+/// Imports the images of an archive.
+pub(super) fn import(job: &Job<'_>, stream: Stream) -> Result<Vec<ImageRecord>> {
+    let decoder = Decoder::with_limits(stream.reader, &job.options.limits);
+    let mut tar = Archive::new(decoder, job.options.limits.tar);
+    let mut intake = Intake {
+        job,
+        label: stream.label,
+        shelf: Shelf::default(),
+        layers: job.begin()?,
+        plan: None,
+        has_news: false,
+    };
+    let read = intake.read(&mut tar);
+    read.map_err(|e| e.doing("read the archive"))?;
+    tar.finish().map_err(|e| e.doing("read the archive"))?;
+    intake.finish()
+}
+
+/// What came in so far, and what is known of it.
+struct Intake<'j, 'a> {
+    job: &'j Job<'a>,
+    label: Option<String>,
+    shelf: Shelf,
+    layers: Layers<'a>,
+    /// The layers to expect, once all documents that say so have come by.
+    plan: Option<Vec<Place>>,
+    /// A document came in since the last try to make a plan.
+    has_news: bool,
+}
+
+impl<'a> Intake<'_, 'a> {
+    fn read(&mut self, tar: &mut Tar) -> Result<()> {
+        while let Some(entry) = tar.next_entry()? {
+            let Some(name) = clean(&entry.name)? else { continue };
+            match &entry.kind {
+                Member::Dir => {}
+                Member::File => self.file(name, &entry, tar)?,
+                Member::Symlink(target) => {
+                    let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
+                    let target = [directory.as_bytes(), b"/", target].concat();
+                    self.shelf.link(name, inside(&target)?)?;
+                }
+                Member::HardLink(target) => self.shelf.link(name, inside(target)?)?,
+                _ => {
+                    let doing =
+                        format!("{name:?} is neither file, directory nor link; that is no image archive");
+                    return Err(Error::invalid(doing));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, name: String, entry: &Entry, tar: &mut Tar) -> Result<()> {
+        if entry.sparse.is_some() {
+            return Err(Error::invalid(format!("{name:?} is a sparse file; image archives have none")));
+        }
+        // Of the layout before manifest.json, which still comes along with it.
+        if name.ends_with("/VERSION") || name.ends_with("/json") {
+            return Ok(());
+        }
+        let mut data = Data { tar, piece: Vec::new(), at: 0 };
+        if let Some(digest) = blob_of(&name) {
+            let is_read = match self.expected(&digest)? {
+                Some(place) => {
+                    self.layers.unpack_early(&place, &mut data)?;
+                    true
+                }
+                None => self.layers.recognise(&digest, entry.size, &mut data)?,
+            };
+            if is_read {
+                return self.shelf.note(name, Facts { digest, size: entry.size });
+            }
+        }
+        self.shelf.put(name.clone(), entry.size, &mut data, &self.layers.txn)?;
+        self.has_news |= entry.size <= crate::store::MAX_DOCUMENT;
+        match blob_of(&name).zip(self.shelf.facts(&name)) {
+            Some((promised, facts)) if promised != facts.digest => {
+                Err(wrong_digest(&promised, &facts.digest))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The only place that the blob is for, if all that tells so is here already.
+    fn expected(&mut self, blob: &Digest) -> Result<Option<Place>> {
+        if self.plan.is_none() && std::mem::take(&mut self.has_news) {
+            self.plan = self.try_plan()?;
+        }
+        let mut places = self.plan.iter().flatten().filter(|place| place.blob == *blob);
+        let Some(first) = places.next() else { return Ok(None) };
+        // On two different bases a layer may have to be unpacked twice.
+        Ok(places.all(|place| place.chain == first.chain).then(|| first.clone()))
+    }
+
+    fn try_plan(&self) -> Result<Option<Vec<Place>>> {
+        if self.shelf.facts("index.json").is_none() {
+            return Ok(None);
+        }
+        let planned = self.select().and_then(|selected| {
+            selected.into_iter().map(|image| plan(image, &self.shelf)).collect::<Result<Vec<Planned>>>()
+        });
+        match planned {
+            Ok(planned) => Ok(Some(planned.into_iter().flat_map(|planned| planned.places).collect())),
+            // What is missing may still come.
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn select(&self) -> Result<Vec<Selected>> {
+        let choice = Choice { wanted: &self.job.wanted, label: self.label.as_deref() };
+        let index = self.document("index.json")?.unwrap_or_default();
+        // Its warnings come with the real selection, at the end.
+        resolve::select(&index, &self.shelf, &choice, &Silent)
+    }
+
+    fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let opened = self.shelf.open_name(name)?;
+        opened.map(|opened| document::read_within(opened.reader, name)).transpose()
+    }
+
+    fn finish(self) -> Result<Vec<ImageRecord>> {
+        if let Some(version) = self.document("oci-layout")? {
+            check_version(&version)?;
+        }
+        if let Some(index) = self.document("index.json")? {
+            let choice = Choice { wanted: &self.job.wanted, label: self.label.as_deref() };
+            let selected = resolve::select(&index, &self.shelf, &choice, self.job.progress)?;
+            let selected = self.job.named(selected)?;
+            return match self.job.known(&selected)? {
+                Some(known) => Ok(known),
+                None => self.job.finish(self.layers, selected, &self.shelf),
+            };
+        }
+        if let Some(manifest) = self.document("manifest.json")? {
+            let selected = docker::select(&manifest, &self.shelf, &self.job.wanted, self.job.progress)?;
+            let selected = self.job.named(selected)?;
+            return match self.job.known(&selected)? {
+                Some(known) => Ok(known),
+                None => self.job.finish(self.layers, selected, &ByContent(&self.shelf)),
+            };
+        }
+        if self.shelf.facts("repositories").is_some() {
+            let doing =
+                "the archive was saved by a docker before 1.10, in a form that has no image configurations";
+            return Err(Error::new(Kind::Unsupported, doing).hint("load and save it with a newer docker"));
+        }
+        Err(Error::invalid("the archive has neither index.json nor manifest.json")
+            .hint("it must be an OCI layout or what `docker save` writes; a root file system is no image"))
+    }
+}
+
+/// The digest in the name of a blob. Blobs of other algorithms are no blobs to us.
+fn blob_of(name: &str) -> Option<Digest> {
+    let digest = Digest::parse(&format!("sha256:{}", name.strip_prefix("blobs/sha256/")?)).ok()?;
+    (blob_name(&digest) == name).then_some(digest)
+}
+
+/// A member's name from the top of the archive, without `./`; `None` for the top itself.
+fn clean(name: &[u8]) -> Result<Option<String>> {
+    let path = inside(name)?;
+    Ok((!path.is_empty()).then_some(path))
+}
+
+/// Resolves `.` and `..` by the letters. Whatever would leave the archive is refused.
+fn inside(path: &[u8]) -> Result<String> {
+    let shown = || format!("{:?}", String::from_utf8_lossy(&path[..path.len().min(200)]));
+    let text = std::str::from_utf8(path)
+        .map_err(|_| Error::invalid(format!("the name {} in the archive is not UTF-8", shown())))?;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.pop().is_some() => {}
+            ".." => return Err(Error::invalid(format!("the path {} leads out of the archive", shown()))),
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+/// The data of the current member.
+struct Data<'t> {
+    tar: &'t mut Tar,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Data<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.piece.len() {
+            self.at = 0;
+            self.piece.clear();
+            if let Some(piece) = self.tar.data().map_err(std::io::Error::other)? {
+                self.piece.extend_from_slice(piece);
+            }
+        }
+        let count = buffer.len().min(self.piece.len() - self.at);
+        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_resolved_by_the_letters_and_stay_inside() {
+        assert_eq!(clean(b"./").unwrap(), None);
+        assert_eq!(clean(b"./a//b/./c").unwrap().unwrap(), "a/b/c");
+        assert_eq!(inside(b"x/../../y").map_err(|e| e.kind()), Err(Kind::Invalid));
+        assert_eq!(inside(b"top/layer/../other/layer.tar").unwrap(), "top/other/layer.tar");
+        assert_eq!(clean(b"/blobs/sha256/x").unwrap().unwrap(), "blobs/sha256/x");
+        assert!(clean(b"../../etc/passwd").is_err());
+        assert!(clean(b"\xff").is_err());
+    }
+}

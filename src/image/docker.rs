@@ -1,0 +1,148 @@
+//! The archives of `docker save`: `manifest.json` names a configuration and layers by their paths.
+
+use std::collections::BTreeMap;
+
+use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType};
+use serde::Deserialize;
+
+use super::document::{self, read_within};
+use super::platform::{self, Platform};
+use super::progress::Progress;
+use super::resolve::{Selected, platform_of};
+use super::shelf::Shelf;
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::store::reference::Reference;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+/// Selects the images of `manifest.json` that run on `wanted`. There is no OCI manifest in such an archive, so one is
+/// made, always the same for the same content.
+///
+/// # Errors
+/// `NotFound` when a file is missing or no image fits the platform.
+pub(super) fn select(
+    manifest: &[u8],
+    shelf: &Shelf,
+    wanted: &Platform,
+    progress: &dyn Progress,
+) -> Result<Vec<Selected>> {
+    let entries: Vec<Entry> = serde_json::from_slice(manifest).doing(|| "read manifest.json")?;
+    if entries.is_empty() {
+        return Err(Error::new(Kind::NotFound, "there is no image in manifest.json"));
+    }
+    let old_names = old_names(shelf)?;
+    let (mut selected, mut offered): (Vec<Selected>, _) = (Vec::new(), Vec::new());
+    for entry in &entries {
+        let mut image =
+            image_of(entry, shelf).map_err(|e| e.doing(format!("read image {}", shown(&entry.config))))?;
+        if platform::rank(&image.platform, wanted).is_none() {
+            offered.push(image.platform);
+            continue;
+        }
+        image.names = names_of(entry, &old_names, progress);
+        match selected.iter_mut().find(|known| known.manifest == image.manifest) {
+            Some(known) => known.names.append(&mut image.names),
+            None => selected.push(image),
+        }
+    }
+    if selected.is_empty() {
+        return Err(platform::none_fits(wanted, &offered));
+    }
+    Ok(selected)
+}
+
+fn image_of(entry: &Entry, shelf: &Shelf) -> Result<Selected> {
+    let opened = shelf.open_name(&entry.config)?.ok_or_else(|| missing("configuration", &entry.config))?;
+    let bytes = read_within(opened.reader, &shown(&entry.config))?;
+    let (config, diff_ids) = document::parse_config(&bytes)?;
+    let layers = entry.layers.as_deref().unwrap_or_default();
+    if layers.len() != diff_ids.len() {
+        let doing = format!("the image has {} layers, its configuration {}", layers.len(), diff_ids.len());
+        return Err(Error::new(Kind::Corrupt, doing));
+    }
+    let layers = layers.iter().map(|path| layer_of(path, shelf)).collect::<Result<Vec<_>>>()?;
+    let config_digest = Digest::of(&bytes);
+    let parsed =
+        manifest_of(descriptor(MediaType::ImageConfig, bytes.len() as u64, &config_digest)?, layers)?;
+    let manifest_bytes = serde_json::to_vec(&parsed).doing(|| "write a manifest")?;
+    Ok(Selected {
+        manifest: Digest::of(&manifest_bytes),
+        manifest_bytes,
+        parsed,
+        names: Vec::new(),
+        platform: platform_of(&config),
+    })
+}
+
+fn manifest_of(config: Descriptor, layers: Vec<Descriptor>) -> Result<ImageManifest> {
+    ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(config)
+        .layers(layers)
+        .build()
+        .map_err(|error| Error::new(Kind::Bug, "make a manifest").because(error))
+}
+
+fn layer_of(path: &str, shelf: &Shelf) -> Result<Descriptor> {
+    let facts = shelf.facts(path).ok_or_else(|| missing("layer", path))?;
+    descriptor(MediaType::ImageLayer, facts.size, &facts.digest)
+}
+
+fn descriptor(media_type: MediaType, size: u64, digest: &Digest) -> Result<Descriptor> {
+    let digest: oci_spec::image::Digest = digest
+        .to_string()
+        .parse()
+        .map_err(|error| Error::new(Kind::Bug, "make a descriptor").because(error))?;
+    Ok(Descriptor::new(media_type, size, digest))
+}
+
+fn names_of(
+    entry: &Entry,
+    old_names: &BTreeMap<String, Vec<String>>,
+    progress: &dyn Progress,
+) -> Vec<String> {
+    let top = entry.layers.as_ref().and_then(|layers| layers.last()).and_then(|path| path.split('/').next());
+    let fallback = top.and_then(|id| old_names.get(id));
+    let tags = entry.repo_tags.as_ref().filter(|tags| !tags.is_empty()).or(fallback);
+    let mut names = Vec::new();
+    for tag in tags.into_iter().flatten().filter(|tag| *tag != "<none>:<none>") {
+        match Reference::parse(tag) {
+            Ok(reference) => names.push(reference.to_string()),
+            Err(error) => progress.warn(&format!("an image keeps no name: {}", error.chain())),
+        }
+    }
+    names
+}
+
+/// The legacy file `repositories`: repository, tag, id of the top layer. Asked only where `manifest.json` has no name.
+fn old_names(shelf: &Shelf) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let Some(opened) = shelf.open_name("repositories")? else { return Ok(names) };
+    let bytes = read_within(opened.reader, "repositories")?;
+    let Ok(all) = serde_json::from_slice::<BTreeMap<String, BTreeMap<String, String>>>(&bytes) else {
+        return Ok(names);
+    };
+    for (repository, tags) in all {
+        for (tag, id) in tags {
+            names.entry(id).or_default().push(format!("{repository}:{tag}"));
+        }
+    }
+    Ok(names)
+}
+
+fn missing(what: &str, path: &str) -> Error {
+    Error::new(Kind::NotFound, format!("{what} {} is not in the archive", shown(path)))
+        .hint("the archive is incomplete; save the image again")
+}
+
+fn shown(path: &str) -> String {
+    format!("{:?}", path.chars().take(120).collect::<String>())
+}

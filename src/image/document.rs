@@ -1,0 +1,266 @@
+//! Manifests, indexes and configurations: read within limits, verified, and refused by name when they are none of ours.
+
+use std::io::Read;
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::base64;
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::store::MAX_DOCUMENT;
+
+/// Bytes of documents of one archive that are kept in memory; what goes beyond is parked.
+pub(super) const MAX_KEPT: usize = 16 << 20;
+/// More layers than overlayfs(5) takes.
+const MAX_LAYERS: usize = 500;
+
+/// Bytes with a known length.
+pub(super) struct Opened<'a> {
+    pub(super) reader: Box<dyn Read + 'a>,
+    pub(super) size: u64,
+}
+
+/// Where the blobs of one source are found.
+pub(super) trait Blobs {
+    /// Opens a blob; `None` when the source does not have it (yet). The bytes are not verified.
+    fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>>;
+}
+
+/// A document that other documents lead to.
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
+}
+
+/// Reads and verifies the small blob that `descriptor` names.
+///
+/// # Errors
+/// `NotFound` only when the blob is not there; `Corrupt` when it is another; `Invalid` beyond [`MAX_DOCUMENT`].
+pub(super) fn fetch(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = digest_of(descriptor)?;
+    if descriptor.size() > MAX_DOCUMENT {
+        return Err(too_big(&digest.to_string(), descriptor.size()));
+    }
+    let embedded = embedded(descriptor, &digest)?;
+    let bytes = match (blobs.open(&digest)?, embedded) {
+        (Some(opened), _) => read_within(opened.reader, &digest.to_string())?,
+        (None, Some(data)) => data,
+        (None, None) => return Err(missing(&digest)),
+    };
+    check(&bytes, descriptor, &digest)?;
+    Ok(bytes)
+}
+
+/// Reads all of a document, which may be no bigger than [`MAX_DOCUMENT`].
+pub(super) fn read_within(reader: impl Read, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).doing(|| format!("read {name}"))?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(too_big(name, bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// The digest a descriptor names, in the one form that may become a path.
+pub(super) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+    let text = descriptor.digest().to_string();
+    if !text.starts_with("sha256:") {
+        let doing = format!("digest {:?} is not a sha256 one", text.chars().take(80).collect::<String>());
+        return Err(Error::new(Kind::Unsupported, doing));
+    }
+    Digest::parse(&text)
+}
+
+/// The blob that is not there.
+pub(super) fn missing(digest: &Digest) -> Error {
+    Error::new(Kind::NotFound, format!("blob {digest} is missing"))
+        .hint("the image is incomplete; write it again, with all its blobs")
+}
+
+fn too_big(name: &str, size: u64) -> Error {
+    Error::invalid(format!(
+        "{name} has {size} bytes or more; a manifest, index or configuration may have {MAX_DOCUMENT}"
+    ))
+}
+
+/// SPEC(image 1.1 descriptor.md #embedded-content): what stands in `data` has to be the blob.
+fn embedded(descriptor: &Descriptor, digest: &Digest) -> Result<Option<Vec<u8>>> {
+    let Some(text) = descriptor.data() else { return Ok(None) };
+    let data = base64::decode(text).ok_or_else(|| {
+        Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is no base64"))
+    })?;
+    check(&data, descriptor, digest).map_err(|e| e.doing("check the data embedded in a descriptor"))?;
+    Ok(Some(data))
+}
+
+fn check(bytes: &[u8], descriptor: &Descriptor, digest: &Digest) -> Result<()> {
+    if bytes.len() as u64 != descriptor.size() {
+        return Err(wrong_size(digest, descriptor.size(), bytes.len() as u64));
+    }
+    let actual = Digest::of(bytes);
+    if actual != *digest {
+        return Err(wrong_digest(digest, &actual));
+    }
+    Ok(())
+}
+
+/// The size is not the promised one.
+pub(super) fn wrong_size(digest: &Digest, promised: u64, actual: u64) -> Error {
+    Error::new(Kind::Corrupt, format!("blob {digest} has {actual} bytes; its descriptor says {promised}"))
+        .hint("the image is damaged; get it again")
+}
+
+/// The bytes are not the promised ones.
+pub(super) fn wrong_digest(promised: &Digest, actual: &Digest) -> Error {
+    Error::new(Kind::Corrupt, format!("blob {promised} is damaged: its bytes have digest {actual}"))
+        .hint("the image is damaged; get it again")
+}
+
+/// The parts that say what a document is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    fs_layers: Option<IgnoredAny>,
+}
+
+/// Tells what a document is from its parts, and refuses what could be read two ways (CVE-2021-41190).
+pub(super) fn parse(bytes: &[u8], claimed: Option<&str>) -> Result<Document> {
+    let outline: Outline = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
+    if outline.fs_layers.is_some() || outline.schema_version == Some(1) {
+        let doing = "the manifest is of docker's schema 1, which docker itself has given up";
+        return Err(
+            Error::new(Kind::Unsupported, doing).hint("push or save the image again with a newer docker")
+        );
+    }
+    let is_index = outline.manifests.is_some();
+    let is_manifest = outline.layers.is_some() || outline.config.is_some();
+    if is_index && is_manifest {
+        return Err(Error::new(Kind::Corrupt, "the document is both an index and a manifest"));
+    }
+    for media_type in [outline.media_type.as_deref(), claimed].into_iter().flatten() {
+        check_media_type(media_type, is_index)?;
+    }
+    if is_index {
+        return serde_json::from_slice(bytes)
+            .map(|index| Document::Index(Box::new(index)))
+            .doing(|| "read an index");
+    }
+    let manifest: ImageManifest = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
+    check_manifest(&manifest)?;
+    Ok(Document::Manifest(Box::new(manifest)))
+}
+
+fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
+    let says_index = match media_type {
+        "application/vnd.oci.image.index.v1+json"
+        | "application/vnd.docker.distribution.manifest.list.v2+json" => true,
+        "application/vnd.oci.image.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v2+json" => false,
+        other => return Err(not_an_image(other)),
+    };
+    if says_index != is_index {
+        let doing = format!("the document is not the {media_type} it is said to be");
+        return Err(Error::new(Kind::Corrupt, doing));
+    }
+    Ok(())
+}
+
+fn not_an_image(media_type: &str) -> Error {
+    let short: String = media_type.chars().take(120).collect();
+    Error::new(Kind::Unsupported, format!("{short:?} is no image that can run"))
+}
+
+fn check_manifest(manifest: &ImageManifest) -> Result<()> {
+    let config = manifest.config().media_type().as_ref();
+    match config {
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {}
+        _ => {
+            let artifact = manifest.artifact_type().as_ref().map_or(config, AsRef::as_ref);
+            return Err(not_an_image(artifact));
+        }
+    }
+    if manifest.layers().len() > MAX_LAYERS {
+        let doing = format!("the image has {} layers; overlayfs takes {MAX_LAYERS}", manifest.layers().len());
+        return Err(Error::new(Kind::Unsupported, doing));
+    }
+    manifest.layers().iter().try_for_each(|layer| check_layer_type(layer.media_type().as_ref()))
+}
+
+/// What a layer is compressed with is told by its bytes; its type says whether it is a tar of files at all.
+fn check_layer_type(media_type: &str) -> Result<()> {
+    if media_type.ends_with("+encrypted") {
+        return Err(Error::new(Kind::Unsupported, format!("a layer is encrypted ({media_type})"))
+            .hint("decrypt the image first, for example with skopeo copy --decryption-key"));
+    }
+    let bare = ["+gzip", "+zstd", ".gzip", ".zstd"].iter().find_map(|end| media_type.strip_suffix(end));
+    match bare.unwrap_or(media_type) {
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Ok(()),
+        _ => {
+            let short: String = media_type.chars().take(120).collect();
+            Err(Error::new(Kind::Unsupported, format!("a layer has the unknown type {short:?}")))
+        }
+    }
+}
+
+/// Reads a configuration and its diffIDs.
+pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>)> {
+    let config: ImageConfiguration = serde_json::from_slice(bytes).doing(|| "read the configuration")?;
+    let diff_ids =
+        config.rootfs().diff_ids().iter().map(|text| Digest::parse(text)).collect::<Result<Vec<_>>>()?;
+    if diff_ids.len() > MAX_LAYERS {
+        let doing = format!("the image has {} layers; overlayfs takes {MAX_LAYERS}", diff_ids.len());
+        return Err(Error::new(Kind::Unsupported, doing));
+    }
+    Ok((config, diff_ids))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const CONFIG: &str = r#"{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,
+        "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}"#;
+
+    fn kind_of(json: &str, claimed: Option<&str>) -> Kind {
+        parse(json.as_bytes(), claimed).unwrap_err().kind()
+    }
+
+    #[test]
+    fn cve_2021_41190_a_document_is_either_index_or_manifest() {
+        let both = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"manifests":[]}}"#);
+        assert_eq!(kind_of(&both, None), Kind::Corrupt);
+        let manifest = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[]}}"#);
+        assert!(matches!(parse(manifest.as_bytes(), Some(MANIFEST)).unwrap(), Document::Manifest(_)));
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        assert_eq!(kind_of(index, Some(MANIFEST)), Kind::Corrupt);
+        assert!(matches!(parse(index.as_bytes(), None).unwrap(), Document::Index(_)));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_by_its_name() {
+        let says = |json: &str| parse(json.as_bytes(), None).unwrap_err().chain();
+        assert!(says(r#"{"schemaVersion":1,"fsLayers":[]}"#).contains("schema 1"));
+        let helm = CONFIG.replace("application/vnd.oci.image.config", "application/vnd.cncf.helm.config");
+        assert!(says(&format!(r#"{{"schemaVersion":2,"config":{helm},"layers":[]}}"#)).contains("helm"));
+        let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar+gzip+encrypted");
+        let encrypted = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#);
+        assert!(says(&encrypted).contains("encrypted"));
+        let layer = CONFIG.replace("image.config.v1+json", "image.squashfs");
+        assert!(
+            says(&format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#))
+                .contains("squashfs")
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! Putting members into the tree, one function per type.
+
+use std::io::Read;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::LowerLink;
+use super::attributes::{self, Warnings};
+use super::limits::Limits;
+use super::name::{Name, clean, join, split};
+use super::place::{At, Was, look, system};
+use super::tree::{Dir, For, Parent, Said, Tree};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::image::tar::{Archive, Device, Entry, Kind, Segment, shown};
+
+/// Bytes written to a file before the kernel is asked to begin writing them out: dirty pages never pile up.
+const WRITE_BEHIND: u64 = 2 << 20;
+
+/// Puts members into a tree and keeps count.
+#[derive(Debug)]
+pub(super) struct Putter<'l> {
+    pub(super) tree: Tree,
+    limits: &'l Limits,
+    pub(super) warnings: Warnings,
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    pub(super) hides_all_lower: bool,
+}
+
+impl<'l> Putter<'l> {
+    pub(super) fn new(tree: Tree, limits: &'l Limits) -> Self {
+        Self { tree, limits, warnings: Warnings::default(), entries: 0, bytes: 0, hides_all_lower: false }
+    }
+
+    /// Applies one member; its data is read from `archive`.
+    ///
+    /// # Errors
+    /// Whatever stops it, with the member's name.
+    pub(super) fn put<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            let most = self.limits.entries;
+            return Err(Error::invalid(format!("the layer has more than {most} members")));
+        }
+        self.put_named(entry, archive).map_err(|e| e.doing(format!("unpack \"{}\"", shown(&entry.name))))
+    }
+
+    fn put_named<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
+        let path = match Name::parse(&entry.name)? {
+            Name::Ignored => return Ok(()),
+            Name::Hides(path) => return self.tree.hide(&path),
+            Name::HidesAllIn(path) => {
+                self.hides_all_lower |= path.is_empty();
+                return self.tree.hide_all_in(&path);
+            }
+            Name::Plain(path) => path,
+        };
+        if path.is_empty() {
+            return self.root(entry);
+        }
+        let (parent, name) = split(&path);
+        let parent = self.member_parent(parent)?;
+        let at = parent.at(name);
+        match &entry.kind {
+            Kind::File => self.file(&parent, at, entry, archive),
+            Kind::HardLink(target) => self.hard_link(&parent, at, entry, target),
+            Kind::Symlink(target) => self.symlink(&parent, at, entry, target),
+            Kind::Char(device) => self.device(&parent, at, entry, FileType::CharacterDevice, *device),
+            Kind::Block(device) => self.device(&parent, at, entry, FileType::BlockDevice, *device),
+            Kind::Dir => self.dir(&parent, at, entry),
+            Kind::Fifo => self.node(&parent, at, entry, FileType::Fifo, 0),
+        }
+    }
+
+    fn member_parent(&mut self, path: &[u8]) -> Result<Rc<Parent>> {
+        let parent = self.tree.parent(path, For::Member)?;
+        parent.ok_or_else(|| Error::new(ErrorKind::Bug, "a member's directory was not made"))
+    }
+
+    /// Runs `make`, and once more with the place cleared when something stood there: the last member of a name wins.
+    fn replacing<T>(
+        &mut self,
+        parent: &Parent,
+        at: At<'_>,
+        doing: &'static str,
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.tree.remove(at, &join(&parent.path, at.name))?;
+                system(doing, make())
+            }
+            result => system(doing, result),
+        }
+    }
+
+    fn root(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != Kind::Dir {
+            return Err(Error::invalid("the root of the layer cannot be anything but a directory"));
+        }
+        let root = system("open the layer's directory", self.tree.open(b"", OFlags::RDONLY))?;
+        attributes::chown_at(At { dir: root.as_fd(), name: b"." }, entry)?;
+        attributes::of_dir(&root, entry, &mut self.warnings)?;
+        self.tree.dirs.entry(Vec::new()).or_default().said = Some(said(entry));
+        Ok(())
+    }
+
+    fn dir(&mut self, parent: &Parent, at: At<'_>, entry: &Entry) -> Result<()> {
+        let path = join(&parent.path, at.name);
+        match rustix::fs::mkdirat(at.dir, at.name, Mode::RWXU) {
+            Ok(()) => self.tree.know_dir(&path, Dir::default())?,
+            Err(Errno::EXIST) if look(at)? == Was::Dir => {}
+            Err(Errno::EXIST) => {
+                self.tree.remove(at, &path)?;
+                self.tree.make_dir(at, &path, Dir::default())?;
+                // What stood here hid the lower directory of this name, and it must not come back.
+                self.tree.make_opaque(&path)?;
+            }
+            Err(error) => system("make a directory", Err(error))?,
+        }
+        attributes::chown_at(at, entry)?;
+        if !entry.xattrs.is_empty() {
+            let fd = system("open a directory of the layer", self.tree.open(&path, OFlags::RDONLY))?;
+            attributes::of_dir(&fd, entry, &mut self.warnings)?;
+        }
+        let dir = self.tree.dirs.entry(path).or_default();
+        dir.only_hides = false;
+        dir.said = Some(said(entry));
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        parent: &Parent,
+        at: At<'_>,
+        entry: &Entry,
+        archive: &mut Archive<R>,
+    ) -> Result<()> {
+        let size = entry.sparse.as_ref().map_or(entry.size, |sparse| sparse.real_size);
+        if size > self.limits.bytes {
+            let most = self.limits.bytes;
+            return Err(Error::invalid(format!("it has {size} bytes, more than the {most} allowed")));
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(at.dir, at.name, flags, Mode::RUSR | Mode::WUSR);
+        let fd = self.replacing(parent, at, "create the file", create)?;
+        match &entry.sparse {
+            None => write_data(&fd, &[Segment { offset: 0, length: entry.size }], archive)?,
+            Some(sparse) => {
+                write_data(&fd, &sparse.segments, archive)?;
+                system("set the size", rustix::fs::ftruncate(&fd, sparse.real_size))?;
+            }
+        }
+        self.bytes += entry.size;
+        attributes::of_file(&fd, entry, &mut self.warnings)
+    }
+
+    fn symlink(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, target: &[u8]) -> Result<()> {
+        if target.is_empty() {
+            return Err(Error::invalid("a symlink to nothing cannot be made"));
+        }
+        self.replacing(parent, at, "make a symlink", || rustix::fs::symlinkat(target, at.dir, at.name))?;
+        attributes::of_node(at, entry, false, &mut self.warnings)
+    }
+
+    /// Adds a name. The entry's own attributes are left alone: they are the target's, which has them already, and through
+    /// a symlink they could reach something else (CVE-2021-32760).
+    fn hard_link(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, target: &[u8]) -> Result<()> {
+        let clean = clean(target)?;
+        let (target_parent, target_name) = split(&clean);
+        let missing = || LowerLink { name: entry.name.clone(), target: target.to_vec() }.into_error();
+        let Some(from) = self.tree.parent(target_parent, For::Lookup)? else { return Err(missing()) };
+        let old = from.at(target_name);
+        match look(old)? {
+            _ if target_name.is_empty() => return Err(Error::invalid("a hard link to a directory")),
+            Was::Dir => return Err(Error::invalid("a hard link to a directory")),
+            Was::Nothing | Was::Whiteout => return Err(missing()),
+            Was::Link | Was::Other => {}
+        }
+        if from.path == parent.path && target_name == at.name {
+            return Ok(());
+        }
+        // linkat(2) without AT_SYMLINK_FOLLOW: a symlink is linked itself.
+        let link = || rustix::fs::linkat(old.dir, old.name, at.dir, at.name, AtFlags::empty());
+        self.replacing(parent, at, "make a hard link", link)
+    }
+
+    fn device(
+        &mut self,
+        parent: &Parent,
+        at: At<'_>,
+        entry: &Entry,
+        kind: FileType,
+        device: Device,
+    ) -> Result<()> {
+        let Device { major, minor } = device;
+        if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
+            let error = Error::invalid("the character device 0:0 would hide what lower layers have");
+            return Err(error.hint("an image says so with a file named .wh.NAME"));
+        }
+        match self.node(parent, at, entry, kind, rustix::fs::makedev(major, minor)) {
+            Err(error) if error.kind() == ErrorKind::Denied && in_user_namespace() => {
+                let name = shown(&entry.name);
+                self.warnings.add(format!("\"{name}\": device skipped: not allowed in a user namespace"));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn node(
+        &mut self,
+        parent: &Parent,
+        at: At<'_>,
+        entry: &Entry,
+        kind: FileType,
+        device: u64,
+    ) -> Result<()> {
+        let make = || rustix::fs::mknodat(at.dir, at.name, kind, Mode::RUSR | Mode::WUSR, device);
+        self.replacing(parent, at, "make a device or pipe", make)?;
+        attributes::of_node(at, entry, true, &mut self.warnings)
+    }
+
+    /// Gives directories the attributes that had to wait, the deepest first: a parent stays open to us until it is its
+    /// turn. True when some directory was never described.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub(super) fn finish_dirs(&self) -> Result<bool> {
+        let mut implicit = false;
+        for (path, dir) in self.tree.dirs.iter().rev() {
+            implicit |= dir.said.is_none() && !path.is_empty();
+            let plain =
+                Said { mode: 0o755, mtime: crate::image::tar::Mtime::default(), late_xattrs: Vec::new() };
+            self.finish_dir(path, dir.said.as_ref().unwrap_or(&plain))
+                .map_err(|error| error.doing(format!("finish the directory \"{}\"", shown(path))))?;
+        }
+        Ok(implicit)
+    }
+
+    fn finish_dir(&self, path: &[u8], said: &Said) -> Result<()> {
+        let fd = system("open a directory of the layer", self.tree.open(path, OFlags::RDONLY))?;
+        system("set the mode", rustix::fs::fchmod(&fd, Mode::from_raw_mode(said.mode)))?;
+        for (name, value) in &said.late_xattrs {
+            match rustix::fs::fsetxattr(&fd, name.as_slice(), value, rustix::fs::XattrFlags::empty()) {
+                Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+                result => system("set an extended attribute", result)?,
+            }
+        }
+        system("set the time", rustix::fs::futimens(&fd, &attributes::times(said.mtime)))
+    }
+}
+
+fn said(entry: &Entry) -> Said {
+    Said { mode: entry.mode, mtime: entry.mtime, late_xattrs: attributes::late(entry) }
+}
+
+/// Writes the member's data where the segments say, which together are exactly as long.
+fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive<R>) -> Result<()> {
+    let mut segments = segments.iter().copied();
+    let mut now = Segment { offset: 0, length: 0 };
+    let (mut written, mut begun) = (0u64, 0u64);
+    while let Some(mut piece) = archive.data()? {
+        while !piece.is_empty() {
+            while now.length == 0 {
+                let next = segments.next();
+                now =
+                    next.ok_or_else(|| Error::new(ErrorKind::Bug, "a sparse map is shorter than its data"))?;
+            }
+            let most = usize::try_from(now.length).unwrap_or(usize::MAX).min(piece.len());
+            let count = match rustix::io::pwrite(fd, &piece[..most], now.offset) {
+                Err(Errno::INTR) => continue,
+                result => system("write the file", result)?,
+            };
+            piece = &piece[count..];
+            now.offset += count as u64;
+            now.length -= count as u64;
+            written += count as u64;
+        }
+        if written - begun >= WRITE_BEHIND {
+            begun = written;
+            begin_writing_out(fd);
+        }
+    }
+    Ok(())
+}
+
+/// Asks for dirty pages to be written now and for clean ones to leave the cache, as posix_fadvise(2) does on
+/// `DONTNEED`. Advice only, so its failure means nothing.
+fn begin_writing_out(fd: &OwnedFd) {
+    let to_the_end: Option<NonZeroU64> = None;
+    let _ = rustix::fs::fadvise(fd, 0, to_the_end, Advice::DontNeed);
+}
+
+/// Whether some ids of the system have no meaning here: then devices cannot be made, user_namespaces(7).
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}

@@ -1,0 +1,70 @@
+//! What an image in an archive is called.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::store::reference::{Reference, is_tag};
+
+/// The full name, as containerd and docker write it.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+/// SPEC(image 1.1 annotations.md): a full name with some writers, only a tag with others.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The name that the annotations of an entry of `index.json` give, normalised.
+///
+/// A bare tag becomes `localhost/<label>:<tag>`, `label` being what the source is called; without one it is no name.
+///
+/// # Errors
+/// `Invalid` when the text cannot be a name.
+pub(super) fn of_annotations(
+    annotations: Option<&HashMap<String, String>>,
+    label: Option<&str>,
+) -> Result<Option<String>> {
+    let find = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
+    let full = find(IMAGE_NAME).or_else(|| find(REF_NAME).filter(|name| !is_tag(name)));
+    if let Some(name) = full {
+        return Reference::parse(name).map(|reference| Some(reference.to_string()));
+    }
+    let local = label.and_then(repository).zip(find(REF_NAME));
+    Ok(local.map(|(repository, tag)| format!("localhost/{repository}:{tag}")))
+}
+
+/// What the source is called, made fit for a repository.
+fn repository(label: &str) -> Option<String> {
+    let path = label.to_lowercase();
+    Reference::parse(&format!("localhost/{path}")).ok().map(|_| path)
+}
+
+/// What a file or directory is called without the endings of archives: `app.tar.gz` is `app`.
+pub(super) fn label_of(path: &std::path::Path) -> Option<String> {
+    let whole = path.canonicalize().ok()?;
+    let mut name = whole.file_name()?.to_str()?;
+    for end in [".gz", ".tgz", ".zst", ".zstd", ".tar", ".oci"] {
+        name = name.strip_suffix(end).unwrap_or(name);
+    }
+    Some(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(annotations: &[(&str, &str)], label: Option<&str>) -> Option<String> {
+        let map = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        of_annotations(Some(&map), label).unwrap()
+    }
+
+    #[test]
+    fn each_writers_way_of_naming_is_understood() {
+        let busybox = Some("docker.io/library/busybox:1.36".to_owned());
+        assert_eq!(name(&[(REF_NAME, "busybox:1.36")], None), busybox);
+        assert_eq!(name(&[(REF_NAME, "docker.io/library/busybox:1.36")], Some("x")), busybox);
+        assert_eq!(name(&[(IMAGE_NAME, "busybox:1.36"), (REF_NAME, "1.36")], Some("x")), busybox);
+        assert_eq!(name(&[(REF_NAME, "1.36")], Some("Busybox")).unwrap(), "localhost/busybox:1.36");
+        assert_eq!(name(&[(REF_NAME, "1.36")], None), None);
+        assert_eq!(name(&[(REF_NAME, "1.36")], Some("my dir")), None);
+        assert_eq!(name(&[], Some("x")), None);
+        let bad = HashMap::from([(REF_NAME.to_owned(), "../../etc:x".to_owned())]);
+        assert!(of_annotations(Some(&bad), None).is_err());
+    }
+}

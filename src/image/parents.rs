@@ -1,0 +1,186 @@
+//! What a layer takes from the layers below it.
+//!
+//! A tar may leave out the directories its files lie in. The applier makes these with plain attributes, and over the
+//! layers below, those would hide the real ones: a `/tmp` of 0755 over one of 1777. Here they get the real ones.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::error::{Doing, Result};
+use crate::store::entry_names;
+
+const OPAQUE: &str = "trusted.overlay.opaque";
+/// Attributes of overlayfs itself are about one layer and never copied.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+
+/// Gives every directory of `root` that carries only the applier's plain attributes those that the directory has in
+/// `lowers`, topmost first.
+///
+/// # Errors
+/// When something cannot be read or set.
+pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf]) -> Result<()> {
+    let doing = || "take the attributes of directories from the layers below";
+    let lowers =
+        lowers.iter().map(|path| open(CWD, path.as_os_str())).collect::<Result<Vec<_>, _>>().doing(doing)?;
+    let mut todo: Vec<Vec<OsString>> = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let dir = walk(root, &path).doing(doing)?;
+        for name in entry_names(dir.as_fd()).doing(doing)? {
+            let child = match open(dir.as_fd(), &name) {
+                Err(Errno::NOTDIR | Errno::LOOP) => continue,
+                other => other.doing(doing)?,
+            };
+            let child_path = [path.as_slice(), &[name]].concat();
+            if is_plain(&child).doing(doing)?
+                && let Some(real) = find(&lowers, &child_path).doing(doing)?
+            {
+                copy_attributes(&real, &child).doing(doing)?;
+            }
+            todo.push(child_path);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a directory, never through a link.
+fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn walk(root: BorrowedFd<'_>, path: &[OsString]) -> rustix::io::Result<OwnedFd> {
+    let mut dir = open(root, OsStr::new("."))?;
+    for name in path {
+        dir = open(dir.as_fd(), name)?;
+    }
+    Ok(dir)
+}
+
+/// Whether a directory is as the applier makes one that no member describes: 0755, root's, of the epoch.
+fn is_plain(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    let stat = rustix::fs::fstat(dir)?;
+    Ok(stat.st_mode & 0o7777 == 0o755
+        && (stat.st_uid, stat.st_gid) == (0, 0)
+        && stat.st_mtime == 0
+        && xattrs(dir)?.iter().all(|name| name.starts_with(OVERLAY)))
+}
+
+/// The directory at `path` as a mount of `lowers` shows it.
+fn find(lowers: &[OwnedFd], path: &[OsString]) -> rustix::io::Result<Option<OwnedFd>> {
+    for lower in lowers {
+        match look(lower, path)? {
+            Look::Found(dir) => return Ok(Some(dir)),
+            Look::Hidden => return Ok(None),
+            Look::Below => {}
+        }
+    }
+    Ok(None)
+}
+
+enum Look {
+    Found(OwnedFd),
+    /// This layer says that there is none.
+    Hidden,
+    /// This layer says nothing about it.
+    Below,
+}
+
+fn look(lower: &OwnedFd, path: &[OsString]) -> rustix::io::Result<Look> {
+    let mut dir = open(lower.as_fd(), OsStr::new("."))?;
+    let mut is_opaque = false;
+    for name in path {
+        dir = match open(dir.as_fd(), name) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) if !is_opaque => return Ok(Look::Below),
+            // A whiteout, a file or a link in its place hides the layers below as an opaque directory does.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Look::Hidden),
+            Err(errno) => return Err(errno),
+        };
+        is_opaque |= is_marked_opaque(&dir)?;
+    }
+    Ok(Look::Found(dir))
+}
+
+fn is_marked_opaque(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    let mut value = [0u8; 1];
+    match rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(Errno::RANGE) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn xattrs(dir: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut list = vec![0u8; 64 << 10];
+    match rustix::fs::flistxattr(dir, list.as_mut_slice()) {
+        Ok(length) => {
+            let names = list[..length].split(|b| *b == 0).filter(|name| !name.is_empty());
+            Ok(names.map(<[u8]>::to_vec).collect())
+        }
+        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
+    let stat: Stat = rustix::fs::fstat(from)?;
+    debug_assert!(FileType::from_raw_mode(stat.st_mode).is_dir());
+    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    for name in xattrs(from)?.iter().filter(|name| !name.starts_with(OVERLAY)) {
+        let mut value = vec![0u8; 64 << 10];
+        let length = rustix::fs::fgetxattr(from, name.as_slice(), value.as_mut_slice())?;
+        rustix::fs::fsetxattr(to, name.as_slice(), &value[..length], XattrFlags::empty())?;
+    }
+    let time = Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ };
+    rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    fn dir(path: &Path, mode: u32) {
+        fs::create_dir_all(path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let fd = open(CWD, path.as_os_str()).unwrap();
+        let time = Timespec { tv_sec: if mode == 0o755 { 0 } else { 77 }, tv_nsec: 0 };
+        rustix::fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time }).unwrap();
+    }
+
+    #[test]
+    fn a_directory_nobody_described_is_as_the_layers_below_show_it() {
+        let all = tempfile::tempdir().unwrap();
+        let at = |path: &str| all.path().join(path);
+        dir(&at("low/tmp/sub"), 0o700);
+        dir(&at("low/tmp"), 0o1777);
+        dir(&at("low/opaque/x"), 0o711);
+        dir(&at("low/link"), 0o711);
+        dir(&at("middle/opaque"), 0o700);
+        let opaque = open(CWD, at("middle/opaque").as_os_str()).unwrap();
+        rustix::fs::fsetxattr(&opaque, OPAQUE, b"y", XattrFlags::empty()).unwrap();
+        symlink("/etc", at("middle/link")).unwrap();
+        for path in ["tmp/sub", "tmp", "opaque/x", "opaque", "link", "own"] {
+            dir(&at("top").join(path), if path == "own" { 0o750 } else { 0o755 });
+        }
+        for path in ["opaque", "tmp"] {
+            dir(&at("top").join(path), 0o755);
+        }
+        let top = open(CWD, at("top").as_os_str()).unwrap();
+        adopt(top.as_fd(), &[at("middle"), at("low")]).unwrap();
+        let mode = |path: &str| at("top").join(path).metadata().unwrap().mode() & 0o7777;
+        assert_eq!((mode("tmp"), mode("tmp/sub")), (0o1777, 0o700));
+        assert_eq!(at("top/tmp").metadata().unwrap().mtime(), 77);
+        assert_eq!((mode("opaque"), mode("opaque/x")), (0o700, 0o755), "hidden by an opaque directory");
+        assert_eq!((mode("link"), mode("own")), (0o755, 0o750));
+    }
+}

@@ -1,0 +1,207 @@
+//! From an index to the manifests to import: names are grouped, nested indexes opened, one platform chosen each.
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+
+use super::document::{self, Blobs, Document};
+use super::names;
+use super::platform::{self, Platform};
+use super::progress::Progress;
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+
+/// Indexes in indexes; real ones have one or two levels.
+const MAX_DEPTH: u32 = 5;
+/// Entries looked at in all indexes together.
+const MAX_ENTRIES: usize = 2000;
+
+/// An image to import, its documents read and verified.
+#[derive(Debug, Clone)]
+pub(super) struct Selected {
+    pub(super) manifest: Digest,
+    pub(super) manifest_bytes: Vec<u8>,
+    pub(super) parsed: ImageManifest,
+    pub(super) names: Vec<String>,
+    pub(super) platform: Platform,
+}
+
+/// What to choose by.
+pub(super) struct Choice<'a> {
+    pub(super) wanted: &'a Platform,
+    /// What the source is called, for images that have only a tag.
+    pub(super) label: Option<&'a str>,
+}
+
+/// One manifest that an index leads to.
+struct Leaf {
+    descriptor: Descriptor,
+    platform: Platform,
+}
+
+/// Reads `index.json` and selects the images in it that run on the wanted platform: of each name the best one.
+///
+/// # Errors
+/// `NotFound` when a document is missing or nothing fits the platform.
+pub(super) fn select(
+    index: &[u8],
+    blobs: &dyn Blobs,
+    choice: &Choice<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Selected>> {
+    let index = match document::parse(index, None).map_err(|e| e.doing("read index.json"))? {
+        Document::Index(index) => *index,
+        Document::Manifest(_) => return Err(Error::new(Kind::Corrupt, "index.json is a manifest")),
+    };
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut selected: Vec<Selected> = Vec::new();
+    let mut offered = Vec::new();
+    for (name, entries) in by_name(&index, choice.label, progress) {
+        let leaves = walk.leaves(&entries, 0)?;
+        let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
+        let Some(best) = platform::choose(&platforms, choice.wanted) else {
+            offered.extend(platforms);
+            continue;
+        };
+        let best_platform = platforms[best].clone();
+        for (place, leaf) in leaves.into_iter().enumerate() {
+            // Nameless entries for one platform are several images, not one image several times.
+            let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
+            if place == best || is_another {
+                add(&mut selected, read(blobs, leaf)?, name.as_deref());
+            }
+        }
+    }
+    match (selected.is_empty(), offered.is_empty(), walk.refused) {
+        (false, ..) => Ok(selected),
+        (true, false, _) => Err(platform::none_fits(choice.wanted, &offered)),
+        (true, true, Some(refused)) => Err(refused),
+        (true, true, None) => Err(Error::new(Kind::NotFound, "there is no image in the index")),
+    }
+}
+
+/// The entries of an index by the name they give, in their order; all without a name are one group.
+fn by_name(
+    index: &ImageIndex,
+    label: Option<&str>,
+    progress: &dyn Progress,
+) -> Vec<(Option<String>, Vec<Descriptor>)> {
+    let mut groups: Vec<(Option<String>, Vec<Descriptor>)> = Vec::new();
+    for entry in index.manifests() {
+        let name = names::of_annotations(entry.annotations().as_ref(), label).unwrap_or_else(|error| {
+            progress.warn(&format!("an image keeps no name: {}", error.chain()));
+            None
+        });
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, entries)) => entries.push(entry.clone()),
+            None => groups.push((name, vec![entry.clone()])),
+        }
+    }
+    groups
+}
+
+fn add(selected: &mut Vec<Selected>, mut image: Selected, name: Option<&str>) {
+    image.names.extend(name.map(str::to_owned));
+    match selected.iter_mut().find(|known| known.manifest == image.manifest) {
+        Some(known) => known.names.extend(image.names),
+        None => selected.push(image),
+    }
+}
+
+fn read(blobs: &dyn Blobs, leaf: Leaf) -> Result<Selected> {
+    let manifest = document::digest_of(&leaf.descriptor)?;
+    let (manifest_bytes, parsed) = read_manifest(blobs, &leaf.descriptor)?;
+    Ok(Selected { manifest, manifest_bytes, parsed, names: Vec::new(), platform: leaf.platform })
+}
+
+fn read_manifest(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(Vec<u8>, ImageManifest)> {
+    let bytes = document::fetch(blobs, descriptor)?;
+    let doing = || format!("manifest {}", descriptor.digest());
+    match document::parse(&bytes, Some(descriptor.media_type().as_ref())).doing(doing)? {
+        Document::Manifest(manifest) => Ok((bytes, *manifest)),
+        Document::Index(_) => Err(Error::new(Kind::Corrupt, format!("{} is an index", doing()))),
+    }
+}
+
+/// The platform that a configuration says.
+pub(super) fn platform_of(config: &ImageConfiguration) -> Platform {
+    Platform {
+        os: config.os().to_string(),
+        architecture: config.architecture().to_string(),
+        variant: config.variant().clone().filter(|variant| !variant.is_empty()),
+    }
+}
+
+/// A walk through indexes in indexes.
+struct Walk<'a> {
+    blobs: &'a dyn Blobs,
+    left: usize,
+    /// Why something was passed over, in case nothing else is found.
+    refused: Option<Error>,
+}
+
+impl Walk<'_> {
+    fn leaves(&mut self, entries: &[Descriptor], depth: u32) -> Result<Vec<Leaf>> {
+        if depth > MAX_DEPTH {
+            return Err(Error::invalid(format!("indexes are nested more than {MAX_DEPTH} deep")));
+        }
+        let mut leaves = Vec::new();
+        for entry in entries.iter().filter(|entry| !is_attestation(entry)) {
+            self.left = self
+                .left
+                .checked_sub(1)
+                .ok_or_else(|| Error::invalid(format!("the indexes have more than {MAX_ENTRIES} entries")))?;
+            match self.leaf(entry, depth) {
+                Ok(found) => leaves.extend(found),
+                // An artifact beside the images, such as a signature, is no reason to refuse these.
+                Err(error) if error.kind() == Kind::Unsupported => {
+                    self.refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(leaves)
+    }
+
+    fn leaf(&mut self, entry: &Descriptor, depth: u32) -> Result<Vec<Leaf>> {
+        match entry.media_type().as_ref() {
+            "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json" => {
+                let bytes = document::fetch(self.blobs, entry)?;
+                let doing = || format!("index {}", entry.digest());
+                match document::parse(&bytes, Some(entry.media_type().as_ref())).doing(doing)? {
+                    Document::Index(index) => self.leaves(index.manifests(), depth + 1),
+                    Document::Manifest(_) => {
+                        Err(Error::new(Kind::Corrupt, format!("{} is a manifest", doing())))
+                    }
+                }
+            }
+            _ => {
+                let platform = match entry.platform() {
+                    Some(said) => Platform {
+                        os: said.os().to_string(),
+                        architecture: said.architecture().to_string(),
+                        variant: said.variant().clone(),
+                    },
+                    None => self.configured_platform(entry)?,
+                };
+                Ok(vec![Leaf { descriptor: entry.clone(), platform }])
+            }
+        }
+    }
+
+    fn configured_platform(&self, entry: &Descriptor) -> Result<Platform> {
+        let (_, manifest) = read_manifest(self.blobs, entry)?;
+        let bytes = document::fetch(self.blobs, manifest.config())?;
+        Ok(platform_of(&document::parse_config(&bytes)?.0))
+    }
+}
+
+/// What buildkit puts beside images: provenance and the like.
+fn is_attestation(entry: &Descriptor) -> bool {
+    let unknown = |text: &str| text == "unknown";
+    let is_unknown = entry
+        .platform()
+        .as_ref()
+        .is_some_and(|p| unknown(&p.os().to_string()) && unknown(&p.architecture().to_string()));
+    let says = entry.annotations().as_ref().and_then(|all| all.get("vnd.docker.reference.type"));
+    is_unknown || says.is_some_and(|kind| kind == "attestation-manifest")
+}

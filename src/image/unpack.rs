@@ -1,0 +1,291 @@
+//! The layers of the images being imported: each found in the store, or unpacked exactly once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use super::document::{Blobs, missing, wrong_digest, wrong_size};
+use super::layer::{self, Applied, Limits};
+use super::parents;
+use super::progress::{Outcome, Progress};
+use super::shelf::copy;
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
+
+/// A layer's place in an image.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) blob: Digest,
+    pub(super) size: u64,
+    pub(super) diff_id: Digest,
+    /// The chain up to it and itself.
+    pub(super) chain: Digest,
+    /// Where it may be had if it is not with the image.
+    pub(super) url: Option<String>,
+}
+
+/// A blob that is a layer's tar now lies unpacked.
+#[derive(Debug)]
+struct Unpacked {
+    staged: Staged,
+    applied: Applied,
+}
+
+/// Collects layers for one transaction.
+pub(super) struct Layers<'a> {
+    store: &'a Store,
+    pub(super) txn: Transaction<'a>,
+    limits: Limits,
+    progress: &'a dyn Progress,
+    /// Unpacked as they came, before anything asked for them; by blob.
+    early: BTreeMap<Digest, Unpacked>,
+    /// Blobs whose bytes were seen and are right.
+    verified: BTreeSet<Digest>,
+    pub(super) batch: Batch,
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn begin(store: &'a Store, limits: Limits, progress: &'a dyn Progress) -> Result<Self> {
+        let txn = store.begin()?;
+        Ok(Self {
+            store,
+            txn,
+            limits,
+            progress,
+            early: BTreeMap::new(),
+            verified: BTreeSet::new(),
+            batch: Batch::default(),
+        })
+    }
+
+    /// Whether the bytes of `blob` were seen.
+    pub(super) fn has_seen(&self, blob: &Digest) -> bool {
+        self.verified.contains(blob)
+    }
+
+    /// Unpacks a blob that comes by now and that some place will ask for.
+    pub(super) fn unpack_early(&mut self, place: &Place, reader: &mut dyn Read) -> Result<()> {
+        let is_here = match self.store.layer_for(&place.diff_id, &place.chain)? {
+            Some(layer) => self.txn.keep(layer.id)?,
+            None => false,
+        };
+        if is_here {
+            return self.verify(place, reader);
+        }
+        let unpacked = self.unpack(place, reader)?;
+        self.early.insert(place.blob, unpacked);
+        Ok(())
+    }
+
+    /// Only reads a blob if the store has what is in it; `false` when it has not, and nothing was read.
+    pub(super) fn recognise(&mut self, blob: &Digest, size: u64, reader: &mut dyn Read) -> Result<bool> {
+        match self.store.layer_of_blob(blob)? {
+            // One that leans on its parents may be needed again on other ones.
+            Some(layer) if layer.chain.is_none() && self.txn.keep(layer.id)? => {
+                let place = Place { blob: *blob, size, diff_id: layer.diff_id, chain: *blob, url: None };
+                self.verify(&place, reader).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The layer for `place`, which lies on `below`; all that is needed is read from `blobs`.
+    pub(super) fn pick(&mut self, place: &Place, below: &[Pick], blobs: &dyn Blobs) -> Result<Pick> {
+        let pick = match self.at_hand(place)? {
+            Some(pick) => {
+                self.verify_other_copy(place, pick, blobs)?;
+                pick
+            }
+            None => {
+                let unpacked = match self.early.remove(&place.blob) {
+                    Some(unpacked) => unpacked,
+                    None => {
+                        self.refuse_known_other(place)?;
+                        let mut opened = blobs.open(&place.blob)?.ok_or_else(|| absent(place))?;
+                        if opened.size != place.size {
+                            return Err(wrong_size(&place.blob, place.size, opened.size));
+                        }
+                        self.unpack(place, &mut opened.reader)?
+                    }
+                };
+                self.settle(place, below, unpacked)?
+            }
+        };
+        self.batch.blobs.push((place.blob, pick));
+        Ok(pick)
+    }
+
+    /// What a blob unpacks to is known once and for all: a configuration that says otherwise needs no second look.
+    fn refuse_known_other(&self, place: &Place) -> Result<()> {
+        match self.store.layer_of_blob(&place.blob)? {
+            Some(layer) if layer.diff_id != place.diff_id => Err(wrong_diff_id(place, &layer.diff_id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A layer that this import has unpacked already, or that the store has.
+    fn at_hand(&self, place: &Place) -> Result<Option<Pick>> {
+        let fits = |layer: &NewLayer| {
+            layer.diff_id == place.diff_id && layer.chain.as_ref().is_none_or(|chain| *chain == place.chain)
+        };
+        if let Some(index) = self.batch.layers.iter().position(fits) {
+            return Ok(Some(Pick::New(index)));
+        }
+        match self.store.layer_for(&place.diff_id, &place.chain)? {
+            Some(layer) if self.txn.keep(layer.id)? => Ok(Some(Pick::Present(layer.id))),
+            _ => Ok(None),
+        }
+    }
+
+    /// A blob whose layer is at hand is not unpacked, but a damaged one is not accepted either.
+    fn verify_other_copy(&mut self, place: &Place, pick: Pick, blobs: &dyn Blobs) -> Result<()> {
+        let is_known = match pick {
+            Pick::Present(_) => {
+                self.store.layer_of_blob(&place.blob)?.is_some_and(|layer| layer.diff_id == place.diff_id)
+            }
+            Pick::New(_) => false,
+        };
+        if is_known || self.has_seen(&place.blob) {
+            if is_known {
+                self.progress.end(&place.blob, Outcome::Present);
+            }
+            return Ok(());
+        }
+        match blobs.open(&place.blob)? {
+            Some(mut opened) => self.verify(place, &mut opened.reader),
+            // Left out on purpose, by a writer that counts on the layer being known.
+            None => Ok(()),
+        }
+    }
+
+    fn verify(&mut self, place: &Place, reader: &mut dyn Read) -> Result<()> {
+        self.progress.begin(&place.blob, place.size);
+        let mut watched = Watched::new(reader, place, self.progress);
+        copy(&mut watched, &mut io::sink())?;
+        watched.check(place)?;
+        self.verified.insert(place.blob);
+        self.progress.end(&place.blob, Outcome::Present);
+        Ok(())
+    }
+
+    fn unpack(&mut self, place: &Place, reader: &mut dyn Read) -> Result<Unpacked> {
+        self.progress.begin(&place.blob, place.size);
+        let staged = self.txn.stage_layer()?;
+        let mut watched = Watched::new(reader, place, self.progress);
+        let applied = layer::apply(&mut watched, staged.root().as_fd(), &self.limits, &mut |_| {});
+        let applied = match applied {
+            Ok(applied) => watched.rest().and_then(|()| watched.check(place)).map(|()| applied),
+            // A blob that is not the promised one explains whatever else is wrong with it.
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) && watched.rest().is_ok() => {
+                Err(watched.check(place).err().unwrap_or(error))
+            }
+            Err(error) => Err(error),
+        }
+        .map_err(|e| e.doing(format!("unpack layer {}", place.blob)))?;
+        if applied.diff_id != place.diff_id {
+            return Err(wrong_diff_id(place, &applied.diff_id));
+        }
+        for warning in &applied.warnings {
+            self.progress.warn(&format!("layer {}: {warning}", place.blob));
+        }
+        self.verified.insert(place.blob);
+        self.progress.end(&place.blob, Outcome::Unpacked);
+        Ok(Unpacked { staged, applied })
+    }
+
+    /// Makes an unpacked layer part of the transaction, with what it takes from the layers below.
+    fn settle(&mut self, place: &Place, below: &[Pick], unpacked: Unpacked) -> Result<Pick> {
+        let Unpacked { staged, applied } = unpacked;
+        if applied.diff_id != place.diff_id {
+            return Err(wrong_diff_id(place, &applied.diff_id));
+        }
+        let leans = applied.implicit_dirs && !applied.hides_all_lower;
+        if leans {
+            parents::adopt(staged.root().as_fd(), &self.lowers(below))?;
+        }
+        self.batch.layers.push(NewLayer {
+            staged,
+            diff_id: applied.diff_id,
+            chain: leans.then_some(place.chain),
+            hides_all_lower: applied.hides_all_lower,
+            size_bytes: applied.bytes,
+            entries: applied.entries,
+        });
+        Ok(Pick::New(self.batch.layers.len() - 1))
+    }
+
+    /// The directories below a place, topmost first.
+    fn lowers(&self, below: &[Pick]) -> Vec<PathBuf> {
+        let path = |pick: &Pick| match pick {
+            Pick::Present(id) => Some(self.store.lower_dir(*id)),
+            Pick::New(index) => self.batch.layers.get(*index).map(|layer| layer.staged.path()),
+        };
+        below.iter().rev().filter_map(path).collect()
+    }
+}
+
+fn absent(place: &Place) -> Error {
+    match &place.url {
+        None => missing(&place.blob),
+        Some(url) => {
+            let url: String = url.chars().take(200).collect();
+            let doing =
+                format!("layer {} is a foreign one: it is not with the image, but at {url:?}", place.blob);
+            Error::new(Kind::Unsupported, doing).hint("save the image with its foreign layers")
+        }
+    }
+}
+
+fn wrong_diff_id(place: &Place, actual: &Digest) -> Error {
+    let (blob, promised) = (&place.blob, &place.diff_id);
+    Error::new(Kind::Corrupt, format!("layer {blob} unpacks to {actual}; the configuration says {promised}"))
+        .hint("the image contradicts itself; build it again")
+}
+
+/// Reads a blob, hashes and counts it, and stops it from being longer than promised.
+struct Watched<'a> {
+    inner: &'a mut dyn Read,
+    hasher: Hasher,
+    count: u64,
+    promised: u64,
+    blob: Digest,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Watched<'a> {
+    fn new(inner: &'a mut dyn Read, place: &Place, progress: &'a dyn Progress) -> Self {
+        Self { inner, hasher: Hasher::new(), count: 0, promised: place.size, blob: place.blob, progress }
+    }
+
+    /// Reads what the decoder had no use for.
+    fn rest(&mut self) -> Result<()> {
+        copy(self, &mut io::sink()).map(drop)
+    }
+
+    /// Compares with the promise, once all is read.
+    fn check(&self, place: &Place) -> Result<()> {
+        if self.count != place.size {
+            return Err(wrong_size(&place.blob, place.size, self.count));
+        }
+        let actual = self.hasher.clone().finish();
+        if actual != place.blob {
+            return Err(wrong_digest(&place.blob, &actual));
+        }
+        Ok(())
+    }
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.count += count as u64;
+        if self.count > self.promised {
+            return Err(io::Error::other(wrong_size(&self.blob, self.promised, self.count)));
+        }
+        self.progress.advance(&self.blob, count as u64);
+        Ok(count)
+    }
+}

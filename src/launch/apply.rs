@@ -1,0 +1,248 @@
+//! Carrying a plan out, from the parent's side: clone, id maps, cgroups, hooks, and word of how it went.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{
+    PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_send_signal, waitid,
+};
+
+use super::plan::{Open, Plan};
+use super::prepare::{self, Given};
+use super::wire::{self, Failure, Op, Word};
+use super::{init, listener};
+use crate::cgroup::Group;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys;
+use crate::sys::process::Spawned;
+
+/// A process that takes its steps, and the socket it reports on. Dropped before it is let go, it is killed.
+#[derive(Debug)]
+pub struct Launched<'p> {
+    plan: &'p Plan,
+    process: Spawned,
+    sync: OwnedFd,
+    fds: Vec<OwnedFd>,
+    let_go: bool,
+}
+
+/// Clones the process into its namespaces and its cgroup, and has it take its first steps.
+///
+/// # Errors
+/// Something the plan needs cannot be opened, or the kernel refuses the clone, the maps or the cgroup.
+pub fn spawn<'p>(plan: &'p Plan, mut given: Given, group: Option<&Group>) -> Result<Launched<'p>> {
+    let fds = prepare::open_all(plan, &mut given)?;
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
+    let process = clone_in_place(plan, &fds, &theirs, group)?;
+    drop(theirs);
+    let launched = Launched { plan, process, sync: ours, fds, let_go: false };
+    launched.set_up_from_outside(group)?;
+    Ok(launched)
+}
+
+/// The parent enters what only a child can be born into, clones, and goes back to where it was.
+fn clone_in_place(plan: &Plan, fds: &[OwnedFd], theirs: &OwnedFd, group: Option<&Group>) -> Result<Spawned> {
+    let _home = Home::leave(plan, fds)?;
+    let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned());
+    let child = || init::run(plan, fds, theirs.as_fd());
+    let cgroup = group.and_then(Group::dir_fd);
+    sys::process::spawn(flags, cgroup, child).doing(|| "clone the container's first process").map_err(|e| {
+        match e.kind() {
+            Kind::Denied => e.hint("new namespaces need root, or a user namespace"),
+            _ => e,
+        }
+    })
+}
+
+/// The parent's own namespaces, entered again when dropped.
+struct Home(Vec<(OwnedFd, i32)>);
+
+impl Home {
+    fn leave(plan: &Plan, fds: &[OwnedFd]) -> Result<Self> {
+        let mut home = Self(Vec::new());
+        for (slot, kind) in &plan.namespaces.parent_joins {
+            let name = match *kind {
+                libc::CLONE_NEWPID => "pid",
+                libc::CLONE_NEWNET => "net",
+                libc::CLONE_NEWIPC => "ipc",
+                libc::CLONE_NEWUTS => "uts",
+                _ => "cgroup",
+            };
+            let path = format!("/proc/self/ns/{name}");
+            let own = std::fs::File::open(&path).doing(|| format!("open {path}"))?;
+            sys::process::setns(fds[slot.0].as_fd(), *kind).doing(|| format!("join the {name} namespace"))?;
+            home.0.push((own.into(), *kind));
+        }
+        Ok(home)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for (own, kind) in self.0.drain(..).rev() {
+            // We were there a moment ago, with the same rights: this cannot be refused.
+            let _ = sys::process::setns(own.as_fd(), kind);
+        }
+    }
+}
+
+impl Launched<'_> {
+    /// The process's pid in our PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// What is done to the child from outside while it waits, if it has to.
+    fn set_up_from_outside(&self, group: Option<&Group>) -> Result<()> {
+        if let Some(maps) = &self.plan.namespaces.maps {
+            prepare::write_maps(self.pid(), maps)?;
+        }
+        if let Some(group) = group.filter(|g| g.dir_fd().is_none()) {
+            group.attach(self.pid()).map_err(|e| e.doing("put the process into its cgroup"))?;
+        }
+        if let Some(adj) = self.plan.oom_score_adj {
+            let path = format!("/proc/{}/oom_score_adj", self.pid());
+            std::fs::write(&path, adj.to_string())
+                .doing(|| format!("write {adj} to {path}"))
+                .map_err(|e| e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE"))?;
+        }
+        if self.plan.steps.first() == Some(&super::steps::Step::AwaitParent) {
+            wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+        }
+        Ok(())
+    }
+
+    /// Puts the container's state into the files that hooks inside read.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn give_state(&self, state: &str) -> Result<()> {
+        for (open, fd) in self.plan.opens.0.iter().zip(&self.fds) {
+            if *open == Open::HookState {
+                rustix::io::write(fd, state.as_bytes())
+                    .doing(|| "write the container's state for its hooks")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the process take its last steps.
+    ///
+    /// # Errors
+    /// The socket is broken: the process is gone; [`Launched::follow`] says why.
+    pub fn go(&self) -> Result<()> {
+        match wire::answer(self.sync.as_fd()) {
+            Err(Errno::PIPE | Errno::CONNRESET) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno).doing(|| "let the process go on"),
+        }
+    }
+
+    /// Follows the process until it is ready or has become the payload; `hooks` runs when it waits for them.
+    ///
+    /// # Errors
+    /// What failed inside, as text; or the process died.
+    pub fn follow(&self, mut hooks: impl FnMut() -> Result<()>) -> Result<()> {
+        loop {
+            match wire::hear(self.sync.as_fd()).doing(|| "hear from the new process")? {
+                Some(Word::Ready) => return Ok(()),
+                Some(Word::Hooks) => {
+                    hooks()?;
+                    wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+                }
+                Some(Word::Listener(fd)) => {
+                    let target = self.plan.listener.as_ref();
+                    let flags = PidfdGetfdFlags::empty();
+                    let fetched =
+                        pidfd_getfd(&self.process.pidfd, fd, flags).doing(|| "fetch the seccomp listener")?;
+                    listener::hand_over(target, fetched, self.pid())?;
+                    wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+                }
+                Some(Word::Failed(failure)) => return Err(self.explain(failure)),
+                None => return self.ended(),
+            }
+        }
+    }
+
+    /// End of file: the payload runs, or the process died on the way.
+    fn ended(&self) -> Result<()> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status =
+            waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options).doing(|| "wait for the process")?;
+        let Some(status) = status else { return Ok(()) };
+        match status.terminating_signal() {
+            Some(signal) if !self.has_become_payload() => {
+                let what = format!(
+                    "the container's first process was killed by signal {signal} while it was set up"
+                );
+                Err(Error::new(Kind::System, what)
+                    .hint("is the memory limit too low, or did something kill it?"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A process that was killed after execve has another executable than ours.
+    fn has_become_payload(&self) -> bool {
+        // A zombie has no exe any more; its comm is the payload's, for execve set it.
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", self.pid())).unwrap_or_default();
+        let ours = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+        comm != ours
+    }
+
+    fn explain(&self, failure: Failure) -> Error {
+        let step = self.plan.steps.get(usize::try_from(failure.step).unwrap_or(usize::MAX));
+        explain(self.plan, step, failure)
+    }
+
+    /// The process is on its own now; its pidfd is the caller's.
+    pub fn let_go(mut self) -> Result<Spawned> {
+        self.let_go = true;
+        let pidfd = self.process.pidfd.try_clone().doing(|| "keep the process's pidfd")?;
+        Ok(Spawned { pid: self.process.pid, pidfd })
+    }
+}
+
+impl Drop for Launched<'_> {
+    fn drop(&mut self) {
+        if !self.let_go {
+            let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}
+
+/// A failure inside, as an error: the step, the operation and errno, and a hint for the commonest.
+fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> Error {
+    use super::steps::Step;
+    let cause = sys::Error::new(failure.op.to_string(), failure.errno);
+    let kind = crate::error::Cause::kind(&cause);
+    let program =
+        plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let doing = match step {
+        Some(Step::FindProgram | Step::Execute) => format!("execute {program:?}"),
+        Some(step) => step.to_string(),
+        None => "set up the container".to_owned(),
+    };
+    let error = Error::new(kind, doing).because(cause);
+    match (failure.op, failure.errno) {
+        (Op::Access | Op::Execve, Errno::NOENT) => {
+            error.hint("executable file not found: check process.args and PATH in process.env")
+        }
+        (Op::Access | Op::Execve, Errno::ACCESS) => error.hint("the file is not executable for this user"),
+        (Op::Execve, Errno::NOEXEC) => {
+            error.hint("exec format error: is the program for this CPU, or a script without #!?")
+        }
+        (Op::Chdir, Errno::NOENT) => error.hint("the working directory does not exist inside the container"),
+        (Op::FsOpen, Errno::NODEV) => error.hint("this kernel does not know the filesystem type"),
+        (Op::FsConfig | Op::FsCreate, Errno::INVAL) => {
+            error.hint("the filesystem refuses one of its options")
+        }
+        (Op::SetAttr, Errno::NOSYS) => error.hint("recursive mount attributes need Linux 5.12"),
+        (Op::Rlimit, Errno::PERM) => error.hint("raising a hard limit needs CAP_SYS_RESOURCE"),
+        (Op::OpenTree, Errno::NOENT) => error.hint("the source of the mount does not exist on the host"),
+        _ => error,
+    }
+}

@@ -1,0 +1,77 @@
+//! The device nodes of a container: the default set, the configured ones, and the links beside them.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+
+use super::mounts::MountOptions;
+use super::steps::{DeviceStep, Step};
+use super::text::{below, cpath, cstring};
+use crate::error::{Error, Result};
+
+/// Links that every container has in /dev. SPEC(runtime 1.2 #dev-symbolic-links)
+const LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// Whether a mount brings a /dev of the host with it, which is then left as it is.
+pub fn is_bind_on_dev(mount: &Mount) -> bool {
+    let options = mount.options().as_deref().unwrap_or_default();
+    let dev = mount.destination().components().eq(Path::new("/dev").components());
+    dev && (mount.typ().as_deref() == Some("bind") || MountOptions::parse(options).bind.is_some())
+}
+
+/// Pushes the nodes and links. With `bind` the host's nodes are bound instead of made: mknod(2) is not for user
+/// namespaces.
+///
+/// # Errors
+/// `Invalid` for a node without a path or with a number out of range.
+pub fn push(configured: &[LinuxDevice], bind: bool, steps: &mut Vec<Step>) -> Result<()> {
+    let defaults = libcontainer::rootfs::utils::default_devices();
+    let overridden = |device: &LinuxDevice| configured.iter().any(|c| c.path() == device.path());
+    for device in defaults.iter().filter(|d| !overridden(d)).chain(configured) {
+        steps.push(Step::Device(Box::new(device_step(device, bind)?)));
+    }
+    for (link, target) in LINKS {
+        let link = below("/dev", Path::new(link))?;
+        steps.push(Step::Symlink { target: cstring("/dev", target)?, link });
+    }
+    Ok(())
+}
+
+fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {
+    let path = device.path();
+    if !path.is_absolute() {
+        return Err(Error::invalid(format!("linux.devices: path {path:?} is not absolute")));
+    }
+    let kind = match device.typ() {
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::A => {
+            return Err(Error::invalid(format!("linux.devices: {path:?} has the type a"))
+                .hint("use c, u, b or p; a is for cgroup rules"));
+        }
+    };
+    let number = |field: &str, n: i64| {
+        u32::try_from(n)
+            .map_err(|e| Error::invalid(format!("linux.devices: {path:?}: {field} is {n}")).because(e))
+    };
+    let fifo = kind == libc::S_IFIFO;
+    let dev = if fifo {
+        0
+    } else {
+        u64::from(libc::makedev(number("major", device.major())?, number("minor", device.minor())?))
+    };
+    Ok(DeviceStep {
+        node: below("linux.devices: path", path)?,
+        mode: kind | (device.file_mode().unwrap_or(0o666) & 0o7777),
+        dev,
+        owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+        bind_from: (bind && !fifo).then(|| cpath("linux.devices: path", path)).transpose()?,
+    })
+}

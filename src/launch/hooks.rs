@@ -1,0 +1,170 @@
+//! Hooks: programs run at fixed points of a container's life, its state on their stdin.
+//!
+//! libcontainer's `run_hooks` is not used: it wants its own `State` type, throws the hook's output away and leaves a
+//! thread behind for each timeout; a killed hook is never reaped. Here the hook's stderr goes into the error.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Hook;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::steps::{HookStep, Slot, Step};
+use super::text::{cpath, cstring};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::process::StringArray;
+
+/// How much of a hook's stderr an error shows.
+const SHOWN_STDERR: u64 = 4096;
+
+/// The step that runs hooks in the new process itself.
+///
+/// # Errors
+/// `Invalid`, as [`check`].
+pub fn inside(point: &'static str, hooks: &[Hook], state: Slot) -> Result<Step> {
+    let mut steps = Vec::with_capacity(hooks.len());
+    for hook in hooks {
+        check(point, hook)?;
+        let name = hook.path().to_string_lossy().into_owned();
+        let args = hook.args().clone().filter(|a| !a.is_empty()).unwrap_or_else(|| vec![name]);
+        let array = |list: &[String]| {
+            list.iter()
+                .map(|s| cstring("hooks", s.as_str()))
+                .collect::<Result<Vec<_>>>()
+                .map(StringArray::new)
+        };
+        steps.push(HookStep {
+            path: cpath("hooks: path", hook.path())?,
+            argv: array(&args)?,
+            envp: array(hook.env().as_deref().unwrap_or_default())?,
+            timeout_s: hook.timeout(),
+        });
+    }
+    Ok(Step::RunHooks { point, hooks: steps, state })
+}
+
+/// Checks a hook's path and timeout.
+///
+/// # Errors
+/// `Invalid` when the path is relative or the timeout not above zero. SPEC(runtime 1.2 #posix-platform-hooks)
+pub fn check(point: &str, hook: &Hook) -> Result<()> {
+    if !hook.path().is_absolute() {
+        return Err(Error::invalid(format!("hooks.{point}: path {:?} is not absolute", hook.path())));
+    }
+    match hook.timeout() {
+        Some(seconds) if seconds <= 0 => {
+            Err(Error::invalid(format!("hooks.{point}: timeout {seconds} is not above zero")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs hooks of one point in this process's namespaces, one after the other; the first that fails ends it.
+///
+/// # Errors
+/// The hook cannot be run, fails, is killed, or takes longer than its timeout.
+pub fn run(point: &str, hooks: &[Hook], state: &str) -> Result<()> {
+    for hook in hooks {
+        check(point, hook)?;
+        run_one(hook, state)
+            .map_err(|e| e.doing(format!("run the {point} hook {}", hook.path().display())))?;
+    }
+    Ok(())
+}
+
+fn run_one(hook: &Hook, state: &str) -> Result<()> {
+    let mut command = Command::new(hook.path());
+    if let Some((name, rest)) = hook.args().as_deref().and_then(<[_]>::split_first) {
+        command.arg0(name).args(rest);
+    }
+    let env = hook.env().as_deref().unwrap_or_default();
+    command.env_clear().envs(env.iter().filter_map(|e| e.split_once('=')));
+    // Files in memory, not pipes: a hook that leaves a daemon behind, or reads nothing, cannot make us wait.
+    let mut said = memory_file()?;
+    let mut stdin = memory_file()?;
+    stdin
+        .write_all(state.as_bytes())
+        .and_then(|()| stdin.rewind())
+        .doing(|| "write the container's state")?;
+    let stderr = said.try_clone().doing(|| "keep its stderr")?;
+    let child = command.stdin(stdin).stdout(Stdio::null()).stderr(stderr).spawn();
+    let status = wait(&mut child.doing(|| "start it")?, hook.timeout())?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let _ = said.rewind();
+    let _ = said.take(SHOWN_STDERR).read_to_string(&mut text);
+    let text = text.trim();
+    Err(Error::new(
+        Kind::System,
+        if text.is_empty() { status.to_string() } else { format!("{status}: {text}") },
+    ))
+}
+
+fn memory_file() -> Result<File> {
+    memfd_create(c"hook", MemfdFlags::CLOEXEC).map(File::from).doing(|| "make a file in memory")
+}
+
+/// Waits for the end of a child, and no longer than the timeout; then it is killed and reaped.
+fn wait(child: &mut Child, timeout_s: Option<i64>) -> Result<std::process::ExitStatus> {
+    if let Some(seconds) = timeout_s {
+        let deadline = Instant::now() + Duration::from_secs(seconds.unsigned_abs());
+        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).doing(|| "watch it")?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+                Ok(0) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(Error::new(Kind::TimedOut, format!("it took longer than {seconds} s")));
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => break,
+                Err(e) => return Err(e).doing(|| "wait for it"),
+            }
+        }
+    }
+    child.wait().doing(|| "wait for it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::HookBuilder;
+
+    fn shell(script: &str, timeout: Option<i64>) -> Hook {
+        let args: Vec<String> = ["sh", "-c", script].map(str::to_owned).into();
+        let hook = HookBuilder::default().path("/bin/sh").args(args);
+        match timeout {
+            Some(seconds) => hook.timeout(seconds).build().unwrap(),
+            None => hook.build().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_hook_reads_the_state_from_its_stdin() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("state");
+        run("poststart", &[shell(&format!("cat > {}", out.display()), None)], "{\"id\":\"x\"}").unwrap();
+        assert_eq!(std::fs::read_to_string(out).unwrap(), "{\"id\":\"x\"}");
+    }
+
+    #[test]
+    fn a_failing_hook_says_why_on_stderr() {
+        let error = run("prestart", &[shell("echo no such card >&2; exit 3", None)], "{}").unwrap_err();
+        assert!(error.chain().contains("exit status: 3: no such card"), "{error:?}");
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_killed_at_its_timeout() {
+        let error = run("prestart", &[shell("exec sleep 60", Some(1))], "{}").unwrap_err();
+        assert_eq!(error.kind(), Kind::TimedOut);
+    }
+}

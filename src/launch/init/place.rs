@@ -1,0 +1,124 @@
+//! Paths below the container's root: resolved by the kernel with the root as `/`, so that no link leads out of it,
+//! and held as descriptors, so that nothing can be swapped afterwards.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::io::Errno;
+
+use super::{At, Init, Outcome};
+use crate::launch::steps::Below;
+use crate::launch::wire::Op;
+
+/// How often a lookup that raced with a rename is tried again; openat2(2), EAGAIN.
+const TRIES: u32 = 32;
+
+impl Init<'_> {
+    /// The container's root.
+    pub(super) fn root(&self) -> Outcome<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or((Op::Open, Errno::BADF))
+    }
+
+    /// Makes a directory with its parents.
+    pub(super) fn directory(&self, path: &Below) -> Outcome {
+        open_directory(self.root()?, path, ResolveFlags::empty()).map(drop)
+    }
+
+    /// Makes a link whose place is still free.
+    pub(super) fn symlink(&self, target: &std::ffi::CStr, link: &Below) -> Outcome {
+        let (parent, name) = open_parent(self.root()?, link)?;
+        match rustix::fs::symlinkat(target, &parent, name) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other.at(Op::Link),
+        }
+    }
+}
+
+/// Opens what is there, as a place only (`O_PATH`).
+pub(super) fn open(
+    root: BorrowedFd<'_>,
+    path: &std::ffi::CStr,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut answer = Err(Errno::AGAIN);
+    for _ in 0..TRIES {
+        answer = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve);
+        if !matches!(answer, Err(Errno::AGAIN)) {
+            break;
+        }
+    }
+    answer
+}
+
+/// Opens a directory, made with its parents when it is not there.
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &Below, resolve: ResolveFlags) -> Outcome<OwnedFd> {
+    match open(root, &path.path, OFlags::DIRECTORY, resolve) {
+        Err(Errno::NOENT) => make_directories(root, &path.makers, resolve)?,
+        other => return other.at(Op::Open),
+    }
+    open(root, &path.path, OFlags::DIRECTORY, resolve).at(Op::Open)
+}
+
+/// Opens the directory that holds the last name of a path, made when it is not there.
+pub(super) fn open_parent<'p>(
+    root: BorrowedFd<'_>,
+    path: &'p Below,
+) -> Outcome<(OwnedFd, &'p std::ffi::CStr)> {
+    let Some(((parent, name), before)) = path.makers.split_last() else {
+        return Err((Op::Open, Errno::INVAL));
+    };
+    let directory = match open(root, parent, OFlags::DIRECTORY, ResolveFlags::empty()) {
+        Err(Errno::NOENT) => {
+            make_directories(root, before, ResolveFlags::empty())?;
+            open(root, parent, OFlags::DIRECTORY, ResolveFlags::empty())
+        }
+        other => other,
+    };
+    Ok((directory.at(Op::Open)?, name))
+}
+
+/// Opens a file, made empty with its parents when it is not there.
+pub(super) fn open_file(root: BorrowedFd<'_>, path: &Below) -> Outcome<OwnedFd> {
+    match open(root, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        other => return other.at(Op::Open),
+    }
+    let (parent, name) = open_parent(root, path)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err((Op::Open, errno)),
+    }
+    open(root, &path.path, OFlags::empty(), ResolveFlags::empty()).at(Op::Open)
+}
+
+/// Makes the directories of a path, from the deepest that exists down.
+fn make_directories(
+    root: BorrowedFd<'_>,
+    makers: &[(std::ffi::CString, std::ffi::CString)],
+    resolve: ResolveFlags,
+) -> Outcome {
+    for start in (0..makers.len()).rev() {
+        match open(root, &makers[start].0, OFlags::DIRECTORY, resolve) {
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err((Op::Open, errno)),
+            Ok(parent) => {
+                make_one(&parent, &makers[start].1)?;
+                for (parent, name) in &makers[start + 1..] {
+                    make_one(&open(root, parent, OFlags::DIRECTORY, resolve).at(Op::Open)?, name)?;
+                }
+                return Ok(());
+            }
+        }
+    }
+    Err((Op::Open, Errno::NOENT))
+}
+
+fn make_one(parent: &OwnedFd, name: &std::ffi::CStr) -> Outcome {
+    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other.at(Op::Mkdir),
+    }
+}

@@ -1,0 +1,338 @@
+//! From the `mounts` of a configuration to mount steps.
+//!
+//! libcontainer's `parse_mount` is not used here: it forgets which flags were cleared, the order of propagation types,
+//! `nosymfollow`, `tmpcopyup` and id maps, all of which mount_setattr(2) needs.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+
+use super::namespaces::IdMaps;
+use super::plan::{Open, Opens};
+use super::steps::{MountStep, PointKind, Source};
+use super::text::{below, cpath, cstring};
+use crate::error::{Error, Result};
+use crate::sys::mount::{
+    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW,
+    ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
+};
+
+/// Mount options sorted by what the kernel does with them. SPEC(runtime 1.2 #linux-mount-options)
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `bind` or `rbind`; with whether it is recursive.
+    pub bind: Option<bool>,
+    /// `remount`: change the mount that is there.
+    pub remount: bool,
+    /// Attributes of the mount.
+    pub attr: MountAttr,
+    /// Attributes of the mount and all below it.
+    pub recursive_attr: Option<MountAttr>,
+    /// Propagation types with whether they are recursive.
+    pub propagation: Vec<(u64, bool)>,
+    /// `idmap` or `ridmap`; with whether it is recursive.
+    pub idmap: Option<bool>,
+    /// `tmpcopyup`.
+    pub copy_up: bool,
+    /// What the filesystem itself gets.
+    pub data: Vec<(String, Option<String>)>,
+}
+
+/// Option name, attribute bits, whether they are set or cleared. An access-time mode clears its whole field first.
+const ATTRIBUTES: [(&str, u64, bool); 21] = [
+    ("ro", ATTR_RDONLY, true),
+    ("rw", ATTR_RDONLY, false),
+    ("nosuid", ATTR_NOSUID, true),
+    ("suid", ATTR_NOSUID, false),
+    ("nodev", ATTR_NODEV, true),
+    ("dev", ATTR_NODEV, false),
+    ("noexec", ATTR_NOEXEC, true),
+    ("exec", ATTR_NOEXEC, false),
+    ("nosymfollow", ATTR_NOSYMFOLLOW, true),
+    ("symfollow", ATTR_NOSYMFOLLOW, false),
+    ("nodiratime", ATTR_NODIRATIME, true),
+    ("diratime", ATTR_NODIRATIME, false),
+    ("noatime", ATTR_NOATIME, true),
+    ("strictatime", ATTR_STRICTATIME, true),
+    ("relatime", 0, true),
+    ("atime", ATTR_ATIME, false),
+    ("norelatime", ATTR_ATIME, false),
+    ("nostrictatime", ATTR_ATIME, false),
+    ("defaults", 0, false),
+    ("silent", 0, false),
+    ("loud", 0, false),
+];
+
+const PROPAGATION: [(&str, u64); 4] = [
+    ("shared", libc::MS_SHARED as u64),
+    ("slave", libc::MS_SLAVE as u64),
+    ("private", libc::MS_PRIVATE as u64),
+    ("unbindable", libc::MS_UNBINDABLE as u64),
+];
+
+/// A propagation type by name, `r` in front meaning recursive.
+pub fn propagation(name: &str) -> Option<(u64, bool)> {
+    let find = |name: &str| PROPAGATION.iter().find(|(n, _)| *n == name).map(|(_, flag)| *flag);
+    find(name).map(|flag| (flag, false)).or_else(|| find(name.strip_prefix('r')?).map(|flag| (flag, true)))
+}
+
+impl MountOptions {
+    /// Sorts a list of options; what no rule knows is the filesystem's.
+    pub fn parse(options: &[String]) -> Self {
+        let mut this = Self::default();
+        for option in options {
+            this.add(option);
+        }
+        this
+    }
+
+    fn add(&mut self, option: &str) {
+        match option {
+            "bind" => self.bind = Some(self.bind.unwrap_or(false)),
+            "rbind" => self.bind = Some(true),
+            "remount" => self.remount = true,
+            "idmap" => self.idmap = Some(self.idmap.unwrap_or(false)),
+            "ridmap" => self.idmap = Some(true),
+            "tmpcopyup" => self.copy_up = true,
+            _ => self.add_from_tables(option),
+        }
+    }
+
+    fn add_from_tables(&mut self, option: &str) {
+        let find = |name: &str| ATTRIBUTES.iter().find(|(n, ..)| *n == name);
+        if let Some((name, bits, set)) = find(option) {
+            apply_attribute(&mut self.attr, name, *bits, *set);
+        } else if let Some(found) = propagation(option) {
+            self.propagation.push(found);
+        } else if let Some((name, bits, set)) = option.strip_prefix('r').and_then(find)
+            && !matches!(*name, "defaults" | "silent" | "loud")
+        {
+            apply_attribute(self.recursive_attr.get_or_insert_default(), name, *bits, *set);
+        } else {
+            let (key, value) =
+                option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v.to_owned())));
+            self.data.push((key.to_owned(), value));
+        }
+    }
+}
+
+fn apply_attribute(attr: &mut MountAttr, name: &str, bits: u64, set: bool) {
+    if name.ends_with("atime") && !name.ends_with("diratime") {
+        attr.set &= !ATTR_ATIME;
+        attr.clear |= ATTR_ATIME;
+        attr.set |= if set { bits } else { 0 };
+    } else if set {
+        attr.set |= bits;
+        attr.clear &= !bits;
+    } else {
+        attr.clear |= bits;
+        attr.set &= !bits;
+    }
+}
+
+/// What a mount step depends on besides the mount itself.
+#[derive(Debug)]
+pub struct MountContext<'a> {
+    /// Relative bind sources start here.
+    pub bundle: &'a Path,
+    /// The child will be in another user namespace: the parent opens host trees for it.
+    pub parent_opens: bool,
+    /// Propagation given to trees that the parent opens.
+    pub propagation: u64,
+    /// The container's own id maps, for `idmap` without maps of its own.
+    pub maps: Option<&'a IdMaps>,
+    /// SELinux label for new filesystems.
+    pub mount_label: Option<&'a str>,
+}
+
+/// The step for one mount that is not a cgroup mount.
+///
+/// # Errors
+/// `Invalid` when the destination or the source is missing or not allowed.
+pub fn mount_step(mount: &Mount, context: &MountContext<'_>, opens: &mut Opens) -> Result<MountStep> {
+    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let destination = mount.destination();
+    let point = below("mounts: destination", destination)?;
+    if point.makers.is_empty() {
+        return Err(Error::invalid(format!("mounts: {destination:?} is the root filesystem itself")));
+    }
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    let is_bind = options.bind.is_some() || fstype == "bind";
+    check_below_proc(&point.path.to_string_lossy(), fstype, is_bind, mount)?;
+    let (source, kind) = if options.remount {
+        (Source::Existing, PointKind::LikeSource)
+    } else if is_bind {
+        (bind_source(mount, &options, context, opens)?, PointKind::LikeSource)
+    } else {
+        (filesystem_source(fstype, mount, &options, context)?, PointKind::Directory)
+    };
+    Ok(MountStep {
+        source,
+        point,
+        kind,
+        attr: options.attr,
+        recursive_attr: options.recursive_attr,
+        propagation: options.propagation,
+        copy_up: options.copy_up,
+        // An image whose /proc or /sys is a link would get them mounted elsewhere (CVE-2019-19921).
+        no_symlinks: matches!(fstype, "proc" | "sysfs"),
+    })
+}
+
+/// The files of /proc that something like lxcfs may cover; all else below /proc stays what the kernel says.
+const COVERABLE: [&str; 12] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/net/dev",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
+    "proc/cmdline",
+];
+
+fn check_below_proc(path: &str, fstype: &str, is_bind: bool, mount: &Mount) -> Result<()> {
+    let refuse = |why: &str| {
+        Err(Error::invalid(format!("mounts: {:?} {why}", mount.destination()))
+            .hint("only single files such as /proc/meminfo may be covered"))
+    };
+    if path == "proc" && fstype != "proc" {
+        let source = mount.source().as_deref().unwrap_or(Path::new(""));
+        let on_proc = rustix::fs::statfs(source)
+            .is_ok_and(|s| i128::from(s.f_type) == i128::from(libc::PROC_SUPER_MAGIC));
+        return if is_bind && on_proc { Ok(()) } else { refuse("has to be a proc filesystem") };
+    }
+    if path.starts_with("proc/") && !COVERABLE.contains(&path) {
+        return refuse("lies inside /proc");
+    }
+    Ok(())
+}
+
+fn bind_source(
+    mount: &Mount,
+    options: &MountOptions,
+    context: &MountContext<'_>,
+    opens: &mut Opens,
+) -> Result<Source> {
+    let Some(source) = mount.source().as_ref().filter(|s| !s.as_os_str().is_empty()) else {
+        return Err(Error::invalid(format!(
+            "mounts: the bind mount on {:?} has no source",
+            mount.destination()
+        )));
+    };
+    let path = context.bundle.join(source);
+    let recursive = options.bind.unwrap_or(true);
+    let maps = idmap(mount, options, context)?;
+    if maps.is_none() && !context.parent_opens {
+        return Ok(Source::Host { path: cpath("mounts: source", &path)?, recursive });
+    }
+    Ok(Source::Opened(opens.push(Open::Tree {
+        path,
+        recursive,
+        propagation: context.propagation,
+        idmap: maps,
+    })))
+}
+
+fn idmap(
+    mount: &Mount,
+    options: &MountOptions,
+    context: &MountContext<'_>,
+) -> Result<Option<(IdMaps, bool)>> {
+    let own = |maps: &Option<Vec<LinuxIdMapping>>| maps.clone().unwrap_or_default();
+    let (uid, gid) = (own(mount.uid_mappings()), own(mount.gid_mappings()));
+    let destination = mount.destination();
+    if uid.is_empty() != gid.is_empty() {
+        return Err(Error::invalid(format!("mounts: {destination:?} maps only one of uids and gids")));
+    }
+    if !uid.is_empty() {
+        return Ok(Some((IdMaps::new(&uid, &gid), options.idmap.unwrap_or(false))));
+    }
+    match (options.idmap, context.maps) {
+        (None, _) => Ok(None),
+        (Some(recursive), Some(maps)) => Ok(Some((maps.clone(), recursive))),
+        (Some(_), None) => Err(Error::invalid(format!("mounts: {destination:?} has idmap but no mappings"))
+            .hint("give the mount uidMappings and gidMappings, or the container a user namespace")),
+    }
+}
+
+/// fsconfig(2) takes strings of up to 255 bytes.
+const LONGEST_VALUE: usize = 255;
+
+fn filesystem_source(
+    fstype: &str,
+    mount: &Mount,
+    options: &MountOptions,
+    context: &MountContext<'_>,
+) -> Result<Source> {
+    let destination = mount.destination();
+    if fstype.is_empty() || fstype == "none" {
+        return Err(Error::invalid(format!("mounts: {destination:?} has no type"))
+            .hint("name a filesystem, or use the option bind or rbind"));
+    }
+    let source = cpath("mounts: source", mount.source().as_deref().unwrap_or(Path::new(fstype)))?;
+    if options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > LONGEST_VALUE)) {
+        let join = |(key, value): &(String, Option<String>)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => key.clone(),
+        };
+        let data = cstring("mounts: options", options.data.iter().map(join).collect::<Vec<_>>().join(","))?;
+        return Ok(Source::Legacy { fstype: cstring("mounts: type", fstype)?, source, data });
+    }
+    let mut parameters = Vec::with_capacity(options.data.len() + 2);
+    parameters.push((c"source".to_owned(), Some(source)));
+    for (key, value) in &options.data {
+        let value = value.as_ref().map(|v| cstring("mounts: options", v.as_str())).transpose()?;
+        parameters.push((cstring("mounts: options", key.as_str())?, value));
+    }
+    if let Some(label) =
+        context.mount_label.filter(|_| matches!(fstype, "tmpfs" | "devpts" | "mqueue" | "overlay"))
+    {
+        parameters.push((c"context".to_owned(), Some(cstring("linux.mountLabel", label)?)));
+    }
+    Ok(Source::Filesystem { fstype: cstring("mounts: type", fstype)?, parameters })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> MountOptions {
+        MountOptions::parse(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_are_sorted_into_flags_and_data() {
+        let options = parse("nosuid,strictatime,mode=755,size=65536k,newinstance");
+        assert_eq!(options.attr.set, ATTR_NOSUID | ATTR_STRICTATIME);
+        assert_eq!(options.attr.clear, ATTR_ATIME);
+        assert_eq!(
+            options.data,
+            [
+                ("mode".to_owned(), Some("755".to_owned())),
+                ("size".to_owned(), Some("65536k".to_owned())),
+                ("newinstance".to_owned(), None)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_of_two_opposite_options_wins() {
+        let options = parse("ro,rw,suid,nosuid");
+        assert_eq!((options.attr.set, options.attr.clear), (ATTR_NOSUID, ATTR_RDONLY));
+    }
+
+    #[test]
+    fn recursive_options_are_kept_apart() {
+        let options = parse("rbind,rro,rslave,rnoatime");
+        assert_eq!(options.bind, Some(true));
+        assert_eq!(options.attr, MountAttr::default());
+        let recursive = options.recursive_attr.unwrap();
+        assert_eq!((recursive.set, recursive.clear), (ATTR_RDONLY | ATTR_NOATIME, ATTR_ATIME));
+        assert_eq!(options.propagation, [(libc::MS_SLAVE as u64, true)]);
+    }
+}

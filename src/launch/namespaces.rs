@@ -1,0 +1,172 @@
+//! Which namespaces are made, which are joined, and in which order.
+//!
+//! clone3 makes what can be made by it. What it cannot: a cgroup namespace (clone roots it at the parent's cgroup) and
+//! a time namespace (clone freezes its offsets); the child unshares these. Joining is the child's work, but for the
+//! PID namespace, which only a child can be born into, and for everything when the user namespace is new: once inside
+//! it, the child has no rights over namespaces that the host owns. Those the parent enters, and leaves after the clone.
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+
+use super::plan::{Open, Opens};
+use super::steps::Step;
+use crate::error::{Error, Kind, Result};
+
+/// The namespace part of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// `CLONE_NEW*` for clone3.
+    pub clone_flags: i32,
+    /// What the parent enters around the clone: slot and `CLONE_NEW*`.
+    pub parent_joins: Vec<(super::steps::Slot, i32)>,
+    /// All kinds that are not the host's: made or joined.
+    pub private: i32,
+    /// All kinds that are new.
+    pub new: i32,
+    /// Id maps to write, where the user namespace is new.
+    pub maps: Option<IdMaps>,
+}
+
+/// Contents of uid_map and gid_map; user_namespaces(7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Lines of uid_map.
+    pub uid: String,
+    /// Lines of gid_map.
+    pub gid: String,
+}
+
+impl IdMaps {
+    /// Joins mappings to the text the kernel wants.
+    pub fn new(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Self {
+        Self { uid: lines(uid), gid: lines(gid) }
+    }
+}
+
+fn lines(maps: &[LinuxIdMapping]) -> String {
+    maps.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
+}
+
+/// The `CLONE_NEW*` of a type.
+pub fn clone_flag(kind: LinuxNamespaceType) -> i32 {
+    match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CLONE_NEWTIME,
+    }
+}
+
+/// `CLONE_NEWTIME`; missing from libc on some targets.
+pub const CLONE_NEWTIME: i32 = 0x80;
+
+impl Namespaces {
+    /// Sorts `linux.namespaces` into what is made and what is joined; pushes the joining and unsharing steps.
+    ///
+    /// # Errors
+    /// `Invalid` for a type that is listed twice, and for id maps without a user namespace or the reverse.
+    pub fn plan(linux: &Linux, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<Self> {
+        let mut this = Self::default();
+        let mut joins = Vec::new();
+        for namespace in linux.namespaces().iter().flatten() {
+            let kind = clone_flag(namespace.typ());
+            if this.private & kind != 0 {
+                return Err(Error::invalid(format!("linux.namespaces: {} is listed twice", namespace.typ())));
+            }
+            this.private |= kind;
+            match namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) {
+                None => this.new |= kind,
+                Some(path) => {
+                    if !path.is_absolute() {
+                        return Err(Error::invalid(format!(
+                            "linux.namespaces: path {path:?} is not absolute"
+                        )));
+                    }
+                    let slot = opens.push(Open::Namespace { path: path.clone(), kind });
+                    joins.push((slot, kind, path.display().to_string()));
+                }
+            }
+        }
+        this.clone_flags = this.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME);
+        this.check_maps(linux)?;
+        this.place_joins(joins, steps);
+        Ok(this)
+    }
+
+    /// Whether a user namespace is made or joined.
+    pub fn has_user(&self) -> bool {
+        self.private & libc::CLONE_NEWUSER != 0
+    }
+
+    fn check_maps(&mut self, linux: &Linux) -> Result<()> {
+        let uid = linux.uid_mappings().as_deref().unwrap_or_default();
+        let gid = linux.gid_mappings().as_deref().unwrap_or_default();
+        let new_user = self.new & libc::CLONE_NEWUSER != 0;
+        if new_user && (uid.is_empty() || gid.is_empty()) {
+            return Err(Error::invalid("linux.namespaces: a new user namespace without id mappings")
+                .hint("set linux.uidMappings and linux.gidMappings"));
+        }
+        if !self.has_user() && !(uid.is_empty() && gid.is_empty()) {
+            return Err(Error::invalid("linux.uidMappings: id mappings without a user namespace")
+                .hint("add {\"type\": \"user\"} to linux.namespaces"));
+        }
+        if new_user {
+            self.maps = Some(IdMaps::new(uid, gid));
+        }
+        if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) && self.new & CLONE_NEWTIME == 0 {
+            return Err(Error::invalid("linux.timeOffsets: offsets without a new time namespace")
+                .hint("add {\"type\": \"time\"} to linux.namespaces"));
+        }
+        Ok(())
+    }
+
+    fn place_joins(&mut self, joins: Vec<(super::steps::Slot, i32, String)>, steps: &mut Vec<Step>) {
+        let new_user = self.new & libc::CLONE_NEWUSER != 0;
+        let joined_user = joins.iter().any(|(_, kind, _)| *kind == libc::CLONE_NEWUSER);
+        const REVERSIBLE: i32 =
+            libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+        let mut before = Vec::new();
+        let mut after = Vec::new();
+        for (slot, kind, path) in joins {
+            if kind == libc::CLONE_NEWPID || (new_user && kind & REVERSIBLE != 0) {
+                self.parent_joins.push((slot, kind));
+                continue;
+            }
+            let join = |early| Step::Join { slot, kind, path: path.clone(), early };
+            if kind == libc::CLONE_NEWUSER {
+                after.insert(0, join(false));
+            } else if kind == libc::CLONE_NEWNS {
+                // Last: the paths of all others have been opened, but entering it changes root and working directory.
+                after.push(join(false));
+            } else if joined_user {
+                before.push(join(true));
+                after.insert(usize::from(!after.is_empty()), join(false));
+            } else {
+                before.push(join(false));
+            }
+        }
+        steps.extend(before);
+        steps.extend(after);
+    }
+}
+
+/// The text for /proc/self/timens_offsets.
+///
+/// # Errors
+/// `Invalid` for a clock that has no offset in a time namespace.
+pub fn time_offsets(linux: &Linux) -> Result<Option<std::ffi::CString>> {
+    let Some(offsets) = linux.time_offsets().as_ref().filter(|o| !o.is_empty()) else { return Ok(None) };
+    let mut text = String::new();
+    for (clock, offset) in offsets {
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::new(Kind::Invalid, format!("linux.timeOffsets: there is no clock {clock:?}"))
+                .hint("monotonic and boottime are the clocks of a time namespace"));
+        }
+        let (secs, nanos) = (offset.secs().unwrap_or_default(), offset.nanosecs().unwrap_or_default());
+        text.push_str(&format!("{clock} {secs} {nanos}\n"));
+    }
+    super::text::cstring("linux.timeOffsets", text).map(Some)
+}

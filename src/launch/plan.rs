@@ -1,0 +1,383 @@
+//! The plan: everything that making a container, or adding a process to one, will do, as data.
+//!
+//! Making a plan touches nothing: it reads the configuration and a few facts about the host, checks all there is to
+//! check, and leaves steps in the order in which the new process takes them. A bundle that is not valid fails here,
+//! before anything exists that would have to be undone.
+//!
+//! libcontainer serves where its part is right and off the hot path: whether AppArmor is on (`request`), the default
+//! devices (`devices`), capability names (`process`). Its mount parser, rootfs, hooks, id mapper and console are not
+//! used: they work with paths as strings, allocate after the clone, or want its own `State`; see each module's head.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, Spec};
+
+use super::mounts::{MountContext, mount_step, propagation};
+use super::namespaces::{self, IdMaps, Namespaces};
+use super::request::{ExecRequest, InitRequest};
+use super::steps::{Program, Slot, Source, Step};
+use super::text::{below, cpath, cstring};
+use super::{cgroup_mount, check, devices, hooks, process};
+use crate::error::{Error, Result};
+
+/// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Open {
+    /// A namespace file.
+    Namespace {
+        /// Where.
+        path: PathBuf,
+        /// Its `CLONE_NEW*`, checked when it is opened.
+        kind: i32,
+    },
+    /// A detached copy of a host tree.
+    Tree {
+        /// Where.
+        path: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+        /// `MS_*` for the copy, so that it does not spread to the host.
+        propagation: u64,
+        /// Id maps, with whether they hold for all mounts below too.
+        idmap: Option<(IdMaps, bool)>,
+    },
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// The root filesystem, mounted and attached nowhere yet.
+    Root,
+    /// The socket that receives the terminal.
+    Console,
+    /// The listening socket on which `start` arrives.
+    StartSocket,
+    /// The pidfd of the process whose namespaces are joined.
+    Process,
+    /// A file that holds the container's state for hooks that the child runs.
+    HookState,
+}
+
+/// The list of what is opened; its positions are the [`Slot`]s.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opens(pub Vec<Open>);
+
+impl Opens {
+    /// Adds one and says where it will be.
+    pub fn push(&mut self, open: Open) -> Slot {
+        self.0.push(open);
+        Slot(self.0.len() - 1)
+    }
+}
+
+/// What a launch will do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What the parent opens first.
+    pub opens: Opens,
+    /// Namespaces: what clone3 makes and what the parent enters around it.
+    pub namespaces: Namespaces,
+    /// What the child does.
+    pub steps: Vec<Step>,
+    /// What it then executes.
+    pub program: Program,
+    /// Written by the parent to /proc/PID/oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// Where the seccomp listener goes.
+    pub listener: Option<crate::seccomp::Listener>,
+}
+
+impl Plan {
+    /// Plans a new container.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field of the configuration.
+    pub fn for_init(request: &InitRequest<'_>) -> Result<Self> {
+        let spec = request.spec;
+        check::spec(spec, request.facts)?;
+        let default_linux = Linux::default();
+        let linux = spec.linux().as_ref().unwrap_or(&default_linux);
+        let mut opens = Opens::default();
+        let mut steps = Vec::with_capacity(64);
+        let namespaces = enter_namespaces(linux, request, &mut opens, &mut steps)?;
+        check::against_namespaces(spec, linux, &namespaces)?;
+        let rootfs = rootfs(spec, request.bundle)?;
+        if namespaces.private & libc::CLONE_NEWNS != 0 {
+            build_root(request, linux, &rootfs, &namespaces, &mut opens, &mut steps)?;
+        } else {
+            steps.push(Step::Chroot(opens.push(Open::Directory(rootfs))));
+        }
+        let Some(process) = spec.process().as_ref() else {
+            return Err(Error::invalid("process is missing from the configuration"));
+        };
+        let tail = process::Tail {
+            process,
+            namespaces: &namespaces,
+            seccomp: request.seccomp,
+            options: request.options,
+            facts: request.facts,
+            start_hooks: spec.hooks().as_ref().and_then(|h| h.start_container().as_deref()),
+            personality: linux.personality().as_ref(),
+        };
+        process::push_tail(&tail, &mut opens, &mut steps)?;
+        Ok(Self {
+            opens,
+            namespaces,
+            steps,
+            program: process::program(process)?,
+            oom_score_adj: process.oom_score_adj(),
+            listener: request.seccomp.and_then(|s| s.listener.clone()),
+        })
+    }
+
+    /// Plans one more process in a running container: other steps, same kinds.
+    ///
+    /// # Errors
+    /// As [`Plan::for_init`].
+    pub fn for_exec(request: &ExecRequest<'_>) -> Result<Self> {
+        check::process(request.process, request.facts)?;
+        let default_linux = Linux::default();
+        let linux = request.spec.linux().as_ref().unwrap_or(&default_linux);
+        let mut opens = Opens::default();
+        let mut steps = Vec::with_capacity(32);
+        let all = linux.namespaces().iter().flatten().map(|n| namespaces::clone_flag(n.typ()));
+        let private = all.fold(0, |all, kind| all | kind);
+        let namespaces = Namespaces { private, ..Namespaces::default() };
+        let target = opens.push(Open::Process);
+        let mut namespaces = namespaces;
+        if private & libc::CLONE_NEWPID != 0 {
+            namespaces.parent_joins.push((target, libc::CLONE_NEWPID));
+        }
+        if request.options.parent_attaches {
+            steps.push(Step::AwaitParent);
+        }
+        let joined = private & !libc::CLONE_NEWPID;
+        if joined != 0 {
+            steps.push(Step::JoinProcess { slot: target, kinds: joined });
+        }
+        if namespaces.has_user() {
+            steps.push(Step::BecomeNamespaceRoot { set_groups: true });
+        }
+        let process = request.process;
+        process::push_session(process, request.options, "exec", &mut steps)?;
+        if process.terminal().unwrap_or(false) {
+            steps.push(terminal(process, false, &mut opens));
+        }
+        if process::needs_label(process) {
+            steps.push(Step::OpenProc);
+        }
+        let tail = process::Tail {
+            process,
+            namespaces: &namespaces,
+            seccomp: request.seccomp,
+            options: request.options,
+            facts: request.facts,
+            start_hooks: None,
+            personality: linux.personality().as_ref(),
+        };
+        process::push_tail(&tail, &mut opens, &mut steps)?;
+        Ok(Self {
+            opens,
+            namespaces,
+            steps,
+            program: process::program(process)?,
+            oom_score_adj: process.oom_score_adj(),
+            listener: request.seccomp.and_then(|s| s.listener.clone()),
+        })
+    }
+
+    /// The descriptor slots of one kind of thing.
+    pub fn slot_of(&self, wanted: &Open) -> Option<Slot> {
+        self.opens.0.iter().position(|open| open == wanted).map(Slot)
+    }
+}
+
+/// The root directory, made absolute against the bundle.
+fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
+    let Some(root) = spec.root().as_ref() else {
+        return Err(Error::invalid("root is missing from the configuration"));
+    };
+    if root.path().as_os_str().is_empty() {
+        return Err(
+            Error::invalid("root.path is empty").hint("name the directory that holds the root filesystem")
+        );
+    }
+    Ok(bundle.join(root.path()))
+}
+
+fn enter_namespaces(
+    linux: &Linux,
+    request: &InitRequest<'_>,
+    opens: &mut Opens,
+    steps: &mut Vec<Step>,
+) -> Result<Namespaces> {
+    let mut joins = Vec::new();
+    let namespaces = Namespaces::plan(linux, opens, &mut joins)?;
+    if namespaces.maps.is_some() || request.options.parent_attaches {
+        steps.push(Step::AwaitParent);
+    }
+    let joins_mounts = joins.pop_if(|s| matches!(s, Step::Join { kind: libc::CLONE_NEWNS, .. }));
+    steps.append(&mut joins);
+    if namespaces.has_user() {
+        steps.push(Step::BecomeNamespaceRoot { set_groups: true });
+    }
+    steps.extend(joins_mounts);
+    if namespaces.new & libc::CLONE_NEWCGROUP != 0 {
+        steps.push(Step::UnshareCgroup);
+    }
+    if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
+        steps.push(Step::UnshareTime { offsets: namespaces::time_offsets(linux)? });
+    }
+    if let Some(process) = request.spec.process() {
+        process::push_session(process, request.options, request.id.as_str(), steps)?;
+    }
+    if namespaces.new & libc::CLONE_NEWNET != 0 {
+        steps.push(Step::LoopbackUp);
+    }
+    Ok(namespaces)
+}
+
+/// The steps from the host's mount tree to the container's.
+fn build_root(
+    request: &InitRequest<'_>,
+    linux: &Linux,
+    rootfs: &Path,
+    namespaces: &Namespaces,
+    opens: &mut Opens,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let spec = request.spec;
+    let asked = linux.rootfs_propagation().as_deref().unwrap_or_default();
+    let root_propagation = root_propagation(asked)?;
+    let isolate = root_propagation.map_or(libc::MS_SLAVE as u64, |(flag, _)| flag);
+    // An unbindable tree could not be cloned, which is how everything is mounted from here on.
+    let isolate = if isolate == libc::MS_UNBINDABLE as u64 { libc::MS_PRIVATE as u64 } else { isolate };
+    let parent_opens = namespaces.has_user();
+    let source = if request.root_is_given {
+        Source::Opened(opens.push(Open::Root))
+    } else if parent_opens {
+        let (path, recursive) = (rootfs.to_owned(), true);
+        Source::Opened(opens.push(Open::Tree { path, recursive, propagation: isolate, idmap: None }))
+    } else {
+        Source::Host { path: cpath("root.path", rootfs)?, recursive: true }
+    };
+    steps.push(Step::Isolate { propagation: isolate });
+    steps.push(Step::AttachRoot { source });
+    let context = MountContext {
+        bundle: request.bundle,
+        parent_opens,
+        propagation: isolate,
+        maps: namespaces.maps.as_ref(),
+        mount_label: linux.mount_label().as_deref().filter(|l| !l.is_empty()),
+    };
+    push_mounts(request, namespaces, &context, opens, steps)?;
+    push_hooks_point(request, opens, steps)?;
+    push_names(spec, linux, steps)?;
+    for path in linux.masked_paths().iter().flatten() {
+        steps.push(Step::Mask(below("linux.maskedPaths", Path::new(path))?));
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        steps.push(Step::ReadOnly(below("linux.readonlyPaths", Path::new(path))?));
+    }
+    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+        steps.push(Step::ReadOnlyRoot);
+    }
+    steps.push(match request.options.no_pivot {
+        true => Step::MoveRoot,
+        false => Step::PivotRoot { shared: isolate == libc::MS_SHARED as u64 },
+    });
+    if let Some((propagation, recursive)) = root_propagation {
+        steps.push(Step::RootPropagation { propagation, recursive });
+    }
+    Ok(())
+}
+
+fn root_propagation(asked: &str) -> Result<Option<(u64, bool)>> {
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    match propagation(asked) {
+        Some(found) => Ok(Some(found)),
+        None => Err(Error::invalid(format!("linux.rootfsPropagation: there is no {asked:?}"))
+            .hint("use shared, slave, private or unbindable, with r in front for recursive")),
+    }
+}
+
+fn push_mounts(
+    request: &InitRequest<'_>,
+    namespaces: &Namespaces,
+    context: &MountContext<'_>,
+    opens: &mut Opens,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let spec = request.spec;
+    let mut read_only_dev = None;
+    for mount in spec.mounts().iter().flatten() {
+        if mount.typ().as_deref() == Some("cgroup") {
+            cgroup_mount::push(mount, namespaces, request.facts, steps)?;
+            continue;
+        }
+        let mut step = mount_step(mount, context, opens)?;
+        if step.point.path.as_bytes() == b"dev" && matches!(step.source, Source::Filesystem { .. }) {
+            // The nodes come after the mount, so its being read-only has to come after the nodes.
+            let read_only = step.attr.set & crate::sys::mount::ATTR_RDONLY;
+            step.attr.set &= !crate::sys::mount::ATTR_RDONLY;
+            read_only_dev = (read_only != 0).then(|| cgroup_mount::again_read_only(&step));
+        }
+        steps.push(Step::Mount(Box::new(step)));
+    }
+    let linux = spec.linux().as_ref();
+    let binds_dev = spec.mounts().iter().flatten().any(devices::is_bind_on_dev);
+    if !binds_dev {
+        let bind = namespaces.has_user() || request.facts.in_user_namespace;
+        devices::push(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default(), bind, steps)?;
+    }
+    if let Some(process) = spec.process() {
+        steps.push(Step::Directory(below("process.cwd", process.cwd())?));
+        if process.terminal().unwrap_or(false) {
+            steps.push(terminal(process, !binds_dev, opens));
+        }
+    }
+    if let Some(dev) = read_only_dev {
+        steps.push(dev);
+    }
+    Ok(())
+}
+
+/// The step that makes the terminal.
+fn terminal(process: &oci_spec::runtime::Process, console: bool, opens: &mut Opens) -> Step {
+    let side = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|s| (side(s.height()), side(s.width())));
+    Step::OpenTerminal { slot: opens.push(Open::Console), console, size, uid: process.user().uid() }
+}
+
+fn push_hooks_point(request: &InitRequest<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
+    let Some(configured) = request.spec.hooks() else { return Ok(()) };
+    let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    #[expect(deprecated, reason = "prestart hooks are still in use; SPEC(runtime 1.2 #prestart)")]
+    let parent_has = some(configured.prestart()) || some(configured.create_runtime());
+    let inside = configured.create_container().as_deref().unwrap_or_default();
+    if parent_has || !inside.is_empty() {
+        steps.push(Step::HooksPoint);
+    }
+    if !inside.is_empty() {
+        let state = opens.push(Open::HookState);
+        steps.push(hooks::inside("createContainer", inside, state)?);
+    }
+    Ok(())
+}
+
+fn push_names(spec: &Spec, linux: &Linux, steps: &mut Vec<Step>) -> Result<()> {
+    if let Some(name) = spec.hostname().as_ref().filter(|n| !n.is_empty()) {
+        steps.push(Step::Hostname(cstring("hostname", name.as_str())?));
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|n| !n.is_empty()) {
+        steps.push(Step::Domainname(cstring("domainname", name.as_str())?));
+    }
+    let sysctls: std::collections::BTreeMap<_, _> = linux.sysctl().iter().flatten().collect();
+    if !sysctls.is_empty() || spec.process().as_ref().is_some_and(process::needs_label) {
+        steps.push(Step::OpenProc);
+    }
+    for (name, value) in sysctls {
+        let path = cstring("linux.sysctl", format!("sys/{}", check::sysctl_path(name)))?;
+        steps.push(Step::Sysctl { path, value: cstring("linux.sysctl", value.as_str())? });
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What the parent opens before the clone, so that the child finds each thing at a known descriptor.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::namespaces::IdMaps;
+use super::plan::{Open, Plan};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys;
+use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
+
+/// Descriptors that the caller brings along.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The root filesystem, mounted and attached nowhere yet.
+    pub root: Option<OwnedFd>,
+    /// The socket that receives the terminal.
+    pub console: Option<OwnedFd>,
+    /// The listening socket on which `start` arrives.
+    pub start_socket: Option<OwnedFd>,
+    /// The pidfd of the process whose namespaces are joined.
+    pub process: Option<OwnedFd>,
+}
+
+/// Opens everything, in the order of the plan's slots.
+///
+/// # Errors
+/// Something cannot be opened, or the plan needs what the caller did not bring.
+pub fn open_all(plan: &Plan, given: &mut Given) -> Result<Vec<OwnedFd>> {
+    plan.opens.0.iter().map(|open| open_one(open, given)).collect()
+}
+
+fn open_one(open: &Open, given: &mut Given) -> Result<OwnedFd> {
+    let bring = |fd: Option<OwnedFd>, what: &str| {
+        fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which was not given")))
+    };
+    match open {
+        Open::Namespace { path, kind } => namespace(path, *kind),
+        Open::Tree { path, recursive, propagation, idmap } => {
+            tree(path, *recursive, *propagation, idmap.as_ref())
+                .map_err(|e| e.doing(format!("open {}", path.display())))
+        }
+        Open::Directory(path) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
+        }
+        Open::Root => bring(given.root.take(), "a mounted root filesystem"),
+        Open::Console => bring(given.console.take(), "a console socket"),
+        Open::StartSocket => bring(given.start_socket.take(), "a start socket"),
+        Open::Process => bring(given.process.take(), "a process"),
+        Open::HookState => memfd_create(c"state", MemfdFlags::CLOEXEC).doing(|| "make a file in memory"),
+    }
+}
+
+/// A namespace file, made sure to be one of its kind: NS_GET_NSTYPE of ioctl_nsfs(2) by way of setns' own check.
+fn namespace(path: &Path, kind: i32) -> Result<OwnedFd> {
+    let doing = || format!("open the namespace {}", path.display());
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
+    match sys::namespace::kind_of(fd.as_fd()) {
+        Ok(found) if found == kind => Ok(fd),
+        Ok(_) => Err(Error::invalid(format!("{} is a namespace of another type", path.display()))),
+        Err(errno) => Err(Error::invalid(format!("{} is not a namespace", path.display())).because(errno)),
+    }
+}
+
+fn tree(path: &Path, recursive: bool, propagation: u64, idmap: Option<&(IdMaps, bool)>) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    let tree = open_tree(CWD, path, flags).doing(|| "open_tree")?;
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), true, &attr).doing(|| "mount_setattr")?;
+    if let Some((maps, deep)) = idmap {
+        let namespace = user_namespace(maps)?;
+        let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
+        let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+        mount_setattr(tree.as_fd(), *deep, &attr)
+            .doing(|| "map the ids of the mount")
+            .map_err(|e| e.hint("the filesystem may not support id-mapped mounts on this kernel"))?;
+    }
+    Ok(tree)
+}
+
+/// A user namespace with the maps, for mount_setattr(2): held by a child just long enough to be opened.
+fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")?;
+    let flags = u64::from(libc::CLONE_NEWUSER.cast_unsigned());
+    let holder = sys::process::spawn(flags, None, || {
+        // Reads until the parent is done, or dead: then the pipe has no writer any more.
+        let mut byte = [0];
+        sys::process::close_inherited(theirs.as_raw_fd());
+        let _ = rustix::io::read(&ours, &mut byte);
+        sys::process::exit_now(0)
+    })
+    .doing(|| "make a user namespace for the id map")?;
+    let namespace = write_maps(holder.pid, maps).and_then(|()| {
+        let path = format!("/proc/{}/ns/user", holder.pid);
+        File::open(&path).doing(|| format!("open {path}")).map(OwnedFd::from)
+    });
+    drop(theirs);
+    let _ = rustix::process::waitpid(
+        rustix::process::Pid::from_raw(holder.pid),
+        rustix::process::WaitOptions::empty(),
+    );
+    namespace
+}
+
+/// Writes the id maps of a process's new user namespace.
+///
+/// # Errors
+/// The kernel refuses them: overlapping, not allowed for this user, or not there.
+pub fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
+    for (file, text) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, text).doing(|| format!("write {:?} to {path}", text.trim_end())).map_err(|e| {
+            e.hint("check linux.uidMappings and linux.gidMappings for overlaps and for ids of the host that exist")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The `process` of a configuration: program, user, capabilities, limits, labels; the last steps of every plan.
+//!
+//! Capability names become numbers through libcontainer's and caps' tables. libcontainer's `drop_privileges` is not
+//! used: it goes through hash sets and one prctl per capability of each set; masks need two capset calls.
+
+use std::path::Path;
+
+use caps::Capability;
+use libcontainer::capabilities::CapabilityExt;
+use oci_spec::runtime::{
+    Capabilities, Hook, IOPriorityClass, LinuxCapabilities, LinuxPersonality, LinuxPersonalityDomain,
+    LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
+};
+use rustix::process::Resource;
+
+use super::hooks;
+use super::namespaces::Namespaces;
+use super::plan::{Open, Opens};
+use super::request::{Facts, Options};
+use super::steps::{CapabilityMasks, Filter, Identity, Program, Step};
+use super::text::{cpath, cstring};
+use crate::error::{Error, Result};
+use crate::sys::process::{SchedAttr, StringArray};
+
+/// Where a program without a slash is looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the last steps depend on.
+#[derive(Debug)]
+pub struct Tail<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// The namespaces it will be in.
+    pub namespaces: &'a Namespaces,
+    /// Its compiled filter.
+    pub seccomp: Option<&'a crate::seccomp::Program>,
+    /// Choices of the caller.
+    pub options: Options,
+    /// What the host is like.
+    pub facts: &'a Facts,
+    /// Hooks that run right before the program.
+    pub start_hooks: Option<&'a [Hook]>,
+    /// `linux.personality`.
+    pub personality: Option<&'a LinuxPersonality>,
+}
+
+/// Pushes the steps that every process takes once its root is its root.
+///
+/// The order is the heart of it. Limits, scheduler and labels need rights that go with the user. The bounding set
+/// needs CAP_SETPCAP, so it goes before the user changes; the final sets go last. The filter is installed as late as
+/// can be, so that it need not allow what we do ourselves: without no_new_privs that takes CAP_SYS_ADMIN, so it comes
+/// before the final sets, with it after them.
+///
+/// # Errors
+/// `Invalid` or `Unsupported`, naming the field.
+pub fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
+    let process = tail.process;
+    push_limits(tail, steps)?;
+    push_labels(process, steps)?;
+    let user = process.user();
+    steps.push(Step::Stdio { owner: (user.uid(), user.gid()) });
+    let cwd = cpath("process.cwd", process.cwd())?;
+    steps.push(Step::WorkingDirectory { path: cwd.clone(), early: true });
+    let masks = masks(process.capabilities().as_ref());
+    steps.push(Step::BoundingSet { keep: masks.bounding });
+    steps.push(Step::Identity(Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        set_groups: true,
+    }));
+    if let Some(mask) = user.umask() {
+        steps.push(Step::Umask(mask));
+    }
+    steps.push(Step::WorkingDirectory { path: cwd, early: false });
+    steps.push(Step::FindProgram);
+    steps.push(Step::CloseOnExec { first: 3 + tail.options.preserve_fds });
+    steps.push(Step::AwaitGo);
+    let notifies = tail.seccomp.is_some_and(|s| s.listener.is_some());
+    if notifies {
+        // The listener has to reach its socket while the creator is still there to fetch it.
+        push_privileges(tail, masks, steps);
+    }
+    if tail.options.wait_for_start {
+        steps.push(Step::Ready);
+        steps.push(Step::AwaitStart(opens.push(Open::StartSocket)));
+    }
+    if let Some(hooks) = tail.start_hooks.filter(|h| !h.is_empty()) {
+        let state = opens.push(Open::HookState);
+        steps.push(hooks::inside("startContainer", hooks, state)?);
+    }
+    if !notifies {
+        push_privileges(tail, masks, steps);
+    }
+    steps.push(Step::Execute);
+    Ok(())
+}
+
+fn push_privileges(tail: &Tail<'_>, masks: CapabilityMasks, steps: &mut Vec<Step>) {
+    let filter = tail.seccomp.map(|program| {
+        Step::Seccomp(Box::new(Filter {
+            instructions: program.instructions.clone(),
+            flags: program.flags,
+            notify: program.listener.is_some(),
+        }))
+    });
+    if tail.process.no_new_privileges().unwrap_or(false) {
+        steps.push(Step::NoNewPrivileges);
+        steps.push(Step::Capabilities(masks));
+        steps.extend(filter);
+    } else {
+        steps.extend(filter);
+        steps.push(Step::Capabilities(masks));
+    }
+}
+
+/// Pushes what concerns session and keyring; early, so that hooks see it.
+///
+/// # Errors
+/// `Invalid` for a name with a NUL byte.
+pub fn push_session(process: &Process, options: Options, name: &str, steps: &mut Vec<Step>) -> Result<()> {
+    if !options.no_new_keyring {
+        steps.push(Step::SessionKeyring(cstring("id", format!("_ses.{name}"))?));
+    }
+    let _ = process;
+    steps.push(Step::NewSession);
+    Ok(())
+}
+
+fn push_limits(tail: &Tail<'_>, steps: &mut Vec<Step>) -> Result<()> {
+    let process = tail.process;
+    let mut seen = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let (name, resource) = resource(limit.typ())?;
+        if seen.contains(&name) {
+            return Err(Error::invalid(format!("process.rlimits: {name} is listed twice")));
+        }
+        seen.push(name);
+        steps.push(Step::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() });
+    }
+    if let Some(scheduler) = process.scheduler() {
+        steps.push(Step::Scheduler(sched_attr(scheduler)?));
+    }
+    if let Some(priority) = process.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = i32::try_from(priority.priority()).ok().filter(|level| (0..=7).contains(level));
+        let Some(level) = level else {
+            return Err(Error::invalid("process.ioPriority.priority is not within 0 to 7"));
+        };
+        steps.push(Step::IoPriority(class << 13 | level));
+    }
+    if let Some(personality) = tail.personality {
+        steps.push(Step::Personality(match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => 8,
+        }));
+    }
+    Ok(())
+}
+
+fn resource(kind: PosixRlimitType) -> Result<(&'static str, Resource)> {
+    Ok(match kind {
+        PosixRlimitType::RlimitCpu => ("RLIMIT_CPU", Resource::Cpu),
+        PosixRlimitType::RlimitFsize => ("RLIMIT_FSIZE", Resource::Fsize),
+        PosixRlimitType::RlimitData => ("RLIMIT_DATA", Resource::Data),
+        PosixRlimitType::RlimitStack => ("RLIMIT_STACK", Resource::Stack),
+        PosixRlimitType::RlimitCore => ("RLIMIT_CORE", Resource::Core),
+        PosixRlimitType::RlimitRss => ("RLIMIT_RSS", Resource::Rss),
+        PosixRlimitType::RlimitNproc => ("RLIMIT_NPROC", Resource::Nproc),
+        PosixRlimitType::RlimitNofile => ("RLIMIT_NOFILE", Resource::Nofile),
+        PosixRlimitType::RlimitMemlock => ("RLIMIT_MEMLOCK", Resource::Memlock),
+        PosixRlimitType::RlimitAs => ("RLIMIT_AS", Resource::As),
+        PosixRlimitType::RlimitLocks => ("RLIMIT_LOCKS", Resource::Locks),
+        PosixRlimitType::RlimitSigpending => ("RLIMIT_SIGPENDING", Resource::Sigpending),
+        PosixRlimitType::RlimitMsgqueue => ("RLIMIT_MSGQUEUE", Resource::Msgqueue),
+        PosixRlimitType::RlimitNice => ("RLIMIT_NICE", Resource::Nice),
+        PosixRlimitType::RlimitRtprio => ("RLIMIT_RTPRIO", Resource::Rtprio),
+        PosixRlimitType::RlimitRttime => ("RLIMIT_RTTIME", Resource::Rttime),
+    })
+}
+
+fn sched_attr(scheduler: &Scheduler) -> Result<SchedAttr> {
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let mut flags = 0;
+    for flag in scheduler.flags().iter().flatten() {
+        flags |= match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+        };
+    }
+    let priority = u32::try_from(scheduler.priority().unwrap_or(0))
+        .map_err(|e| Error::invalid("process.scheduler.priority is negative").because(e))?;
+    Ok(SchedAttr {
+        size: 48,
+        policy,
+        flags,
+        nice: scheduler.nice().unwrap_or(0),
+        priority,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+    })
+}
+
+/// Whether the process asks for a security label.
+pub fn needs_label(process: &Process) -> bool {
+    let some = |label: &Option<String>| label.as_ref().is_some_and(|l| !l.is_empty());
+    some(process.apparmor_profile()) || some(process.selinux_label())
+}
+
+fn push_labels(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
+    if let Some(profile) = process.apparmor_profile().as_ref().filter(|p| !p.is_empty()) {
+        steps.push(Step::ExecLabel {
+            system: "AppArmor",
+            attributes: vec![
+                c"thread-self/attr/apparmor/exec".to_owned(),
+                c"thread-self/attr/exec".to_owned(),
+            ],
+            value: cstring("process.apparmorProfile", format!("exec {profile}"))?,
+        });
+    }
+    if let Some(label) = process.selinux_label().as_ref().filter(|l| !l.is_empty()) {
+        steps.push(Step::ExecLabel {
+            system: "SELinux",
+            attributes: vec![c"thread-self/attr/exec".to_owned()],
+            value: cstring("process.selinuxLabel", label.as_str())?,
+        });
+    }
+    Ok(())
+}
+
+/// Capability lists as bit masks.
+fn masks(sets: Option<&LinuxCapabilities>) -> CapabilityMasks {
+    let mask = |set: &Option<Capabilities>| {
+        set.iter().flatten().fold(0_u64, |mask, capability| mask | number(capability.to_cap()))
+    };
+    sets.map_or_else(CapabilityMasks::default, |sets| CapabilityMasks {
+        bounding: mask(sets.bounding()),
+        effective: mask(sets.effective()),
+        inheritable: mask(sets.inheritable()),
+        permitted: mask(sets.permitted()),
+        ambient: mask(sets.ambient()),
+    })
+}
+
+fn number(capability: Capability) -> u64 {
+    1 << capability.index()
+}
+
+/// What is executed, with the places to look for it.
+///
+/// # Errors
+/// `Invalid` when there are no arguments, or a string holds a NUL byte.
+pub fn program(process: &Process) -> Result<Program> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let Some(name) = args.first().filter(|name| !name.is_empty()) else {
+        return Err(Error::invalid("process.args is empty").hint("name the program to run"));
+    };
+    let env = process.env().as_deref().unwrap_or_default();
+    let array = |field: &str, list: &[String]| {
+        list.iter().map(|s| cstring(field, s.as_str())).collect::<Result<Vec<_>>>().map(StringArray::new)
+    };
+    let candidates = if name.contains('/') {
+        vec![cstring("process.args", name.as_str())?]
+    } else {
+        let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let join = |dir: &str| {
+            cpath("process.env: PATH", &Path::new(if dir.is_empty() { "." } else { dir }).join(name))
+        };
+        path.split(':').map(join).collect::<Result<Vec<_>>>()?
+    };
+    Ok(Program { candidates, argv: array("process.args", args)?, envp: array("process.env", env)? })
+}

@@ -1,0 +1,80 @@
+//! The binary protects itself from what it runs (CVE-2019-5736).
+//!
+//! A process in a container can reach the executable of whoever enters it through /proc/PID/exe, and write to it once
+//! nobody runs it any more: then the next container is started by the attacker's code. Copying the binary to sealed
+//! memory at each start, as others do, costs time and its size in memory. Here it runs again from a detached read-only
+//! mount of itself: a write through that fails with EROFS. Once nobody holds the mount's descriptor it belongs to no
+//! mount namespace, so nobody can make it writable again, not even with CAP_SYS_ADMIN.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::error::{Doing, Result};
+use crate::sys::mount::{ATTR_RDONLY, MountAttr, mount_setattr};
+use crate::sys::process::{StringArray, execve_fd};
+
+const SELF: &std::ffi::CStr = c"/proc/self/exe";
+
+/// Makes sure that nothing can write to this executable through this process; may start it anew, with the same
+/// arguments and environment. Call it before anything else, and before any thread.
+///
+/// # Errors
+/// Neither a read-only mount nor a sealed copy can be made.
+pub fn ensure() -> Result<()> {
+    let exe = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /proc/self/exe")?;
+    if is_protected(&exe) {
+        return Ok(());
+    }
+    let safe = match read_only_mount() {
+        Ok(fd) => fd,
+        // Before 5.12, or without CAP_SYS_ADMIN.
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => sealed_copy()?,
+        Err(errno) => return Err(errno).doing(|| "mount this executable read-only"),
+    };
+    let strings =
+        |list: Vec<&OsStr>| list.into_iter().filter_map(|s| CString::new(s.as_bytes()).ok()).collect();
+    let args: Vec<_> = std::env::args_os().collect();
+    let env: Vec<_> = std::env::vars_os()
+        .map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat())
+        .filter_map(|entry| CString::new(entry).ok())
+        .collect();
+    let argv = StringArray::new(strings(args.iter().map(AsRef::as_ref).collect()));
+    Err(execve_fd(safe.as_fd(), &argv, &StringArray::new(env))).doing(|| "start this executable anew")
+}
+
+/// On a read-only filesystem, or in a sealed memory file: nothing to do. Images with a read-only root pay nothing.
+fn is_protected(exe: &OwnedFd) -> bool {
+    let read_only = rustix::fs::fstatvfs(exe).is_ok_and(|s| s.f_flag.contains(StatVfsMountFlags::RDONLY));
+    read_only || is_sealed()
+}
+
+fn is_sealed() -> bool {
+    let Ok(file) = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
+}
+
+fn read_only_mount() -> std::result::Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, SELF, flags)?;
+    mount_setattr(tree.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })?;
+    Ok(tree)
+}
+
+fn sealed_copy() -> Result<OwnedFd> {
+    let from = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /proc/self/exe")?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = rustix::fs::memfd_create(c"coracle", flags).doing(|| "make a file in memory")?;
+    while rustix::fs::sendfile(&copy, &from, None, 1 << 30).doing(|| "copy this executable to memory")? > 0 {}
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals).doing(|| "seal the copy of this executable")?;
+    Ok(copy)
+}

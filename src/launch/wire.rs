@@ -1,0 +1,238 @@
+//! What parent and child say to each other between clone and execve: fixed-size messages over a socket pair.
+//!
+//! The child's end is close-on-exec: when the parent reads end of file and the child lives, the payload runs.
+
+use std::fmt;
+use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+/// Size of a message on the wire.
+const SIZE: usize = 16;
+
+/// What the child tells its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The namespaces stand: run prestart and createRuntime hooks, then answer.
+    Hooks,
+    /// All is set up; the child waits for its start.
+    Ready,
+    /// The seccomp listener is descriptor n of the child: fetch it, then answer.
+    Listener(i32),
+    /// A step failed.
+    Failed(Failure),
+}
+
+/// Which step failed at which operation and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Position in the plan's steps.
+    pub step: u32,
+    /// The operation within the step.
+    pub op: Op,
+    /// What the kernel answered.
+    pub errno: Errno,
+}
+
+macro_rules! ops {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        /// An operation of a step, by the name under which strace shows it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Op { $(#[doc = $text] $name),* }
+
+        impl Op {
+            const ALL: &'static [Op] = &[$(Op::$name),*];
+        }
+
+        impl fmt::Display for Op {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Op::$name => $text),* })
+            }
+        }
+    };
+}
+
+ops! {
+    Access = "faccessat",
+    Capset = "capset",
+    Chdir = "chdir",
+    Chown = "fchown",
+    Chroot = "chroot",
+    CloseRange = "close_range",
+    CopyUp = "copy what the mount point holds",
+    CurrentDirectory = "getcwd",
+    Dup = "dup2",
+    Execve = "execve",
+    Fork = "clone3",
+    FsConfig = "fsconfig",
+    FsCreate = "fsconfig(CMD_CREATE)",
+    FsMount = "fsmount",
+    FsOpen = "fsopen",
+    HookExit = "it exited with an error",
+    HookTimeout = "it took longer than its timeout",
+    IoPriority = "ioprio_set",
+    Keyring = "keyctl",
+    Link = "symlinkat",
+    Loopback = "ioctl(SIOCSIFFLAGS)",
+    Mkdir = "mkdirat",
+    Mknod = "mknodat",
+    Mount = "mount",
+    MoveMount = "move_mount",
+    NoNewPrivs = "prctl(PR_SET_NO_NEW_PRIVS)",
+    Open = "openat2",
+    OpenTree = "open_tree",
+    OnProc = "the mount point lies on /proc",
+    OutsideRoot = "the directory lies outside the container's root",
+    Parent = "read from the parent",
+    Personality = "personality",
+    PivotRoot = "pivot_root",
+    Prctl = "prctl",
+    Pty = "open a terminal",
+    Rlimit = "setrlimit",
+    Scheduler = "sched_setattr",
+    Seccomp = "seccomp",
+    Send = "sendmsg",
+    SetAttr = "mount_setattr",
+    SetGroups = "setgroups",
+    SetIds = "setresuid",
+    SetName = "sethostname",
+    Setns = "setns",
+    Setsid = "setsid",
+    Start = "accept on the start socket",
+    Stat = "fstat",
+    Umount = "umount2",
+    Unshare = "unshare",
+    Wait = "waitid",
+    Write = "write",
+}
+
+impl Word {
+    fn encode(self) -> [u8; SIZE] {
+        let (kind, step, op, code) = match self {
+            Self::Hooks => (1, 0, 0, 0),
+            Self::Ready => (2, 0, 0, 0),
+            Self::Listener(fd) => (3, 0, 0, fd),
+            Self::Failed(failure) => (4, failure.step, failure.op as u32, failure.errno.raw_os_error()),
+        };
+        let mut bytes = [0; SIZE];
+        bytes[0..4].copy_from_slice(&u32::to_ne_bytes(kind));
+        bytes[4..8].copy_from_slice(&u32::to_ne_bytes(step));
+        bytes[8..12].copy_from_slice(&u32::to_ne_bytes(op));
+        bytes[12..16].copy_from_slice(&i32::to_ne_bytes(code));
+        bytes
+    }
+
+    /// Reads a message back; `None` when it is not one.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
+        let code = i32::from_ne_bytes(word(12)?);
+        Some(match u32::from_ne_bytes(word(0)?) {
+            1 => Self::Hooks,
+            2 => Self::Ready,
+            3 => Self::Listener(code),
+            4 => Self::Failed(Failure {
+                step: u32::from_ne_bytes(word(4)?),
+                op: *Op::ALL.get(usize::try_from(u32::from_ne_bytes(word(8)?)).ok()?)?,
+                errno: Errno::from_raw_os_error(code),
+            }),
+            _ => return None,
+        })
+    }
+}
+
+/// Sends one message. Child-safe.
+///
+/// # Errors
+/// The errno of send(2).
+pub fn say(socket: BorrowedFd<'_>, word: Word) -> Result<(), Errno> {
+    send(socket, &word.encode())
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    loop {
+        match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Waits for one message; `None` at end of file.
+///
+/// # Errors
+/// The errno of read(2); `EPROTO` for what is not a message.
+pub fn hear(socket: BorrowedFd<'_>) -> Result<Option<Word>, Errno> {
+    let mut bytes = [0; SIZE];
+    match read_whole(socket, &mut bytes)? {
+        0 => Ok(None),
+        SIZE => Word::decode(&bytes).map(Some).ok_or(Errno::PROTO),
+        _ => Err(Errno::PROTO),
+    }
+}
+
+fn read_whole(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match rustix::io::read(socket, &mut *bytes) {
+            Err(Errno::INTR) => {}
+            // A child that dies without having read everything resets the connection: that is its end too.
+            Err(Errno::CONNRESET) => return Ok(0),
+            other => return other,
+        }
+    }
+}
+
+/// The parent's one word: go on. Child-safe.
+///
+/// # Errors
+/// The errno of send(2).
+pub fn answer(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(socket, b"g")
+}
+
+/// Waits for the parent's word; end of file is `EPIPE`: the parent is gone. Child-safe.
+///
+/// # Errors
+/// The errno of read(2).
+pub fn await_answer(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0];
+    match read_whole(socket, &mut byte)? {
+        0 => Err(Errno::PIPE),
+        _ => Ok(()),
+    }
+}
+
+/// Sends a descriptor with a few bytes that say what it is. Child-safe.
+///
+/// # Errors
+/// The errno of sendmsg(2).
+pub fn send_fd(socket: BorrowedFd<'_>, name: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::NOBUFS);
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_wire() {
+        let failure = Failure { step: 7, op: Op::FsMount, errno: Errno::PERM };
+        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Failed(failure)] {
+            assert_eq!(Word::decode(&word.encode()), Some(word));
+        }
+    }
+
+    #[test]
+    fn noise_is_not_a_word() {
+        assert_eq!(Word::decode(&[0xff; SIZE]), None);
+        assert_eq!(Word::decode(&[]), None);
+    }
+}

@@ -1,0 +1,47 @@
+//! A bundle: a directory with `config.json`. SPEC(runtime 1.2 #filesystem-bundle)
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// The largest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Reads a bundle's configuration; the bundle's path comes back absolute.
+///
+/// # Errors
+/// `NotFound` without a bundle or a configuration, `Invalid` with what is wrong in it and where.
+pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
+    let absolute = std::path::absolute(bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
+    let path = absolute.join("config.json");
+    let hint =
+        "a bundle is a directory with config.json and a root filesystem; `coracle spec` writes a config.json";
+    let size = std::fs::metadata(&path)
+        .doing(|| format!("read {}", path.display()))
+        .map_err(|e| e.hint(hint))?
+        .len();
+    if size > MAX_CONFIG {
+        return Err(Error::invalid(format!("{} has {size} bytes: that is no configuration", path.display())));
+    }
+    let text = std::fs::read(&path).doing(|| format!("read {}", path.display())).map_err(|e| e.hint(hint))?;
+    Ok((absolute, parse(&path, &text)?))
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Spec> {
+    serde_json::from_slice(text).map_err(|e| {
+        let what = if e.is_syntax() || e.is_eof() { "is not JSON" } else { "is not a runtime configuration" };
+        Error::new(Kind::Invalid, format!("{} {what}", path.display())).because(e)
+    })
+}
+
+/// Reads a `process.json` for `exec --process`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_process(path: &Path) -> Result<oci_spec::runtime::Process> {
+    let text = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Invalid, format!("{} is not a process", path.display())).because(e))
+}

@@ -1,0 +1,316 @@
+//! `create`: everything but the payload.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Hook, Hooks, Spec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use super::Runtime;
+use super::proc_stat::ProcStat;
+use crate::cgroup::{self, Group};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::launch::apply::{self, Launched};
+use crate::launch::plan::Plan;
+use crate::launch::prepare::Given;
+use crate::launch::request::{Facts, InitRequest, Options};
+use crate::launch::undo::Undo;
+use crate::launch::{hooks, namespaces};
+use crate::record::{Config, ContainerState, Extra, Layout, Lock};
+use crate::sys::process::Spawned;
+
+/// How a container is created.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// A listening unix socket that gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// Where the pid of the first process is written.
+    pub pid_file: Option<PathBuf>,
+    /// MS_MOVE and chroot instead of pivot_root.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that the payload inherits.
+    pub preserve_fds: u32,
+    /// The root filesystem, mounted and attached nowhere, in place of the one that `root.path` names.
+    pub root: Option<std::sync::Arc<OwnedFd>>,
+}
+
+/// A container that was just made, its first process waiting or running.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) layout: Layout,
+    pub(super) lock: Lock,
+    pub(super) state: ContainerState,
+    pub(super) process: Spawned,
+}
+
+/// Creates a container; its first process waits for `start`.
+///
+/// # Errors
+/// The configuration is not valid, or something cannot be set up; nothing is left behind then.
+pub fn create(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &CreateOptions) -> Result<()> {
+    let console = connect_console(spec, options.console_socket.as_deref())?;
+    make(runtime, id, spec, options, Start::Waits, console).map(drop)
+}
+
+/// Whether the payload waits for `start`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Waits,
+    AtOnce,
+}
+
+/// Connects to the console socket when a terminal is asked for, and insists that both or neither are.
+pub(super) fn connect_console(spec: &Spec, path: Option<&Path>) -> Result<Option<OwnedFd>> {
+    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    match (terminal, path) {
+        (true, Some(path)) => connect(path).map(Some),
+        (false, None) => Ok(None),
+        (true, None) => Err(Error::invalid("process.terminal is true, but there is no console socket")
+            .hint("give --console-socket, or run in the foreground without --detach")),
+        (false, Some(_)) => Err(Error::invalid("a console socket was given, but process.terminal is false")
+            .hint("set process.terminal, or leave --console-socket out")),
+    }
+}
+
+/// Connects to a console socket.
+pub(super) fn connect(path: &Path) -> Result<OwnedFd> {
+    let stream =
+        UnixStream::connect(path).doing(|| format!("connect to the console socket {}", path.display()))?;
+    Ok(stream.into())
+}
+
+/// Makes a container. All that was gained is given back when anything fails.
+pub(super) fn make(
+    runtime: &Runtime,
+    id: &ContainerId,
+    spec: &Spec,
+    options: &CreateOptions,
+    start: Start,
+    console: Option<OwnedFd>,
+) -> Result<Made> {
+    let mut undo = Undo::new();
+    if options.root.is_none() {
+        check_root(spec, &options.bundle)?;
+    }
+    let layout = Layout::new(&runtime.root, id);
+    let (group_plan, mode) = plan_group(runtime, id, spec)?;
+    layout.create()?;
+    undo.push("state directory", {
+        let layout = layout.clone();
+        move || drop(layout.remove())
+    });
+    let lock = Lock::take(&layout)?;
+    let group = group_plan.apply()?;
+    let paths = std::rc::Rc::new(std::cell::RefCell::new(group.paths().clone()));
+    undo.push("cgroup", {
+        let paths = std::rc::Rc::clone(&paths);
+        move || {
+            if let Ok(group) = Group::from_paths(&paths.borrow()) {
+                let _ = group.kill_all(libc::SIGKILL);
+                let _ = group.remove();
+            }
+        }
+    });
+    let unified = mode == cgroup::Mode::V2;
+    let facts = Facts::gather(spec, unified, group.paths().clone())?;
+    let filter = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let cache = runtime.cache.join("seccomp");
+    let seccomp = filter.map(|f| crate::seccomp::compile_cached(f, Some(&cache))).transpose()?.flatten();
+    let options_of_plan = Options {
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        wait_for_start: start == Start::Waits,
+        parent_attaches: group.dir_fd().is_none(),
+    };
+    let bundle = &options.bundle;
+    let request =
+        InitRequest {
+        id,
+        spec,
+        bundle,
+        root_is_given: options.root.is_some(),
+        facts: &facts,
+        seccomp: seccomp.as_ref(),
+        options: options_of_plan,
+    };
+    let plan = Plan::for_init(&request)?;
+    let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
+    let root = options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
+    let given = Given { root, console, start_socket, process: None };
+    let launched = apply::spawn(&plan, given, Some(&group))?;
+    paths.borrow_mut().clone_from(group.paths());
+    let state = record(spec, id, options, &launched, &group, runtime.systemd_cgroup)?;
+    drive(&launched, spec, &state, &layout)?;
+    if let Some(file) = &options.pid_file {
+        write_pid_file(file, state.init_process_pid)?;
+    }
+    let process = launched.let_go()?;
+    undo.disarm();
+    Ok(Made { layout, lock, state, process })
+}
+
+/// The root filesystem has to be a directory; said here, where there is nothing to undo.
+fn check_root(spec: &Spec, bundle: &Path) -> Result<()> {
+    let Some(root) = spec.root() else { return Ok(()) };
+    let path = bundle.join(root.path());
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::invalid(format!("root.path {} is not a directory", path.display()))),
+        Err(e) => Err(Error::new(Kind::NotFound, format!("root.path {} cannot be used", path.display()))
+            .because(e)
+            .hint("root.path is relative to the bundle")),
+    }
+}
+
+fn plan_group(runtime: &Runtime, id: &ContainerId, spec: &Spec) -> Result<(cgroup::Plan, cgroup::Mode)> {
+    let driver = if runtime.systemd_cgroup { cgroup::Driver::Systemd } else { cgroup::Driver::Cgroupfs };
+    let mode = cgroup::mode()?;
+    let plan = cgroup::Plan::new(spec.linux().as_ref(), id, driver, mode)?;
+    for field in plan.ignored() {
+        crate::log::warning(&format!("{field} has no meaning with this host's cgroups and is ignored"));
+    }
+    Ok((plan, mode))
+}
+
+/// The socket on which `start` arrives. Its path goes through our own descriptor of the directory: a socket's path is
+/// limited to 107 bytes, a root's is not.
+fn listen_for_start(layout: &Layout) -> Result<OwnedFd> {
+    let doing = || format!("listen on {}", layout.start_socket().display());
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(doing)?;
+    let address = short_address(layout).map_err(|e| e.doing(doing()))?;
+    bind(&socket, &address.0).doing(doing)?;
+    listen(&socket, 1).doing(doing)?;
+    Ok(socket)
+}
+
+/// The start socket's address, short whatever the root's length; valid while the descriptor in it lives.
+pub(super) fn short_address(layout: &Layout) -> Result<(SocketAddrUnix, OwnedFd)> {
+    use std::os::fd::AsRawFd;
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let directory = rustix::fs::open(layout.directory(), flags, rustix::fs::Mode::empty())
+        .doing(|| format!("open {}", layout.directory().display()))?;
+    let name = layout.start_socket();
+    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+    let address = SocketAddrUnix::new(path.as_str()).doing(|| "name the start socket")?;
+    Ok((address, directory))
+}
+
+fn record(
+    spec: &Spec,
+    id: &ContainerId,
+    options: &CreateOptions,
+    launched: &Launched<'_>,
+    group: &Group,
+    systemd_cgroup: bool,
+) -> Result<ContainerState> {
+    let pid = launched.pid();
+    let stat = ProcStat::read(pid)?;
+    let annotations: std::collections::BTreeMap<_, _> =
+        spec.annotations().clone().into_iter().flatten().collect();
+    let mut labels = vec![format!("bundle={}", options.bundle.display())];
+    labels.extend(annotations.iter().map(|(key, value)| format!("{key}={value}")));
+    let rootfs = spec.root().as_ref().map(|root| options.bundle.join(root.path())).unwrap_or_default();
+    let kinds = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref()).into_iter().flatten();
+    let namespace_paths = kinds.map(|n| namespace_path(n.typ(), pid)).collect();
+    Ok(ContainerState {
+        id: id.to_string(),
+        init_process_pid: pid,
+        init_process_start: stat.map_or(0, |s| s.start_time),
+        created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+        config: Config { rootfs, labels },
+        cgroup_paths: group.paths().clone(),
+        namespace_paths,
+        coracle: Extra {
+            version: 1,
+            bundle: options.bundle.clone(),
+            annotations,
+            hooks: later_hooks(spec.hooks().as_ref()),
+            systemd_cgroup,
+        },
+    })
+}
+
+fn namespace_path(kind: oci_spec::runtime::LinuxNamespaceType, pid: i32) -> (String, PathBuf) {
+    let (key, file) = match namespaces::clone_flag(kind) {
+        libc::CLONE_NEWNS => ("NEWNS", "mnt"),
+        libc::CLONE_NEWCGROUP => ("NEWCGROUP", "cgroup"),
+        libc::CLONE_NEWUTS => ("NEWUTS", "uts"),
+        libc::CLONE_NEWIPC => ("NEWIPC", "ipc"),
+        libc::CLONE_NEWUSER => ("NEWUSER", "user"),
+        libc::CLONE_NEWPID => ("NEWPID", "pid"),
+        libc::CLONE_NEWNET => ("NEWNET", "net"),
+        _ => ("NEWTIME", "time"),
+    };
+    (key.to_owned(), PathBuf::from(format!("/proc/{pid}/ns/{file}")))
+}
+
+/// The hooks that are still to come once the container is created.
+fn later_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
+    let some = |list: &Option<Vec<Hook>>| list.clone().filter(|l| !l.is_empty());
+    let (poststart, poststop) = (some(hooks?.poststart()), some(hooks?.poststop()));
+    if poststart.is_none() && poststop.is_none() {
+        return None;
+    }
+    let mut later = Hooks::default();
+    later.set_poststart(poststart).set_poststop(poststop);
+    Some(later)
+}
+
+/// From the clone to the point where the first process waits, or has become the payload.
+fn drive(launched: &Launched<'_>, spec: &Spec, state: &ContainerState, layout: &Layout) -> Result<()> {
+    let hooks_in = spec.hooks().as_ref();
+    if let Some(hooks) = hooks_in {
+        check_hooks(hooks)?;
+        launched
+            .give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)?;
+    }
+    let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
+    std::fs::write(layout.config(), text).doing(|| format!("write {}", layout.config().display()))?;
+    state.save(layout)?;
+    launched.go()?;
+    launched.follow(|| {
+        let Some(hooks) = hooks_in else { return Ok(()) };
+        let text = serde_json::to_string(&state.public("creating")).doing(|| "write the state")?;
+        #[expect(deprecated, reason = "prestart hooks are still in use; SPEC(runtime 1.2 #prestart)")]
+        let prestart = hooks.prestart();
+        hooks::run("prestart", prestart.as_deref().unwrap_or_default(), &text)?;
+        hooks::run("createRuntime", hooks.create_runtime().as_deref().unwrap_or_default(), &text)
+    })
+}
+
+fn check_hooks(configured: &Hooks) -> Result<()> {
+    for (point, list) in [("poststart", configured.poststart()), ("poststop", configured.poststop())] {
+        list.iter().flatten().try_for_each(|hook| hooks::check(point, hook))?;
+    }
+    Ok(())
+}
+
+/// Writes a pid as others expect to read it: whole or not at all.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let doing = || format!("write the pid file {}", path.display());
+    let name = path.file_name().ok_or_else(|| Error::invalid(format!("pid file {path:?} has no name")))?;
+    let temporary = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    std::fs::write(&temporary, pid.to_string()).doing(doing)?;
+    std::fs::rename(&temporary, path).doing(doing)
+}
+
+/// Waits until the payload runs after a start; shared with `start`.
+pub(super) fn hear_start(socket: &OwnedFd) -> Result<()> {
+    use crate::launch::wire::{Word, hear};
+    match hear(socket.as_fd()).doing(|| "hear from the container's first process")? {
+        Some(Word::Failed(failure)) => {
+            let cause = crate::sys::Error::new(failure.op.to_string(), failure.errno);
+            Err(Error::new(crate::error::Cause::kind(&cause), "run the container's program").because(cause))
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,87 @@
+//! `delete`: all that is left of a container.
+
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::Runtime;
+use super::lifecycle::{Event, Status};
+use crate::cgroup::Group;
+use crate::error::{Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::launch::hooks;
+use crate::record::{ContainerState, Layout, Lock};
+
+/// How long a killed container may take to die.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes the container's cgroup and state; with `force` kills it first, and an absent one is no error.
+///
+/// # Errors
+/// `WrongState` when it has not stopped, `NotFound` when there is none.
+pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
+    let layout = Layout::new(&runtime.root, id);
+    let _lock = match Lock::take(&layout) {
+        Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let state = match ContainerState::load(&layout) {
+        // A create that was killed before it wrote its record, or a record that is damaged.
+        Err(e) if force && matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => return layout.remove(),
+        other => other?,
+    };
+    let status = Status::of(&state, &layout)?;
+    if force && status != Status::Stopped {
+        kill_and_wait(&state)?;
+    } else {
+        status.admits(Event::Delete)?;
+    }
+    remove(&layout, &state)
+}
+
+/// Takes away what a stopped container leaves: leftover processes, cgroup, record; then runs its poststop hooks.
+pub(super) fn remove(layout: &Layout, state: &ContainerState) -> Result<()> {
+    if let Ok(group) = Group::from_paths(&state.cgroup_paths) {
+        // A container that shares its PID namespace leaves processes behind when its first one ends.
+        let shares_pids = !state.namespace_paths.contains_key("NEWPID");
+        if shares_pids {
+            let _ = group.kill_all(libc::SIGKILL);
+        }
+        group.remove()?;
+    }
+    layout.remove()?;
+    let poststop = state.coracle.hooks.as_ref().and_then(|h| h.poststop().as_ref());
+    let Some(poststop) = poststop.filter(|h| !h.is_empty()) else { return Ok(()) };
+    let public = state.public("stopped");
+    let text = serde_json::to_string(&public).unwrap_or_default();
+    for hook in poststop {
+        // SPEC(runtime 1.2 #lifecycle): a failing poststop hook is a warning, and the others still run.
+        if let Err(error) = hooks::run("poststop", std::slice::from_ref(hook), &text) {
+            crate::log::warning(&error.chain());
+        }
+    }
+    Ok(())
+}
+
+fn kill_and_wait(state: &ContainerState) -> Result<()> {
+    let pidfd =
+        Pid::from_raw(state.init_process_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    match super::kill::signal_init(state, libc::SIGKILL) {
+        Err(e) if e.kind() != Kind::WrongState => return Err(e),
+        _ => {}
+    }
+    if let Ok(group) = Group::from_paths(&state.cgroup_paths) {
+        group.kill_all(libc::SIGKILL)?;
+        if group.is_frozen().unwrap_or(false) {
+            group.thaw()?;
+        }
+    }
+    let Some(pidfd) = pidfd else { return Ok(()) };
+    let timeout = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+        Ok(0) => Err(Error::new(Kind::TimedOut, "the container's process does not die")
+            .hint("it may wait for a device or a network filesystem")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,132 @@
+//! The life of a container as a table.
+
+use std::fmt;
+
+use super::proc_stat::ProcStat;
+use crate::cgroup::Group;
+use crate::error::{Error, Kind, Result};
+use crate::record::{ContainerState, Layout};
+
+/// Where a container is in its life. SPEC(runtime 1.2 #state), with runc's `paused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Its process waits for the start.
+    Created,
+    /// Its process is the payload.
+    Running,
+    /// All its processes are frozen.
+    Paused,
+    /// Its process has ended.
+    Stopped,
+}
+
+/// What somebody wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// `start`
+    Start,
+    /// `exec`
+    Exec,
+    /// `exec --ignore-paused`
+    ExecPaused,
+    /// `kill`
+    Kill,
+    /// `delete`
+    Delete,
+    /// `pause`
+    Pause,
+    /// `resume`
+    Resume,
+    /// `ps`
+    Ps,
+    /// `update`
+    Update,
+}
+
+impl Status {
+    /// Looks where a container is now.
+    ///
+    /// # Errors
+    /// /proc or the cgroup does not answer.
+    pub fn of(state: &ContainerState, layout: &Layout) -> Result<Self> {
+        let alive = ProcStat::read(state.init_process_pid)?
+            .is_some_and(|stat| stat.start_time == state.init_process_start && !stat.is_dead());
+        if !alive {
+            return Ok(Self::Stopped);
+        }
+        let frozen =
+            Group::from_paths(&state.cgroup_paths).and_then(|group| group.is_frozen()).unwrap_or(false);
+        Ok(match (frozen, layout.start_socket().exists()) {
+            (true, _) => Self::Paused,
+            (false, true) => Self::Created,
+            (false, false) => Self::Running,
+        })
+    }
+
+    /// Whether the event is allowed now.
+    ///
+    /// # Errors
+    /// `WrongState`, saying which state it is in.
+    pub fn admits(self, event: Event) -> Result<()> {
+        use Event as E;
+        use Status as S;
+        let allowed = match (self, event) {
+            (S::Created, E::Start | E::Kill | E::Exec | E::ExecPaused | E::Pause | E::Ps | E::Update) => true,
+            (S::Created, E::Delete | E::Resume) => false,
+            (S::Running, E::Exec | E::ExecPaused | E::Kill | E::Pause | E::Ps | E::Update) => true,
+            (S::Running, E::Start | E::Delete | E::Resume) => false,
+            (S::Paused, E::ExecPaused | E::Kill | E::Resume | E::Ps | E::Update) => true,
+            (S::Paused, E::Start | E::Exec | E::Delete | E::Pause) => false,
+            (S::Stopped, E::Delete) => true,
+            (
+                S::Stopped,
+                E::Start | E::Exec | E::ExecPaused | E::Kill | E::Pause | E::Resume | E::Ps | E::Update,
+            ) => false,
+        };
+        if allowed { Ok(()) } else { Err(self.refusal(event)) }
+    }
+
+    fn refusal(self, event: Event) -> Error {
+        let error = Error::new(
+            Kind::WrongState,
+            match (self, event) {
+                // What containerd looks for in the message of a kill.
+                (Self::Stopped, Event::Kill) => "container not running".to_owned(),
+                _ => format!("cannot {event} a container that is {self}"),
+            },
+        );
+        match (self, event) {
+            (Self::Created | Self::Running | Self::Paused, Event::Delete) => {
+                error.hint("stop it first, or use delete --force")
+            }
+            (Self::Paused, Event::Exec | Event::Start) => error.hint("resume it first"),
+            _ => error,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Exec | Self::ExecPaused => "exec in",
+            Self::Kill => "kill",
+            Self::Delete => "delete",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Ps => "list the processes of",
+            Self::Update => "update",
+        })
+    }
+}

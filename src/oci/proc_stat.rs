@@ -1,0 +1,64 @@
+//! Which process a pid is: with its start time a pid names one process for ever. proc_pid_stat(5)
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// What /proc/PID/stat says that we care about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcStat {
+    /// `R`, `S`, `Z`, ...
+    pub state: char,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl ProcStat {
+    /// Reads a process's stat; `None` when there is no such process.
+    ///
+    /// # Errors
+    /// /proc does not answer, or not as documented.
+    pub fn read(pid: i32) -> Result<Option<Self>> {
+        let path = format!("/proc/{pid}/stat");
+        match std::fs::read(&path) {
+            Ok(text) => Self::parse(&text)
+                .map(Some)
+                .ok_or_else(|| Error::new(Kind::Corrupt, format!("{path} is not as documented"))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+                Ok(None)
+            }
+            Err(e) => Err(e).doing(|| format!("read {path}")),
+        }
+    }
+
+    /// Whether the process has ended and only waits to be reaped.
+    pub fn is_dead(self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// The name may hold anything, spaces and parentheses too: fields are counted from its last parenthesis.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let end = text.iter().rposition(|b| *b == b')')?;
+        let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        // state is field 3, starttime field 22.
+        let start_time = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_time })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_spaces_and_parentheses_do_not_confuse_it() {
+        let text = b"42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2 3\n";
+        assert_eq!(ProcStat::parse(text), Some(ProcStat { state: 'S', start_time: 98765 }));
+    }
+
+    #[test]
+    fn we_are_alive() {
+        let stat = ProcStat::read(std::process::id().cast_signed()).unwrap().unwrap();
+        assert!(!stat.is_dead() && stat.start_time > 0);
+        assert_eq!(ProcStat::read(i32::MAX).unwrap(), None);
+    }
+}

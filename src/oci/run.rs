@@ -1,0 +1,58 @@
+//! `run`: create, start, stay until the end, delete; or with `detach` leave after the start.
+
+use oci_spec::runtime::Spec;
+
+use super::create::{CreateOptions, Start, connect_console, make};
+use super::{Runtime, attach, delete, start};
+use crate::error::{Doing, Kind, Result};
+use crate::id::ContainerId;
+use crate::record::{Layout, Lock};
+
+/// How a container is run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// How it is created.
+    pub create: CreateOptions,
+    /// Leave after the start.
+    pub detach: bool,
+    /// Leave the stopped container in place.
+    pub keep: bool,
+}
+
+/// Runs a container; the payload's exit code, or 128 + the signal that ended it. 0 when detached.
+///
+/// # Errors
+/// As `create` and `start`; nothing is left behind then.
+pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOptions) -> Result<i32> {
+    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    let proxied = terminal && !options.detach && options.create.console_socket.is_none();
+    let (ours, console) = if proxied {
+        let (ours, theirs) = attach::console_pair()?;
+        (Some(ours), Some(theirs))
+    } else {
+        (None, connect_console(spec, options.create.console_socket.as_deref())?)
+    };
+    // Before there is anything that a signal could have to be passed on to: none gets lost.
+    let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
+    let signals = signals.doing(|| "wait for signals")?;
+    let made = make(runtime, id, spec, &options.create, Start::AtOnce, console)?;
+    start::poststart(&made.state)?;
+    drop(made.lock);
+    let Some(signals) = signals else { return Ok(0) };
+    let master = ours.map(|ours| attach::receive_master(&ours)).transpose();
+    let ended = master.and_then(|master| attach::attend(&made.process, &signals, master));
+    if !options.keep {
+        clean_up(&made.layout)?;
+    }
+    ended
+}
+
+/// Deletes the container that has ended, unless somebody else did.
+fn clean_up(layout: &Layout) -> Result<()> {
+    let _lock = match Lock::take(layout) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let state = crate::record::ContainerState::load(layout)?;
+    delete::remove(layout, &state)
+}

@@ -1,0 +1,26 @@
+//! `state`: what a container is and where it is in its life.
+
+use super::Runtime;
+use super::lifecycle::Status;
+use crate::error::Result;
+use crate::id::ContainerId;
+use crate::record::{ContainerState, Layout, PublicState, ids};
+
+/// The public state of one container.
+///
+/// # Errors
+/// `NotFound` when there is none of that id.
+pub fn state(runtime: &Runtime, id: &ContainerId) -> Result<PublicState> {
+    let layout = Layout::new(&runtime.root, id);
+    let state = ContainerState::load(&layout)?;
+    let status = Status::of(&state, &layout)?;
+    Ok(state.public(&status.to_string()))
+}
+
+/// The public states of all containers; one that vanishes meanwhile, or is damaged, is left out.
+///
+/// # Errors
+/// The root cannot be read.
+pub fn list(runtime: &Runtime) -> Result<Vec<PublicState>> {
+    Ok(ids(&runtime.root)?.iter().filter_map(|id| state(runtime, id).ok()).collect())
+}

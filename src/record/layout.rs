@@ -1,0 +1,107 @@
+//! The only place that joins state paths.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+
+/// The paths of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    directory: PathBuf,
+}
+
+impl Layout {
+    /// The paths of container `id` below `root`.
+    pub fn new(root: &Path, id: &ContainerId) -> Self {
+        Self { directory: root.join(id.as_str()) }
+    }
+
+    /// The container's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What is known of the container.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+
+    /// The configuration that the container was created from.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config.json")
+    }
+
+    /// Where the init waits for its start.
+    pub fn start_socket(&self) -> PathBuf {
+        self.directory.join("start.sock")
+    }
+
+    /// Makes the directory, and the root above it.
+    ///
+    /// # Errors
+    /// `Exists` when the id is in use.
+    pub fn create(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let make = || std::fs::DirBuilder::new().mode(0o711).create(&self.directory);
+        let made = match make() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let root = self.directory.parent().unwrap_or(Path::new("/"));
+                std::fs::DirBuilder::new()
+                    .mode(0o711)
+                    .recursive(true)
+                    .create(root)
+                    .doing(|| format!("make the state directory {}", root.display()))?;
+                make()
+            }
+            other => other,
+        };
+        match made {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                let name = self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Err(Error::new(Kind::Exists, format!("container id {name:?} is already in use")).hint(
+                    format!("choose another id, or remove that container: coracle delete --force {name}"),
+                ))
+            }
+            other => other.doing(|| format!("make the state directory {}", self.directory.display())),
+        }
+    }
+
+    /// Removes the directory with all in it; absent is fine.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        for file in [self.start_socket(), self.config(), self.state(), self.temporary_state()] {
+            let _ = std::fs::remove_file(file);
+        }
+        match std::fs::remove_dir(&self.directory) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(_) => std::fs::remove_dir_all(&self.directory)
+                .doing(|| format!("remove the state directory {}", self.directory.display())),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Where a new state is written before it takes the old one's place.
+    pub(super) fn temporary_state(&self) -> PathBuf {
+        self.directory.join("state.json.new")
+    }
+}
+
+/// The ids of all containers below a root, sorted; none when the root is not there.
+///
+/// # Errors
+/// The root cannot be read.
+pub fn ids(root: &Path) -> Result<Vec<ContainerId>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.doing(|| format!("read {}", root.display()))?,
+    };
+    let mut ids: Vec<_> = entries
+        .filter_map(|entry| ContainerId::parse(entry.ok()?.file_name().to_str()?).ok())
+        .filter(|id| Layout::new(root, id).state().exists())
+        .collect();
+    ids.sort();
+    Ok(ids)
+}

@@ -1,0 +1,143 @@
+//! `state.json`: what is known of a container, in runc's format, and its public form for `state` and hooks.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Hooks;
+use serde::{Deserialize, Serialize};
+
+use super::Layout;
+use super::lock::absent;
+use crate::error::{Doing, Error, Kind, Result};
+
+/// A container's record. The keys that runc's `state.json` has are spelled as there; what only we need is in `coracle`.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ContainerState {
+    /// The container's id.
+    pub id: String,
+    /// Pid of its first process.
+    pub init_process_pid: i32,
+    /// Start time of that process in clock ticks since boot: with the pid, its identity.
+    pub init_process_start: u64,
+    /// When it was created, RFC 3339, UTC.
+    pub created: String,
+    /// The part of the configuration that other tools read.
+    #[serde(default)]
+    pub config: Config,
+    /// cgroup directories: by controller on v1, under the empty name on v2.
+    #[serde(default)]
+    pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// Namespaces of the first process by their clone flag.
+    #[serde(default)]
+    pub namespace_paths: BTreeMap<String, PathBuf>,
+    /// What only we need.
+    #[serde(default)]
+    pub coracle: Extra,
+}
+
+/// runc's `config` object, as far as others read it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct Config {
+    /// The root filesystem.
+    #[serde(default)]
+    pub rootfs: PathBuf,
+    /// `bundle=PATH`, then `key=value` for each annotation.
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+/// What runc's format has no place for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct Extra {
+    /// Of this object.
+    #[serde(default)]
+    pub version: u32,
+    /// The bundle directory.
+    #[serde(default)]
+    pub bundle: PathBuf,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Hooks that come after the creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+    /// The cgroup belongs to a systemd scope.
+    #[serde(default)]
+    pub systemd_cgroup: bool,
+}
+
+/// What `state` prints and hooks read. SPEC(runtime 1.2 #state)
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PublicState {
+    /// Version of the specification that this form follows.
+    #[serde(rename = "ociVersion")]
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// creating, created, running, paused or stopped.
+    pub status: String,
+    /// Pid of its first process; 0 when stopped.
+    pub pid: i32,
+    /// The bundle directory.
+    pub bundle: PathBuf,
+    /// The root filesystem.
+    pub rootfs: PathBuf,
+    /// When it was created.
+    pub created: String,
+    /// Who owns the state.
+    pub owner: String,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The version of the runtime specification that is followed.
+pub const OCI_VERSION: &str = "1.2.1";
+
+impl ContainerState {
+    /// Reads a container's record.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Corrupt` when it cannot be understood.
+    pub fn load(layout: &Layout) -> Result<Self> {
+        let path = layout.state();
+        let text = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent(layout)),
+            other => other.doing(|| format!("read {}", path.display()))?,
+        };
+        serde_json::from_slice(&text).map_err(|e| {
+            let name = layout.directory().file_name().unwrap_or_default().to_string_lossy();
+            Error::new(Kind::Corrupt, format!("{} is damaged", path.display()))
+                .because(e)
+                .hint(format!("remove the container: coracle delete --force {name}"))
+        })
+    }
+
+    /// Replaces a container's record whole. It lives on a tmpfs, so nothing is synced.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, layout: &Layout) -> Result<()> {
+        let (new, path) = (layout.temporary_state(), layout.state());
+        let doing = || format!("write {}", path.display());
+        let text = serde_json::to_vec(self).doing(doing)?;
+        std::fs::File::create(&new).and_then(|mut file| file.write_all(&text)).doing(doing)?;
+        std::fs::rename(&new, &path).doing(doing)
+    }
+
+    /// The public form.
+    pub fn public(&self, status: &str) -> PublicState {
+        PublicState {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.id.clone(),
+            status: status.to_owned(),
+            pid: if status == "stopped" { 0 } else { self.init_process_pid },
+            bundle: self.coracle.bundle.clone(),
+            rootfs: self.config.rootfs.clone(),
+            created: self.created.clone(),
+            owner: String::new(),
+            annotations: self.coracle.annotations.clone(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a filter answers: the kernel's `SECCOMP_RET_*` values for the actions of a profile.
+
+use oci_spec::runtime::LinuxSeccompAction as Action;
+
+use crate::error::{Error, Result};
+
+/// The greatest errno the kernel passes on; a filter that returns more is cut to it (`MAX_ERRNO`).
+const MAX_ERRNO: u32 = 4095;
+
+/// The answer to a call that does not exist on this kernel, as far as the payload can tell.
+#[expect(clippy::cast_sign_loss, reason = "errno numbers are positive")]
+pub(super) const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+/// The value a filter returns for `action`. `errno` is `errnoRet`: the errno of ERRNO and the message of TRACE, EPERM
+/// when absent; the other actions ignore it, as runc does.
+///
+/// # Errors
+/// `Invalid` when `errno` is more than the kernel can carry.
+pub(super) fn of(action: Action, errno: Option<u32>) -> Result<u32> {
+    Ok(match action {
+        Action::ScmpActKill | Action::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        Action::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        Action::ScmpActTrap => libc::SECCOMP_RET_TRAP,
+        Action::ScmpActErrno => libc::SECCOMP_RET_ERRNO | bounded(errno, MAX_ERRNO, action)?,
+        Action::ScmpActTrace => libc::SECCOMP_RET_TRACE | bounded(errno, libc::SECCOMP_RET_DATA, action)?,
+        Action::ScmpActNotify => libc::SECCOMP_RET_USER_NOTIF,
+        Action::ScmpActLog => libc::SECCOMP_RET_LOG,
+        Action::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
+    })
+}
+
+#[expect(clippy::cast_sign_loss, reason = "errno numbers are positive")]
+fn bounded(errno: Option<u32>, most: u32, action: Action) -> Result<u32> {
+    match errno.unwrap_or(libc::EPERM as u32) {
+        errno if errno <= most => Ok(errno),
+        errno => Err(Error::invalid(format!("seccomp action {action} with errnoRet {errno}"))
+            .hint(format!("errnoRet is at most {most}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_is_eperm_unless_named() {
+        assert_eq!(of(Action::ScmpActErrno, None).unwrap(), 0x0005_0001);
+        assert_eq!(of(Action::ScmpActErrno, Some(38)).unwrap(), NO_SUCH_CALL);
+        assert_eq!(of(Action::ScmpActTrace, Some(7)).unwrap(), 0x7ff0_0007);
+        assert_eq!(of(Action::ScmpActAllow, Some(7)).unwrap(), 0x7fff_0000);
+    }
+
+    #[test]
+    fn an_errno_the_kernel_would_cut_is_refused() {
+        let error = of(Action::ScmpActErrno, Some(4096)).unwrap_err();
+        assert!(error.chain().contains("SCMP_ACT_ERRNO with errnoRet 4096"), "{error:?}");
+        assert!(of(Action::ScmpActTrace, Some(0x1_0000)).is_err());
+    }
+}

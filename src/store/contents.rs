@@ -1,0 +1,117 @@
+//! What the store holds, replayed from the journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::digest::Digest;
+
+use super::record::{Event, ImageRecord, LayerId, LayerRecord};
+
+/// The sum of all events so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Contents {
+    /// By manifest digest.
+    pub(crate) images: BTreeMap<Digest, ImageRecord>,
+    pub(crate) layers: BTreeMap<LayerId, LayerRecord>,
+    /// The number the next layer gets.
+    pub(crate) next_layer: u64,
+    /// A record could not be read or contradicts the others: nothing may be swept on its word.
+    pub(crate) damaged: bool,
+}
+
+impl Contents {
+    /// Takes in one record as the journal has it.
+    pub(crate) fn replay(&mut self, payload: &[u8]) {
+        match serde_json::from_slice(payload) {
+            Ok(event) => self.apply(event),
+            Err(_) => self.damaged = true,
+        }
+    }
+
+    /// Takes in one event.
+    pub(crate) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Snapshot { next_layer, layers, images } => {
+                *self = Self { next_layer, damaged: self.damaged, ..Self::default() };
+                self.add(layers, images);
+            }
+            Event::Commit { layers, images, blobs } => {
+                self.add(layers, images);
+                for (blob, layer) in blobs {
+                    self.know(blob, layer);
+                }
+            }
+            Event::Remove { names, images, layers } => {
+                for name in &names {
+                    self.untag(name);
+                }
+                for manifest in &images {
+                    self.images.remove(manifest);
+                }
+                for layer in &layers {
+                    self.layers.remove(layer);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, layers: Vec<LayerRecord>, images: Vec<ImageRecord>) {
+        for layer in layers {
+            self.next_layer = self.next_layer.max(layer.id.0.saturating_add(1));
+            self.layers.insert(layer.id, layer);
+        }
+        for mut image in images {
+            if image.layers.iter().any(|layer| !self.layers.contains_key(layer)) {
+                self.damaged = true;
+                continue;
+            }
+            for name in &image.names {
+                self.untag(name);
+            }
+            if let Some(known) = self.images.get(&image.manifest) {
+                image.names.extend(known.names.iter().cloned());
+            }
+            image.names.sort();
+            image.names.dedup();
+            self.images.insert(image.manifest, image);
+        }
+    }
+
+    fn know(&mut self, blob: Digest, layer: LayerId) {
+        if let Some(layer) = self.layers.get_mut(&layer)
+            && !layer.blobs.contains(&blob)
+        {
+            layer.blobs.push(blob);
+        }
+    }
+
+    fn untag(&mut self, name: &str) {
+        for image in self.images.values_mut() {
+            image.names.retain(|own| own != name);
+        }
+    }
+
+    /// The layer with this diffID that can stand where the chain is `chain`.
+    pub(crate) fn layer_for(&self, diff_id: &Digest, chain: &Digest) -> Option<&LayerRecord> {
+        self.layers.values().find(|layer| layer.fits(diff_id, chain))
+    }
+
+    /// Layers that no image has, but for those of `spared` images.
+    pub(crate) fn unused_layers(&self, without: &BTreeSet<Digest>) -> BTreeSet<LayerId> {
+        let used: BTreeSet<LayerId> = self
+            .images
+            .values()
+            .filter(|image| !without.contains(&image.manifest))
+            .flat_map(|image| image.layers.iter().copied())
+            .collect();
+        self.layers.keys().copied().filter(|layer| !used.contains(layer)).collect()
+    }
+
+    /// All of it as one event.
+    pub(crate) fn snapshot(&self) -> Event {
+        Event::Snapshot {
+            next_layer: self.next_layer,
+            layers: self.layers.values().cloned().collect(),
+            images: self.images.values().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! From what people type to the image they mean.
+
+use std::collections::BTreeMap;
+
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+
+use super::record::ImageRecord;
+use super::reference::Reference;
+
+/// Fewer digits than this are never taken as the beginning of an id.
+const MIN_DIGITS: usize = 4;
+
+/// Finds the one image meant by `name`.
+pub(super) fn find(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Result<ImageRecord> {
+    if let Some(image) = images.values().find(|image| name_of(image, name).is_some()) {
+        return Ok(image.clone());
+    }
+    let by_id: Vec<&ImageRecord> = images.values().filter(|image| has_digest(image, name)).collect();
+    // One configuration may have come with two manifests, say gzip and zstd: these are the same image to run.
+    match by_id.first() {
+        Some(first) if by_id.iter().all(|image| image.id == first.id) => Ok((*first).clone()),
+        Some(_) => Err(Error::invalid(format!("{name:?} is the beginning of {} image ids", by_id.len()))
+            .hint("give more digits; `coracle image ls` shows them")),
+        None => Err(not_found(images, name)),
+    }
+}
+
+/// The full name of `image` that `name` stands for, if it is one of its names and no id.
+pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
+    let reference = Reference::parse(name).ok().filter(|reference| reference.digest().is_none())?;
+    let full = reference.to_string();
+    // What was imported without a registry's name is called localhost/..., and may be called without that.
+    let local = format!("localhost/{name}{}", if reference.has_own_tag() { "" } else { ":latest" });
+    image.names.iter().find(|own| **own == full || **own == local).cloned()
+}
+
+/// Whether `name` is a digest of `image`: whole, `repository@digest`, or the first digits.
+fn has_digest(image: &ImageRecord, name: &str) -> bool {
+    let text = name.rsplit_once('@').map_or(name, |(_, digest)| digest);
+    if let Ok(digest) = Digest::parse(text) {
+        return image.id == digest || image.manifest == digest;
+    }
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    digits.len() >= MIN_DIGITS
+        && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        && [image.id, image.manifest].iter().any(|own| own.hex().starts_with(digits))
+}
+
+fn not_found(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Error {
+    let near: Vec<&str> = images
+        .values()
+        .flat_map(|image| &image.names)
+        .filter(|own| is_near(own, name))
+        .map(String::as_str)
+        .take(3)
+        .collect();
+    let hint = match (near.is_empty(), images.is_empty()) {
+        (false, _) => format!("did you mean {}?", near.join(" or ")),
+        (true, true) => "the store is empty; bring an image in with `coracle image import`".to_owned(),
+        (true, false) => "`coracle image ls` shows what there is".to_owned(),
+    };
+    let short: String = name.chars().take(100).collect();
+    Error::new(Kind::NotFound, format!("no image {short:?} in the store")).hint(hint)
+}
+
+/// Whether somebody who typed `typed` may have meant `own`: a part of it, another tag, or a slip or two.
+fn is_near(own: &str, typed: &str) -> bool {
+    let repository = |name: &str| {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        last.split([':', '@']).next().unwrap_or(last).to_owned()
+    };
+    let (ours, theirs) = (repository(own), repository(typed));
+    !theirs.is_empty() && (ours.contains(&theirs) || distance(&ours, &theirs) <= 1 + ours.len() / 5)
+}
+
+/// How many letters have to change, come or go (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(128).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(128).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,96 @@
+//! Holds: a container says that it uses an image, so that nobody removes the layers below it.
+//!
+//! A hold is the symbolic link `containers/<id>/image` whose target is the manifest's digest: made atomically, never
+//! torn, and gone with the container's directory, whoever removes that and whatever crashed before.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
+
+use super::Store;
+use super::lock::{How, lock};
+use super::record::ImageRecord;
+
+const LINK: &str = "image";
+
+/// Keeps an image from being removed until it is released or the container's directory is gone.
+///
+/// Dropping it does not release it: the container outlives the process that started it.
+#[derive(Debug)]
+pub struct Hold {
+    link: PathBuf,
+}
+
+impl Hold {
+    /// The container's directory in the store, which is the place for its writable layer.
+    pub fn directory(&self) -> &Path {
+        self.link.parent().unwrap_or(&self.link)
+    }
+
+    /// Lets the image go.
+    ///
+    /// # Errors
+    /// When the link cannot be removed; one that is gone already is fine.
+    pub fn release(self) -> Result<()> {
+        match std::fs::remove_file(&self.link) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).doing(|| format!("remove {}", self.link.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes container `owner` a user of `image`.
+pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Hold> {
+    let owner = ContainerId::parse(owner)?;
+    let directory = store.container_dir(&owner);
+    let link = directory.join(LINK);
+    // Against `image rm`, which holds it alone while it looks for holds and removes.
+    let _kept = lock(&store.path("containers"), How::Shared)?;
+    if !store.refresh()?.images.contains_key(&image.manifest) {
+        let gone = format!("image {} was removed from the store", image.manifest);
+        return Err(Error::new(Kind::NotFound, gone));
+    }
+    match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => std::os::unix::fs::symlink(image.manifest.to_string(), &link),
+    }
+    .map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::new(Kind::Exists, format!("container {owner} holds an image already"))
+        }
+        _ => Error::new(Kind::System, format!("make {}", link.display())).because(error),
+    })?;
+    Ok(Hold { link })
+}
+
+/// Every container that holds an image, and which one.
+pub(super) fn holders(store: &Store) -> Result<Vec<(String, Digest)>> {
+    let dir = store.path("containers");
+    let doing = || format!("list {}", dir.display());
+    let mut holders = Vec::new();
+    for entry in std::fs::read_dir(&dir).doing(doing)? {
+        let entry = entry.doing(doing)?;
+        match std::fs::read_link(entry.path().join(LINK)) {
+            Ok(target) => {
+                let digest = target.to_str().map(Digest::parse).and_then(Result::ok);
+                holders
+                    .extend(digest.map(|digest| (entry.file_name().to_string_lossy().into_owned(), digest)));
+            }
+            // A container without an image from here (NotFound), a stray file (NotADirectory), no link (InvalidInput).
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput
+                ) => {}
+            Err(error) => return Err(error).doing(doing),
+        }
+    }
+    Ok(holders)
+}

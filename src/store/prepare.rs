@@ -1,0 +1,69 @@
+//! The skeleton of a store: made once, checked at every open.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+use super::journal::sync_dir;
+
+/// The format of everything below the root.
+const VERSION: &str = "1\n";
+
+/// Makes the directories of a store, or checks that these are ours.
+pub(super) fn prepare(root: &Path) -> Result<()> {
+    let version = root.join("VERSION");
+    match std::fs::read_to_string(&version) {
+        Ok(text) if text == VERSION => return check_owner(root),
+        // A power cut right after it was made.
+        Ok(text) if text.is_empty() => {}
+        Ok(text) => {
+            let doing =
+                format!("the store has format {:?}, this program knows {:?}", text.trim(), VERSION.trim());
+            return Err(Error::new(Kind::Unsupported, doing)
+                .hint("use the program that wrote it, or another --store"));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).doing(|| format!("read {}", version.display())),
+    }
+    let make = |path: &Path| {
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(path)
+            .doing(|| format!("make {}", path.display()))
+    };
+    make(root)?;
+    check_owner(root)?;
+    for dir in ["blobs/sha256", "partial", "layers", "containers", "tmp", "trash"] {
+        make(&root.join(dir))?;
+    }
+    // Written last, so that a store with a version is complete; two processes may both write it.
+    let fresh = root.join(format!("tmp/VERSION-{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+    file.and_then(|mut file| {
+        std::io::Write::write_all(&mut file, VERSION.as_bytes())?;
+        file.sync_all()
+    })
+    .and_then(|()| std::fs::rename(&fresh, &version))
+    .doing(|| format!("write {}", version.display()))?;
+    sync_dir(root)
+}
+
+/// The root must be ours and closed to others.
+fn check_owner(root: &Path) -> Result<()> {
+    let doing = || format!("check {}", root.display());
+    let meta = root.metadata().doing(doing)?;
+    let us = rustix::process::geteuid().as_raw();
+    if meta.uid() != us {
+        let doing = format!("{} belongs to user {}, not to {us}", root.display(), meta.uid());
+        return Err(Error::new(Kind::Denied, doing));
+    }
+    if meta.mode() & 0o7777 == 0o700 {
+        return Ok(());
+    }
+    std::fs::set_permissions(root, Permissions::from_mode(0o700)).doing(doing)
+}

@@ -1,0 +1,87 @@
+//! `image rm`: names go first, an image goes with its last name, a layer with its last image.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+
+use super::layers::LayerStore;
+use super::lock::{How, lock};
+use super::record::{Event, ImageRecord};
+use super::{Contents, Step, Store, find, hold, sweep};
+
+/// One thing that went away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name; its image may have others.
+    Name(String),
+    /// An image, by its id.
+    Image(Digest),
+}
+
+/// What is to go.
+#[derive(Debug, Default)]
+struct Doomed {
+    names: BTreeSet<String>,
+    images: BTreeMap<Digest, ImageRecord>,
+}
+
+pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
+    // Before the store's lock, as everywhere: no container begins to use an image from here on.
+    let _no_new_holds = lock(&store.path("containers"), How::Alone)?;
+    let (locked, mut now) = store.write()?;
+    let doomed = doom(&now, names)?;
+    refuse_used(store, &doomed)?;
+    let kept = sweep::sweep_transactions(store)?;
+    let gone: BTreeSet<Digest> = doomed.images.keys().copied().collect();
+    let layers: Vec<_> = now.unused_layers(&gone).into_iter().filter(|layer| !kept.contains(layer)).collect();
+    let event = Event::Remove {
+        names: doomed.names.iter().cloned().collect(),
+        images: gone.into_iter().collect(),
+        layers: layers.clone(),
+    };
+    now.commit(event)?;
+    store.step(Step::Removed);
+    for layer in layers {
+        store.layers.discard(layer)?;
+    }
+    if !now.damaged {
+        sweep::sweep_blobs(store, &now)?;
+    }
+    drop(now);
+    drop(locked);
+    store.trash.empty()?;
+    let images = doomed.images.into_values().map(|image| Removed::Image(image.id));
+    Ok(doomed.names.into_iter().map(Removed::Name).chain(images).collect())
+}
+
+/// Which names and images `names` stand for.
+fn doom(now: &Contents, names: &[String]) -> Result<Doomed> {
+    let mut doomed = Doomed::default();
+    for name in names {
+        let image = find::find(&now.images, name)?;
+        match find::name_of(&image, name) {
+            Some(full) => drop(doomed.names.insert(full)),
+            None => doomed.names.extend(image.names.iter().cloned()),
+        }
+        if image.names.iter().all(|own| doomed.names.contains(own)) {
+            doomed.images.insert(image.manifest, image);
+        }
+    }
+    Ok(doomed)
+}
+
+fn refuse_used(store: &Store, doomed: &Doomed) -> Result<()> {
+    if doomed.images.is_empty() {
+        return Ok(());
+    }
+    match hold::holders(store)?.into_iter().find(|(_, held)| doomed.images.contains_key(held)) {
+        None => Ok(()),
+        Some((container, held)) => {
+            let name = doomed.images.get(&held).and_then(|image| image.names.first().cloned());
+            let name = name.unwrap_or_else(|| held.to_string());
+            Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}"))
+                .hint(format!("delete it first: coracle delete {container}")))
+        }
+    }
+}

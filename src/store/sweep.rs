@@ -1,0 +1,91 @@
+//! Rolling back what died: at open, whatever no record of the journal and no living transaction stands for goes.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::error::{Doing, Kind, Result};
+
+use super::layers::LayerStore;
+use super::lock::try_lock;
+use super::record::{Event, LayerId};
+use super::{Now, Store};
+
+/// Sweeps, unless somebody is writing right now: then a later open will do it.
+pub(super) fn sweep(store: &Store) -> Result<()> {
+    let locked = match try_lock(&store.path("lock")) {
+        Ok(locked) => locked,
+        // A store on a file system mounted read-only can still be read.
+        Err(error) if error.kind() == Kind::Denied => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if locked.is_some() {
+        let mut now = store.refresh()?;
+        let kept = sweep_transactions(store)?;
+        if !now.damaged {
+            sweep_layers(store, &mut now, &kept)?;
+            sweep_blobs(store, &now)?;
+        }
+    }
+    drop(locked);
+    store.trash.empty()
+}
+
+/// Trashes dead transactions; returns the layers that living ones rely on.
+///
+/// The caller holds the store's lock: no transaction begins meanwhile.
+pub(super) fn sweep_transactions(store: &Store) -> Result<BTreeSet<LayerId>> {
+    let mut kept = BTreeSet::new();
+    for path in list(&store.path("tmp"))? {
+        // A journal or version file that never got its name is nobody's either.
+        if !path.is_dir() || try_lock(&path)?.is_some() {
+            store.trash.take(&path)?;
+        } else {
+            kept.extend(kept_by(&path)?);
+        }
+    }
+    Ok(kept)
+}
+
+/// The layers a transaction relies on, from its `keep-<n>` files.
+fn kept_by(transaction: &Path) -> Result<Vec<LayerId>> {
+    let number =
+        |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("keep-")?.parse().ok().map(LayerId);
+    Ok(list(transaction)?.iter().filter_map(number).collect())
+}
+
+fn sweep_layers(store: &Store, now: &mut Now<'_>, kept: &BTreeSet<LayerId>) -> Result<()> {
+    let unused: Vec<LayerId> =
+        now.unused_layers(&BTreeSet::new()).into_iter().filter(|layer| !kept.contains(layer)).collect();
+    if !unused.is_empty() {
+        now.commit(Event::Remove { names: Vec::new(), images: Vec::new(), layers: unused })?;
+    }
+    for layer in store.layers.present()? {
+        if !now.layers.contains_key(&layer) {
+            store.layers.discard(layer)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the blobs no image has; a living transaction's are still in its own directory.
+pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>) -> Result<()> {
+    let used: BTreeSet<OsString> = now
+        .images
+        .values()
+        .flat_map(|image| [image.id, image.manifest])
+        .map(|digest: Digest| digest.hex().into())
+        .collect();
+    for path in list(&store.path("blobs/sha256"))? {
+        if path.file_name().is_some_and(|name| !used.contains(name)) {
+            store.trash.take(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("list {}", dir.display());
+    std::fs::read_dir(dir).doing(doing)?.map(|entry| Ok(entry.doing(doing)?.path())).collect()
+}

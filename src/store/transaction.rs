@@ -1,0 +1,344 @@
+//! Bringing images in: staged aside, made durable by one barrier, named, and committed by one record.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+
+use super::journal::sync_dir;
+use super::layers::{LayerStore, Staged};
+use super::lock::{How, Locked, lock, try_lock};
+use super::record::{Event, ImageRecord, LayerId, LayerRecord, Platform};
+use super::{Contents, Step, Store};
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Work on its way into the store. Dropped without a commit, or left by a dead process, it leaves nothing.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    /// Says that this is alive.
+    _alive: Locked,
+    counter: AtomicU32,
+}
+
+/// A layer that was unpacked and verified.
+#[derive(Debug)]
+pub struct NewLayer {
+    /// Where it was unpacked.
+    pub staged: Staged,
+    /// The digest of its uncompressed tar, as computed.
+    pub diff_id: Digest,
+    /// The chain it is good for, when it took something from the layers below.
+    pub chain: Option<Digest>,
+    /// It marks the root opaque: nothing below it is seen.
+    pub hides_all_lower: bool,
+    /// Bytes of its files.
+    pub size_bytes: u64,
+    /// Its tar entries.
+    pub entries: u64,
+}
+
+/// A layer of an image on its way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// One that is in the store, and that [`Transaction::keep`] said yes to.
+    Present(LayerId),
+    /// One of the new ones, by its place among them.
+    New(usize),
+}
+
+/// An image whose layers are all in the store or staged, and whose documents are staged.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Normalised references; other images lose them.
+    pub names: Vec<String>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Base first.
+    pub layers: Vec<Pick>,
+}
+
+/// All that one commit brings.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New layers, in any order.
+    pub layers: Vec<NewLayer>,
+    /// Images made of these and of layers in the store.
+    pub images: Vec<NewImage>,
+    /// Which layer a compressed blob is known to hold.
+    pub blobs: Vec<(Digest, Pick)>,
+}
+
+impl Batch {
+    fn documents(&self) -> impl Iterator<Item = Digest> {
+        self.images.iter().flat_map(|image| [image.id, image.manifest])
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn begin(store: &'a Store) -> Result<Self> {
+        // Under the store's lock, so that no sweep sees the directory before it is locked.
+        let _locked = lock(&store.path("lock"), How::Alone)?;
+        let path = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = store.path("tmp").join(format!("{}-{number}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                other => {
+                    other.doing(|| format!("make {}", path.display()))?;
+                    break path;
+                }
+            }
+        };
+        let alive =
+            try_lock(&path)?.ok_or_else(|| Error::new(Kind::Bug, "a new transaction is locked already"))?;
+        store.step(Step::Begun);
+        Ok(Self { store, path, _alive: alive, counter: AtomicU32::new(0) })
+    }
+
+    /// An empty root for one more layer.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn stage_layer(&self) -> Result<Staged> {
+        let staged = self.store.layers.stage(&self.path, self.number())?;
+        self.store.step(Step::LayerStaged);
+        Ok(staged)
+    }
+
+    /// Stages a manifest or configuration, which the caller has verified.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes are not those of the digest; else when they cannot be written.
+    pub fn stage_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if Digest::of(bytes) != *digest {
+            return Err(Error::new(Kind::Corrupt, format!("the bytes of {digest} are others")));
+        }
+        let path = self.path.join(digest.hex());
+        create(&path)
+            .and_then(|mut file| file.write_all(bytes))
+            .doing(|| format!("write {}", path.display()))?;
+        self.store.step(Step::BlobStaged);
+        Ok(())
+    }
+
+    /// A file for bytes whose place is not known yet, and its path. It goes with the transaction, or earlier.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn park(&self) -> Result<(File, PathBuf)> {
+        let path = self.path.join(format!("park-{}", self.number()));
+        let file = create(&path).doing(|| format!("make {}", path.display()))?;
+        Ok((file, path))
+    }
+
+    /// Asks the store to keep a layer that is in it until this transaction ends. `false`: it is gone, bring it anew.
+    ///
+    /// # Errors
+    /// When the mark cannot be made or the journal not be read.
+    pub fn keep(&self, layer: LayerId) -> Result<bool> {
+        let (_locked, now) = self.store.write()?;
+        if !now.layers.contains_key(&layer) {
+            return Ok(false);
+        }
+        let path = self.path.join(format!("keep-{layer}"));
+        create(&path).doing(|| format!("make {}", path.display()))?;
+        Ok(true)
+    }
+
+    /// Commits images with their new layers, and which blob holds which layer. All of it is durable when this
+    /// returns; when it fails, the store is as before.
+    ///
+    /// # Errors
+    /// When anything cannot be written.
+    pub fn commit(self, batch: &Batch) -> Result<Vec<ImageRecord>> {
+        self.make_durable(batch)?;
+        self.store.step(Step::Synced);
+        let (_locked, mut now) = self.store.write()?;
+        let plan = Plan::of(&now, self.next_layer(&now)?, batch)?;
+        let done = self.place(&plan, batch).and_then(|()| {
+            now.commit(Event::Commit {
+                layers: plan.records.clone(),
+                images: plan.images.clone(),
+                blobs: plan.blobs.clone(),
+            })
+        });
+        if let Err(error) = done {
+            for record in &plan.records {
+                // Best effort: the next open sweeps what no record knows.
+                let _ = self.store.layers.discard(record.id);
+            }
+            return Err(error);
+        }
+        self.store.step(Step::Journalled);
+        let committed = |image: &ImageRecord| {
+            now.images.get(&image.manifest).cloned().ok_or_else(|| {
+                Error::new(Kind::Corrupt, "the journal has records that contradict each other")
+            })
+        };
+        plan.images.iter().map(committed).collect()
+    }
+
+    /// The one barrier: after it, a power cut leaves every staged byte as it is.
+    fn make_durable(&self, batch: &Batch) -> Result<()> {
+        let doing = || format!("make {} durable", self.path.display());
+        if !batch.layers.is_empty() {
+            let dir = File::open(&self.path).doing(doing)?;
+            return rustix::fs::syncfs(&dir).doing(doing);
+        }
+        for digest in batch.documents() {
+            File::open(self.path.join(digest.hex())).and_then(|file| file.sync_all()).doing(doing)?;
+        }
+        Ok(())
+    }
+
+    /// Gives everything its final name, durably.
+    fn place(&self, plan: &Plan, batch: &Batch) -> Result<()> {
+        for digest in batch.documents() {
+            let place = self.store.blob_path(&digest);
+            match std::fs::rename(self.path.join(digest.hex()), &place) {
+                // Two images of one configuration: the first has moved it.
+                Err(error) if error.kind() == ErrorKind::NotFound && place.exists() => {}
+                other => other.doing(|| format!("write {}", place.display()))?,
+            }
+        }
+        for (index, id) in &plan.placed {
+            if let Some(layer) = batch.layers.get(*index) {
+                self.store.layers.place(&layer.staged, *id)?;
+            }
+        }
+        self.store.step(Step::Placed);
+        sync_dir(&self.store.path("blobs/sha256"))?;
+        if !plan.placed.is_empty() {
+            self.store.layers.sync()?;
+        }
+        self.store.step(Step::NamesSynced);
+        Ok(())
+    }
+
+    /// A number that neither the journal nor a directory has: after damage these may differ.
+    fn next_layer(&self, now: &Contents) -> Result<u64> {
+        let present = self.store.layers.present()?.into_iter().map(|id| id.0.saturating_add(1)).max();
+        Ok(now.next_layer.max(present.unwrap_or(0)))
+    }
+
+    fn number(&self) -> u32 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // Best effort: what stays is swept at the next open.
+        if self.store.trash.take(&self.path).is_err() {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+        let _ = self.store.trash.empty();
+    }
+}
+
+fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).or_else(|error| {
+        // The same document of two images.
+        if error.kind() == ErrorKind::AlreadyExists {
+            return OpenOptions::new().read(true).write(true).truncate(true).open(path);
+        }
+        Err(error)
+    })
+}
+
+/// The numbers everything gets, given what is in the store at the moment of the commit.
+struct Plan {
+    records: Vec<LayerRecord>,
+    /// New layers to place, and under which number. One that came in meanwhile by another way is not among them.
+    placed: Vec<(usize, LayerId)>,
+    images: Vec<ImageRecord>,
+    blobs: Vec<(Digest, LayerId)>,
+}
+
+impl Plan {
+    fn of(now: &Contents, first: u64, batch: &Batch) -> Result<Self> {
+        let mut plan =
+            Self { records: Vec::new(), placed: Vec::new(), images: Vec::new(), blobs: Vec::new() };
+        let mut ids = Vec::with_capacity(batch.layers.len());
+        for (index, layer) in batch.layers.iter().enumerate() {
+            ids.push(plan.number(now, first, (index, layer)));
+        }
+        let id_of = |pick: &Pick| match pick {
+            Pick::Present(id) => now.layers.contains_key(id).then_some(*id),
+            Pick::New(index) => ids.get(*index).copied(),
+        };
+        let gone =
+            || Error::new(Kind::Busy, "a layer was removed from the store meanwhile").hint("try again");
+        let imported_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for image in &batch.images {
+            let picked: Option<Vec<LayerId>> = image.layers.iter().map(id_of).collect();
+            let layers = picked.ok_or_else(gone)?;
+            let all: Option<Vec<&LayerRecord>> = layers.iter().map(|id| plan.record(now, id)).collect();
+            let all = all.ok_or_else(gone)?;
+            let record = ImageRecord {
+                id: image.id,
+                manifest: image.manifest,
+                names: image.names.clone(),
+                platform: image.platform.clone(),
+                size_bytes: all.iter().map(|layer| layer.size_bytes).sum(),
+                hidden: all.iter().rposition(|layer| layer.hides_all_lower).unwrap_or(0),
+                layers,
+                imported_at,
+            };
+            plan.images.push(record);
+        }
+        plan.blobs = batch.blobs.iter().filter_map(|(blob, pick)| Some((*blob, id_of(pick)?))).collect();
+        Ok(plan)
+    }
+
+    fn number(&mut self, now: &Contents, first: u64, (index, layer): (usize, &NewLayer)) -> LayerId {
+        let known = now.layers.values().find(|known| {
+            known.diff_id == layer.diff_id && (known.chain.is_none() || known.chain == layer.chain)
+        });
+        if let Some(known) = known {
+            return known.id;
+        }
+        let id = LayerId(first + self.records.len() as u64);
+        self.placed.push((index, id));
+        self.records.push(LayerRecord {
+            id,
+            diff_id: layer.diff_id,
+            chain: layer.chain,
+            hides_all_lower: layer.hides_all_lower,
+            size_bytes: layer.size_bytes,
+            entries: layer.entries,
+            blobs: Vec::new(),
+        });
+        id
+    }
+
+    fn record<'b>(&'b self, now: &'b Contents, id: &LayerId) -> Option<&'b LayerRecord> {
+        self.records.iter().find(|record| record.id == *id).or_else(|| now.layers.get(id))
+    }
+}
+
+/// Adds names to an image that is in the store.
+pub(super) fn tag(store: &Store, manifest: &Digest, names: &[String]) -> Result<Option<ImageRecord>> {
+    match store.image(manifest)? {
+        None => return Ok(None),
+        Some(image) if names.iter().all(|name| image.names.contains(name)) => return Ok(Some(image)),
+        Some(_) => {}
+    }
+    let (_locked, mut now) = store.write()?;
+    let Some(mut image) = now.images.get(manifest).cloned() else { return Ok(None) };
+    image.names.extend(names.iter().cloned());
+    now.commit(Event::Commit { layers: Vec::new(), images: vec![image], blobs: Vec::new() })?;
+    Ok(now.images.get(manifest).cloned())
+}

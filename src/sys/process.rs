@@ -1,0 +1,307 @@
+//! Making processes: clone3(2), execve(2) and what stands between them.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+/// `struct clone_args` of clone3(2), the fields that are used here.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// clone3(2): place the child in the cgroup whose directory is given. KERNEL(5.7)
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A process that was just made.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its pid in the caller's PID namespace.
+    pub pid: i32,
+    /// A pidfd of it, close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+/// Ends the process if the child's closure unwinds: the parent's frames below are not the child's to return to.
+struct NoReturn;
+
+impl Drop for NoReturn {
+    fn drop(&mut self) {
+        exit_now(101);
+    }
+}
+
+/// clone3(2) with `CLONE_PIDFD`, `SIGCHLD` and fork semantics, in new namespaces (`CLONE_NEW*` in `flags`) and, when
+/// given, born in a cgroup v2 directory; `child` is what the new process does.
+///
+/// `child` may call only functions marked child-safe: should another thread of the caller hold a lock at this moment,
+/// the copy of that lock stays held for ever in the new process, and an allocation could wait for it.
+///
+/// # Errors
+/// The errno of clone3: `ENOSYS` where it does not exist, `EINVAL` or `E2BIG` before 5.7 when a cgroup is given.
+pub fn spawn(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> std::convert::Infallible,
+) -> Result<Spawned, Errno> {
+    let mut pidfd: i32 = -1;
+    let args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
+        pidfd: std::ptr::from_mut(&mut pidfd) as usize as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+        ..CloneArgs::default()
+    };
+    // SAFETY: args is a live clone_args of the size given; no stack and no CLONE_VM, so the child runs on its own copy
+    // of this frame and never leaves it (NoReturn); pidfd points to a live i32 that the kernel fills in the parent.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match answer {
+        -1 => Err(last_errno()),
+        0 => {
+            let _stay = NoReturn;
+            let never = child();
+            match never {}
+        }
+        // SAFETY: with CLONE_PIDFD the kernel stored a fresh descriptor there, which nobody else knows.
+        pid => Ok(Spawned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// The errno the last libc call left behind.
+pub(super) fn last_errno() -> Errno {
+    // SAFETY: __errno_location returns the address of this thread's errno, valid for its life.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// Strings with a null-terminated array of pointers to them, as execve(2) wants it; built before the clone.
+#[derive(Debug)]
+pub struct StringArray {
+    strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl StringArray {
+    /// Takes the strings in order.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+impl Clone for StringArray {
+    fn clone(&self) -> Self {
+        Self::new(self.strings.clone())
+    }
+}
+
+impl PartialEq for StringArray {
+    fn eq(&self, other: &Self) -> bool {
+        self.strings == other.strings
+    }
+}
+
+/// execve(2), child-safe. Returns only when it fails.
+pub fn execve(path: &CStr, argv: &StringArray, envp: &StringArray) -> Errno {
+    // SAFETY: both arrays end in null and point to strings that StringArray owns; path is a C string.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), envp.pointers.as_ptr()) };
+    last_errno()
+}
+
+/// execveat(2) of the file behind `fd` itself. Returns only when it fails.
+pub fn execve_fd(fd: BorrowedFd<'_>, argv: &StringArray, envp: &StringArray) -> Errno {
+    // SAFETY: as in `execve`; the path is empty, so AT_EMPTY_PATH names the file of the descriptor.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            argv.pointers.as_ptr(),
+            envp.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
+/// _exit(2), child-safe: no destructor, no atexit handler, no buffer flushed twice.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes any number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// unshare(2) of namespaces, child-safe.
+///
+/// # Errors
+/// The errno of unshare.
+pub fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: only CLONE_NEW* flags reach this (launch::plan), none of which splits memory or descriptors between threads.
+    zero_or_errno(unsafe { libc::unshare(flags) })
+}
+
+/// setns(2), child-safe.
+///
+/// # Errors
+/// The errno of setns.
+pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
+    // SAFETY: plain integers; the descriptor is open for the call.
+    zero_or_errno(unsafe { libc::setns(fd.as_raw_fd(), flags) })
+}
+
+/// SIGPIPE back to its default action and no signal blocked, child-safe: what a payload expects to be born with. Rust
+/// ignores SIGPIPE, a parent that waits on a signalfd has blocked the rest, and both would survive execve.
+pub fn reset_signals() {
+    // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask, and so is a zeroed sigset_t; the only pointers are to
+    // live locals.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut());
+        let none: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Whether the working directory lies inside the root, child-safe: getcwd(2) answers a path that does not start with
+/// `/` when it does not (CVE-2024-21626).
+///
+/// # Errors
+/// The errno of getcwd: `ENOENT` when the directory was removed.
+pub fn cwd_is_inside_root() -> Result<bool, Errno> {
+    let mut path = [0_u8; 4096];
+    // SAFETY: the kernel writes at most path.len() bytes to the array.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    if length < 0 { Err(last_errno()) } else { Ok(path[0] == b'/') }
+}
+
+/// A new session keyring named `name` (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), child-safe: without it a container
+/// would see the keys of whoever started it.
+///
+/// # Errors
+/// `ENOSYS` where the kernel has no keys; `EDQUOT` when the user's quota is used up.
+pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the kernel reads a C string.
+    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// personality(2), child-safe.
+///
+/// # Errors
+/// The errno of personality.
+pub fn set_personality(persona: u64) -> Result<(), Errno> {
+    // SAFETY: a plain number.
+    if unsafe { libc::personality(persona as libc::c_ulong) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// ioprio_set(2) for the calling thread, child-safe. `value` is class << 13 | priority.
+///
+/// # Errors
+/// The errno of ioprio_set.
+pub fn set_io_priority(value: i32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: plain numbers.
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
+    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `struct sched_attr` of sched_setattr(2), version 0.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    /// Size of this struct: 48.
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value for SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// Static priority for SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// SCHED_DEADLINE, nanoseconds.
+    pub runtime: u64,
+    /// SCHED_DEADLINE, nanoseconds.
+    pub deadline: u64,
+    /// SCHED_DEADLINE, nanoseconds.
+    pub period: u64,
+}
+
+/// sched_setattr(2) for the calling thread, child-safe.
+///
+/// # Errors
+/// The errno of sched_setattr.
+pub fn set_scheduler(attr: &SchedAttr) -> Result<(), Errno> {
+    // SAFETY: attr is a live sched_attr whose size field says how much of it the kernel may read.
+    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attr), 0) };
+    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on will close at execve. Child-safe.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` before 5.11; see `fd::cloexec_from` for the fallback.
+pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only the close-on-exec flag changes: no descriptor that Rust owns is closed.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Closes every descriptor from `first` on but those in `keep`, which is sorted. Child-safe. Where close_range(2) is
+/// missing they stay open until execve closes them.
+pub fn close_all_but(first: i32, keep: &[i32]) {
+    let mut from = first.cast_unsigned();
+    let last = keep.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]);
+    for next in last {
+        if next > from {
+            let to = if next == u32::MAX { next } else { next - 1 };
+            // SAFETY: called in a child that leaves by execve or _exit: the owners of these numbers live on only in the
+            // parent, and the child uses none but those kept.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+        from = from.max(next.saturating_add(1));
+    }
+}
+
+/// fcntl(2) F_SETFD FD_CLOEXEC on a bare number, child-safe; closed numbers are passed over.
+pub fn set_cloexec(fd: i32) {
+    // SAFETY: F_SETFD on any number changes a flag or answers EBADF.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// close(2) of the child's copy of a descriptor whose owner lives on in the parent only. Child-safe.
+pub fn close_inherited(fd: i32) {
+    // SAFETY: called in a child that never returns to the owner of the number and leaves by _exit.
+    unsafe { libc::close(fd) };
+}
+
+/// dup2(2) onto one of the three standard descriptors, child-safe.
+///
+/// # Errors
+/// The errno of dup2.
+pub fn dup_onto(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    debug_assert!((0..=2).contains(&number));
+    // SAFETY: 0, 1 and 2 are owned by no OwnedFd in this program; replacing them breaks nobody's ownership.
+    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+fn zero_or_errno(answer: libc::c_int) -> Result<(), Errno> {
+    if answer == 0 { Ok(()) } else { Err(last_errno()) }
+}

@@ -1,0 +1,91 @@
+//! A disk that fills up in the middle of an import.
+#![expect(clippy::unwrap_used, reason = "the parts that tests share fail as tests do")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coracle::error::Kind;
+use coracle::image::import::{ImportOptions, import, open_source};
+use coracle::image::progress::Silent;
+use coracle::store::Store;
+
+use super::image_fixture::{Image, Layout, Member, Pack, image, tar};
+
+const CHILD: &str = "image_full_disk::child_in_a_mount_namespace_of_its_own";
+
+/// Not a test by itself: runs where the parent test has mounted a small tmpfs.
+#[test]
+fn child_in_a_mount_namespace_of_its_own() {
+    let Some(dir) = std::env::var_os("FULL_DISK_DIR").map(PathBuf::from) else { return };
+    let store = Store::open(&dir.join("small/store")).unwrap();
+    let bring = |name: &str| {
+        import(&store, open_source(&dir.join(name)).unwrap(), &ImportOptions::default(), &Silent)
+    };
+    let small = bring("small-image").unwrap().remove(0);
+    let before = listing(store.root());
+    for big in ["big-image", "big.tar", "many-files"] {
+        let error = bring(big).unwrap_err();
+        assert!(error.chain().contains("no room in"), "{}", error.chain());
+        assert!(error.first_hint().unwrap().contains("free some space"));
+        assert_ne!(error.kind(), Kind::Corrupt);
+        assert_eq!(listing(store.root()), before, "{big}");
+    }
+    assert_eq!(store.images().unwrap(), [small]);
+    bring("other-image").unwrap();
+}
+
+/// Every path in the store.
+fn listing(root: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.is_symlink() {
+                todo.push(path.clone());
+            }
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_disk_that_fills_up_leaves_the_store_as_it_was() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIP: needs root for a mount namespace");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    // Bytes that do not compress, so that an archive needs room for itself as well.
+    let noise: Vec<u8> =
+        (0..6u64 << 20).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let big = Image {
+        layers: vec![tar(&[Member::File("one", b"1")]), tar(&[Member::File("noise", &noise)])],
+        pack: Pack::Gzip,
+        platform: "",
+        name: Some("big:1"),
+    };
+    let names: Vec<String> = (0..6000).map(|n| format!("file-{n}")).collect();
+    let files: Vec<Member<'_>> = names.iter().map(|name| Member::File(name, b"x")).collect();
+    let many = Image { layers: vec![tar(&files)], pack: Pack::Gzip, platform: "", name: Some("many:1") };
+    Layout::of(image("small:1")).write(&at("small-image"));
+    Layout::of(image("other:1")).write(&at("other-image"));
+    Layout::of(many).write(&at("many-files"));
+    let big = Layout::of(big);
+    big.write(&at("big-image"));
+    std::fs::write(at("big.tar"), big.tar(false)).unwrap();
+    std::fs::create_dir(at("small")).unwrap();
+    let script = "mount -t tmpfs -o size=4m,nr_inodes=2000 small \"$FULL_DISK_DIR/small\" && exec \"$@\"";
+    let output = Command::new("timeout")
+        .args(["60", "unshare", "--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", CHILD, "--nocapture"])
+        .env("FULL_DISK_DIR", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
