@@ -1,6 +1,12 @@
 //! The one integration test binary: what a user sees of `coracle`.
-mod seccomp;
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[macro_use]
+mod support;
+
+mod fixtures;
+mod harness;
 mod image_cli;
 mod image_fixture;
 mod image_full_disk;
@@ -12,3 +18,15 @@ mod layer_memory;
 mod layer_oracle;
 mod layer_semantics;
 mod layer_tar;
+mod layering;
+mod oci_broken;
+mod oci_cgroups;
+mod oci_console;
+mod oci_exec;
+mod oci_hooks;
+mod oci_lifecycle;
+mod oci_mounts;
+mod oci_process;
+mod oci_run;
+mod seccomp;
+mod supply;

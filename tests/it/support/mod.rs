@@ -1,0 +1,20 @@
+//! What the integration tests stand on: sandboxes that leave nothing behind, commands that cannot hang, bundles
+//! copied from `oci-fixtures/`, and needs that are declared instead of assumed.
+
+#[macro_use]
+mod needs;
+mod bundle;
+mod command;
+mod console;
+mod leftovers;
+mod runtime;
+mod sandbox;
+mod wait;
+
+pub(crate) use bundle::{Bundle, fixture};
+pub(crate) use command::{Output, Run};
+pub(crate) use console::{ConsoleSocket, read_terminal};
+pub(crate) use needs::{missing, skip};
+pub(crate) use runtime::{Runtime, runtime_under_test};
+pub(crate) use sandbox::Sandbox;
+pub(crate) use wait::wait_until;
