@@ -35,7 +35,10 @@ impl Page for HelpAllArgs {
         let mut command = full();
         command.build();
         let help = |c: &clap::Command| c.clone().render_long_help().to_string();
-        let verbs = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| format!("\n## {}\n\n{}", c.get_name(), help(c)));
+        let verbs = command
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+            .map(|c| format!("\n## {}\n\n{}", c.get_name(), help(c)));
         verbs.fold(help(&command), |page, verb| page + &verb)
     }
 }

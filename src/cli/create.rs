@@ -73,6 +73,7 @@ impl CommonArgs {
 pub(super) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
     let (spec, options) = args.common.load()?;
-    create::create(&context.runtime(), &id, &spec, &options).map_err(|e| e.doing(format!("create container {id}")))?;
+    create::create(&context.runtime(), &id, &spec, &options)
+        .map_err(|e| e.doing(format!("create container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }

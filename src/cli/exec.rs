@@ -170,7 +170,8 @@ impl ExecArgs {
         let with = |set: &Option<std::collections::HashSet<Capability>>| {
             Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
         };
-        let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+        let (bounding, effective, permitted) =
+            (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
         sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
         process.set_capabilities(Some(sets));
         Ok(())

@@ -42,7 +42,14 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<ExitCode> {
 fn table(states: &[PublicState]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(states.iter().map(|s| {
-        [s.id.clone(), s.pid.to_string(), s.status.clone(), s.bundle.display().to_string(), s.created.clone(), s.owner.clone()]
+        [
+            s.id.clone(),
+            s.pid.to_string(),
+            s.status.clone(),
+            s.bundle.display().to_string(),
+            s.created.clone(),
+            s.owner.clone(),
+        ]
     }));
     align(&rows)
 }
@@ -52,7 +59,8 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: Vec<usize> =
         (0..N).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("   ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()

@@ -17,6 +17,7 @@ pub struct PauseArgs {
 /// Runs `coracle pause`.
 pub(super) fn run(context: &Context, args: &PauseArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    crate::oci::freeze::pause(&context.runtime(), &id).map_err(|e| e.doing(format!("pause container {id}")))?;
+    crate::oci::freeze::pause(&context.runtime(), &id)
+        .map_err(|e| e.doing(format!("pause container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }

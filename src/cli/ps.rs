@@ -52,7 +52,10 @@ fn select(text: &str, pids: &[i32]) -> Result<String> {
         Error::invalid("these options leave ps without a PID column").hint("add pid to its output format")
     })?;
     let is_ours = |line: &&str| {
-        line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok()).is_some_and(|pid| pids.contains(&pid))
+        line.split_whitespace()
+            .nth(column)
+            .and_then(|pid| pid.parse().ok())
+            .is_some_and(|pid| pids.contains(&pid))
     };
     Ok(std::iter::once(heading).chain(lines.filter(is_ours)).map(|line| format!("{line}\n")).collect())
 }

@@ -17,6 +17,7 @@ pub struct ResumeArgs {
 /// Runs `coracle resume`.
 pub(super) fn run(context: &Context, args: &ResumeArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    crate::oci::freeze::resume(&context.runtime(), &id).map_err(|e| e.doing(format!("resume container {id}")))?;
+    crate::oci::freeze::resume(&context.runtime(), &id)
+        .map_err(|e| e.doing(format!("resume container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,8 @@ pub struct RmArgs {
 pub(super) fn run(context: &Context, args: &RmArgs) -> Result<ExitCode> {
     for name in &args.names {
         let id = ContainerId::parse(name)?;
-        super::launch::remove(context, &id, args.force).map_err(|e| e.doing(format!("remove container {id}")))?;
+        super::launch::remove(context, &id, args.force)
+            .map_err(|e| e.doing(format!("remove container {id}")))?;
     }
     Ok(ExitCode::SUCCESS)
 }

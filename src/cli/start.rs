@@ -17,6 +17,7 @@ pub struct StartArgs {
 /// Runs `coracle start`.
 pub(super) fn run(context: &Context, args: &StartArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    crate::oci::start::start(&context.runtime(), &id).map_err(|e| e.doing(format!("start container {id}")))?;
+    crate::oci::start::start(&context.runtime(), &id)
+        .map_err(|e| e.doing(format!("start container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
 };
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -85,12 +85,17 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
 }
 
 fn explain(call: &'static str, errno: Errno, directory: &Path) -> Error {
-    let kind = if errno == Errno::NODEV { Kind::Unsupported } else { crate::error::kind_of_errno(errno.raw_os_error()) };
+    let kind = if errno == Errno::NODEV {
+        Kind::Unsupported
+    } else {
+        crate::error::kind_of_errno(errno.raw_os_error())
+    };
     let cause = crate::sys::Error::new(call, errno);
     let error = Error::new(kind, format!("mount the layers below {}", directory.display())).because(cause);
     match errno {
         Errno::NODEV => error.hint("this kernel has no overlay filesystem: try `modprobe overlay`"),
-        Errno::INVAL => error.hint("the store may lie on a filesystem that overlay cannot write to, such as another overlay"),
+        Errno::INVAL => error
+            .hint("the store may lie on a filesystem that overlay cannot write to, such as another overlay"),
         Errno::NAMETOOLONG => error.hint("images of more than some forty layers need Linux 6.5"),
         Errno::PERM => error.hint("run as root"),
         _ => error,

@@ -130,8 +130,7 @@ pub(super) fn make(
         parent_attaches: group.dir_fd().is_none(),
     };
     let bundle = &options.bundle;
-    let request =
-        InitRequest {
+    let request = InitRequest {
         id,
         spec,
         bundle,
@@ -142,7 +141,8 @@ pub(super) fn make(
     };
     let plan = Plan::for_init(&request)?;
     let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
-    let root = options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
+    let root =
+        options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
     let given = Given { root, console, start_socket, process: None };
     let launched = apply::spawn(&plan, given, Some(&group))?;
     paths.borrow_mut().clone_from(group.paths());

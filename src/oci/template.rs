@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Capability, Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxIdMappingBuilder,
+    LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process,
+    Root, Spec, User,
 };
 
 /// Paths hidden from a container.
@@ -46,7 +47,11 @@ fn process() -> Process {
         .set_permitted(Some(capabilities))
         .set_inheritable(None)
         .set_ambient(None);
-    let limit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(1024_u64).hard(1024_u64).build();
+    let limit = PosixRlimitBuilder::default()
+        .typ(PosixRlimitType::RlimitNofile)
+        .soft(1024_u64)
+        .hard(1024_u64)
+        .build();
     let mut process = Process::default();
     process
         .set_terminal(Some(true))
@@ -106,14 +111,26 @@ fn linux() -> Linux {
         .set_resources(Some(resources))
         .set_namespaces(Some(kinds.map(namespace).into()))
         .set_masked_paths(strings(&MASKED))
-        .set_readonly_paths(strings(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]));
+        .set_readonly_paths(strings(&[
+            "/proc/bus",
+            "/proc/fs",
+            "/proc/irq",
+            "/proc/sys",
+            "/proc/sysrq-trigger",
+        ]));
     linux
 }
 
 /// What a user without privileges can have: one id mapped, no network namespace, no limits, no group for terminals.
 pub fn make_rootless(spec: &mut Spec) {
     let own = |id: u32| -> Option<Vec<LinuxIdMapping>> {
-        LinuxIdMappingBuilder::default().container_id(0_u32).host_id(id).size(1_u32).build().ok().map(|m| vec![m])
+        LinuxIdMappingBuilder::default()
+            .container_id(0_u32)
+            .host_id(id)
+            .size(1_u32)
+            .build()
+            .ok()
+            .map(|m| vec![m])
     };
     if let Some(linux) = spec.linux_mut() {
         let mut kinds = linux.namespaces().clone().unwrap_or_default();

@@ -38,11 +38,18 @@ pub(super) fn random_name() -> Result<String> {
 
 impl Container {
     /// Makes the directory and holds the image.
-    pub(super) fn make(store: &Store, image: &ImageRecord, id: &ContainerId, ephemeral: bool) -> Result<Self> {
+    pub(super) fn make(
+        store: &Store,
+        image: &ImageRecord,
+        id: &ContainerId,
+        ephemeral: bool,
+    ) -> Result<Self> {
         sweep(store);
         let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
-            Kind::Exists => Error::new(Kind::Exists, format!("a container {:?} is kept already", id.as_str()))
-                .hint(format!("choose another --name, or remove it: coracle rm {id}")),
+            Kind::Exists => {
+                Error::new(Kind::Exists, format!("a container {:?} is kept already", id.as_str()))
+                    .hint(format!("choose another --name, or remove it: coracle rm {id}"))
+            }
             _ => e,
         })?;
         let directory = hold.directory().to_owned();
@@ -68,7 +75,9 @@ impl Container {
         let hosts = if host_network {
             host("/etc/hosts")
         } else {
-            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n")
+            format!(
+                "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+            )
         };
         let resolv = if host_network { host("/etc/resolv.conf") } else { String::new() };
         let files = [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)];
@@ -84,12 +93,7 @@ impl Container {
     /// Mounts for the image's volumes that nothing of the user's covers. Where the image has the directory, the
     /// writable layer serves as well as a volume would; under a read-only root it is copied to memory. Where it has
     /// none, an empty one beside the writable layer is bound.
-    pub(super) fn volumes(
-        &self,
-        image: &ImageConfig,
-        wishes: &Wishes,
-        root: &Path,
-    ) -> Result<Vec<Mount>> {
+    pub(super) fn volumes(&self, image: &ImageConfig, wishes: &Wishes, root: &Path) -> Result<Vec<Mount>> {
         let mut mounts = Vec::new();
         for (number, target) in image.volumes().iter().flatten().enumerate() {
             let target = Path::new(target);
@@ -142,7 +146,9 @@ pub(super) fn remove(directory: &Path) -> Result<()> {
 
 fn remove_tree(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing(|| format!("remove {}", path.display())),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).doing(|| format!("remove {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

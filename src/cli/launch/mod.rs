@@ -122,7 +122,9 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
     let says_path = args.image.starts_with(['/', '.']) || args.image == "-";
     if !says_path && !is_image_path(path) {
         return store.find(&args.image).map_err(|e| match e.kind() {
-            Kind::NotFound => e.hint(format!("import it first: coracle image import PATH --name {}", args.image)),
+            Kind::NotFound => {
+                e.hint(format!("import it first: coracle image import PATH --name {}", args.image))
+            }
             _ => e,
         });
     }

@@ -183,8 +183,11 @@ impl WishArgs {
             let mount = mounts::mount_flag(text, &here)?;
             let bind = mount.typ().as_deref() == Some("bind");
             if let Some(source) = mount.source().as_ref().filter(|s| bind && !s.exists()) {
-                return Err(Error::new(Kind::NotFound, format!("--mount: {} does not exist", source.display()))
-                    .hint("make it first, or use -v, which makes a directory"));
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("--mount: {} does not exist", source.display()),
+                )
+                .hint("make it first, or use -v, which makes a directory"));
             }
             all.push(mount);
         }
@@ -195,7 +198,8 @@ impl WishArgs {
     }
 
     fn memory(&self) -> Result<LinuxMemory> {
-        let size = |flag: &str, text: &Option<String>| text.as_deref().map(|t| amounts::bytes(flag, t)).transpose();
+        let size =
+            |flag: &str, text: &Option<String>| text.as_deref().map(|t| amounts::bytes(flag, t)).transpose();
         let mut memory = LinuxMemory::default();
         let limit = size("--memory", &self.memory)?;
         let swap = match self.memory_swap.as_deref() {
@@ -206,7 +210,9 @@ impl WishArgs {
             && swap != -1
             && swap < limit
         {
-            return Err(Error::invalid("--memory-swap is below --memory").hint("it limits memory and swap together"));
+            return Err(
+                Error::invalid("--memory-swap is below --memory").hint("it limits memory and swap together")
+            );
         }
         memory.set_limit(limit).set_swap(swap);
         memory.set_reservation(size("--memory-reservation", &self.memory_reservation)?);

@@ -29,7 +29,8 @@ pub fn bytes(flag: &str, text: &str) -> Result<i64> {
 }
 
 fn wrong(flag: &str, text: &str) -> Error {
-    Error::invalid(format!("{flag}: {text:?} is not a size")).hint("write a number with k, m or g, such as 512m")
+    Error::invalid(format!("{flag}: {text:?} is not a size"))
+        .hint("write a number with k, m or g, such as 512m")
 }
 
 /// Processors as a quota of a 100 ms period: `1.5` is 150000 of 100000 microseconds.
@@ -51,7 +52,8 @@ pub fn cpus(text: &str) -> Result<i64> {
 /// `Invalid` for an unknown name or what is not a number.
 pub fn ulimit(text: &str) -> Result<PosixRlimit> {
     let wrong = |why: &str| {
-        Error::invalid(format!("--ulimit {text:?} {why}")).hint("write name=soft[:hard], such as nofile=1024:4096")
+        Error::invalid(format!("--ulimit {text:?} {why}"))
+            .hint("write name=soft[:hard], such as nofile=1024:4096")
     };
     let (name, values) = text.split_once('=').ok_or_else(|| wrong("has no ="))?;
     let number = |value: &str| match value {
@@ -63,9 +65,8 @@ pub fn ulimit(text: &str) -> Result<PosixRlimit> {
     if soft > hard {
         return Err(wrong("has a soft limit above the hard one"));
     }
-    let typ: PosixRlimitType = format!("RLIMIT_{}", name.to_ascii_uppercase())
-        .parse()
-        .map_err(|_| wrong("names no limit"))?;
+    let typ: PosixRlimitType =
+        format!("RLIMIT_{}", name.to_ascii_uppercase()).parse().map_err(|_| wrong("names no limit"))?;
     PosixRlimitBuilder::default()
         .typ(typ)
         .soft(soft)
@@ -80,9 +81,15 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {
-        for (text, expected) in
-            [("512m", 512 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("64MB", 64 << 20), ("2GiB", 2 << 30), ("7", 7), ("9b", 9)]
-        {
+        for (text, expected) in [
+            ("512m", 512 << 20),
+            ("1g", 1 << 30),
+            ("1.5k", 1536),
+            ("64MB", 64 << 20),
+            ("2GiB", 2 << 30),
+            ("7", 7),
+            ("9b", 9),
+        ] {
             assert_eq!(bytes("--memory", text).unwrap(), expected, "{text}");
         }
         for bad in ["", "m", "1x", "-1m", "1e400", "nan", "1 g"] {

@@ -25,7 +25,9 @@ pub fn arguments(wishes: &Wishes, image: &ImageConfig) -> Result<Vec<String>> {
         args.extend(image.cmd().clone().unwrap_or_default());
     }
     if args.is_empty() {
-        return Err(Error::invalid("no command to run").hint("the image names none: give one after the image"));
+        return Err(
+            Error::invalid("no command to run").hint("the image names none: give one after the image")
+        );
     }
     Ok(args)
 }

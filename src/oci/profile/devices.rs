@@ -62,7 +62,9 @@ pub fn all_of_host() -> Result<Vec<(LinuxDevice, String)>> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("/dev")];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).doing(|| format!("read {}", directory.display()))?.flatten() {
+        for entry in
+            std::fs::read_dir(&directory).doing(|| format!("read {}", directory.display()))?.flatten()
+        {
             let (path, name) = (entry.path(), entry.file_name());
             if PRIVATE.iter().any(|p| name == *p) {
                 continue;
@@ -90,7 +92,9 @@ mod tests {
         let (device, access) = device("/dev/null:/dev/nothing:r").unwrap();
         assert_eq!((device.major(), device.minor(), access.as_str()), (1, 3, "r"));
         assert_eq!(device.path(), Path::new("/dev/nothing"));
-        for bad in ["null", "/dev/null:x", "/dev/null:/x:q", "/dev/null:/x:r:w", "/etc/passwd", "/dev/no-such"] {
+        for bad in
+            ["null", "/dev/null:x", "/dev/null:/x:q", "/dev/null:/x:r:w", "/etc/passwd", "/dev/no-such"]
+        {
             assert!(super::device(bad).is_err(), "{bad}");
         }
     }

@@ -45,7 +45,12 @@ fn defaults(wishes: &Wishes) -> Vec<Mount> {
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         if wishes.host_network {
@@ -64,7 +69,8 @@ fn defaults(wishes: &Wishes) -> Vec<Mount> {
 /// `Invalid` for anything else; `Unsupported` for named volumes.
 pub fn volume(text: &str, here: &Path) -> Result<Mount> {
     let wrong = |why: &str| {
-        Error::invalid(format!("-v {text:?} {why}")).hint("write /on/the/host:/in/the/container, with :ro for read-only")
+        Error::invalid(format!("-v {text:?} {why}"))
+            .hint("write /on/the/host:/in/the/container, with :ro for read-only")
     };
     let mut parts = text.split(':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
@@ -74,14 +80,17 @@ pub fn volume(text: &str, here: &Path) -> Result<Mount> {
         return Err(wrong("needs a source and an absolute target"));
     }
     if !source.starts_with(['/', '.']) {
-        return Err(Error::new(Kind::Unsupported, format!("-v {text:?} names a volume, which do not exist here"))
-            .hint("write a path: /on/the/host, or ./below/this/directory"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("-v {text:?} names a volume, which do not exist here"),
+        )
+        .hint("write a path: /on/the/host, or ./below/this/directory"));
     }
     let mut options = vec!["rbind"];
     for option in parts.next().unwrap_or_default().split(',').filter(|o| !o.is_empty()) {
         match option {
-            "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "private" | "rprivate" | "shared" | "rshared" | "slave"
-            | "rslave" => options.push(option),
+            "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "private" | "rprivate" | "shared" | "rshared"
+            | "slave" | "rslave" => options.push(option),
             // Relabelling has a meaning with SELinux only; without, docker ignores it too.
             "z" | "Z" => {}
             _ => return Err(wrong(&format!("has the unknown option {option:?}"))),
@@ -103,7 +112,8 @@ pub fn volume(text: &str, here: &Path) -> Result<Mount> {
 pub fn tmpfs(text: &str) -> Result<Mount> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
-        return Err(Error::invalid(format!("--tmpfs {text:?} has no absolute target")).hint("write /path[:size=64m,mode=1777]"));
+        return Err(Error::invalid(format!("--tmpfs {text:?} has no absolute target"))
+            .hint("write /path[:size=64m,mode=1777]"));
     }
     let mut all = vec!["nosuid", "nodev", "noexec"];
     for option in options.split(',').filter(|o| !o.is_empty()) {
@@ -120,7 +130,8 @@ pub fn tmpfs(text: &str) -> Result<Mount> {
 /// `Invalid` for an unknown key or a missing one.
 pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
     let wrong = |why: String| {
-        Error::invalid(format!("--mount {text:?} {why}")).hint("write type=bind,source=/on/the/host,target=/inside")
+        Error::invalid(format!("--mount {text:?} {why}"))
+            .hint("write type=bind,source=/on/the/host,target=/inside")
     };
     let (mut kind, mut source, mut target) = (None, None, None);
     let mut options: Vec<String> = Vec::new();
@@ -140,7 +151,8 @@ pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
             _ => return Err(wrong(format!("has the unknown part {part:?}"))),
         }
     }
-    let target = target.filter(|t| t.starts_with('/')).ok_or_else(|| wrong("has no absolute target".to_owned()))?;
+    let target =
+        target.filter(|t| t.starts_with('/')).ok_or_else(|| wrong("has no absolute target".to_owned()))?;
     let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
     match (kind, source) {
         (Some("bind"), Some(source)) => {
@@ -170,7 +182,10 @@ mod tests {
         let here = Path::new("/here");
         let mount = volume("/srv:/data:ro", here).unwrap();
         assert_eq!(mount.source().as_deref(), Some(Path::new("/srv")));
-        assert_eq!((mount.destination().to_str(), options(&mount).as_str()), (Some("/data"), "rbind,ro,rprivate"));
+        assert_eq!(
+            (mount.destination().to_str(), options(&mount).as_str()),
+            (Some("/data"), "rbind,ro,rprivate")
+        );
         assert_eq!(volume("./a:/b", here).unwrap().source().as_deref(), Some(Path::new("/here/./a")));
         for bad in ["/only", ":/x", "/a:b", "/a:/b:fast", "/a:/b:ro:rw", "name:/x"] {
             assert!(volume(bad, here).is_err(), "{bad}");
@@ -184,7 +199,14 @@ mod tests {
         assert_eq!(options(&mount), "rbind,ro");
         let mount = mount_flag("type=tmpfs,target=/t,tmpfs-size=1m", here).unwrap();
         assert!(options(&mount).contains("size=1048576"));
-        for bad in ["", "type=bind,dst=/b", "type=x,dst=/b", "type=tmpfs,src=/a,dst=/b", "type=bind,src=/a", "what=1"] {
+        for bad in [
+            "",
+            "type=bind,dst=/b",
+            "type=x,dst=/b",
+            "type=tmpfs,src=/a,dst=/b",
+            "type=bind,src=/a",
+            "what=1",
+        ] {
             assert!(mount_flag(bad, here).is_err(), "{bad}");
         }
     }

@@ -80,7 +80,8 @@ pub fn capability(name: &str) -> Result<Capability> {
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
     full.parse::<caps::Capability>().map(Capability::from_cap).map_err(|_| {
-        Error::invalid(format!("there is no capability {name:?}")).hint("see capabilities(7); ALL stands for all")
+        Error::invalid(format!("there is no capability {name:?}"))
+            .hint("see capabilities(7); ALL stands for all")
     })
 }
 
@@ -102,7 +103,10 @@ mod tests {
         let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         let set = capabilities(&list(&["net_admin"]), &list(&["CAP_MKNOD"]), false).unwrap();
         assert!(set.contains(&Capability::NetAdmin) && !set.contains(&Capability::Mknod) && set.len() == 14);
-        assert_eq!(capabilities(&list(&["kill"]), &list(&["ALL"]), false).unwrap(), [Capability::Kill].into());
+        assert_eq!(
+            capabilities(&list(&["kill"]), &list(&["ALL"]), false).unwrap(),
+            [Capability::Kill].into()
+        );
         assert!(capabilities(&list(&["ALL"]), &[], false).unwrap().len() > 38);
         assert!(capabilities(&list(&["flying"]), &[], false).is_err());
     }

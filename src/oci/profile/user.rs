@@ -48,7 +48,8 @@ impl Databases {
     /// One is not a regular file, or cannot be read.
     pub fn read(root: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty()).doing(|| format!("open {}", root.display()))?;
+        let root =
+            rustix::fs::open(root, flags, Mode::empty()).doing(|| format!("open {}", root.display()))?;
         Ok(Self { passwd: read_beneath(&root, "etc/passwd")?, group: read_beneath(&root, "etc/group")? })
     }
 
@@ -71,7 +72,12 @@ impl Databases {
         match group.filter(|g| !g.is_empty()) {
             // A group that is named is the only one.
             Some(group) => Ok(Resolved { uid, gid: self.group(group)?, groups: Vec::new(), home }),
-            None => Ok(Resolved { uid, gid, groups: entry.map(|e| self.groups_of(e.name)).unwrap_or_default(), home }),
+            None => Ok(Resolved {
+                uid,
+                gid,
+                groups: entry.map(|e| self.groups_of(e.name)).unwrap_or_default(),
+                home,
+            }),
         }
     }
 
@@ -80,7 +86,8 @@ impl Databases {
     /// # Errors
     /// `NotFound` for a name that is not there.
     pub fn group(&self, group: &str) -> Result<u32> {
-        let found = fields(&self.group).find(|f| f.first() == Some(&group)).and_then(|f| f.get(2)?.parse().ok());
+        let found =
+            fields(&self.group).find(|f| f.first() == Some(&group)).and_then(|f| f.get(2)?.parse().ok());
         found.or_else(|| group.parse().ok()).ok_or_else(|| absent("group", group, "/etc/group"))
     }
 
@@ -148,7 +155,9 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
 /// Whether a path exists beneath a root, links followed inside it only.
 pub fn exists_beneath(root: &Path, path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let Ok(root) = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty()) else { return false };
+    let Ok(root) = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty()) else {
+        return false;
+    };
     openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).is_ok()
 }
 
