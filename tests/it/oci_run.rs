@@ -36,7 +36,7 @@ fn a_payload_killed_by_a_signal_gives_128_and_the_signal() {
     let id = sandbox.id("killed");
     let ready = sandbox.bundle("sleeping");
     let script = format!(
-        "until \"$@\" kill {id} KILL 2>/dev/null; do sleep 0.02; done & \
+        "{{ until \"$@\" state {id} 2>/dev/null | grep -q '\"running\"'; do sleep 0.02; done; \"$@\" kill {id} KILL; }} & \
          \"$@\" run --bundle {} {id}; code=$?; wait; exit $code",
         ready.path().display()
     );
