@@ -80,6 +80,10 @@ fn lexically_below(path: &Path) -> PathBuf {
 
 fn cleaned(path: &Path) -> Result<PathBuf> {
     let refuse = |why: &str| Err(Error::invalid(format!("{FIELD} {path:?} {why}")));
+    // runc cleans such a path; nobody who writes one means the cgroup that is left then.
+    if path.components().any(|part| part == Component::ParentDir) {
+        return refuse("escapes upwards with ..");
+    }
     let clean = lexically_below(path);
     if clean.as_os_str().is_empty() {
         return refuse("is the root of all cgroups, not a container's");
@@ -150,14 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_cleaned_and_never_climb() {
+    fn paths_are_cleaned() {
         for (path, expected) in [
             ("/a/b", Place::Root("a/b".into())),
-            ("/../../etc", Place::Root("etc".into())),
-            ("/a/../../b//./c/", Place::Root("b/c".into())),
+            ("/a/b//./c/", Place::Root("a/b/c".into())),
             ("a/b", Place::Own("a/b".into())),
-            ("../../../x", Place::Own("x".into())),
-            ("a/../../../x", Place::Own("x".into())),
             ("", Place::Own("web-1".into())),
         ] {
             assert_eq!(place(path, Driver::Cgroupfs).unwrap(), expected, "{path}");
@@ -166,7 +167,20 @@ mod tests {
 
     #[test]
     fn the_root_and_names_that_are_none_are_refused() {
-        for bad in ["/", "/..", ".", "..", "/a/..", "a\nb", "a\0b", &"x".repeat(256), &"x/".repeat(2000)] {
+        for bad in [
+            "/",
+            "/..",
+            ".",
+            "..",
+            "/a/..",
+            "/../../etc",
+            "../x",
+            "a/../../x",
+            "a\nb",
+            "a\0b",
+            &"x".repeat(256),
+            &"x/".repeat(2000),
+        ] {
             assert!(place(bad, Driver::Cgroupfs).unwrap_err().to_string().contains(FIELD), "{bad:?}");
         }
     }

@@ -10,7 +10,7 @@ use rustix::process::{
 
 use super::plan::{Open, Plan};
 use super::prepare::{self, Given};
-use super::wire::{self, Failure, Op, Word};
+use super::wire::{self, Failure, Op, Permission, Word};
 use super::{init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
@@ -110,9 +110,17 @@ impl Launched<'_> {
                 .map_err(|e| e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE"))?;
         }
         if self.plan.steps.first() == Some(&super::steps::Step::AwaitParent) {
-            wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+            self.permit(Permission::SetUp)?;
         }
         Ok(())
+    }
+
+    fn permit(&self, permission: Permission) -> Result<()> {
+        match wire::permit(self.sync.as_fd(), permission) {
+            // It is gone: `follow` says why.
+            Err(Errno::PIPE | Errno::CONNRESET) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno).doing(|| "let the process go on"),
+        }
     }
 
     /// Puts the container's state into the files that hooks inside read.
@@ -132,12 +140,9 @@ impl Launched<'_> {
     /// Lets the process take its last steps.
     ///
     /// # Errors
-    /// The socket is broken: the process is gone; [`Launched::follow`] says why.
+    /// The socket is broken; that the process is gone is for [`Launched::follow`] to say.
     pub fn go(&self) -> Result<()> {
-        match wire::answer(self.sync.as_fd()) {
-            Err(Errno::PIPE | Errno::CONNRESET) | Ok(()) => Ok(()),
-            Err(errno) => Err(errno).doing(|| "let the process go on"),
-        }
+        self.permit(Permission::Go)
     }
 
     /// Follows the process until it is ready or has become the payload; `hooks` runs when it waits for them.
@@ -150,7 +155,7 @@ impl Launched<'_> {
                 Some(Word::Ready) => return Ok(()),
                 Some(Word::Hooks) => {
                     hooks()?;
-                    wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+                    self.permit(Permission::Hooks)?;
                 }
                 Some(Word::Listener(fd)) => {
                     let target = self.plan.listener.as_ref();
@@ -158,7 +163,7 @@ impl Launched<'_> {
                     let fetched =
                         pidfd_getfd(&self.process.pidfd, fd, flags).doing(|| "fetch the seccomp listener")?;
                     listener::hand_over(target, fetched, self.pid())?;
-                    wire::answer(self.sync.as_fd()).doing(|| "let the process go on")?;
+                    self.permit(Permission::Listener)?;
                 }
                 Some(Word::Failed(failure)) => return Err(self.explain(failure)),
                 None => return self.ended(),
@@ -214,10 +219,31 @@ impl Drop for Launched<'_> {
     }
 }
 
+/// The operation, with what it was at.
+fn call(step: Option<&super::steps::Step>, failure: Failure) -> String {
+    use super::steps::{Source, Step};
+    let parameter = match (step, failure.op) {
+        (Some(Step::Mount(mount)), Op::FsConfig | Op::FsCreate) => match &mount.source {
+            Source::Filesystem { parameters, .. } => parameters
+                .get(usize::try_from(failure.detail).unwrap_or(usize::MAX))
+                .filter(|_| failure.op == Op::FsConfig),
+            _ => None,
+        },
+        _ => None,
+    };
+    match parameter {
+        Some((key, Some(value))) => {
+            format!("{}({}={})", failure.op, key.to_string_lossy(), value.to_string_lossy())
+        }
+        Some((key, None)) => format!("{}({})", failure.op, key.to_string_lossy()),
+        None => failure.op.to_string(),
+    }
+}
+
 /// A failure inside, as an error: the step, the operation and errno, and a hint for the commonest.
 fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> Error {
     use super::steps::Step;
-    let cause = sys::Error::new(failure.op.to_string(), failure.errno);
+    let cause = sys::Error::new(call(step, failure), failure.errno);
     let kind = crate::error::Cause::kind(&cause);
     let program =
         plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();

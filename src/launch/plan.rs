@@ -15,7 +15,7 @@ use oci_spec::runtime::{Linux, Spec};
 use super::mounts::{MountContext, mount_step, propagation};
 use super::namespaces::{self, IdMaps, Namespaces};
 use super::request::{ExecRequest, InitRequest};
-use super::steps::{Program, Slot, Source, Step};
+use super::steps::{Below, Program, Slot, Source, Step};
 use super::text::{below, cpath, cstring};
 use super::{cgroup_mount, check, devices, hooks, process};
 use crate::error::{Error, Result};
@@ -271,10 +271,10 @@ fn build_root(
     push_hooks_point(request, opens, steps)?;
     push_names(spec, linux, steps)?;
     for path in linux.masked_paths().iter().flatten() {
-        steps.push(Step::Mask(below("linux.maskedPaths", Path::new(path))?));
+        steps.push(Step::Mask(absolute_below("linux.maskedPaths", path)?));
     }
     for path in linux.readonly_paths().iter().flatten() {
-        steps.push(Step::ReadOnly(below("linux.readonlyPaths", Path::new(path))?));
+        steps.push(Step::ReadOnly(absolute_below("linux.readonlyPaths", path)?));
     }
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         steps.push(Step::ReadOnlyRoot);
@@ -287,6 +287,14 @@ fn build_root(
         steps.push(Step::RootPropagation { propagation, recursive });
     }
     Ok(())
+}
+
+fn absolute_below(field: &str, path: &str) -> Result<Below> {
+    if !path.starts_with('/') {
+        return Err(Error::invalid(format!("{field}: {path:?} is not absolute"))
+            .hint("it is seen from the container's root"));
+    }
+    below(field, Path::new(path))
 }
 
 fn root_propagation(asked: &str) -> Result<Option<(u64, bool)>> {

@@ -115,7 +115,7 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
 pub fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
     for (file, text) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
         let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text).doing(|| format!("write {:?} to {path}", text.trim_end())).map_err(|e| {
+        std::fs::write(&path, text).doing(|| format!("write the id mapping {:?} to {path}", text.trim_end())).map_err(|e| {
             e.hint("check linux.uidMappings and linux.gidMappings for overlaps and for ids of the host that exist")
         })?;
     }

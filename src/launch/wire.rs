@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 /// Size of a message on the wire.
-const SIZE: usize = 16;
+const SIZE: usize = 20;
 
 /// What the child tells its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,24 @@ pub struct Failure {
     pub step: u32,
     /// The operation within the step.
     pub op: Op,
+    /// Which of several things the operation was at: a parameter of a filesystem, by position.
+    pub detail: u32,
     /// What the kernel answered.
     pub errno: Errno,
+}
+
+/// What the parent tells the child: one byte each, for words may arrive before the child waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Permission {
+    /// Id maps and cgroups are set up.
+    SetUp = 1,
+    /// The hooks have run.
+    Hooks = 2,
+    /// The seccomp listener was fetched.
+    Listener = 4,
+    /// Take the last steps.
+    Go = 8,
 }
 
 macro_rules! ops {
@@ -111,17 +127,18 @@ ops! {
 
 impl Word {
     fn encode(self) -> [u8; SIZE] {
-        let (kind, step, op, code) = match self {
-            Self::Hooks => (1, 0, 0, 0),
-            Self::Ready => (2, 0, 0, 0),
-            Self::Listener(fd) => (3, 0, 0, fd),
-            Self::Failed(failure) => (4, failure.step, failure.op as u32, failure.errno.raw_os_error()),
+        let (kind, step, op, code, detail) = match self {
+            Self::Hooks => (1, 0, 0, 0, 0),
+            Self::Ready => (2, 0, 0, 0, 0),
+            Self::Listener(fd) => (3, 0, 0, fd, 0),
+            Self::Failed(f) => (4, f.step, f.op as u32, f.errno.raw_os_error(), f.detail),
         };
         let mut bytes = [0; SIZE];
         bytes[0..4].copy_from_slice(&u32::to_ne_bytes(kind));
         bytes[4..8].copy_from_slice(&u32::to_ne_bytes(step));
         bytes[8..12].copy_from_slice(&u32::to_ne_bytes(op));
         bytes[12..16].copy_from_slice(&i32::to_ne_bytes(code));
+        bytes[16..20].copy_from_slice(&u32::to_ne_bytes(detail));
         bytes
     }
 
@@ -136,6 +153,7 @@ impl Word {
             4 => Self::Failed(Failure {
                 step: u32::from_ne_bytes(word(4)?),
                 op: *Op::ALL.get(usize::try_from(u32::from_ne_bytes(word(8)?)).ok()?)?,
+                detail: u32::from_ne_bytes(word(16)?),
                 errno: Errno::from_raw_os_error(code),
             }),
             _ => return None,
@@ -177,31 +195,36 @@ fn read_whole(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> 
     loop {
         match rustix::io::read(socket, &mut *bytes) {
             Err(Errno::INTR) => {}
-            // A child that dies without having read everything resets the connection: that is its end too.
-            Err(Errno::CONNRESET) => return Ok(0),
+            // A child that dies without having read everything resets the connection. That is said once, and before
+            // what the child said last: reading again gets that, or the end of file.
+            Err(Errno::CONNRESET) => {}
             other => return other,
         }
     }
 }
 
-/// The parent's one word: go on. Child-safe.
+/// Gives the child a permission.
 ///
 /// # Errors
 /// The errno of send(2).
-pub fn answer(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    send(socket, b"g")
+pub fn permit(socket: BorrowedFd<'_>, permission: Permission) -> Result<(), Errno> {
+    send(socket, &[permission as u8])
 }
 
-/// Waits for the parent's word; end of file is `EPIPE`: the parent is gone. Child-safe.
+/// Waits for a permission; `had` keeps those that came before their time. End of file is `EPIPE`: the parent is gone.
+/// Child-safe.
 ///
 /// # Errors
 /// The errno of read(2).
-pub fn await_answer(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut byte = [0];
-    match read_whole(socket, &mut byte)? {
-        0 => Err(Errno::PIPE),
-        _ => Ok(()),
+pub fn await_permission(socket: BorrowedFd<'_>, wanted: Permission, had: &mut u8) -> Result<(), Errno> {
+    while *had & wanted as u8 == 0 {
+        let mut byte = [0];
+        match read_whole(socket, &mut byte)? {
+            0 => return Err(Errno::PIPE),
+            _ => *had |= byte[0],
+        }
     }
+    Ok(())
 }
 
 /// Sends a descriptor with a few bytes that say what it is. Child-safe.
@@ -224,10 +247,38 @@ mod tests {
 
     #[test]
     fn words_survive_the_wire() {
-        let failure = Failure { step: 7, op: Op::FsMount, errno: Errno::PERM };
+        let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
         for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Failed(failure)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
+    }
+
+    #[test]
+    fn a_permission_may_come_before_its_time() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use std::os::fd::AsFd;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        permit(ours.as_fd(), Permission::Go).unwrap();
+        permit(ours.as_fd(), Permission::Hooks).unwrap();
+        let mut had = 0;
+        await_permission(theirs.as_fd(), Permission::Hooks, &mut had).unwrap();
+        await_permission(theirs.as_fd(), Permission::Go, &mut had).unwrap();
+        drop(ours);
+        assert_eq!(await_permission(theirs.as_fd(), Permission::SetUp, &mut had), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn the_last_word_of_a_child_is_heard_though_it_left_something_unread() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use std::os::fd::AsFd;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        permit(ours.as_fd(), Permission::Go).unwrap();
+        say(theirs.as_fd(), Word::Ready).unwrap();
+        drop(theirs);
+        assert_eq!(hear(ours.as_fd()), Ok(Some(Word::Ready)));
+        assert_eq!(hear(ours.as_fd()), Ok(None));
     }
 
     #[test]

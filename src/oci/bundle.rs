@@ -26,13 +26,25 @@ pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
         return Err(Error::invalid(format!("{} has {size} bytes: that is no configuration", path.display())));
     }
     let text = std::fs::read(&path).doing(|| format!("read {}", path.display())).map_err(|e| e.hint(hint))?;
-    Ok((absolute, parse(&path, &text)?))
+    let mut spec = parse(&path, &text)?;
+    let root = spec.root().as_ref().map(|root| absolute.join(root.path()));
+    if let (Some(process), Some(root)) = (spec.process_mut(), root) {
+        super::profile::user::complete_home(process, &root);
+    }
+    Ok((absolute, spec))
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Spec> {
     serde_json::from_slice(text).map_err(|e| {
-        let what = if e.is_syntax() || e.is_eof() { "is not JSON" } else { "is not a runtime configuration" };
-        Error::new(Kind::Invalid, format!("{} {what}", path.display())).because(e)
+        if e.is_syntax() || e.is_eof() {
+            return Error::new(Kind::Invalid, format!("{} is not JSON", path.display())).because(e);
+        }
+        // Read again with a record of where it is: too slow for every start, but it names the field.
+        let field =
+            serde_path_to_error::deserialize::<_, Spec>(&mut serde_json::Deserializer::from_slice(text))
+                .map_or_else(|e| e.path().to_string(), |_| String::new());
+        let what = format!("{} is not a runtime configuration: {field}", path.display());
+        Error::new(Kind::Invalid, what).because(e)
     })
 }
 

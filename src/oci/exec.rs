@@ -72,7 +72,10 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     };
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
-    let spawned = spawn(runtime, &spec, process, options, &state, console)?;
+    let mut process = process.clone();
+    let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
+    super::profile::user::complete_home(&mut process, &root);
+    let spawned = spawn(runtime, &spec, &process, options, &state, console)?;
     drop(lock);
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;

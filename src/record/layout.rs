@@ -59,9 +59,10 @@ impl Layout {
         match made {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 let name = self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Err(Error::new(Kind::Exists, format!("container id {name:?} is already in use")).hint(
-                    format!("choose another id, or remove that container: coracle delete --force {name}"),
-                ))
+                Err(Error::new(Kind::Exists, format!("container id {name:?} is already in use: it exists"))
+                    .hint(format!(
+                        "choose another id, or remove that container: coracle delete --force {name}"
+                    )))
             }
             other => other.doing(|| format!("make the state directory {}", self.directory.display())),
         }

@@ -22,7 +22,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use super::namespaces::CLONE_NEWTIME;
 use super::plan::{Open, Plan};
 use super::steps::{Slot, Step};
-use super::wire::{self, Failure, Op, Word};
+use super::wire::{self, Failure, Op, Permission, Word};
 use crate::sys;
 
 /// What a step comes to: done, or the operation that failed and its errno.
@@ -53,6 +53,10 @@ struct Init<'a> {
     /// The terminal's slave.
     terminal: Option<OwnedFd>,
     masks: mount::Masks,
+    /// Permissions that came before their time.
+    permitted: u8,
+    /// Which of several things a failing operation was at.
+    detail: std::cell::Cell<u32>,
     joined: i32,
     root_is_shared: bool,
     in_working_directory: bool,
@@ -73,6 +77,8 @@ pub fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
         proc: None,
         terminal: None,
         masks: mount::Masks::default(),
+        permitted: 0,
+        detail: std::cell::Cell::new(0),
         joined: 0,
         root_is_shared: false,
         in_working_directory: false,
@@ -80,7 +86,7 @@ pub fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
     };
     for (position, step) in (0_u32..).zip(&plan.steps) {
         if let Err((op, errno)) = init.take(step) {
-            let failure = Failure { step: position, op, errno };
+            let failure = Failure { step: position, op, detail: init.detail.get(), errno };
             let listener = init.starter.as_ref().map_or(sync, AsFd::as_fd);
             let _ = wire::say(listener, Word::Failed(failure));
             break;
@@ -93,7 +99,8 @@ impl Init<'_> {
     #[expect(clippy::too_many_lines, reason = "the table of steps: one line or one call each")]
     fn take(&mut self, step: &Step) -> Outcome {
         match step {
-            Step::AwaitParent | Step::AwaitGo => wire::await_answer(self.sync).at(Op::Parent),
+            Step::AwaitParent => self.await_permission(Permission::SetUp),
+            Step::AwaitGo => self.await_permission(Permission::Go),
             Step::Join { slot, kind, early, .. } => self.join(*slot, *kind, *early),
             Step::JoinProcess { slot, kinds } => sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns),
             Step::BecomeNamespaceRoot { set_groups } => identity::become_namespace_root(*set_groups),
@@ -118,7 +125,7 @@ impl Init<'_> {
             }
             Step::HooksPoint => {
                 wire::say(self.sync, Word::Hooks).at(Op::Send)?;
-                wire::await_answer(self.sync).at(Op::Parent)
+                self.await_permission(Permission::Hooks)
             }
             Step::RunHooks { hooks, state, .. } => {
                 hooks.iter().try_for_each(|h| hook::run(h, self.fd(*state)))
@@ -161,6 +168,10 @@ impl Init<'_> {
 
     fn fd(&self, slot: Slot) -> BorrowedFd<'_> {
         self.fds[slot.0].as_fd()
+    }
+
+    fn await_permission(&mut self, wanted: Permission) -> Outcome {
+        wire::await_permission(self.sync, wanted, &mut self.permitted).at(Op::Parent)
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {
@@ -208,12 +219,12 @@ impl Init<'_> {
         Err(last)
     }
 
-    fn seccomp(&self, filter: &super::steps::Filter) -> Outcome {
+    fn seccomp(&mut self, filter: &super::steps::Filter) -> Outcome {
         let listener = sys::seccomp::install(filter.flags, &filter.instructions).at(Op::Seccomp)?;
         if let Some(fd) = listener.filter(|_| filter.notify) {
             use std::os::fd::AsRawFd;
             wire::say(self.sync, Word::Listener(fd.as_raw_fd())).at(Op::Send)?;
-            wire::await_answer(self.sync).at(Op::Parent)?;
+            self.await_permission(Permission::Listener)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Mounts: made detached, given their attributes, and only then attached to a place that is held by descriptor.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::mem::forget;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -53,7 +54,7 @@ impl Init<'_> {
                 self.attach(step, open_tree(CWD, path, flags).at(Op::OpenTree)?, true)
             }
             Source::Filesystem { fstype, parameters } => {
-                self.attach(step, filesystem(fstype, parameters, step)?, false)
+                self.attach(step, filesystem(fstype, parameters, step, &self.detail)?, false)
             }
         }
     }
@@ -158,9 +159,11 @@ fn filesystem(
     fstype: &CStr,
     parameters: &[(CString, Option<CString>)],
     step: &MountStep,
+    detail: &Cell<u32>,
 ) -> Outcome<OwnedFd> {
     let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).at(Op::FsOpen)?;
-    for (key, value) in parameters {
+    for (position, (key, value)) in (0..).zip(parameters) {
+        detail.set(position);
         match value {
             Some(value) => fsconfig_set_string(&context, key, value),
             None => fsconfig_set_flag(&context, key),

@@ -152,6 +152,26 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// The home directory of a user by the root's /etc/passwd; `/` when it does not say.
+pub fn home_of(root: &Path, uid: u32) -> String {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let passwd = rustix::fs::open(root, flags, Mode::empty())
+        .ok()
+        .and_then(|root| read_beneath(&root, "etc/passwd").ok());
+    let databases = Databases { passwd: passwd.unwrap_or_default(), group: String::new() };
+    databases.resolve(&uid.to_string()).map_or_else(|_| "/".to_owned(), |user| user.home)
+}
+
+/// Sets HOME in an environment that has none, as runc does.
+pub fn complete_home(process: &mut oci_spec::runtime::Process, root: &Path) {
+    let env = process.env().as_deref().unwrap_or_default();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        let mut env = env.to_vec();
+        env.push(format!("HOME={}", home_of(root, process.user().uid())));
+        process.set_env(Some(env));
+    }
+}
+
 /// Whether a path exists beneath a root, links followed inside it only.
 pub fn exists_beneath(root: &Path, path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
