@@ -173,10 +173,10 @@ impl Group {
     pub(crate) fn write_v1(&self, writes: &[super::write::Write]) -> Result<()> {
         let mut dirs = BTreeMap::new();
         for write in writes {
-            if let Some((name, path)) = self.paths().get_key_value(&*write.controller) {
-                if !dirs.contains_key(name.as_str()) {
-                    dirs.insert(name.as_str(), open(path)?);
-                }
+            if let Some((name, path)) = self.paths().get_key_value(&*write.controller)
+                && !dirs.contains_key(name.as_str())
+            {
+                dirs.insert(name.as_str(), open(path)?);
             }
         }
         write_all(writes, |controller| dirs.get(controller))

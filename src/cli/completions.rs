@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// Which shell
     #[arg(value_enum)]
     shell: clap_complete::Shell,
@@ -15,7 +15,7 @@ pub struct CompletionsArgs {
 
 /// Print the help of every verb
 #[derive(Debug, clap::Args)]
-pub struct HelpAllArgs {}
+pub(super) struct HelpAllArgs {}
 
 /// What `completions` and `help-all` print.
 trait Page {

@@ -10,7 +10,7 @@ use crate::oci::{bundle, create};
 
 /// Create a container from a bundle; `start` runs it
 #[derive(Debug, clap::Args)]
-pub struct CreateArgs {
+pub(super) struct CreateArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
     /// Name of the container
@@ -20,7 +20,7 @@ pub struct CreateArgs {
 
 /// Flags that create and run share
 #[derive(Debug, clap::Args)]
-pub struct CommonArgs {
+pub(super) struct CommonArgs {
     /// The bundle: a directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,

@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Remove what is left of stopped containers
 #[derive(Debug, clap::Args)]
-pub struct DeleteArgs {
+pub(super) struct DeleteArgs {
     /// Kill them first if they run; one that does not exist is no error
     #[arg(short, long)]
     force: bool,

@@ -11,7 +11,7 @@ use crate::id::ContainerId;
 
 /// Print what a container uses, as JSON
 #[derive(Debug, clap::Args)]
-pub struct EventsArgs {
+pub(super) struct EventsArgs {
     /// Print it once
     #[arg(long)]
     stats: bool,

@@ -12,7 +12,7 @@ use crate::oci::{bundle, exec};
 
 /// Run one more process in a container
 #[derive(Debug, clap::Args)]
-pub struct ExecArgs {
+pub(super) struct ExecArgs {
     /// Read the process from a file, as in config.json
     #[arg(short, long, value_name = "FILE")]
     process: Option<PathBuf>,

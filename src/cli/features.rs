@@ -10,7 +10,7 @@ use crate::launch::MOUNT_OPTIONS;
 
 /// Print what this runtime can do, as JSON
 #[derive(Debug, clap::Args)]
-pub struct FeaturesArgs {}
+pub(super) struct FeaturesArgs {}
 
 /// Runs `coracle features`. SPEC(runtime 1.2 features.md)
 pub(super) fn run(_context: &Context, _args: &FeaturesArgs) -> Result<ExitCode> {

@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Send a signal to a container
 #[derive(Debug, clap::Args)]
-pub struct KillArgs {
+pub(super) struct KillArgs {
     /// Send it to all processes of the container
     #[arg(short, long)]
     all: bool,

@@ -18,7 +18,7 @@ pub(super) enum Format {
 
 /// List containers
 #[derive(Debug, clap::Args)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     /// Print a table or JSON
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,

@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Freeze all processes of a container
 #[derive(Debug, clap::Args)]
-pub struct PauseArgs {
+pub(super) struct PauseArgs {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,

@@ -9,7 +9,7 @@ use crate::id::ContainerId;
 
 /// List the processes of a container
 #[derive(Debug, clap::Args)]
-pub struct PsArgs {
+pub(super) struct PsArgs {
     /// Print what ps(1) says of them, or only their pids as JSON
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,

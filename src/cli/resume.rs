@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Let the processes of a paused container go on
 #[derive(Debug, clap::Args)]
-pub struct ResumeArgs {
+pub(super) struct ResumeArgs {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,

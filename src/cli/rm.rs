@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Remove containers that were launched without --rm, with their writable layers
 #[derive(Debug, clap::Args)]
-pub struct RmArgs {
+pub(super) struct RmArgs {
     /// Kill them first if they run
     #[arg(short, long)]
     force: bool,

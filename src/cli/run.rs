@@ -10,7 +10,7 @@ use crate::oci::run;
 
 /// Create a container from a bundle, start it, and stay with it
 #[derive(Debug, clap::Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     #[command(flatten)]
     common: CommonArgs,
     /// Leave once it runs

@@ -9,7 +9,7 @@ use crate::error::{Doing, Error, Kind, Result};
 
 /// Write a config.json to start from
 #[derive(Debug, clap::Args)]
-pub struct SpecArgs {
+pub(super) struct SpecArgs {
     /// Write it into this directory
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,

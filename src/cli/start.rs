@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Run the program of a created container
 #[derive(Debug, clap::Args)]
-pub struct StartArgs {
+pub(super) struct StartArgs {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,

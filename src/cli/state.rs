@@ -8,7 +8,7 @@ use crate::id::ContainerId;
 
 /// Print the state of a container as JSON
 #[derive(Debug, clap::Args)]
-pub struct StateArgs {
+pub(super) struct StateArgs {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,

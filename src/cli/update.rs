@@ -13,7 +13,7 @@ use crate::oci::profile::amounts::bytes;
 
 /// Give a running container other limits
 #[derive(Debug, clap::Args)]
-pub struct UpdateArgs {
+pub(super) struct UpdateArgs {
     /// Read linux.resources as JSON from a file, or - for standard input
     #[arg(short, long, value_name = "FILE|-")]
     resources: Option<PathBuf>,

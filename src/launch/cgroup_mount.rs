@@ -19,7 +19,12 @@ use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Mount
 ///
 /// # Errors
 /// `Unsupported` when this process has no cgroup to show.
-pub fn push(mount: &Mount, namespaces: &Namespaces, facts: &Facts, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn push(
+    mount: &Mount,
+    namespaces: &Namespaces,
+    facts: &Facts,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let view = View { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
     if facts.unified {
@@ -52,7 +57,7 @@ pub fn push(mount: &Mount, namespaces: &Namespaces, facts: &Facts, steps: &mut V
 }
 
 /// The step that makes a mount read-only once what has to be made in it is made.
-pub fn again_read_only(step: &MountStep) -> Step {
+pub(super) fn again_read_only(step: &MountStep) -> Step {
     Step::Mount(Box::new(MountStep {
         source: Source::Existing,
         attr: MountAttr { set: ATTR_RDONLY, ..MountAttr::default() },

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 ///
 /// # Errors
 /// `Invalid` or `Unsupported`, naming the field.
-pub fn spec(spec: &Spec, facts: &Facts) -> Result<()> {
+pub(super) fn spec(spec: &Spec, facts: &Facts) -> Result<()> {
     version(spec.version())?;
     let Some(process_config) = spec.process() else {
         return Err(Error::invalid("process is missing from the configuration"));
@@ -59,7 +59,7 @@ fn version(text: &str) -> Result<()> {
 ///
 /// # Errors
 /// `Invalid` or `Unsupported`, naming the field.
-pub fn process(process: &Process, facts: &Facts) -> Result<()> {
+pub(super) fn process(process: &Process, facts: &Facts) -> Result<()> {
     let cwd = process.cwd();
     if !cwd.is_absolute() {
         return Err(Error::invalid(format!("process.cwd {cwd:?} is not an absolute path"))
@@ -111,7 +111,7 @@ fn mounts(spec: &Spec) -> Result<()> {
 ///
 /// # Errors
 /// `Invalid`, naming the field and the namespace that is missing.
-pub fn against_namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+pub(super) fn against_namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
     let needs = |field: &str, kind: i32, name: &str| {
         if namespaces.private & kind != 0 {
             return Ok(());
@@ -180,7 +180,7 @@ fn sysctl(name: &str, spec: &Spec, needs: &dyn Fn(&str, i32, &str) -> Result<()>
 
 /// A sysctl name as a path below /proc/sys; sysctl(8): the first separator decides, `net/ipv4/conf/eth0.1/x` is a path
 /// with a dot in it.
-pub fn sysctl_path(name: &str) -> String {
+pub(super) fn sysctl_path(name: &str) -> String {
     let swap = |c| match c {
         '.' => '/',
         '/' => '.',

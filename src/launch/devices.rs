@@ -19,7 +19,7 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Whether a mount brings a /dev of the host with it, which is then left as it is.
-pub fn is_bind_on_dev(mount: &Mount) -> bool {
+pub(super) fn is_bind_on_dev(mount: &Mount) -> bool {
     let options = mount.options().as_deref().unwrap_or_default();
     let dev = mount.destination().components().eq(Path::new("/dev").components());
     dev && (mount.typ().as_deref() == Some("bind") || MountOptions::parse(options).bind.is_some())
@@ -30,7 +30,7 @@ pub fn is_bind_on_dev(mount: &Mount) -> bool {
 ///
 /// # Errors
 /// `Invalid` for a node without a path or with a number out of range.
-pub fn push(configured: &[LinuxDevice], bind: bool, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn push(configured: &[LinuxDevice], bind: bool, steps: &mut Vec<Step>) -> Result<()> {
     let defaults = libcontainer::rootfs::utils::default_devices();
     let overridden = |device: &LinuxDevice| configured.iter().any(|c| c.path() == device.path());
     for device in defaults.iter().filter(|d| !overridden(d)).chain(configured) {
@@ -65,7 +65,7 @@ fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {
     let dev = if fifo {
         0
     } else {
-        u64::from(libc::makedev(number("major", device.major())?, number("minor", device.minor())?))
+        rustix::fs::makedev(number("major", device.major())?, number("minor", device.minor())?)
     };
     Ok(DeviceStep {
         node: below("linux.devices: path", path)?,

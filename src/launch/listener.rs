@@ -11,7 +11,7 @@ use crate::seccomp::Listener;
 ///
 /// # Errors
 /// The agent does not listen, or hangs up.
-pub fn hand_over(target: Option<&Listener>, fd: OwnedFd, pid: i32) -> Result<()> {
+pub(super) fn hand_over(target: Option<&Listener>, fd: OwnedFd, pid: i32) -> Result<()> {
     let Some(target) = target else { return Ok(()) };
     let state = serde_json::json!({
         "ociVersion": "1.2.0",

@@ -19,23 +19,23 @@ use crate::sys::mount::{
 
 /// Mount options sorted by what the kernel does with them. SPEC(runtime 1.2 #linux-mount-options)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MountOptions {
+pub(super) struct MountOptions {
     /// `bind` or `rbind`; with whether it is recursive.
-    pub bind: Option<bool>,
+    pub(super) bind: Option<bool>,
     /// `remount`: change the mount that is there.
-    pub remount: bool,
+    pub(super) remount: bool,
     /// Attributes of the mount.
-    pub attr: MountAttr,
+    pub(super) attr: MountAttr,
     /// Attributes of the mount and all below it.
-    pub recursive_attr: Option<MountAttr>,
+    pub(super) recursive_attr: Option<MountAttr>,
     /// Propagation types with whether they are recursive.
-    pub propagation: Vec<(u64, bool)>,
+    pub(super) propagation: Vec<(u64, bool)>,
     /// `idmap` or `ridmap`; with whether it is recursive.
-    pub idmap: Option<bool>,
+    pub(super) idmap: Option<bool>,
     /// `tmpcopyup`.
-    pub copy_up: bool,
+    pub(super) copy_up: bool,
     /// What the filesystem itself gets.
-    pub data: Vec<(String, Option<String>)>,
+    pub(super) data: Vec<(String, Option<String>)>,
 }
 
 /// Option name, attribute bits, whether they are set or cleared. An access-time mode clears its whole field first.
@@ -64,10 +64,10 @@ const ATTRIBUTES: [(&str, u64, bool); 21] = [
 ];
 
 const PROPAGATION: [(&str, u64); 4] = [
-    ("shared", libc::MS_SHARED as u64),
-    ("slave", libc::MS_SLAVE as u64),
-    ("private", libc::MS_PRIVATE as u64),
-    ("unbindable", libc::MS_UNBINDABLE as u64),
+    ("shared", crate::sys::mount::SHARED),
+    ("slave", crate::sys::mount::SLAVE),
+    ("private", crate::sys::mount::PRIVATE),
+    ("unbindable", crate::sys::mount::UNBINDABLE),
 ];
 
 /// All options that are known besides what filesystems know, for `features`.
@@ -126,14 +126,14 @@ pub const MOUNT_OPTIONS: &[&str] = &[
 ];
 
 /// A propagation type by name, `r` in front meaning recursive.
-pub fn propagation(name: &str) -> Option<(u64, bool)> {
+pub(super) fn propagation(name: &str) -> Option<(u64, bool)> {
     let find = |name: &str| PROPAGATION.iter().find(|(n, _)| *n == name).map(|(_, flag)| *flag);
     find(name).map(|flag| (flag, false)).or_else(|| find(name.strip_prefix('r')?).map(|flag| (flag, true)))
 }
 
 impl MountOptions {
     /// Sorts a list of options; what no rule knows is the filesystem's.
-    pub fn parse(options: &[String]) -> Self {
+    pub(super) fn parse(options: &[String]) -> Self {
         let mut this = Self::default();
         for option in options {
             this.add(option);
@@ -187,24 +187,24 @@ fn apply_attribute(attr: &mut MountAttr, name: &str, bits: u64, set: bool) {
 
 /// What a mount step depends on besides the mount itself.
 #[derive(Debug)]
-pub struct MountContext<'a> {
+pub(super) struct MountContext<'a> {
     /// Relative bind sources start here.
-    pub bundle: &'a Path,
+    pub(super) bundle: &'a Path,
     /// The child will be in another user namespace: the parent opens host trees for it.
-    pub parent_opens: bool,
+    pub(super) parent_opens: bool,
     /// Propagation given to trees that the parent opens.
-    pub propagation: u64,
+    pub(super) propagation: u64,
     /// The container's own id maps, for `idmap` without maps of its own.
-    pub maps: Option<&'a IdMaps>,
+    pub(super) maps: Option<&'a IdMaps>,
     /// SELinux label for new filesystems.
-    pub mount_label: Option<&'a str>,
+    pub(super) mount_label: Option<&'a str>,
 }
 
 /// The step for one mount that is not a cgroup mount.
 ///
 /// # Errors
 /// `Invalid` when the destination or the source is missing or not allowed.
-pub fn mount_step(mount: &Mount, context: &MountContext<'_>, opens: &mut Opens) -> Result<MountStep> {
+pub(super) fn mount_step(mount: &Mount, context: &MountContext<'_>, opens: &mut Opens) -> Result<MountStep> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let destination = mount.destination();
     let point = below("mounts: destination", destination)?;
@@ -388,6 +388,6 @@ mod tests {
         assert_eq!(options.attr, MountAttr::default());
         let recursive = options.recursive_attr.unwrap();
         assert_eq!((recursive.set, recursive.clear), (ATTR_RDONLY | ATTR_NOATIME, ATTR_ATIME));
-        assert_eq!(options.propagation, [(libc::MS_SLAVE as u64, true)]);
+        assert_eq!(options.propagation, [(crate::sys::mount::SLAVE, true)]);
     }
 }

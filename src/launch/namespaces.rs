@@ -109,7 +109,8 @@ impl Namespaces {
             return Err(Error::invalid("linux.namespaces: a new user namespace without id mappings")
                 .hint("set linux.uidMappings and linux.gidMappings"));
         }
-        if !self.has_user() && !(uid.is_empty() && gid.is_empty()) {
+        let mapped = !uid.is_empty() || !gid.is_empty();
+        if mapped && !self.has_user() {
             return Err(Error::invalid("linux.uidMappings: id mappings without a user namespace")
                 .hint("add {\"type\": \"user\"} to linux.namespaces"));
         }

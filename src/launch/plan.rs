@@ -109,10 +109,8 @@ impl Plan {
         };
         let tail = process::Tail {
             process,
-            namespaces: &namespaces,
             seccomp: request.seccomp,
             options: request.options,
-            facts: request.facts,
             start_hooks: spec.hooks().as_ref().and_then(|h| h.start_container().as_deref()),
             personality: linux.personality().as_ref(),
         };
@@ -156,7 +154,7 @@ impl Plan {
             steps.push(Step::BecomeNamespaceRoot { set_groups: true });
         }
         let process = request.process;
-        process::push_session(process, request.options, "exec", &mut steps)?;
+        process::push_session(request.options, "exec", &mut steps)?;
         if process.terminal().unwrap_or(false) {
             steps.push(terminal(process, false, &mut opens));
         }
@@ -165,10 +163,8 @@ impl Plan {
         }
         let tail = process::Tail {
             process,
-            namespaces: &namespaces,
             seccomp: request.seccomp,
             options: request.options,
-            facts: request.facts,
             start_hooks: None,
             personality: linux.personality().as_ref(),
         };
@@ -225,9 +221,7 @@ fn enter_namespaces(
     if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
         steps.push(Step::UnshareTime { offsets: namespaces::time_offsets(linux)? });
     }
-    if let Some(process) = request.spec.process() {
-        process::push_session(process, request.options, request.id.as_str(), steps)?;
-    }
+    process::push_session(request.options, request.id.as_str(), steps)?;
     if namespaces.new & libc::CLONE_NEWNET != 0 {
         steps.push(Step::LoopbackUp);
     }
@@ -246,9 +240,9 @@ fn build_root(
     let spec = request.spec;
     let asked = linux.rootfs_propagation().as_deref().unwrap_or_default();
     let root_propagation = root_propagation(asked)?;
-    let isolate = root_propagation.map_or(libc::MS_SLAVE as u64, |(flag, _)| flag);
+    let isolate = root_propagation.map_or(crate::sys::mount::SLAVE, |(flag, _)| flag);
     // An unbindable tree could not be cloned, which is how everything is mounted from here on.
-    let isolate = if isolate == libc::MS_UNBINDABLE as u64 { libc::MS_PRIVATE as u64 } else { isolate };
+    let isolate = if isolate == crate::sys::mount::UNBINDABLE { crate::sys::mount::PRIVATE } else { isolate };
     let parent_opens = namespaces.has_user();
     let source = if request.root_is_given {
         Source::Opened(opens.push(Open::Root))
@@ -281,7 +275,7 @@ fn build_root(
     }
     steps.push(match request.options.no_pivot {
         true => Step::MoveRoot,
-        false => Step::PivotRoot { shared: isolate == libc::MS_SHARED as u64 },
+        false => Step::PivotRoot { shared: isolate == crate::sys::mount::SHARED },
     });
     if let Some((propagation, recursive)) = root_propagation {
         steps.push(Step::RootPropagation { propagation, recursive });

@@ -14,9 +14,8 @@ use oci_spec::runtime::{
 use rustix::process::Resource;
 
 use super::hooks;
-use super::namespaces::Namespaces;
 use super::plan::{Open, Opens};
-use super::request::{Facts, Options};
+use super::request::Options;
 use super::steps::{CapabilityMasks, Filter, Identity, Program, Step};
 use super::text::{cpath, cstring};
 use crate::error::{Error, Result};
@@ -27,21 +26,17 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// What the last steps depend on.
 #[derive(Debug)]
-pub struct Tail<'a> {
+pub(super) struct Tail<'a> {
     /// The process.
-    pub process: &'a Process,
-    /// The namespaces it will be in.
-    pub namespaces: &'a Namespaces,
+    pub(super) process: &'a Process,
     /// Its compiled filter.
-    pub seccomp: Option<&'a crate::seccomp::Program>,
+    pub(super) seccomp: Option<&'a crate::seccomp::Program>,
     /// Choices of the caller.
-    pub options: Options,
-    /// What the host is like.
-    pub facts: &'a Facts,
+    pub(super) options: Options,
     /// Hooks that run right before the program.
-    pub start_hooks: Option<&'a [Hook]>,
+    pub(super) start_hooks: Option<&'a [Hook]>,
     /// `linux.personality`.
-    pub personality: Option<&'a LinuxPersonality>,
+    pub(super) personality: Option<&'a LinuxPersonality>,
 }
 
 /// Pushes the steps that every process takes once its root is its root.
@@ -53,7 +48,7 @@ pub struct Tail<'a> {
 ///
 /// # Errors
 /// `Invalid` or `Unsupported`, naming the field.
-pub fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
     let process = tail.process;
     push_limits(tail, steps)?;
     push_labels(process, steps)?;
@@ -118,11 +113,10 @@ fn push_privileges(tail: &Tail<'_>, masks: CapabilityMasks, steps: &mut Vec<Step
 ///
 /// # Errors
 /// `Invalid` for a name with a NUL byte.
-pub fn push_session(process: &Process, options: Options, name: &str, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn push_session(options: Options, name: &str, steps: &mut Vec<Step>) -> Result<()> {
     if !options.no_new_keyring {
         steps.push(Step::SessionKeyring(cstring("id", format!("_ses.{name}"))?));
     }
-    let _ = process;
     steps.push(Step::NewSession);
     Ok(())
 }
@@ -220,7 +214,7 @@ fn sched_attr(scheduler: &Scheduler) -> Result<SchedAttr> {
 }
 
 /// Whether the process asks for a security label.
-pub fn needs_label(process: &Process) -> bool {
+pub(super) fn needs_label(process: &Process) -> bool {
     let some = |label: &Option<String>| label.as_ref().is_some_and(|l| !l.is_empty());
     some(process.apparmor_profile()) || some(process.selinux_label())
 }
@@ -268,7 +262,7 @@ fn number(capability: Capability) -> u64 {
 ///
 /// # Errors
 /// `Invalid` when there are no arguments, or a string holds a NUL byte.
-pub fn program(process: &Process) -> Result<Program> {
+pub(super) fn program(process: &Process) -> Result<Program> {
     let args = process.args().as_deref().unwrap_or_default();
     let Some(name) = args.first().filter(|name| !name.is_empty()) else {
         return Err(Error::invalid("process.args is empty").hint("name the program to run"));

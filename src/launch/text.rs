@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// `Invalid`, naming the field, when the text holds a NUL byte.
-pub fn cstring(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
+pub(super) fn cstring(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).map_err(|e| Error::invalid(format!("{field} holds a NUL byte")).because(e))
 }
 
@@ -19,7 +19,7 @@ pub fn cstring(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
 ///
 /// # Errors
 /// As [`cstring`].
-pub fn cpath(field: &str, path: &Path) -> Result<CString> {
+pub(super) fn cpath(field: &str, path: &Path) -> Result<CString> {
     cstring(field, path.as_os_str().as_bytes())
 }
 
@@ -28,7 +28,7 @@ pub fn cpath(field: &str, path: &Path) -> Result<CString> {
 ///
 /// # Errors
 /// `Invalid`, naming the field, when the path is empty or holds a NUL byte.
-pub fn below(field: &str, path: &Path) -> Result<Below> {
+pub(super) fn below(field: &str, path: &Path) -> Result<Below> {
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("{field} is empty")));
     }

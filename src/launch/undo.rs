@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+/// One gain: its name, and how it is given back.
+type Gain = (&'static str, Box<dyn FnOnce()>);
+
 /// What to take back, last gain first, unless disarmed.
 #[derive(Default)]
-pub struct Undo(Vec<(&'static str, Box<dyn FnOnce()>)>);
+pub struct Undo(Vec<Gain>);
 
 impl Undo {
     /// Nothing gained yet.

@@ -119,9 +119,7 @@ pub(super) fn make(
     });
     let unified = mode == cgroup::Mode::V2;
     let facts = Facts::gather(spec, unified, group.paths().clone())?;
-    let filter = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-    let cache = runtime.cache.join("seccomp");
-    let seccomp = filter.map(|f| crate::seccomp::compile_cached(f, Some(&cache))).transpose()?.flatten();
+    let seccomp = runtime.compile(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
     let options_of_plan = Options {
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,

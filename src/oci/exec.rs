@@ -97,9 +97,7 @@ fn spawn(
     let mut with_process = spec.clone();
     with_process.set_process(Some(process.clone())).set_mounts(None);
     let facts = Facts::gather(&with_process, false, state.cgroup_paths.clone())?;
-    let filter = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-    let cache = runtime.cache.join("seccomp");
-    let seccomp = filter.map(|f| crate::seccomp::compile_cached(f, Some(&cache))).transpose()?.flatten();
+    let seccomp = runtime.compile(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
     let options = Options {
         no_new_keyring: true,
         preserve_fds: options.preserve_fds,

@@ -28,3 +28,20 @@ pub struct Runtime {
     /// Ask systemd for scopes (`--systemd-cgroup`).
     pub systemd_cgroup: bool,
 }
+
+impl Runtime {
+    /// Compiles a seccomp profile, or finds it compiled in the cache.
+    ///
+    /// # Errors
+    /// The profile is not valid.
+    fn compile(
+        &self,
+        profile: Option<&oci_spec::runtime::LinuxSeccomp>,
+    ) -> crate::error::Result<Option<crate::seccomp::Program>> {
+        let Some(profile) = profile else { return Ok(None) };
+        let cache = self.cache.join("seccomp");
+        // Without a cache it takes a little longer: no reason not to start a container.
+        let _ = std::fs::create_dir_all(&cache);
+        crate::seccomp::compile_cached(profile, Some(&cache))
+    }
+}

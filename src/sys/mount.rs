@@ -42,6 +42,17 @@ pub const ATTR_IDMAP: u64 = 0x10_0000;
 /// `MOUNT_ATTR_NOSYMFOLLOW`
 pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
+/// `MS_REC` of mount(2): with all mounts below.
+pub const REC: u64 = 0x4000;
+/// `MS_UNBINDABLE`
+pub const UNBINDABLE: u64 = 1 << 17;
+/// `MS_PRIVATE`
+pub const PRIVATE: u64 = 1 << 18;
+/// `MS_SLAVE`
+pub const SLAVE: u64 = 1 << 19;
+/// `MS_SHARED`
+pub const SHARED: u64 = 1 << 20;
+
 /// mount_setattr(2) on the mount that `fd` is the root of, and with `recursive` on all below. Child-safe. KERNEL(5.12)
 ///
 /// # Errors

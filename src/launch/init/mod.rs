@@ -64,7 +64,7 @@ struct Init<'a> {
 }
 
 /// Takes all steps; does not return. Call it only in the child of `sys::process::spawn`.
-pub fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
+pub(super) fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
     sys::process::reset_signals();
     // Modes in the plan are what is meant, not what the caller's umask leaves of them.
     rustix::process::umask(Mode::empty());

@@ -213,7 +213,7 @@ fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, attached: bool) -> Outcome<Opt
 pub(super) fn propagate(fd: BorrowedFd<'_>, propagation: u64, recursive: bool) -> Outcome {
     match mount_setattr(fd, recursive, &MountAttr { propagation, ..MountAttr::default() }) {
         Err(Errno::NOSYS) => {
-            let recursive = if recursive { libc::MS_REC as u64 } else { 0 };
+            let recursive = if recursive { crate::sys::mount::REC } else { 0 };
             let bits = u32::try_from(propagation | recursive).unwrap_or_default();
             let flags = rustix::mount::MountPropagationFlags::from_bits_retain(bits);
             rustix::mount::mount_change(own_link(fd).as_c_str(), flags).at(Op::Mount)

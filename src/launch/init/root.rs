@@ -15,11 +15,8 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 use super::{At, Init, Outcome, mount};
 use crate::launch::steps::Source;
 use crate::launch::wire::Op;
-use crate::sys::mount::{ATTR_RDONLY, MountAttr, mount_setattr};
+use crate::sys::mount::{ATTR_RDONLY, MountAttr, PRIVATE, SHARED, mount_setattr};
 use crate::sys::process::cwd_is_inside_root;
-
-const SHARED: u64 = libc::MS_SHARED as u64;
-const PRIVATE: u64 = libc::MS_PRIVATE as u64;
 
 impl Init<'_> {
     pub(super) fn isolate(&mut self, propagation: u64) -> Outcome {
@@ -112,7 +109,7 @@ impl Init<'_> {
 
 /// Sets the propagation type of the mount at a path.
 pub(super) fn propagate(path: &CStr, propagation: u64, recursive: bool) -> Outcome {
-    let recursive = if recursive { libc::MS_REC as u64 } else { 0 };
+    let recursive = if recursive { crate::sys::mount::REC } else { 0 };
     let bits = u32::try_from(propagation | recursive).unwrap_or_default();
     mount_change(path, MountPropagationFlags::from_bits_retain(bits)).at(Op::Mount)
 }

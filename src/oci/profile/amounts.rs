@@ -22,7 +22,7 @@ pub fn bytes(flag: &str, text: &str) -> Result<i64> {
     };
     let number: f64 = digits.parse().map_err(|_| wrong(flag, text))?;
     let value = number * 1024_f64.powi(power);
-    if !value.is_finite() || value < 0.0 || value > 9e18 {
+    if !(0.0..=9e18).contains(&value) {
         return Err(wrong(flag, text));
     }
     Ok(value as i64)
