@@ -276,11 +276,9 @@ fn calls() -> impl Strategy<Value = Data> {
     let numbers =
         prop_oneof![0_u32..600, any::<u32>(), select(vec![u32::MAX, 0x4000_0000, 0x3fff_ffff, 102, 117])];
     let args = prop::array::uniform6(prop_oneof![select(VALUES), 0_u64..25]);
-    (prop_oneof![4 => named, 1 => (arches, numbers)], args).prop_map(|((arch, number), args)| Data {
-        number,
-        arch,
-        args,
-    })
+    let multiplexed = select(vec![(Abi::X86.audit(), 102), (Abi::X86.audit(), 117)]);
+    (prop_oneof![4 => named, 1 => (arches, numbers), 1 => multiplexed], args)
+        .prop_map(|((arch, number), args)| Data { number, arch, args })
 }
 
 proptest! {

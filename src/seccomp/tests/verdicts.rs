@@ -204,6 +204,18 @@ fn a_denied_socket_cannot_be_had_through_socketcall() {
 }
 
 #[test]
+fn behind_socketcall_the_first_condition_cannot_be_seen_and_is_dropped() {
+    let rule = r#""architectures": ["SCMP_ARCH_X86"], "syscalls": [
+        { "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [
+            { "index": 0, "value": 38, "op": "SCMP_CMP_LT" }, { "index": 1, "value": 7, "op": "SCMP_CMP_EQ" }] }]"#;
+    let program = compiled(&deny_by_default(rule), Abi::X8664);
+    let through = |args: &[u64]| run(&program, &Data::new(X86, 102, args)).verdict;
+    assert_eq!(through(&[1, 7]), ALLOW);
+    assert_eq!(through(&[1, 8]), EPERM);
+    assert_eq!(through(&[2, 7]), EPERM, "bind");
+}
+
+#[test]
 fn the_way_through_ipc_is_no_young_call_though_all_direct_numbers_are_smaller() {
     let rules = r#""architectures": ["SCMP_ARCH_X86"],
         "syscalls": [{ "names": ["ptrace", "semop"], "action": "SCMP_ACT_ALLOW" }]"#;
