@@ -230,7 +230,6 @@ const GROUPS: &[Group] = &[
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// Every flag of clone(2) that makes a namespace.
-#[expect(clippy::cast_sign_loss, reason = "flags, not a number")]
 const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS

@@ -16,6 +16,8 @@
 //! above all it knows get ENOSYS, not the default, so that libcs fall back instead of giving up. Different on purpose:
 //! - rules with conditions that overlap and disagree: the first in the profile decides (libseccomp: unspecified order);
 //! - on arm, ENOSYS for young calls works although the profile names private calls with huge numbers (`set_tls`);
+//! - on 32-bit x86 a rule also holds for calls made through socketcall and ipc, those included that have no other way
+//!   (libseccomp 2.5 forgets `accept`, `send` and `semop`); the numbers of the two count as known to the profile;
 //! - a name that no architecture knows is an error with the nearest name, not ignored: it is a typing error;
 //! - an errno above 4095 is an error, not cut.
 

@@ -93,20 +93,20 @@ impl<'a> Numbered<'a> {
         let (mut greatest, mut greatest_ordinary) = (None, None);
         let multiplexers = Multiplexers::of(abi);
         for rule in &profile.rules {
-            // A rule that says what the default says is left out, as runc does: it does not even hide later rules.
+            // A rule that says what the default says is left out, as runc does: it does not even hide later rules. Its
+            // numbers count as known nevertheless.
             let is_news = rule.verdict != profile.default;
             for row in &rule.rows {
-                let through = row.multiplexed().filter(|_| is_news);
-                if let Some((number, through)) = through.and_then(|way| multiplexers.number(way)) {
-                    entries.push(Entry { number, rule, through: Some(through) });
-                }
-                let Some(number) = row.number(abi) else { continue };
-                greatest = greatest.max(Some(number));
-                if abi != Abi::Arm || number < ARM_PRIVATE {
-                    greatest_ordinary = greatest_ordinary.max(Some(number));
-                }
-                if is_news {
-                    entries.push(Entry { number, rule, through: None });
+                let behind = row.multiplexed().and_then(|way| Some((multiplexers.number(way)?, Some(way))));
+                let direct = row.number(abi).map(|number| (number, None));
+                for (number, through) in behind.into_iter().chain(direct) {
+                    greatest = greatest.max(Some(number));
+                    if abi != Abi::Arm || number < ARM_PRIVATE {
+                        greatest_ordinary = greatest_ordinary.max(Some(number));
+                    }
+                    if is_news {
+                        entries.push(Entry { number, rule, through });
+                    }
                 }
             }
         }
@@ -180,12 +180,11 @@ impl Multiplexers {
         Self { socketcall: number("socketcall"), ipc: number("ipc") }
     }
 
-    fn number(&self, way: Multiplexed) -> Option<(u32, Multiplexed)> {
-        let number = match way {
+    fn number(&self, way: Multiplexed) -> Option<u32> {
+        match way {
             Multiplexed::Socket(_) => self.socketcall,
             Multiplexed::Ipc(_) => self.ipc,
-        };
-        number.map(|number| (number, way))
+        }
     }
 }
 
@@ -205,6 +204,7 @@ struct Ranges(Vec<Range>);
 impl Ranges {
     /// From `start` on it is `answer`, whatever stood there so far.
     fn push(&mut self, start: u32, answer: Answer) {
+        debug_assert!(self.0.last().is_none_or(|last| last.start <= start), "ranges are laid out in order");
         self.0.pop_if(|last| last.start == start);
         if let (Some(Range { answer: Answer::Verdict(last), .. }), Answer::Verdict(new)) =
             (self.0.last(), &answer)

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 const MAX_ERRNO: u32 = 4095;
 
 /// The answer to a call that does not exist on this kernel, as far as the payload can tell.
-#[expect(clippy::cast_sign_loss, reason = "errno numbers are positive")]
 pub(super) const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// The value a filter returns for `action`. `errno` is `errnoRet`: the errno of ERRNO and the message of TRACE, EPERM
@@ -29,7 +28,6 @@ pub(super) fn of(action: Action, errno: Option<u32>) -> Result<u32> {
     })
 }
 
-#[expect(clippy::cast_sign_loss, reason = "errno numbers are positive")]
 fn bounded(errno: Option<u32>, most: u32, action: Action) -> Result<u32> {
     match errno.unwrap_or(libc::EPERM as u32) {
         errno if errno <= most => Ok(errno),

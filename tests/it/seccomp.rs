@@ -1,6 +1,8 @@
 //! Compiled filters in this kernel. A filter holds for one thread and its children, so each test installs in a thread of
 //! its own and leaves the rest of the tests alone.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 use std::process::{Command, Output};
 
 use coracle::seccomp::{Program, compile, default_profile};

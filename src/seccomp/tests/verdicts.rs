@@ -83,7 +83,8 @@ fn a_deny_list_shows_young_calls_to_the_kernel() {
 
 #[test]
 fn every_operator_compares_all_64_bits() {
-    let cases: [(&str, u64, &[(u64, bool)]); 6] = [
+    type Case = (&'static str, u64, &'static [(u64, bool)]);
+    let cases: [Case; 6] = [
         ("EQ", 0x1_0000_0002, &[(0x1_0000_0002, true), (2, false), (0x1_0000_0003, false)]),
         ("NE", 0x1_0000_0002, &[(0x1_0000_0002, false), (2, true), (0x1_0000_0003, true)]),
         (
@@ -200,6 +201,30 @@ fn a_denied_socket_cannot_be_had_through_socketcall() {
     assert_eq!(run(&program, &Data::new(X86, 102, &[2])).verdict, ALLOW, "bind");
     assert_eq!(run(&program, &Data::new(X86, 117, &[1])).verdict, EPERM);
     assert_eq!(run(&program, &Data::new(X86, 117, &[0x1_0001])).verdict, EPERM, "with a version");
+}
+
+#[test]
+fn behind_socketcall_the_first_condition_cannot_be_seen_and_is_dropped() {
+    let rule = r#""architectures": ["SCMP_ARCH_X86"], "syscalls": [
+        { "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [
+            { "index": 0, "value": 38, "op": "SCMP_CMP_LT" }, { "index": 1, "value": 7, "op": "SCMP_CMP_EQ" }] }]"#;
+    let program = compiled(&deny_by_default(rule), Abi::X8664);
+    let through = |args: &[u64]| run(&program, &Data::new(X86, 102, args)).verdict;
+    assert_eq!(through(&[1, 7]), ALLOW);
+    assert_eq!(through(&[1, 8]), EPERM);
+    assert_eq!(through(&[2, 7]), EPERM, "bind");
+}
+
+#[test]
+fn the_way_through_ipc_is_no_young_call_though_all_direct_numbers_are_smaller() {
+    let rules = r#""architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{ "names": ["ptrace", "semop"], "action": "SCMP_ACT_ALLOW" }]"#;
+    let program = compiled(&deny_by_default(rules), Abi::X8664);
+    for (number, args, verdict) in
+        [(26, [0], ALLOW), (27, [0], EPERM), (117, [1], ALLOW), (117, [2], EPERM), (118, [0], ENOSYS)]
+    {
+        assert_eq!(run(&program, &Data::new(X86, number, &args)).verdict, verdict, "{number} {args:?}");
+    }
 }
 
 #[test]
@@ -355,7 +380,7 @@ fn the_default_profile_allows_work_and_denies_power() {
 }
 
 #[test]
-fn a_call_of_the_default_profile_costs_at_most_twelve_comparisons() {
+fn a_call_of_the_default_profile_costs_at_most_ten_comparisons() {
     let program = compiled(&default_profile(&Capabilities::new()), Abi::native().unwrap());
     check(&program);
     let words: BTreeSet<u32> = (0..600).flat_map(|number| [number, 0x4000_0000 | number]).collect();
@@ -367,7 +392,7 @@ fn a_call_of_the_default_profile_costs_at_most_twelve_comparisons() {
         .filter(|(_, number)| !chains.contains(&Some(*number)))
         .map(|(audit, number)| run(&program, &Data::new(audit, number, &[])).comparisons)
         .max();
-    assert!(worst <= Some(12), "{worst:?}");
+    assert!(worst <= Some(10), "{worst:?}");
     assert!(program.len() < 1000, "{}", program.len());
 }
 
