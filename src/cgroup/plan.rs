@@ -91,12 +91,6 @@ impl Plan {
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
-
-    #[cfg(test)]
-    pub(crate) fn below(mut self, root: &Path) -> Self {
-        root.clone_into(&mut self.root);
-        self
-    }
 }
 
 /// Directories made so far; removed again, last first, unless kept.

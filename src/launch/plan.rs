@@ -353,7 +353,6 @@ fn terminal(process: &oci_spec::runtime::Process, console: bool, opens: &mut Ope
 fn push_hooks_point(request: &InitRequest<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
     let Some(configured) = request.spec.hooks() else { return Ok(()) };
     let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    #[expect(deprecated, reason = "prestart hooks are still in use; SPEC(runtime 1.2 #prestart)")]
     let parent_has = some(configured.prestart()) || some(configured.create_runtime());
     let inside = configured.create_container().as_deref().unwrap_or_default();
     if parent_has || !inside.is_empty() {

@@ -398,7 +398,6 @@ impl fmt::Display for Below {
 }
 
 impl fmt::Display for Step {
-    #[expect(clippy::too_many_lines, reason = "one line per step: a table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AwaitParent | Self::AwaitGo => f.write_str("wait for the parent"),

@@ -278,7 +278,6 @@ fn drive(launched: &Launched<'_>, spec: &Spec, state: &ContainerState, layout: &
     launched.follow(|| {
         let Some(hooks) = hooks_in else { return Ok(()) };
         let text = serde_json::to_string(&state.public("creating")).doing(|| "write the state")?;
-        #[expect(deprecated, reason = "prestart hooks are still in use; SPEC(runtime 1.2 #prestart)")]
         let prestart = hooks.prestart();
         hooks::run("prestart", prestart.as_deref().unwrap_or_default(), &text)?;
         hooks::run("createRuntime", hooks.create_runtime().as_deref().unwrap_or_default(), &text)

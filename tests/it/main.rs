@@ -5,6 +5,9 @@
 #[macro_use]
 mod support;
 
+mod cgroup;
+mod cgroup_v1;
+mod cgroup_v2;
 mod fixtures;
 mod harness;
 mod image_cli;
