@@ -160,10 +160,11 @@ impl Group {
     pub fn kill_all(&self, signal: i32) -> Result<()> {
         let known =
             Signal::try_from(signal).map_err(|_| Error::invalid(format!("{signal} is not a signal")))?;
-        if known == Signal::SIGKILL && self.kill_by_file()? {
-            return Ok(());
-        }
         let was_frozen = self.is_frozen().unwrap_or(false);
+        if known == Signal::SIGKILL && self.kill_by_file()? {
+            // v2 kills frozen processes; on a hybrid host it is v1 that froze them, and there they wait for the thaw.
+            return if was_frozen && self.mode() == Mode::V1 { self.thaw() } else { Ok(()) };
+        }
         // Without a freezer it is still worth signalling whom we see.
         let frozen = was_frozen || self.freeze().is_ok();
         let result = self.signal_each(known);

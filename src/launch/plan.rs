@@ -211,15 +211,16 @@ fn enter_namespaces(
     }
     let joins_mounts = joins.pop_if(|s| matches!(s, Step::Join { kind: libc::CLONE_NEWNS, .. }));
     steps.append(&mut joins);
+    if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
+        // Before the ids change: after that the kernel keeps us from our own files in /proc, see PR_SET_DUMPABLE(2const).
+        steps.push(Step::UnshareTime { offsets: namespaces::time_offsets(linux)? });
+    }
     if namespaces.has_user() {
         steps.push(Step::BecomeNamespaceRoot { set_groups: true });
     }
     steps.extend(joins_mounts);
     if namespaces.new & libc::CLONE_NEWCGROUP != 0 {
         steps.push(Step::UnshareCgroup);
-    }
-    if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
-        steps.push(Step::UnshareTime { offsets: namespaces::time_offsets(linux)? });
     }
     process::push_session(request.options, request.id.as_str(), steps)?;
     if namespaces.new & libc::CLONE_NEWNET != 0 {

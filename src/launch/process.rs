@@ -64,9 +64,7 @@ pub(super) fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step
         groups: user.additional_gids().clone().unwrap_or_default(),
         set_groups: true,
     }));
-    if let Some(mask) = user.umask() {
-        steps.push(Step::Umask(mask));
-    }
+    steps.push(Step::Umask(user.umask()));
     steps.push(Step::WorkingDirectory { path: cwd, early: false });
     steps.push(Step::FindProgram);
     steps.push(Step::CloseOnExec { first: 3 + tail.options.preserve_fds });

@@ -322,8 +322,8 @@ pub enum Step {
     IoPriority(i32),
     /// personality(2).
     Personality(u64),
-    /// umask(2).
-    Umask(u32),
+    /// umask(2): the configured one, or again the caller's. SPEC(runtime 1.2 #posix-platform-user)
+    Umask(Option<u32>),
     /// Make the terminal, when there is one, our standard streams; else give plain streams to the user.
     Stdio {
         /// The user they are to belong to.
@@ -439,7 +439,7 @@ impl fmt::Display for Step {
             Self::Scheduler(_) => f.write_str("set the scheduler"),
             Self::IoPriority(_) => f.write_str("set the I/O priority"),
             Self::Personality(_) => f.write_str("set the personality"),
-            Self::Umask(mask) => write!(f, "set the umask {mask:03o}"),
+            Self::Umask(_) => f.write_str("set the umask"),
             Self::Stdio { .. } => f.write_str("set up the standard streams"),
             Self::ExecLabel { system, value, .. } => {
                 write!(f, "set the {system} label {:?}", value.to_string_lossy())

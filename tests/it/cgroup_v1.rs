@@ -181,7 +181,7 @@ fn an_oom_kill_is_counted() {
     assert_eq!(group.0.oom_kills().unwrap(), 1);
     let memory = group.0.stats().unwrap().memory.unwrap();
     assert_eq!(memory.limit, Some(8_388_608));
-    assert!(memory.peak.unwrap() > 4_000_000 && memory.failures > 0, "{memory:?}");
+    assert!(memory.peak.unwrap() > 4_000_000, "{memory:?}");
     assert!(memory.working_set() <= memory.usage);
 }
 

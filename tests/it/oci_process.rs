@@ -259,3 +259,15 @@ fn a_personality_makes_a_32_bit_machine() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.run(&sandbox.bundle("personality")).ok().text(), "i686");
 }
+
+#[test]
+fn the_callers_umask_is_the_payloads_unless_configured() {
+    needs!(root, busybox);
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle("minimal").script("umask");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ours = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap().trim();
+    let said = sandbox.run(&bundle).ok().stdout;
+    let number = |text: &str| u32::from_str_radix(text.trim(), 8).unwrap();
+    assert_eq!(number(&said), number(ours));
+}

@@ -57,6 +57,8 @@ struct Init<'a> {
     permitted: u8,
     /// Which of several things a failing operation was at.
     detail: std::cell::Cell<u32>,
+    /// What the caller had.
+    umask: Mode,
     joined: i32,
     root_is_shared: bool,
     in_working_directory: bool,
@@ -67,8 +69,9 @@ struct Init<'a> {
 pub(super) fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
     sys::process::reset_signals();
     // Modes in the plan are what is meant, not what the caller's umask leaves of them.
-    rustix::process::umask(Mode::empty());
+    let umask = rustix::process::umask(Mode::empty());
     let mut init = Init {
+        umask,
         plan,
         fds,
         sync,
@@ -147,7 +150,7 @@ impl Init<'_> {
             Step::IoPriority(value) => sys::process::set_io_priority(*value).at(Op::IoPriority),
             Step::Personality(persona) => sys::process::set_personality(*persona).at(Op::Personality),
             Step::Umask(mask) => {
-                rustix::process::umask(Mode::from_raw_mode(*mask));
+                rustix::process::umask(mask.map_or(self.umask, Mode::from_raw_mode));
                 Ok(())
             }
             Step::Stdio { owner } => self.stdio(*owner),
