@@ -8,6 +8,7 @@ mod support;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
+mod cli;
 mod fixtures;
 mod harness;
 mod image_cli;

@@ -271,3 +271,45 @@ fn the_callers_umask_is_the_payloads_unless_configured() {
     let number = |text: &str| u32::from_str_radix(text.trim(), 8).unwrap();
     assert_eq!(number(&said), number(ours));
 }
+
+#[test]
+fn a_time_namespace_has_its_offsets_also_in_a_user_namespace() {
+    needs!(root, busybox, time_namespaces);
+    for name in ["minimal", "user-namespace"] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox
+            .bundle(name)
+            .with_pushed("/linux/namespaces", serde_json::json!({ "type": "time" }))
+            .with("/linux/timeOffsets", serde_json::json!({ "boottime": { "secs": 2_000_000 } }))
+            .script("cat /proc/uptime");
+        let said = sandbox.run(&bundle).ok().stdout;
+        let uptime: f64 = said.split(' ').next().unwrap().parse().unwrap();
+        assert!(uptime > 2_000_000.0, "{name}: {said}");
+    }
+}
+
+#[test]
+fn an_id_mapped_mount_shows_other_owners_and_leaves_the_files_alone() {
+    needs!(root, busybox);
+    not_by!(Runc, Crun: "mounts with maps of their own came later");
+    let sandbox = Sandbox::new();
+    let source = sandbox.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "x").unwrap();
+    let maps = serde_json::json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
+    let bundle = sandbox
+        .bundle("minimal")
+        .with_pushed(
+            "/mounts",
+            serde_json::json!({
+                "destination": "/tmp/mapped", "type": "bind", "source": source, "options": ["rbind", "idmap"],
+                "uidMappings": maps, "gidMappings": maps,
+            }),
+        )
+        .with("/root/readonly", serde_json::json!(false))
+        .script("stat -c %u:%g /tmp/mapped/file");
+    assert_eq!(sandbox.run(&bundle).ok().stdout.trim(), "5000:5000");
+    let stat = rustix::fs::stat(source.join("file")).unwrap();
+    assert_eq!((stat.st_uid, stat.st_gid), (0, 0));
+    std::fs::remove_dir_all(source).unwrap();
+}

@@ -1,0 +1,119 @@
+//! The command line itself: flags, messages, formats. What the verbs do is in `oci_*` and `launch`.
+
+use serde_json::Value;
+
+use crate::support::{Run, Sandbox};
+
+fn coracle(args: &[&str]) -> Run {
+    Run::new(env!("CARGO_BIN_EXE_coracle")).args(args)
+}
+
+#[test]
+fn help_names_every_verb_once() {
+    let output = coracle(&["--help"]).go().ok();
+    for verb in
+        ["launch", "image", "create", "start", "run", "exec", "state", "kill", "delete", "list", "ps", "spec"]
+    {
+        let lines = output.stdout.lines().filter(|l| l.trim_start().starts_with(&format!("{verb} "))).count();
+        assert_eq!(lines, 1, "{verb}: {output}");
+    }
+}
+
+#[test]
+fn an_unknown_verb_or_flag_is_refused_with_a_suggestion() {
+    let output = coracle(&["lauch"]).go().exits(1);
+    assert!(output.stderr.contains("launch"), "{output}");
+    let output = coracle(&["run", "--bundel", ".", "x"]).go().exits(1);
+    assert!(output.stderr.contains("--bundle"), "{output}");
+    coracle(&[]).go().exits(1);
+}
+
+#[test]
+fn a_container_that_does_not_exist_is_named_with_a_hint() {
+    let sandbox = Sandbox::new();
+    for verb in ["state", "start", "kill", "delete", "pause", "resume", "ps"] {
+        let output = sandbox.coracle([verb, "no-such"]).exits(1);
+        assert!(output.stderr.contains("\"no-such\" does not exist"), "{verb}: {output}");
+        assert!(output.stderr.contains("hint: "), "{verb}: {output}");
+    }
+    sandbox.coracle(["delete", "--force", "no-such"]).ok();
+    sandbox.coracle(["exec", "no-such", "true"]).exits(255);
+}
+
+#[test]
+fn errors_go_to_the_log_as_callers_read_them() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("log.json");
+    let path = log.to_str().unwrap();
+    sandbox.coracle(["--log", path, "--log-format", "json", "state", "no-such"]).exits(1);
+    let text = std::fs::read_to_string(&log).unwrap();
+    let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().unwrap().contains("does not exist"), "{line}");
+    assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+    std::fs::remove_file(&log).unwrap();
+    sandbox.coracle(["--log", path, "state", "no-such"]).exits(1);
+    assert!(std::fs::read_to_string(&log).unwrap().contains("level=error msg="));
+    std::fs::remove_file(&log).unwrap();
+}
+
+#[test]
+fn an_empty_root_has_no_containers() {
+    let sandbox = Sandbox::new();
+    assert_eq!(sandbox.coracle(["list", "--quiet"]).ok().stdout, "");
+    assert_eq!(sandbox.coracle(["list", "--format", "json"]).ok().stdout.trim(), "[]");
+    assert!(sandbox.coracle(["list"]).ok().stdout.starts_with("ID"));
+}
+
+#[test]
+fn spec_writes_a_configuration_and_never_over_one() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.path("bundle");
+    std::fs::create_dir(&bundle).unwrap();
+    let path = bundle.to_str().unwrap();
+    sandbox.coracle(["spec", "--bundle", path]).ok();
+    let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["process"]["args"][0], "sh");
+    assert_eq!(config["root"]["readonly"], true);
+    let output = sandbox.coracle(["spec", "--bundle", path]).exits(1);
+    assert!(output.stderr.contains("is there already"), "{output}");
+    std::fs::remove_file(bundle.join("config.json")).unwrap();
+    sandbox.coracle(["spec", "--rootless", "--bundle", path]).ok();
+    let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).unwrap()).unwrap();
+    let kinds: Vec<_> =
+        config["linux"]["namespaces"].as_array().unwrap().iter().map(|n| n["type"].clone()).collect();
+    assert!(kinds.contains(&"user".into()) && !kinds.contains(&"network".into()), "{kinds:?}");
+    std::fs::remove_dir_all(bundle).unwrap();
+}
+
+#[test]
+fn features_lists_what_the_specification_asks_for() {
+    let output = coracle(&["features"]).go().ok();
+    let features: Value = serde_json::from_str(&output.stdout).unwrap();
+    let has = |pointer: &str, wanted: &str| {
+        let list = features.pointer(pointer).and_then(Value::as_array).unwrap();
+        assert!(list.iter().any(|v| v == wanted), "{pointer}: {wanted}");
+    };
+    has("/hooks", "createContainer");
+    has("/mountOptions", "rro");
+    has("/linux/namespaces", "time");
+    has("/linux/capabilities", "CAP_SYS_ADMIN");
+    has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY");
+    has("/linux/seccomp/archs", "SCMP_ARCH_AARCH64");
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(coracle(&["completions", shell]).go().ok().stdout.contains("launch"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let script = format!(
+        "{} completions bash | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_coracle")
+    );
+    Run::new("bash").args(["-c", &script]).go().ok();
+}
