@@ -176,9 +176,9 @@ pub fn hear(socket: BorrowedFd<'_>) -> Result<Option<Word>, Errno> {
 fn read_whole(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
     loop {
         match rustix::io::read(socket, &mut *bytes) {
-            Err(Errno::INTR) => {}
-            // A child that dies without having read everything resets the connection: that is its end too.
-            Err(Errno::CONNRESET) => return Ok(0),
+            // A child that dies without having read everything resets the connection. The kernel says so once, and ahead
+            // of what the child had said before: its last words are read by asking again, and then the end of file.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => return other,
         }
     }
@@ -228,6 +228,20 @@ mod tests {
         for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Failed(failure)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
+    }
+
+    #[test]
+    fn last_words_are_heard_after_a_reset() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use std::os::fd::AsFd;
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let word = Word::Failed(Failure { step: 7, op: Op::Execve, errno: Errno::NOENT });
+        say(theirs.as_fd(), word).unwrap();
+        answer(ours.as_fd()).unwrap();
+        drop(theirs);
+        assert_eq!(hear(ours.as_fd()), Ok(Some(word)));
+        assert_eq!(hear(ours.as_fd()), Ok(None));
     }
 
     #[test]
