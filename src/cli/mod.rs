@@ -132,10 +132,12 @@ const VERBS: [Verb; 20] = verbs! {
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let verb = find_verb(&args);
-    if verb.is_some_and(|verb| verb.enters && !asks_for_help(&args))
+    // What looks like a request for help may be the payload's argument: nothing but the verb decides.
+    if verb.is_some_and(|verb| verb.enters)
         && let Err(error) = crate::launch::self_protect::ensure()
     {
-        return report::fail(&error);
+        report::error(&error);
+        return own_failure(verb);
     }
     let command = match verb {
         Some(verb) => base().subcommand((verb.parser)(Command::new(verb.name))),
@@ -143,8 +145,18 @@ pub fn main() -> ExitCode {
     };
     match command.try_get_matches_from(&args) {
         Ok(matches) => dispatch(&matches),
+        Err(error) if error.use_stderr() => {
+            report::parse_error(&error);
+            own_failure(verb)
+        }
         Err(error) => report::parse_error(&error),
     }
+}
+
+/// The exit code of a command line that is not understood: `launch` has one of its own, for 1 may be its payload's.
+fn own_failure(verb: Option<&Verb>) -> ExitCode {
+    let is_launch = verb.is_some_and(|verb| verb.name == "launch");
+    if is_launch { ExitCode::from(launch::OWN_ERROR) } else { ExitCode::FAILURE }
 }
 
 fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
@@ -186,10 +198,6 @@ fn find_verb(args: &[OsString]) -> Option<&'static Verb> {
         }
     }
     None
-}
-
-fn asks_for_help(args: &[OsString]) -> bool {
-    args.iter().any(|a| a == "--help" || a == "-h")
 }
 
 fn base() -> Command {

@@ -1,11 +1,14 @@
 //! What a launched container has on the host: one directory in the store, with its writable layer and a few files.
 //!
 //! The launching process holds a lock on it while it lives. A directory that was to be removed at the end (`--rm`) and
-//! whose lock is free is the leftover of a launch that was killed: the next launch removes it.
+//! whose lock is free is the leftover of a launch that was killed: the next launch removes it, with the container's
+//! record and cgroup, unless the payload still runs; that one is for `coracle rm --force`.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config as ImageConfig;
@@ -14,10 +17,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::oci::Runtime;
 use crate::oci::profile::{Wishes, user};
 use crate::store::{ImageRecord, Store};
 
-/// Marks a directory that goes with its container.
+/// Marks a directory that goes with its container; it holds the path of the runtime's root, where the record is.
 const EPHEMERAL: &str = "rm";
 
 /// A container's directory; removed when dropped before [`Container::finish`], for then its launch failed.
@@ -39,12 +43,13 @@ pub(super) fn random_name() -> Result<String> {
 impl Container {
     /// Makes the directory and holds the image.
     pub(super) fn make(
+        runtime: &Runtime,
         store: &Store,
         image: &ImageRecord,
         id: &ContainerId,
         ephemeral: bool,
     ) -> Result<Self> {
-        sweep(store);
+        sweep(runtime, store);
         let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
             Kind::Exists => {
                 Error::new(Kind::Exists, format!("a container {:?} is kept already", id.as_str()))
@@ -59,7 +64,9 @@ impl Container {
         let container = Self { directory, ephemeral, finished: false, _lock: lock };
         if ephemeral {
             let mark = container.directory.join(EPHEMERAL);
-            File::create(&mark).doing(|| format!("make {}", mark.display()))?;
+            let root = std::path::absolute(&runtime.root).unwrap_or_else(|_| runtime.root.clone());
+            std::fs::write(&mark, root.as_os_str().as_bytes())
+                .doing(|| format!("write {}", mark.display()))?;
         }
         Ok(container)
     }
@@ -154,12 +161,24 @@ fn remove_tree(path: &Path) -> Result<()> {
 }
 
 /// Removes what launches that were killed left behind.
-fn sweep(store: &Store) {
+fn sweep(runtime: &Runtime, store: &Store) {
     let Ok(entries) = std::fs::read_dir(store.root().join("containers")) else { return };
     for directory in entries.flatten().map(|entry| entry.path()) {
-        if directory.join(EPHEMERAL).exists() && is_free(&directory) {
+        let Ok(root) = std::fs::read(directory.join(EPHEMERAL)) else { continue };
+        let root = PathBuf::from(OsString::from_vec(root));
+        if is_free(&directory) && has_ended(&Runtime { root, ..runtime.clone() }, &directory) {
             let _ = remove(&directory);
         }
+    }
+}
+
+/// Whether nothing runs in a container any more; what its record and its cgroup were is gone then.
+fn has_ended(runtime: &Runtime, directory: &Path) -> bool {
+    let name = directory.file_name().and_then(OsStr::to_str);
+    let Some(id) = name.and_then(|name| ContainerId::parse(name).ok()) else { return false };
+    match crate::oci::delete::delete(runtime, &id, false) {
+        Err(e) => e.kind() == Kind::NotFound,
+        Ok(()) => true,
     }
 }
 

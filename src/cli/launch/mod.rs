@@ -48,7 +48,7 @@ pub struct LaunchArgs {
 }
 
 /// docker's and podman's exit codes for what is not the payload's.
-const OWN_ERROR: u8 = 125;
+pub(super) const OWN_ERROR: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -84,7 +84,7 @@ fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
     let mut wishes = args.wishes.parse()?;
     wishes.command.clone_from(&args.command);
     wishes.terminal = args.tty;
-    let container = Container::make(&store, &image, &id, args.rm)?;
+    let container = Container::make(&context.runtime(), &store, &image, &id, args.rm)?;
     let root = crate::image::rootfs::mount(&store.lower_dirs(&image), container.directory(), args.rm)?;
     let inside = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root)));
     let databases = user::Databases::read(&inside)?;

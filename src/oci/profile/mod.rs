@@ -125,8 +125,14 @@ fn process(wishes: &Wishes, image: &ImageConfig, place: &Place, hostname: &str) 
     if !workdir.is_absolute() {
         return Err(Error::invalid(format!("working directory {workdir:?} is not an absolute path")));
     }
-    let mut groups = place.user.groups.clone();
-    groups.extend(wishes.extra_groups.iter().filter(|g| !place.user.groups.contains(g)));
+    // The main group is among the others too: else a program that drops it would gain by files which that group is
+    // denied (CVE-2022-2989, CVE-2023-25173).
+    let mut groups = vec![place.user.gid];
+    for group in place.user.groups.iter().chain(&wishes.extra_groups) {
+        if !groups.contains(group) {
+            groups.push(*group);
+        }
+    }
     let mut user = User::default();
     user.set_uid(place.user.uid).set_gid(place.user.gid).set_additional_gids(Some(groups));
     let all = wishes.capabilities.clone();
