@@ -265,7 +265,7 @@ fn the_callers_umask_is_the_payloads_unless_configured() {
     needs!(root, busybox);
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle("minimal").script("umask");
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let ours = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap().trim();
     let said = sandbox.run(&bundle).ok().stdout;
     let number = |text: &str| u32::from_str_radix(text.trim(), 8).unwrap();
@@ -294,8 +294,8 @@ fn an_id_mapped_mount_shows_other_owners_and_leaves_the_files_alone() {
     not_by!(Runc, Crun: "mounts with maps of their own came later");
     let sandbox = Sandbox::new();
     let source = sandbox.path("source");
-    std::fs::create_dir(&source).unwrap();
-    std::fs::write(source.join("file"), "x").unwrap();
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "x").unwrap();
     let maps = serde_json::json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
     let bundle = sandbox
         .bundle("minimal")
@@ -311,5 +311,5 @@ fn an_id_mapped_mount_shows_other_owners_and_leaves_the_files_alone() {
     assert_eq!(sandbox.run(&bundle).ok().stdout.trim(), "5000:5000");
     let stat = rustix::fs::stat(source.join("file")).unwrap();
     assert_eq!((stat.st_uid, stat.st_gid), (0, 0));
-    std::fs::remove_dir_all(source).unwrap();
+    fs::remove_dir_all(source).unwrap();
 }
