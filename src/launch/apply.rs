@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
-    PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 
 use super::plan::{Open, Plan};
@@ -38,8 +39,9 @@ pub fn spawn<'p>(plan: &'p Plan, mut given: Given, group: Option<&Group>) -> Res
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
     let process = clone_in_place(plan, &fds, &theirs, group)?;
     drop(theirs);
-    let launched = Launched { plan, process, sync: ours, fds, let_go: false };
+    let mut launched = Launched { plan, process, sync: ours, fds, let_go: false };
     launched.set_up_from_outside(group)?;
+    launched.adopt()?;
     Ok(launched)
 }
 
@@ -123,6 +125,29 @@ impl Launched<'_> {
         }
     }
 
+    /// Takes the copy as which the process goes on for the process, where the plan has it born inside.
+    fn adopt(&mut self) -> Result<()> {
+        if !self.plan.steps.iter().any(|step| matches!(step, super::steps::Step::BeBornInside { .. })) {
+            return Ok(());
+        }
+        let pid = match wire::hear(self.sync.as_fd()).doing(|| "hear from the new process")? {
+            Some(Word::Reborn(pid)) => pid,
+            Some(Word::Failed(failure)) => return Err(self.explain(failure)),
+            Some(_) => return Err(Error::new(Kind::Bug, "the new process said something else than its pid")),
+            None => {
+                let what = "the process died while it entered the container";
+                return Err(Error::new(Kind::System, what).hint("did something kill it?"));
+            }
+        };
+        // A child of ours that nobody has reaped: the pid is its own until we do.
+        let known = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Bug, "the new process has no pid"))?;
+        let pidfd = pidfd_open(known, PidfdFlags::empty()).doing(|| format!("open process {pid}"))?;
+        let before = std::mem::replace(&mut self.process, Spawned { pid, pidfd });
+        waitid(WaitId::PidFd(before.pidfd.as_fd()), WaitIdOptions::EXITED)
+            .doing(|| "wait for the process that entered the container")?;
+        self.permit(Permission::Adopted)
+    }
+
     /// Puts the container's state into the files that hooks inside read.
     ///
     /// # Errors
@@ -166,6 +191,7 @@ impl Launched<'_> {
                     self.permit(Permission::Listener)?;
                 }
                 Some(Word::Failed(failure)) => return Err(self.explain(failure)),
+                Some(Word::Reborn(_)) => return Err(Error::new(Kind::Bug, "the process was born twice")),
                 None => return self.ended(),
             }
         }

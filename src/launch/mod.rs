@@ -14,6 +14,7 @@
 pub mod apply;
 mod cgroup_mount;
 mod check;
+mod describe;
 mod devices;
 pub mod hooks;
 mod init;

@@ -139,21 +139,20 @@ impl Plan {
         let private = all.fold(0, |all, kind| all | kind);
         let namespaces = Namespaces { private, ..Namespaces::default() };
         let target = opens.push(Open::Process);
-        let mut namespaces = namespaces;
-        if private & libc::CLONE_NEWPID != 0 {
-            namespaces.parent_joins.push((target, libc::CLONE_NEWPID));
-        }
-        if request.options.parent_attaches {
+        let process = request.process;
+        if request.options.parent_attaches || process.oom_score_adj().is_some() {
             steps.push(Step::AwaitParent);
         }
-        let joined = private & !libc::CLONE_NEWPID;
-        if joined != 0 {
-            steps.push(Step::JoinProcess { slot: target, kinds: joined });
+        if private != 0 {
+            steps.push(Step::JoinProcess { slot: target, kinds: private });
         }
+        if private & libc::CLONE_NEWPID != 0 {
+            steps.push(Step::BeBornInside { first: 3 + request.options.preserve_fds });
+        }
+        steps.push(Step::Undumpable);
         if namespaces.has_user() {
             steps.push(Step::BecomeNamespaceRoot { set_groups: true });
         }
-        let process = request.process;
         process::push_session(request.options, "exec", &mut steps)?;
         if process.terminal().unwrap_or(false) {
             steps.push(terminal(process, false, &mut opens));
@@ -221,6 +220,10 @@ fn enter_namespaces(
     steps.extend(joins_mounts);
     if namespaces.new & libc::CLONE_NEWCGROUP != 0 {
         steps.push(Step::UnshareCgroup);
+    }
+    if namespaces.new & libc::CLONE_NEWPID == 0 {
+        // Others are in its PID namespace already and see it from its first moment on.
+        steps.push(Step::Undumpable);
     }
     process::push_session(request.options, request.id.as_str(), steps)?;
     if namespaces.new & libc::CLONE_NEWNET != 0 {

@@ -21,6 +21,8 @@ pub enum Word {
     Ready,
     /// The seccomp listener is descriptor n of the child: fetch it, then answer.
     Listener(i32),
+    /// The process goes on as this pid, which is a child of the parent's too: adopt it, then answer.
+    Reborn(i32),
     /// A step failed.
     Failed(Failure),
 }
@@ -50,6 +52,8 @@ pub enum Permission {
     Listener = 4,
     /// Take the last steps.
     Go = 8,
+    /// The copy that was born inside is known.
+    Adopted = 16,
 }
 
 macro_rules! ops {
@@ -131,6 +135,7 @@ impl Word {
             Self::Hooks => (1, 0, 0, 0, 0),
             Self::Ready => (2, 0, 0, 0, 0),
             Self::Listener(fd) => (3, 0, 0, fd, 0),
+            Self::Reborn(pid) => (5, 0, 0, pid, 0),
             Self::Failed(f) => (4, f.step, f.op as u32, f.errno.raw_os_error(), f.detail),
         };
         let mut bytes = [0; SIZE];
@@ -150,6 +155,7 @@ impl Word {
             1 => Self::Hooks,
             2 => Self::Ready,
             3 => Self::Listener(code),
+            5 => Self::Reborn(code),
             4 => Self::Failed(Failure {
                 step: u32::from_ne_bytes(word(4)?),
                 op: *Op::ALL.get(usize::try_from(u32::from_ne_bytes(word(8)?)).ok()?)?,
@@ -248,7 +254,7 @@ mod tests {
     #[test]
     fn words_survive_the_wire() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
-        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Failed(failure)] {
+        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Reborn(7), Word::Failed(failure)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
     }

@@ -83,6 +83,24 @@ pub fn spawn(
     }
 }
 
+/// clone3(2) with `CLONE_PARENT`: a copy of this process, child-safe. It is no child of the caller's but of the caller's
+/// parent, who is told of its end as of the caller's. In the copy the answer is `None`, in the caller its pid.
+///
+/// # Errors
+/// The errno of clone3.
+pub fn spawn_sibling() -> Result<Option<i32>, Errno> {
+    // CLONE_PARENT takes the exit signal from the caller: none may be named.
+    let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    // SAFETY: args is a live clone_args of the size given; no stack and no CLONE_VM, so the copy runs on its own memory.
+    // The callers are children of `spawn`, which leave by execve or _exit only: no destructor runs twice.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match answer {
+        -1 => Err(last_errno()),
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
 /// The errno the last libc call left behind.
 pub(super) fn last_errno() -> Errno {
     // SAFETY: __errno_location returns the address of this thread's errno, valid for its life.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -13,31 +12,27 @@ use crate::support::{Output, Run, Runtime, Sandbox, fixture, wait_until};
 /// A sandbox with an image `box`: busybox, a user `web`, and this configuration.
 pub(crate) fn with_image(config: Value) -> Sandbox {
     let sandbox = Sandbox::new();
-    write_image(&sandbox, &sandbox.path("layout"), config);
-    let layout = sandbox.path("layout");
-    sandbox
-        .coracle([OsStr::new("image"), "import".as_ref(), layout.as_ref(), "--name".as_ref(), "box".as_ref()])
-        .ok();
+    import(&sandbox, config, |_| ());
     sandbox
 }
 
-fn write_image(sandbox: &Sandbox, layout: &Path, config: Value) {
+/// Imports an image `box` whose root was changed.
+pub(crate) fn import(sandbox: &Sandbox, config: Value, change: impl FnOnce(&Path)) {
+    let layout = sandbox.path("layout");
+    write_image(sandbox, &layout, config, change);
+    let words = [OsStr::new("image"), "import".as_ref(), layout.as_ref(), "--name".as_ref(), "box".as_ref()];
+    sandbox.coracle(words).ok();
+}
+
+fn write_image(sandbox: &Sandbox, layout: &Path, config: Value, change: impl FnOnce(&Path)) {
     let root = sandbox.bundle("minimal").root();
     fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\naudio:x:29:web\n").unwrap();
     fs::create_dir_all(root.join("var/lib/data")).unwrap();
     fs::write(root.join("var/lib/data/kept"), "from the image").unwrap();
-    symlink("busybox", root.join("bin/keyctl")).unwrap();
+    change(&root);
     let layer = sandbox.path("layer.tar");
-    Run::new("tar")
-        .arg("-C")
-        .arg(&root)
-        .arg("--owner=0")
-        .arg("--group=0")
-        .arg("-cf")
-        .arg(&layer)
-        .arg(".")
-        .go()
-        .ok();
+    let tar = Run::new("tar").arg("-C").arg(&root).args(["--owner=0", "--group=0", "-cf"]);
+    tar.arg(&layer).arg(".").go().ok();
     let layers = vec![fs::read(&layer).unwrap()];
     let mut image = Layout::of(Image { layers, pack: Pack::Gzip, platform: "", name: None });
     image.edit_config(|document| document["config"] = config);
@@ -215,7 +210,7 @@ fn malformed_flags_are_refused_one_clear_error_each() {
 fn an_archive_that_ends_in_the_middle_leaves_nothing() {
     needs!(root, busybox, launch_verb);
     let sandbox = Sandbox::new();
-    write_image(&sandbox, &sandbox.path("layout"), json!({ "Cmd": ["/bin/true"] }));
+    write_image(&sandbox, &sandbox.path("layout"), json!({ "Cmd": ["/bin/true"] }), |_| ());
     let archive = sandbox.path("image.tar");
     Run::new("tar").arg("-C").arg(sandbox.path("layout")).arg("-cf").arg(&archive).arg(".").go().ok();
     let whole = fs::read(&archive).unwrap();

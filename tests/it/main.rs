@@ -9,6 +9,7 @@ mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
+mod cve;
 mod fixtures;
 mod harness;
 mod image_cli;

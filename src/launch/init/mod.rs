@@ -106,6 +106,11 @@ impl Init<'_> {
             Step::AwaitGo => self.await_permission(Permission::Go),
             Step::Join { slot, kind, early, .. } => self.join(*slot, *kind, *early),
             Step::JoinProcess { slot, kinds } => sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns),
+            Step::BeBornInside { first } => self.be_born_inside(*first),
+            Step::Undumpable => {
+                rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+                    .at(Op::Prctl)
+            }
             Step::BecomeNamespaceRoot { set_groups } => identity::become_namespace_root(*set_groups),
             Step::UnshareCgroup => sys::process::unshare(libc::CLONE_NEWCGROUP).at(Op::Unshare),
             Step::UnshareTime { offsets } => unshare_time(offsets.as_deref()),
@@ -175,6 +180,28 @@ impl Init<'_> {
 
     fn await_permission(&mut self, wanted: Permission) -> Outcome {
         wire::await_permission(self.sync, wanted, &mut self.permitted).at(Op::Parent)
+    }
+
+    /// The copy goes on with the next step once the parent knows of it; this process ends.
+    fn be_born_inside(&mut self, first: u32) -> Outcome {
+        use std::os::fd::AsRawFd;
+        const MOST: usize = 16;
+        let mut keep = [i32::MAX; MOST];
+        let needed = self.plan.opens.0.iter().zip(self.fds);
+        let needed = needed.filter(|(open, _)| !matches!(open, Open::Process | Open::Namespace { .. }));
+        let needed = needed.map(|(_, fd)| fd.as_raw_fd()).chain([self.sync.as_raw_fd()]);
+        for (count, fd) in needed.enumerate() {
+            *keep.get_mut(count).ok_or((Op::Fork, Errno::MFILE))? = fd;
+        }
+        keep.sort_unstable();
+        sys::process::close_all_but(first.cast_signed(), &keep);
+        match sys::process::spawn_sibling().at(Op::Fork)? {
+            None => self.await_permission(Permission::Adopted),
+            Some(pid) => {
+                let told = wire::say(self.sync, Word::Reborn(pid)).is_ok();
+                sys::process::exit_now(i32::from(!told))
+            }
+        }
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {

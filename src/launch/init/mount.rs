@@ -63,7 +63,11 @@ impl Init<'_> {
         let directory = step.kind == PointKind::Directory
             || FileType::from_raw_mode(fstat(&tree).at(Op::Stat)?.st_mode) == FileType::Directory;
         let target = self.target(step, step.kind, directory)?;
-        if is_bind && !step.point.path.as_bytes().starts_with(b"proc") && is_proc(&target)? {
+        let names_proc = matches!(
+            step.point.path.as_bytes(),
+            [b'p', b'r', b'o', b'c'] | [b'p', b'r', b'o', b'c', b'/', ..]
+        );
+        if !names_proc && is_proc(&target)? {
             // A link in the image led here (CVE-2025-52881).
             return Err((Op::OnProc, Errno::LOOP));
         }

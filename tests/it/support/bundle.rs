@@ -34,6 +34,11 @@ impl Bundle {
         bundle
     }
 
+    /// A bundle that is there already.
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     fn make_root(&self) {
         let root = self.root();
         for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "root"] {
