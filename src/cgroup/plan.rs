@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxMemory, LinuxResources};
 
 use super::devices::{self, Rule};
 use super::group::Group;
@@ -11,6 +11,9 @@ use super::place::Place;
 use super::{Driver, MOUNT, Mode, v1, v2};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+
+/// Less than this no process lives on: its kernel stack and page tables alone take half of it.
+const LEAST_MEMORY: i64 = 128 << 10;
 
 /// A container's cgroup as data: where it goes, what is written there, which devices it lets through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,7 @@ impl Plan {
         let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let limits = resources.map(|r| Limits::new(r, mode)).transpose()?.unwrap_or_default();
+        holds_one_process(resources)?;
         let spec = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
         let mut rules = devices::from_spec(spec)?;
         rules.extend(devices::DEFAULT_ALLOWED);
@@ -137,4 +141,14 @@ pub(crate) fn refuse_used(group: &Group) -> Result<()> {
         return Err(Error::new(Kind::WrongState, doing).hint("thaw it, or remove it with rmdir"));
     }
     Ok(())
+}
+/// Refused by name, because what becomes of such a payload is chance: v1 charges in batches, so that it is killed before
+/// its first instruction or shortly after. A limit for a container that runs already (`update`) is its owner's affair.
+fn holds_one_process(resources: Option<&LinuxResources>) -> Result<()> {
+    let limit = resources.and_then(|r| r.memory().as_ref()).and_then(LinuxMemory::limit).unwrap_or(0);
+    if !(1..LEAST_MEMORY).contains(&limit) {
+        return Ok(());
+    }
+    let doing = format!("linux.resources.memory.limit: {limit} bytes cannot hold one process");
+    Err(Error::invalid(doing).hint("the limit is in bytes; a small program needs some hundred thousand"))
 }

@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod budget;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;

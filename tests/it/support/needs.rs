@@ -64,6 +64,8 @@ fn is_met(need: &str) -> bool {
         "swap_limit" => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
         "python3" => on_path("python3"),
         "perl" => on_path("perl"),
+        "strace" => on_path("strace"),
+        "gnu_time" => Path::new("/usr/bin/time").exists(),
         "skopeo" => on_path("skopeo"),
         "umoci" => on_path("umoci"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
