@@ -34,6 +34,7 @@ const OTHER_LICENCES: &[(&str, &str, &str)] = &[
 /// Crates in more than one version: crate, how many, the reason. A row that is no longer true must go.
 const DUPLICATES: &[(&str, usize, &str)] = &[
     ("bitflags", 2, "1.x by cgroups-rs's nix 0.25"),
+    ("embedded-io", 2, "optional parts of postcard, in the lock file only: neither is built"),
     ("linux-raw-sys", 2, "follows rustix"),
     ("nix", 3, "0.25 by cgroups-rs, 0.29 by libcontainer and libcgroups, 0.31 ours"),
     ("rustix", 2, "0.38 by which 4, of protobuf's code generator in cgroups-rs: build time only"),
