@@ -160,7 +160,16 @@ impl Client {
 
 impl Keeper {
     pub(super) fn accept(&mut self) {
-        while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = match accept_with(&self.listener, flags) {
+                Ok(socket) => socket,
+                // Who knocks waits until somebody leaves: to be told of it all the time does not help.
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    return self.poll.remove(&self.listener);
+                }
+                Err(_) => return,
+            };
             let own = rustix::process::geteuid();
             let may = socket_peercred(&socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
             if may {
@@ -194,9 +203,16 @@ impl Keeper {
         }
     }
 
+    /// There is room for one more.
+    pub(super) fn listen_again(&self) {
+        self.poll.add(&self.listener, (What::Listener, 0));
+    }
+
     fn client_left(&mut self, key: u32) {
         let Some(client) = self.clients.0.remove(&key) else { return };
         self.poll.remove(&client.socket);
+        drop(client.socket);
+        self.listen_again();
         match client.mode {
             Mode::Attending(container) => self.happen(container, Event::Unattended),
             Mode::Attached { key: container, stdin: true } => self.input_ended(container),

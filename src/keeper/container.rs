@@ -210,8 +210,11 @@ impl Keeper {
         let (Some(path), Some(exit)) = (&container.record.order.exit_file, &container.exit) else { return };
         let new = path.with_extension("new");
         let written = std::fs::write(&new, exit.to_text()).and_then(|()| std::fs::rename(&new, path));
-        if let Err(error) = written {
-            complain(&format!("write {}: {error}", path.display()));
+        match written {
+            // Whoever removed the container by force did not wait for this.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => complain(&format!("write {}: {error}", path.display())),
+            Ok(()) => {}
         }
     }
 
@@ -237,6 +240,7 @@ impl Keeper {
         self.place.forget(container.id());
         self.heir_forgets(container.id());
         self.clients.forget(key);
+        self.listen_again();
     }
 
     /// The container's terminal has come.

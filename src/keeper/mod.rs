@@ -16,10 +16,12 @@
 //! | `birth` | launching |
 //! | `stream`, `log` | what containers write |
 //! | `record` | the run directory |
+//! | `cgroup` | a cgroup of its own |
 //! | `heir` | who takes over when the keeper is killed |
 //! | `handover`, `start` | executing anew, and the command line |
 
 mod birth;
+mod cgroup;
 pub mod client;
 mod clients;
 mod container;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -115,6 +116,7 @@ fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
     let complaints = open(place.complaints(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
     let daemon = || {
         let _ = setsid();
+        super::cgroup::enter();
         let _ = rustix::process::chdir("/");
         for (number, fd) in [(0, &null), (1, &complaints), (2, &complaints)] {
             let _ = sys::process::dup_onto(fd.as_fd(), number);
@@ -253,7 +255,17 @@ impl Keeper {
 
     /// Ends: the containers stay, and their records.
     pub(super) fn end(&mut self) {
-        self.dismiss_heir();
+        if let Some(heir) = &self.heir {
+            let pidfd = heir.pidfd.try_clone();
+            self.dismiss_heir();
+            // It ends at once, or is stopped: then it is not worth waiting for.
+            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if let Ok(pidfd) = pidfd {
+                let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
+                super::birth::reap_now(&pidfd);
+            }
+        }
         let _ = std::fs::remove_file(self.place.socket());
+        super::cgroup::leave();
     }
 }

@@ -1,7 +1,5 @@
 //! What a keeper survives: upgrades, kills, and its clients' deaths.
 
-use std::fs;
-
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
@@ -73,7 +71,7 @@ fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
     for _ in 0..5 {
         let (keeper, heir) = kept.keeper();
         kept.signal_keeper(Signal::KILL);
-        let (next, _) = kept.keeper();
+        let next = wait_until("another keeper", || Some(kept.keeper().0).filter(|next| *next != keeper));
         assert_eq!(next, heir, "after {keeper}");
     }
     assert_eq!(
@@ -153,42 +151,4 @@ fn a_keeper_that_is_ended_leaves_its_containers_to_the_next() {
     kept.launch("other", &["--rm"], "exit 0");
     kept.sandbox.coracle(["stop", &kept.sandbox.id("box")]).ok();
     assert_eq!(kept.wait("box"), 4);
-}
-
-/// Memory that is a process's own share, in KiB.
-fn pss(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn switches(pid: i32) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    text.lines().filter(|line| line.contains("ctxt_switches")).collect()
-}
-
-/// KiB of an empty keeper with its heir; an unoptimised build is larger and nobody's promise.
-const EMPTY_KIB: u64 = if cfg!(debug_assertions) { 3_000 } else { 1_024 };
-const EACH_KIB: u64 = 16;
-const MANY: u64 = 100;
-
-#[test]
-fn a_hundred_containers_cost_little_memory_and_wake_nobody() {
-    needs!(root, busybox, launch_verb);
-    let kept = Kept::new();
-    kept.launch("first", &["--rm"], "exit 0");
-    wait_until("it to be gone", || kept.client().list().unwrap().is_empty().then_some(()));
-    let (keeper, heir) = kept.keeper();
-    let empty = pss(keeper) + pss(heir);
-    let names: Vec<String> = (0..MANY).map(|n| format!("box{n}")).collect();
-    for name in &names {
-        kept.launch(name, &[], "exec sleep 1000");
-    }
-    let full = pss(keeper) + pss(heir);
-    let before = [keeper, heir].map(switches);
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    assert_eq!([keeper, heir].map(switches), before, "nothing happened, so nobody wakes");
-    println!("empty {empty} KiB, with {MANY} containers {full} KiB");
-    assert!(empty <= EMPTY_KIB, "{empty} KiB empty");
-    assert!(full.saturating_sub(empty) <= EACH_KIB * MANY, "{empty} KiB empty, {full} KiB with {MANY}");
 }
