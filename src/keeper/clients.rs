@@ -14,7 +14,7 @@ use super::container::Container;
 use super::machine::{Event, State};
 use super::poll::{Keeper, Poll, What};
 use super::record::Record;
-use super::wire::{self, Exit, Frame, MOST, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
+use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
 use crate::error::{Error, Kind, Result};
 
 /// All connections, by key.
@@ -189,18 +189,19 @@ impl Keeper {
             return;
         }
         let mode = client.mode;
-        let mut buffer = vec![0; MOST];
-        match wire::receive(&client.socket, &mut buffer) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        match wire::receive(&client.socket, &mut inbox) {
             Ok((0, _)) => self.client_left(key),
             Ok((length, fds)) => match mode {
                 Mode::Attached { key: container, stdin } => {
-                    self.take_frame(container, stdin, &buffer[..length]);
+                    self.take_frame(container, stdin, &inbox[..length]);
                 }
-                _ => self.serve(key, &buffer[..length], fds),
+                _ => self.serve(key, &inbox[..length], fds),
             },
             Err(Errno::AGAIN) => {}
             Err(_) => self.client_left(key),
         }
+        self.inbox = inbox;
     }
 
     /// There is room for one more.

@@ -31,6 +31,8 @@ pub(super) struct Container {
     pub(super) stdin: Option<OwnedFd>,
     /// What was sent to its standard input and not yet taken.
     pub(super) input: Vec<u8>,
+    /// Its standard input is to be closed behind that.
+    pub(super) closing: bool,
     pub(super) stdout: Option<Source>,
     pub(super) stderr: Option<Source>,
     pub(super) log: Log,
@@ -51,6 +53,7 @@ impl Container {
             process: None,
             stdin: ends.stdin,
             input: Vec::new(),
+            closing: false,
             stdout: ends.stdout.map(|fd| Source::fifo(fd, Stream::Stdout, 0)),
             stderr: ends.stderr.map(|fd| Source::fifo(fd, Stream::Stderr, 0)),
             log,
@@ -273,20 +276,25 @@ impl Keeper {
         if full {
             container.input = input[taken..].to_vec();
         }
-        if broken {
+        let closes = broken || (container.closing && !full);
+        if closes {
             self.close_input(key);
         }
         self.clients.hold(&self.poll, key, full);
     }
 
-    /// Closes a container's standard input; a terminal gets its end-of-file character, as typed.
+    /// Closes a container's standard input once it has taken what was sent; a terminal gets its end-of-file character, as
+    /// typed.
     pub(super) fn close_input(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         if container.record.order.has_console {
             container.input.push(4);
             return self.write_input(key);
         }
-        container.input.clear();
+        container.closing = !container.input.is_empty();
+        if container.closing {
+            return;
+        }
         if let Some(stdin) = container.stdin.take() {
             self.poll.remove(&stdin);
         }

@@ -52,6 +52,7 @@ struct Passed {
     console: Option<i32>,
     stdin: Option<i32>,
     input: Vec<u8>,
+    closing: bool,
     stdout: Option<(i32, usize, Vec<u8>)>,
     stderr: Option<(i32, usize, Vec<u8>)>,
     lost: Lost,
@@ -72,6 +73,7 @@ impl Passed {
             console: number(&container.console),
             stdin: number(&container.stdin),
             input: container.input.clone(),
+            closing: container.closing,
             stdout: source(&container.stdout),
             stderr: source(&container.stderr),
             lost: container.log.lost.clone(),
@@ -94,6 +96,7 @@ impl Passed {
         container.console = take(self.console)?;
         container.stdin = take(self.stdin)?;
         container.input = self.input;
+        container.closing = self.closing;
         container.stdout = source(self.stdout, Stream::Stdout).transpose()?;
         container.stderr = source(self.stderr, Stream::Stderr).transpose()?;
         container.log.lost = self.lost;
@@ -228,6 +231,7 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         clients,
         children: children.collect::<Result<_, Errno>>()?,
         desk: Desk::new()?,
+        inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
         upgrade: false,

@@ -119,6 +119,8 @@ pub(super) struct Keeper {
     /// Processes that are only waited for: commands at a container's end.
     pub(super) children: BTreeMap<u32, OwnedFd>,
     pub(super) desk: Desk,
+    /// Where messages are received: as large as one may be, touched only as far as they are.
+    pub(super) inbox: Vec<u8>,
     pub(super) next: u32,
     /// Streams that had more when their turn was over.
     pub(super) unfinished: Vec<Token>,

@@ -208,6 +208,7 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
         clients: Clients::default(),
         children: BTreeMap::new(),
         desk: Desk::new().doing(|| "make a pipe")?,
+        inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
         upgrade: false,

@@ -44,6 +44,26 @@ fn more_input_than_a_pipe_holds_arrives_whole() {
 }
 
 #[test]
+fn input_that_is_closed_with_its_client_arrives_whole_first() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["-i", "--stdin-once"], "sleep 0.3; cat | wc -c; exit 0");
+    let attached = kept.client().attach(&kept.sandbox.id("box"), true).unwrap();
+    for _ in 0..100 {
+        attached.send(&Frame::Input(&[b'x'; 10_000])).unwrap();
+    }
+    drop(attached);
+    assert_eq!(kept.wait("box"), 0);
+    assert_eq!(kept.logs("box").trim(), "1000000");
+    kept.launch("ended", &["-i", "--stdin-once"], "cat; exit 3");
+    let mut attached = kept.client().attach(&kept.sandbox.id("ended"), true).unwrap();
+    attached.send(&Frame::Input(b"all")).unwrap();
+    attached.send(&Frame::InputEnd).unwrap();
+    assert_eq!(attached.receive().unwrap(), Some(Frame::Output(Stream::Stdout, b"all")));
+    assert!(matches!(attached.receive().unwrap(), Some(Frame::Exited(exit)) if exit.code == 3));
+}
+
+#[test]
 fn a_client_that_does_not_read_slows_nobody_down_and_hears_what_it_missed() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();

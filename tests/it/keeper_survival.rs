@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
+use crate::launch::prepare;
 use crate::support::wait_until;
 
 const LINES: u32 = 60_000;
@@ -20,6 +21,37 @@ fn an_upgrade_loses_no_line_and_no_container() {
     }
     assert_eq!(kept.wait("box"), 5);
     assert_numbers(&kept.logs("box"), LINES);
+}
+
+#[test]
+fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
+    use std::os::unix::fs::MetadataExt;
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    let program = kept.sandbox.path("coracle-keeper");
+    let install = || {
+        let new = kept.sandbox.path("new");
+        std::fs::copy(env!("CARGO_BIN_EXE_coracle-keeper"), &new).unwrap();
+        std::fs::rename(new, &program).unwrap();
+        std::fs::metadata(&program).unwrap().ino()
+    };
+    let running = |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
+    let first = install();
+    let words = ["-d", "-i", "box", "/bin/sh", "-c", "read x; exit 3"];
+    prepare(&kept.sandbox, "box", words).env("CORACLE_KEEPER", &program).go().ok();
+    let (keeper, heir) = kept.keeper();
+    assert_eq!(running(keeper), first);
+    let second = install();
+    kept.signal_keeper(Signal::HUP);
+    wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
+    assert_eq!((running(keeper), kept.keeper().0), (second, keeper));
+    std::fs::remove_file(&program).unwrap();
+    kept.signal_keeper(Signal::HUP);
+    wait_until("its complaint", || {
+        std::fs::read_to_string(kept.run_dir().join("keeper.log")).ok()?.contains("upgrade: ").then_some(())
+    });
+    kept.client().close_stdin(&kept.sandbox.id("box")).unwrap();
+    assert_eq!(kept.wait("box"), 3);
 }
 
 #[test]

@@ -25,7 +25,11 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -
         log: Some(directory.join(LOG)),
         exit_file: Some(layout.exit()),
         exit_command: if args.rm { removal(context, id.as_str())? } else { Vec::new() },
-        stdin: if args.interactive { Stdin::Open } else { Stdin::None },
+        stdin: match (args.interactive, args.stdin_once) {
+            (false, _) => Stdin::None,
+            (true, false) => Stdin::Open,
+            (true, true) => Stdin::Once,
+        },
         ..Order::default()
     };
     let (ours, theirs) =

@@ -32,6 +32,9 @@ pub struct LaunchArgs {
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
+    /// Close it when the first client that was attached to it leaves
+    #[arg(long, requires = "detach", requires = "interactive")]
+    stdin_once: bool,
     /// Give the container a terminal
     #[arg(short, long)]
     tty: bool,
