@@ -276,8 +276,8 @@ impl Keeper {
         if full {
             container.input = input[taken..].to_vec();
         }
-        let closes = broken || (container.closing && !full);
-        if closes {
+        let is_fifo = !container.record.order.has_console;
+        if is_fifo && (broken || (container.closing && !full)) {
             self.close_input(key);
         }
         self.clients.hold(&self.poll, key, full);

@@ -149,6 +149,7 @@ fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket
     let mut inheritance = BTreeMap::new();
     let mut buffer = [0; 1024];
     loop {
+        sys::memory::unmap_code();
         let (length, fds) = match wire::receive(socket, &mut buffer) {
             Ok((length, fds)) if length > 0 => (length, fds),
             _ => break,

@@ -170,7 +170,13 @@ impl Keeper {
             What::Console => self.take_console(key),
             What::Process => self.process_ended(key),
             What::Stdin => self.write_input(key),
-            What::Stdout | What::Stderr => self.look((what, key)),
+            What::Stdout | What::Stderr => {
+                // A terminal takes input again.
+                if flags.contains(EventFlags::OUT) {
+                    self.write_input(key);
+                }
+                self.look((what, key));
+            }
             What::Child => self.reap(key),
         }
     }
@@ -198,7 +204,7 @@ impl Keeper {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
                 libc::SIGHUP => self.upgrade = true,
                 // The containers stay: a later keeper finds them by their records.
-                libc::SIGTERM => self.stop = true,
+                libc::SIGTERM | libc::SIGINT => self.stop = true,
                 _ => {}
             }
         }

@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod fd;
 pub mod loopback;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pidfd;

@@ -44,6 +44,25 @@ fn more_input_than_a_pipe_holds_arrives_whole() {
 }
 
 #[test]
+fn more_input_than_a_terminal_holds_arrives_whole() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["-it"], "stty raw -echo; echo ready; sleep 0.3; head -c 100000 | md5sum; exit 0");
+    kept.wait_for_log("box", "ready");
+    let data = vec![b'x'; 100_000];
+    let attached = kept.client().attach(&kept.sandbox.id("box"), true).unwrap();
+    for piece in data.chunks(10_000) {
+        attached.send(&Frame::Input(piece)).unwrap();
+    }
+    assert_eq!(kept.wait("box"), 0);
+    let file = kept.sandbox.path("data");
+    std::fs::write(&file, data).unwrap();
+    let sum = crate::support::Run::new("md5sum").arg(&file).go().ok().stdout;
+    let logs = kept.logs("box");
+    assert!(logs.contains(sum.split(' ').next().unwrap()), "{logs}");
+}
+
+#[test]
 fn input_that_is_closed_with_its_client_arrives_whole_first() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
