@@ -12,6 +12,7 @@ mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
 mod cve;
+mod fallbacks;
 mod fixtures;
 mod harness;
 mod image_cli;
