@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod board;
 mod budget;
 mod cgroup;
 mod cgroup_v1;
@@ -43,3 +44,5 @@ mod oci_process;
 mod oci_run;
 mod seccomp;
 mod supply;
+mod systemd;
+mod v2_limits;
