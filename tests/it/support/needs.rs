@@ -67,6 +67,7 @@ fn is_met(need: &str) -> bool {
         "perl" => on_path("perl"),
         "strace" => on_path("strace"),
         "gnu_time" => Path::new("/usr/bin/time").exists(),
+        "openssl" => on_path("openssl"),
         "skopeo" => on_path("skopeo"),
         "umoci" => on_path("umoci"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
