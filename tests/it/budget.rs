@@ -17,7 +17,7 @@ const CALLS_OF_RUN: usize = if OPTIMISED { 610 } else { 720 };
 const CALLS_OF_INIT: usize = if OPTIMISED { 230 } else { 270 };
 
 /// Largest resident set of `create`, in KiB.
-const PEAK_KIB: u64 = if OPTIMISED { 5_400 } else { 16_000 };
+const PEAK_KIB: u64 = if OPTIMISED { 3_600 } else { 16_000 };
 
 /// The keeper with its heir and no container, in KiB of their own share of memory.
 const KEEPER_KIB: u64 = if OPTIMISED { 1_024 } else { 3_000 };

@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod board;
 mod budget;
 mod cgroup;
 mod cgroup_v1;
@@ -41,5 +42,13 @@ mod oci_lifecycle;
 mod oci_mounts;
 mod oci_process;
 mod oci_run;
+mod pull;
+mod pull_auth;
+mod pull_cli;
+mod pull_faults;
+mod pull_fixture;
+mod pull_places;
 mod seccomp;
 mod supply;
+mod systemd;
+mod v2_limits;
