@@ -1,7 +1,6 @@
 //! A cgroup that exists: entering it, listing and signalling what is in it, changing and removing it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -246,26 +245,6 @@ impl Group {
         // All of them, even if one stays: the first failure is told.
         let results: Vec<_> = self.paths.values().map(|path| dir::remove(path, wait)).collect();
         results.into_iter().collect::<Result<()>>().and(stopped)
-    }
-
-    /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
-    ///
-    /// # Errors
-    /// Those of reading, `NotFound` when the group is gone.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let file = match self.mode {
-            Mode::V1 => "memory.oom_control",
-            Mode::V2 => "memory.events",
-        };
-        if self.mode == Mode::V1 && !self.paths.contains_key("memory") {
-            return Ok(0);
-        }
-        let dir = self.open("memory")?;
-        match dir.value_of(file, "oom_kill ") {
-            Ok(count) => Ok(count.unwrap_or(0)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error).doing(|| format!("read {}", dir.path().join(file).display())),
-        }
     }
 }
 
