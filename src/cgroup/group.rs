@@ -31,6 +31,8 @@ pub struct Group {
     /// A plan for systemd that waits for its first process, and whether that has come.
     pending: Option<Box<Plan>>,
     started: OnceLock<()>,
+    /// V2: whether a cpuset holds its processes to some processors or memory nodes.
+    pinned: OnceLock<bool>,
 }
 
 impl Group {
@@ -40,7 +42,8 @@ impl Group {
             // The cell is new, so it is empty.
             let _ = cell.set(dir);
         }
-        Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started: OnceLock::new() }
+        let (started, pinned) = (OnceLock::new(), OnceLock::new());
+        Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started, pinned }
     }
 
     /// A group that systemd makes once its first process is known.
@@ -53,7 +56,8 @@ impl Group {
         };
         let (mode, root) = (plan.mode, plan.root().to_owned());
         let pending = Some(Box::new(plan));
-        Ok(Self { mode, paths, root, dir: OnceLock::new(), pending, started: OnceLock::new() })
+        let (dir, started, pinned) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { mode, paths, root, dir, pending, started, pinned })
     }
 
     /// The group of a record: what [`Group::paths`] gave. It need not exist any more.
@@ -82,12 +86,23 @@ impl Group {
         &self.paths
     }
 
-    /// V2: a descriptor for `CLONE_INTO_CGROUP`; `None` on v1, and before systemd has made the scope.
+    /// V2: a descriptor for `CLONE_INTO_CGROUP`; `None` on v1, before systemd has made the scope, and with a cpuset:
+    /// before KERNEL(6.4) a process that is born in one keeps its parent's processors.
     pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
         match (self.mode, self.waiting()) {
-            (Mode::V2, None) => self.dir().ok().map(AsFd::as_fd),
+            (Mode::V2, None) => self.dir().ok().filter(|dir| !self.is_pinned(dir)).map(AsFd::as_fd),
             _ => None,
         }
+    }
+
+    fn is_pinned(&self, dir: &Dir) -> bool {
+        let is_set = |file: &&str| dir.read(file).is_ok_and(|list| !list.trim().is_empty());
+        *self.pinned.get_or_init(|| ["cpuset.cpus", "cpuset.mems"].iter().any(is_set))
+    }
+
+    /// Says it of a new group, to which nobody else has written.
+    pub(crate) fn set_pinned(&self, pinned: bool) {
+        self.pinned.get_or_init(|| pinned);
     }
 
     /// The plan that systemd shall carry out once there is a process. Until then nothing at our paths is ours.

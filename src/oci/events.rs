@@ -14,6 +14,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{ContainerState, Layout};
 
+/// How soon after the wake-up a kill is in the count.
+const COUNTED_WITHIN: Duration = Duration::from_millis(20);
+
 /// One thing that is told of a container.
 #[derive(Debug)]
 pub enum Report {
@@ -53,7 +56,11 @@ pub fn follow(
                 Err(error) => return Err(error),
             }
         }
-        let ended = wait(process.as_fd(), memory.as_ref().map(AsFd::as_fd), next)?;
+        let (ended, memory_met) = wait(process.as_fd(), memory.as_ref().map(AsFd::as_fd), next)?;
+        if memory_met && !kills.tell(&group, &mut tell)? {
+            // v1 wakes us before it counts.
+            std::thread::sleep(COUNTED_WITHIN);
+        }
         kills.tell(&group, &mut tell)?;
         if ended {
             return Ok(());
@@ -67,21 +74,23 @@ struct Kills {
 }
 
 impl Kills {
-    fn tell(&mut self, group: &Group, tell: &mut impl FnMut(&Report) -> Result<()>) -> Result<()> {
+    /// Tells of those that came since; whether there were any.
+    fn tell(&mut self, group: &Group, tell: &mut impl FnMut(&Report) -> Result<()>) -> Result<bool> {
         let now = match group.oom_kills() {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             other => other?,
         };
-        for _ in self.told..now {
+        let new = self.told..now;
+        self.told = now;
+        for _ in new.clone() {
             tell(&Report::OutOfMemory)?;
         }
-        self.told = now;
-        Ok(())
+        Ok(!new.is_empty())
     }
 }
 
-/// Waits until the process ends (then true), something happens to the memory, or `deadline`.
-fn wait(process: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>, deadline: Instant) -> Result<bool> {
+/// Waits until the process ends, something happens to the memory, or `deadline`; whether it was the first or the second.
+fn wait(process: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>, deadline: Instant) -> Result<(bool, bool)> {
     let left = deadline.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
     let mut polled = vec![PollFd::from_borrowed_fd(process, PollFlags::IN)];
@@ -95,5 +104,5 @@ fn wait(process: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>, deadline: Insta
         // Only taken off: what happened is in the cgroup's files.
         let _ = rustix::io::read(memory, &mut [0; 4096]);
     }
-    Ok(!polled[0].revents().is_empty())
+    Ok((!polled[0].revents().is_empty(), happened))
 }
