@@ -1,7 +1,6 @@
 //! A cgroup that exists: entering it, listing and signalling what is in it, changing and removing it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -32,6 +31,8 @@ pub struct Group {
     /// A plan for systemd that waits for its first process, and whether that has come.
     pending: Option<Box<Plan>>,
     started: OnceLock<()>,
+    /// V2: whether a cpuset holds its processes to some processors or memory nodes.
+    pinned: OnceLock<bool>,
 }
 
 impl Group {
@@ -41,7 +42,8 @@ impl Group {
             // The cell is new, so it is empty.
             let _ = cell.set(dir);
         }
-        Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started: OnceLock::new() }
+        let (started, pinned) = (OnceLock::new(), OnceLock::new());
+        Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started, pinned }
     }
 
     /// A group that systemd makes once its first process is known.
@@ -54,7 +56,8 @@ impl Group {
         };
         let (mode, root) = (plan.mode, plan.root().to_owned());
         let pending = Some(Box::new(plan));
-        Ok(Self { mode, paths, root, dir: OnceLock::new(), pending, started: OnceLock::new() })
+        let (dir, started, pinned) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { mode, paths, root, dir, pending, started, pinned })
     }
 
     /// The group of a record: what [`Group::paths`] gave. It need not exist any more.
@@ -83,12 +86,23 @@ impl Group {
         &self.paths
     }
 
-    /// V2: a descriptor for `CLONE_INTO_CGROUP`; `None` on v1, and before systemd has made the scope.
+    /// V2: a descriptor for `CLONE_INTO_CGROUP`; `None` on v1, before systemd has made the scope, and with a cpuset:
+    /// before KERNEL(6.4) a process that is born in one keeps its parent's processors.
     pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
         match (self.mode, self.waiting()) {
-            (Mode::V2, None) => self.dir().ok().map(AsFd::as_fd),
+            (Mode::V2, None) => self.dir().ok().filter(|dir| !self.is_pinned(dir)).map(AsFd::as_fd),
             _ => None,
         }
+    }
+
+    fn is_pinned(&self, dir: &Dir) -> bool {
+        let is_set = |file: &&str| dir.read(file).is_ok_and(|list| !list.trim().is_empty());
+        *self.pinned.get_or_init(|| ["cpuset.cpus", "cpuset.mems"].iter().any(is_set))
+    }
+
+    /// Says it of a new group, to which nobody else has written.
+    pub(crate) fn set_pinned(&self, pinned: bool) {
+        self.pinned.get_or_init(|| pinned);
     }
 
     /// The plan that systemd shall carry out once there is a process. Until then nothing at our paths is ours.
@@ -246,36 +260,6 @@ impl Group {
         // All of them, even if one stays: the first failure is told.
         let results: Vec<_> = self.paths.values().map(|path| dir::remove(path, wait)).collect();
         results.into_iter().collect::<Result<()>>().and(stopped)
-    }
-
-    /// The file with a line `oom_kill n`: how many of its processes the OOM killer has killed.
-    pub fn oom_file(&self) -> Option<PathBuf> {
-        let key = if self.mode == Mode::V1 { "memory" } else { "" };
-        self.paths.get(key).map(|path| path.join(self.oom_file_name()))
-    }
-
-    fn oom_file_name(&self) -> &'static str {
-        match self.mode {
-            Mode::V1 => "memory.oom_control",
-            Mode::V2 => "memory.events",
-        }
-    }
-
-    /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
-    ///
-    /// # Errors
-    /// Those of reading, `NotFound` when the group is gone.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let file = self.oom_file_name();
-        if self.mode == Mode::V1 && !self.paths.contains_key("memory") {
-            return Ok(0);
-        }
-        let dir = self.open("memory")?;
-        match dir.value_of(file, "oom_kill ") {
-            Ok(count) => Ok(count.unwrap_or(0)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error).doing(|| format!("read {}", dir.path().join(file).display())),
-        }
     }
 }
 

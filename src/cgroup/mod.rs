@@ -7,7 +7,7 @@
 //! | `devices`, `filter` | device rules, and the same as eBPF |
 //! | `plan` | all of it together, and `apply` |
 //! | `v1`, `v2`, `systemd` | making it |
-//! | `group`, `freezer`, `stats` | one that exists |
+//! | `group`, `freezer`, `oom`, `stats` | one that exists |
 //! | `dir`, `write` | directories, files |
 //!
 //! v2 is the hot path and written by hand: one mkdir, one open, a write for each limit, two bpf(2) calls. Hybrid hosts
@@ -28,6 +28,7 @@ mod group;
 mod limits;
 mod limits_v1;
 mod limits_v2;
+mod oom;
 mod place;
 mod plan;
 mod scale;

@@ -35,7 +35,9 @@ pub(crate) fn create(plan: &Plan, root: &Path) -> Result<Group> {
     let refused = enable(root, &below, &plan.controllers);
     let dir = Dir::open(&path).doing(|| format!("open cgroup {}", path.display()))?;
     let group = Group::new(Mode::V2, BTreeMap::from([(String::new(), path)]), root, Some(dir));
-    if !new {
+    if new {
+        group.set_pinned(plan.controllers.iter().any(|name| name == "cpuset"));
+    } else {
         refuse_used(&group)?;
     }
     fill(plan, group.dir()?, !new).map_err(|error| blame(error, refused))?;

@@ -1,17 +1,22 @@
 //! `coracle events`
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::{Context, report};
 use crate::cgroup::Stats;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::id::ContainerId;
+use crate::oci::events::Report;
 
-/// Print what a container uses, as JSON
+/// Print what a container uses, and when its memory ran out, as JSON
 #[derive(Debug, clap::Args)]
 pub(super) struct EventsArgs {
+    /// How long from one report to the next: 500ms, 5s, 1m
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
+    interval: Duration,
     /// Print it once
     #[arg(long)]
     stats: bool,
@@ -20,16 +25,38 @@ pub(super) struct EventsArgs {
     id: String,
 }
 
+/// A duration as runc takes it: a number and its unit.
+fn interval(text: &str) -> std::result::Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| "not of the form 500ms, 5s or 1m".to_owned())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_mins(1),
+        _ => return Err("the unit is ms, s or m".to_owned()),
+    };
+    let interval = unit * number;
+    if interval.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(interval) }
+}
+
 /// Runs `coracle events`.
 pub(super) fn run(context: &Context, args: &EventsArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    if !args.stats {
-        return Err(Error::new(Kind::Unsupported, "following events is not supported").hint("use --stats"));
-    }
-    let stats = crate::oci::ps::stats(&context.runtime(), &id)
-        .map_err(|e| e.doing(format!("read the use of container {id}")))?;
-    let line = json!({ "type": "stats", "id": id.as_str(), "data": data(&stats) });
-    report::print(&format!("{line}\n"))?;
+    let tell = |report: &Report| {
+        let line = match report {
+            Report::Use(stats) => json!({ "type": "stats", "id": id.as_str(), "data": data(stats) }),
+            Report::OutOfMemory => json!({ "type": "oom", "id": id.as_str() }),
+        };
+        report::print(&format!("{line}\n"))
+    };
+    let runtime = context.runtime();
+    let told = if args.stats {
+        crate::oci::ps::stats(&runtime, &id).and_then(|stats| tell(&Report::Use(Box::new(stats))))
+    } else {
+        crate::oci::events::follow(&runtime, &id, args.interval, tell)
+    };
+    told.map_err(|e| e.doing(format!("read the use of container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bundle;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod exec;
 pub mod freeze;
 pub mod kill;

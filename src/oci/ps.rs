@@ -1,4 +1,4 @@
-//! `ps`, `update` and `events`: what a container's cgroup says and is told.
+//! `ps`, `update` and `events --stats`: what a container's cgroup says and is told.
 
 use oci_spec::runtime::LinuxResources;
 

@@ -11,7 +11,8 @@ use crate::support::{Bundle, Output, Runtime, Sandbox};
 fn run_without(missing: &str, sandbox: &Sandbox, bundle: &Bundle, shell: &str) -> Output {
     let inject = format!("inject={missing}:error=ENOSYS");
     let trace = sandbox.path("trace");
-    let script = format!("{shell}\nexec strace -f -qq -o \"$0\" -e trace={missing} -e {inject} \"$@\"");
+    let script =
+        format!("{shell}\nexec strace -f -qq --seccomp-bpf -o \"$0\" -e trace={missing} -e {inject} \"$@\"");
     let program = Runtime::Ours.program();
     let (id, root) = (sandbox.id("old"), sandbox.root());
     let mut args = vec!["-c".as_ref(), script.as_ref(), trace.as_os_str(), program.as_os_str()];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, wait_until};
 
 /// A file of the container's cgroup: by controller and name on v1, by its other name on v2.
 fn limit(cgroup: &str, v1: &str, v2: &str) -> String {
@@ -106,6 +106,33 @@ fn events_report_what_the_container_uses() {
     assert!(event["data"]["memory"]["usage"]["usage"].as_u64().is_some_and(|used| used > 0), "{output}");
     assert_eq!(event["data"]["memory"]["usage"]["limit"], 33_554_432);
     assert_eq!(event["data"]["pids"]["current"], 1);
+}
+
+#[test]
+fn events_tell_of_a_kill_for_want_of_memory_when_it_happens() {
+    needs!(root, busybox, oci_verbs, cgroup_limits);
+    not_by!(Crun: "crun has no events verb");
+    let sandbox = Sandbox::new();
+    let script = "sh -c 'x=$(head -c 100000000 /dev/zero | tr \"\\000\" x)'; echo child $?";
+    let bundle = sandbox.bundle("cgroup-oom").script(script);
+    sandbox.create(&bundle.with("/linux/resources/memory", json!({ "limit": 16_777_216 })), "web").ok();
+    let told = sandbox.path("events");
+    let read = || fs::read_to_string(&told).unwrap_or_default();
+    let events = sandbox.prepare(["events", "--interval", "60m"]).arg(sandbox.id("web")).output_into(&told);
+    let events = std::thread::spawn(|| events.go());
+    wait_until("the first report", || read().contains("\"stats\"").then_some(()));
+    sandbox.runtime(["start", &sandbox.id("web")]).ok();
+    sandbox.wait_for_output("web", "child 137");
+    // It ends with the container, long before the next report is due.
+    events.join().unwrap().ok();
+    let told = read();
+    let kinds: Vec<String> = told
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(kinds, ["stats", "oom"], "{told}");
 }
 
 #[test]

@@ -106,6 +106,8 @@ fn a_payload_stays_on_its_processors() {
     assert_eq!(read(&cgroup, "cpuset.cpus.effective"), "1");
     sandbox.runtime(["update", "--cpuset-cpus", "0", &sandbox.id("web")]).ok();
     assert_eq!(read(&cgroup, "cpuset.cpus.effective"), "0");
+    let exec = ["exec", &sandbox.id("web"), "/bin/grep", "Cpus_allowed_list", "/proc/self/status"];
+    assert_eq!(sandbox.runtime(exec).ok().text(), "Cpus_allowed_list:\t0");
 }
 
 #[test]
