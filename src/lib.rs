@@ -23,6 +23,7 @@ pub mod store;
 
 pub mod image;
 pub mod keeper;
+pub mod net;
 pub mod oci;
 
 pub mod cli;

@@ -33,6 +33,7 @@ mod layer_oracle;
 mod layer_semantics;
 mod layer_tar;
 mod layering;
+mod net;
 mod oci_broken;
 mod oci_cgroups;
 mod oci_console;

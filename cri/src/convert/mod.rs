@@ -9,6 +9,7 @@ mod network;
 mod resources;
 mod security;
 mod signal;
+mod spec;
 mod user;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use network::{Bandwidth, PortMapping, Protocol};
 pub use resources::Resources;
 pub use security::{Capabilities, Confinement, Profile, SelinuxLabel};
 pub use signal::{signal_name, signal_named};
+pub use spec::Place;
 pub use user::{Groups, RunAs};
 
 use crate::error::{Error, Result};

@@ -69,6 +69,7 @@ fn is_met(need: &str) -> bool {
         "gnu_time" => Path::new("/usr/bin/time").exists(),
         "openssl" => on_path("openssl"),
         "skopeo" => on_path("skopeo"),
+        "cni_plugins" => Path::new("/usr/lib/cni/portmap").exists() && on_path("iptables"),
         "umoci" => on_path("umoci"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
         "qemu_user" => on_path("qemu-aarch64-static") && on_path("qemu-arm-static"),

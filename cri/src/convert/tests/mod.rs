@@ -3,6 +3,7 @@
 mod any;
 mod limits;
 mod security;
+mod spec;
 mod volumes;
 
 use super::*;
