@@ -43,5 +43,6 @@ mod pull_cli;
 mod pull_faults;
 mod pull_fixture;
 mod pull_places;
+mod pull_signed;
 mod seccomp;
 mod supply;
