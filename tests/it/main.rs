@@ -39,6 +39,7 @@ mod oci_process;
 mod oci_run;
 mod pull;
 mod pull_auth;
+mod pull_budget;
 mod pull_cli;
 mod pull_faults;
 mod pull_fixture;
