@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["digest", "log"],
     &["cgroup", "seccomp", "record"],
     &["launch", "store"],
-    &["oci", "image", "net"],
+    &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
     &["cli"],
@@ -328,7 +328,7 @@ fn broken_layers(path: &str, code: &str) -> Vec<String> {
 
 fn may_use(user: &str, used: &str) -> bool {
     if user == "keeper" {
-        return ["launch", "sys"].contains(&used);
+        return ["launch", "error", "id", "sys"].contains(&used);
     }
     let lower = matches!((layer_of(user), layer_of(used)), (Some(high), Some(low)) if low < high);
     lower || SIBLINGS.contains(&(user, used))

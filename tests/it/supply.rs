@@ -38,10 +38,15 @@ const OTHER_LICENCES: &[(&str, &str, &str)] = &[
 
 /// Crates in more than one version: crate, how many, the reason. A row that is no longer true must go.
 const DUPLICATES: &[(&str, usize, &str)] = &[
+    ("base64", 2, "0.22 by tonic, 0.23 ours and hyper-util's"),
     ("bitflags", 2, "1.x by cgroups-rs's nix 0.25"),
+    ("embedded-io", 2, "optional parts of postcard, in the lock file only: neither is built"),
+    ("foldhash", 2, "follows hashbrown"),
     ("getrandom", 2, "0.2 by ring, 0.4 by tempfile"),
+    ("hashbrown", 2, "0.15 by petgraph, of the code generator for api.proto: build time only"),
     ("linux-raw-sys", 2, "follows rustix"),
     ("nix", 3, "0.25 by cgroups-rs, 0.29 by libcontainer and libcgroups, 0.31 ours"),
+    ("prettyplease", 2, "0.2 by prost-build, 0.3 by tonic-build: build time only"),
     ("rustix", 2, "0.38 by which 4, of protobuf's code generator in cgroups-rs: build time only"),
     (
         "syn",

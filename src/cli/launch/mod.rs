@@ -1,10 +1,13 @@
 //! `coracle launch`: from an image to a running container.
 
 mod container;
+mod detached;
 mod wishes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use oci_spec::runtime::Spec;
 
 use super::Context;
 use crate::error::{Doing, Error, Kind, Result};
@@ -18,12 +21,16 @@ use crate::oci::run::{self, RunOptions};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 use container::Container;
+pub(super) use detached::LOG;
 
-/// Start a container from an image and stay with it
+/// Start a container from an image and stay with it, or leave it to the keeper
 ///
 /// An image that is not here is pulled from its registry first, or imported from the path of an OCI layout or archive.
 #[derive(Debug, clap::Args)]
 pub struct LaunchArgs {
+    /// Leave once it runs; the keeper holds it then, see logs, attach, wait and stop
+    #[arg(short, long)]
+    detach: bool,
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
@@ -91,7 +98,31 @@ fn own_code(error: &Error) -> u8 {
     }
 }
 
+/// A container that is about to be made.
+struct Prepared {
+    id: ContainerId,
+    spec: Spec,
+    container: Container,
+    create: CreateOptions,
+}
+
 fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
+    let prepared = prepare(context, args)?;
+    if args.detach {
+        return detached::launch(context, args, prepared).map(|()| 0);
+    }
+    let Prepared { id, spec, container, create } = prepared;
+    if !args.interactive && !args.tty {
+        let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
+        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
+    }
+    let options = RunOptions { create, ..RunOptions::default() };
+    let code = run::run(&context.runtime(), &id, &spec, &options);
+    container.finish()?;
+    code
+}
+
+fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
     let store = Store::open(&context.store)?;
     let image = find_image(&store, args)?;
     let config = store.config(&image)?.config().clone().unwrap_or_default();
@@ -116,19 +147,12 @@ fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
         files: container.write_files(&hostname, wishes.host_network)?,
     };
     let spec = profile::spec(&wishes, &config, &place)?;
-    if !args.interactive && !args.tty {
-        let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
-        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
-    }
     let create = CreateOptions {
         bundle: container.directory().to_owned(),
         root: Some(std::sync::Arc::new(root)),
         ..CreateOptions::default()
     };
-    let options = RunOptions { create, ..RunOptions::default() };
-    let code = run::run(&context.runtime(), &id, &spec, &options);
-    container.finish()?;
-    code
+    Ok(Prepared { id, spec, container, create })
 }
 
 /// The image by name, or from a path that is imported; quick when the store has it.

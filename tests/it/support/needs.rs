@@ -1,6 +1,7 @@
 //! What a test needs of the machine. A missing need skips the test with a word on stderr, and fails it where
 //! `NO_SKIP=1` is set, unless the need is named in `MAY_SKIP` (a list with spaces: what the machine is known to lack).
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -71,6 +72,12 @@ fn is_met(need: &str) -> bool {
         "umoci" => on_path("umoci"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
         "qemu_user" => on_path("qemu-aarch64-static") && on_path("qemu-arm-static"),
+        // The machine is thrown away afterwards: its settings may be changed.
+        "guest" => fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("guest.project=")),
+        "systemd" => Path::new("/run/systemd/system").is_dir() && has_cgroup2_controllers(),
+        "huge_pages" => Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").is_dir(),
+        "two_processors" => std::thread::available_parallelism().is_ok_and(|count| count.get() > 1),
+        "arm32_busybox" => Path::new(crate::board::ARM32_BUSYBOX).exists(),
         "amd64" => cfg!(target_arch = "x86_64"),
         "oci_verbs" => *OCI_VERBS,
         "launch_verb" => *LAUNCH_VERB,
