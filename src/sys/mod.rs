@@ -5,6 +5,7 @@
 //! execve. Everything else in the program is safe Rust.
 
 pub mod bpf;
+pub mod fork;
 pub mod loopback;
 pub mod mount;
 pub mod namespace;
