@@ -3,6 +3,7 @@
 mod archive;
 mod docker;
 mod document;
+pub mod export;
 pub mod import;
 pub mod layer;
 mod layout;
@@ -15,8 +16,10 @@ pub mod pull;
 mod question;
 pub mod registry;
 mod remote;
+pub mod repair;
 mod resolve;
 pub mod rootfs;
+mod sandbox;
 mod shelf;
 pub mod tar;
 mod unpack;

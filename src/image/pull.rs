@@ -82,7 +82,7 @@ pub fn pull(
         ..ImportOptions::default()
     };
     let wanted = options.platform.clone().unwrap_or_else(platform::host);
-    let job = Job { store, options: &import, progress, wanted };
+    let job = Job { store, options: &import, progress, wanted, heals: None };
     let run = || {
         let rules = Rules::read(&options.policy, reference)?;
         rules.check_early()?;
@@ -153,7 +153,9 @@ impl Pull<'_, '_> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             other => other?,
         };
-        if platform::rank(&image.platform, &self.job.wanted) != Some(0) {
+        let fits = platform::rank(&image.platform, &self.job.wanted) == Some(0);
+        // What is damaged is healed by coming in again.
+        if !fits || !self.job.store.is_sound(&image)? {
             return Ok(None);
         }
         let digest = match (self.reference.digest(), self.reference.tag()) {
