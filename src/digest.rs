@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use sha2::Digest as _;
+use ring::digest::{Context, SHA256, digest};
 
 use crate::error::{Error, Result};
 
@@ -13,9 +13,14 @@ use crate::error::{Error, Result};
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest whose 32 bytes are these.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(sha2::Sha256::digest(bytes).into())
+        Self::of_ring(&digest(&SHA256, bytes))
     }
 
     /// Reads the one accepted form, so that no digest ever reaches a path unchecked (CVE-2024-3727).
@@ -27,6 +32,12 @@ impl Digest {
             let short: String = text.chars().take(80).collect();
             Error::invalid(format!("digest {short:?} is not sha256: and 64 lowercase hex digits"))
         })
+    }
+
+    fn of_ring(digest: &ring::digest::Digest) -> Self {
+        let mut raw = [0; 32];
+        raw.copy_from_slice(digest.as_ref());
+        Self(raw)
     }
 
     fn from_hex(hex: Option<&str>) -> Option<Self> {
@@ -99,8 +110,14 @@ impl std::str::FromStr for Digest {
 }
 
 /// A digest that is fed piece by piece; also a [`Write`] that cannot fail.
-#[derive(Clone, Default)]
-pub struct Hasher(sha2::Sha256);
+#[derive(Clone)]
+pub struct Hasher(Context);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
 
 impl Hasher {
     /// A hasher that has seen nothing.
@@ -115,7 +132,7 @@ impl Hasher {
 
     /// The digest of everything taken in.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        Digest::of_ring(&self.0.finish())
     }
 }
 

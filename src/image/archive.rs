@@ -121,7 +121,10 @@ impl<'a> Intake<'_, 'a> {
             selected.into_iter().map(|image| plan(image, &self.shelf)).collect::<Result<Vec<Planned>>>()
         });
         match planned {
-            Ok(planned) => Ok(Some(planned.into_iter().flat_map(|planned| planned.places).collect())),
+            Ok(planned) => {
+                let wanted = planned.into_iter().filter(|planned| self.job.wants(planned));
+                Ok(Some(wanted.flat_map(|planned| planned.places).collect()))
+            }
             // What is missing may still come.
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -274,4 +274,18 @@ mod tests {
                 .contains("squashfs")
         );
     }
+
+    proptest::proptest! {
+        /// A valid manifest with something else in the place of some of its bytes.
+        #[test]
+        fn a_spoilt_document_is_read_or_refused(at in 0usize..400, spoilt in "\\PC{0,8}", claimed in 0u8..2) {
+            let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar+gzip");
+            let mut text = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}],"annotations":{{}}}}"#);
+            let at = at.min(text.len());
+            let end = (at + spoilt.len()).min(text.len());
+            text.replace_range(at..end, &spoilt);
+            let _ = parse(text.as_bytes(), (claimed == 1).then_some(MANIFEST));
+            let _ = parse_config(text.as_bytes());
+        }
+    }
 }

@@ -98,12 +98,31 @@ pub fn import(
     progress: &dyn Progress,
 ) -> Result<Vec<ImageRecord>> {
     let wanted = options.platform.clone().unwrap_or_else(platform::host);
-    let job = Job { store, options, progress, wanted };
+    run(&Job { store, options, progress, wanted, heals: None }, source)
+}
+
+/// Brings in again what is damaged of `images`, and nothing else of `source`: an image there is the same as one here when
+/// its configuration is. No image comes or goes, no name moves.
+///
+/// # Errors
+/// As for [`import`].
+pub fn heal(
+    store: &Store,
+    source: Source,
+    images: &[ImageRecord],
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let wanted = options.platform.clone().unwrap_or_else(platform::host);
+    run(&Job { store, options, progress, wanted, heals: Some(images) }, source).map(drop)
+}
+
+fn run(job: &Job<'_>, source: Source) -> Result<Vec<ImageRecord>> {
     match source {
         Source::Dir(layout) => job.layout(&layout),
-        Source::Stream(stream) => archive::import(&job, stream),
+        Source::Stream(stream) => archive::import(job, stream),
     }
-    .map_err(|error| name_full_disk(error, store))
+    .map_err(|error| name_full_disk(error, job.store))
 }
 
 /// One import.
@@ -112,6 +131,8 @@ pub(super) struct Job<'a> {
     pub(super) options: &'a ImportOptions,
     pub(super) progress: &'a dyn Progress,
     pub(super) wanted: Platform,
+    /// The images to heal, when nothing else is to be brought in.
+    pub(super) heals: Option<&'a [ImageRecord]>,
 }
 
 /// An image with the places of its layers and the configuration that gave them.
@@ -162,16 +183,24 @@ impl<'a> Job<'a> {
     }
 
     /// The images as the store has them, if it has them all. They get the names they have here.
+    ///
+    /// One that is known to be damaged is none: it comes in again.
     pub(super) fn known(&self, selected: &[Selected]) -> Result<Option<Vec<ImageRecord>>> {
         for image in selected {
-            if self.store.image(&image.manifest)?.is_none() {
-                return Ok(None);
+            match self.store.image(&image.manifest)? {
+                Some(known) if self.heals.is_none() && self.store.is_sound(&known)? => {}
+                _ => return Ok(None),
             }
         }
         selected
             .iter()
             .map(|image| self.store.label(&image.manifest, &image.names, &image.repo_digests))
             .collect()
+    }
+
+    /// Whether an image of the source is one to bring in.
+    pub(super) fn wants(&self, planned: &Planned) -> bool {
+        self.heals.is_none_or(|images| images.iter().any(|image| image.id == planned.id))
     }
 
     /// Unpacks what is missing and commits all.
@@ -183,13 +212,22 @@ impl<'a> Job<'a> {
     ) -> Result<Vec<ImageRecord>> {
         for image in selected {
             let planned = plan(image, blobs)?;
+            if !self.wants(&planned) {
+                continue;
+            }
             let mut picks: Vec<Pick> = Vec::with_capacity(planned.places.len());
             for place in &planned.places {
                 let pick = layers.pick(place, &picks, blobs)?;
                 picks.push(pick);
             }
-            layers.txn.stage_blob(&planned.image.manifest, &planned.image.manifest_bytes)?;
+            let is_here = self.store.image(&planned.image.manifest)?.is_some();
+            if self.heals.is_none() || is_here {
+                layers.txn.stage_blob(&planned.image.manifest, &planned.image.manifest_bytes)?;
+            }
             layers.txn.stage_blob(&planned.id, &planned.config)?;
+            if self.heals.is_some() {
+                continue;
+            }
             layers.batch.images.push(NewImage {
                 id: planned.id,
                 manifest: planned.image.manifest,

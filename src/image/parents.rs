@@ -4,28 +4,33 @@
 //! layers below, those would hide the real ones: a `/tmp` of 0755 over one of 1777. Here they get the real ones.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Doing, Result};
 use crate::store::entry_names;
+use crate::store::index::{Attributes, Record, Writer};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Attributes of overlayfs itself are about one layer and never copied.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// Gives every directory of `root` that carries only the applier's plain attributes those that the directory has in
-/// `lowers`, topmost first.
+/// `lowers`, topmost first, and notes them in the layer's record at `index`.
 ///
 /// # Errors
 /// When something cannot be read or set.
-pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf]) -> Result<()> {
+pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> Result<()> {
     let doing = || "take the attributes of directories from the layers below";
     let lowers =
         lowers.iter().map(|path| open(CWD, path.as_os_str())).collect::<Result<Vec<_>, _>>().doing(doing)?;
+    let file = OpenOptions::new().append(true).open(index).doing(doing)?;
+    let mut record = Writer::new(file)?;
     let mut todo: Vec<Vec<OsString>> = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let dir = walk(root, &path).doing(doing)?;
@@ -39,11 +44,39 @@ pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf]) -> Result<()> {
                 && let Some(real) = find(&lowers, &child_path).doing(doing)?
             {
                 copy_attributes(&real, &child).doing(doing)?;
+                note(&mut record, &child, &child_path)?;
             }
             todo.push(child_path);
         }
     }
-    Ok(())
+    record.close()
+}
+
+/// Notes the attributes that a directory has now.
+fn note(record: &mut Writer, dir: &OwnedFd, path: &[OsString]) -> Result<()> {
+    let doing = || "note the attributes of a directory";
+    let stat = rustix::fs::fstat(dir).doing(doing)?;
+    let mut named = Vec::new();
+    for name in xattrs(dir).doing(doing)?.into_iter().filter(|name| !name.starts_with(OVERLAY)) {
+        let value = xattr(dir, &name).doing(doing)?;
+        named.push((name, value));
+    }
+    let attributes = Attributes {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        xattrs: named.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).collect(),
+    };
+    let path = path.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/');
+    record.put(&Record::Dir { path: &path, attributes: Some(attributes), opaque: false })
+}
+
+fn xattr(from: &OwnedFd, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+    let mut value = vec![0u8; 64 << 10];
+    let length = rustix::fs::fgetxattr(from, name, value.as_mut_slice())?;
+    value.truncate(length);
+    Ok(value)
 }
 
 /// Opens a directory, never through a link.
@@ -133,9 +166,7 @@ fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     for name in xattrs(from)?.iter().filter(|name| !name.starts_with(OVERLAY)) {
-        let mut value = vec![0u8; 64 << 10];
-        let length = rustix::fs::fgetxattr(from, name.as_slice(), value.as_mut_slice())?;
-        rustix::fs::fsetxattr(to, name.as_slice(), &value[..length], XattrFlags::empty())?;
+        rustix::fs::fsetxattr(to, name.as_slice(), &xattr(from, name)?, XattrFlags::empty())?;
     }
     let time = Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ };
     rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })
@@ -176,7 +207,8 @@ mod tests {
             dir(&at("top").join(path), 0o755);
         }
         let top = open(CWD, at("top").as_os_str()).unwrap();
-        adopt(top.as_fd(), &[at("middle"), at("low")]).unwrap();
+        fs::write(at("files.idx"), "").unwrap();
+        adopt(top.as_fd(), &[at("middle"), at("low")], &at("files.idx")).unwrap();
         let mode = |path: &str| at("top").join(path).metadata().unwrap().mode() & 0o7777;
         assert_eq!((mode("tmp"), mode("tmp/sub")), (0o1777, 0o700));
         assert_eq!(at("top/tmp").metadata().unwrap().mtime(), 77);

@@ -8,6 +8,7 @@ use super::document::{self, Document};
 use super::import::{ImportOptions, Job, name_full_disk, plan};
 use super::layer::Limits;
 use super::platform::{self, Platform};
+use super::policy::{PolicyOptions, Rules};
 use super::progress::Progress;
 use super::registry::{Found, RegistryOptions, Repository};
 use super::remote::Remote;
@@ -33,6 +34,8 @@ pub struct PullOptions {
     pub limits: Limits,
     /// How the registry is reached.
     pub registry: RegistryOptions,
+    /// What may come in.
+    pub policy: PolicyOptions,
     /// A layer of this many bytes or more is kept in `partial/` while it comes in, so that a restart goes on there.
     pub spool_above: u64,
 }
@@ -44,6 +47,7 @@ impl Default for PullOptions {
             all_platforms: false,
             limits: Limits::default(),
             registry: RegistryOptions::default(),
+            policy: PolicyOptions::default(),
             spool_above: 256 << 20,
         }
     }
@@ -78,10 +82,12 @@ pub fn pull(
         ..ImportOptions::default()
     };
     let wanted = options.platform.clone().unwrap_or_else(platform::host);
-    let job = Job { store, options: &import, progress, wanted };
+    let job = Job { store, options: &import, progress, wanted, heals: None };
     let run = || {
+        let rules = Rules::read(&options.policy, reference)?;
+        rules.check_early()?;
         let repository = Repository::new(&options.registry, reference, progress)?;
-        Pull { job: &job, reference, options, repository: &repository }.run()
+        Pull { job: &job, reference, options, rules: &rules, repository: &repository }.run()
     };
     run().map_err(|error| name_full_disk(error, store).doing(format!("pull {reference}")))
 }
@@ -90,6 +96,7 @@ struct Pull<'p, 'a> {
     job: &'p Job<'a>,
     reference: &'p Reference,
     options: &'p PullOptions,
+    rules: &'p Rules,
     repository: &'p Repository<'p>,
 }
 
@@ -105,8 +112,12 @@ impl Pull<'_, '_> {
         let mut remote =
             Remote::new(self.repository, self.job.store, self.job.progress, self.options.spool_above);
         remote.know(&found);
-        let selected = self.select(&found, &remote)?;
+        let top = self.descriptor(&found)?;
         let digest = found.digest;
+        let selected = self.select(&top, digest, &remote)?;
+        for image in &selected {
+            self.rules.check(self.reference, &top, image.manifest, self.repository)?;
+        }
         let here = |images| Pulled { images, digest, was_here: true };
         if let Some(images) = self.job.known(&selected)? {
             return Ok(here(images));
@@ -135,14 +146,16 @@ impl Pull<'_, '_> {
 
     /// The image as the store has it, when that is what the reference still means.
     fn unchanged(&self) -> Result<Option<Pulled>> {
-        if self.options.all_platforms {
+        if self.options.all_platforms || !self.rules.accept_all() {
             return Ok(None);
         }
         let image = match self.job.store.find(&self.reference.to_string()) {
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             other => other?,
         };
-        if platform::rank(&image.platform, &self.job.wanted) != Some(0) {
+        let fits = platform::rank(&image.platform, &self.job.wanted) == Some(0);
+        // What is damaged is healed by coming in again.
+        if !fits || !self.job.store.is_sound(&image)? {
             return Ok(None);
         }
         let digest = match (self.reference.digest(), self.reference.tag()) {
@@ -155,15 +168,14 @@ impl Pull<'_, '_> {
     }
 
     /// Chooses the images and says what they are called here.
-    fn select(&self, found: &Found, remote: &Remote<'_>) -> Result<Vec<Selected>> {
-        let top = self.descriptor(found)?;
+    fn select(&self, top: &Descriptor, digest: Digest, remote: &Remote<'_>) -> Result<Vec<Selected>> {
         let all = self.options.all_platforms;
-        let mut selected = resolve::select_from(top, remote, &self.job.wanted, all)?;
+        let mut selected = resolve::select_from(top.clone(), remote, &self.job.wanted, all)?;
         for (number, image) in selected.iter_mut().enumerate() {
             let own = self.name_of(&image.manifest);
             image.repo_digests = vec![own];
             if number == 0 {
-                image.repo_digests.push(self.name_of(&found.digest));
+                image.repo_digests.push(self.name_of(&digest));
                 image.repo_digests.dedup();
                 // A digest says exactly which image is meant; the tag beside it may mean another one by now.
                 if self.reference.digest().is_none() {

@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::document::{Blobs, missing, wrong_digest, wrong_size};
-use super::layer::{self, Applied, Limits};
-use super::parents;
+use super::layer::{Applied, Limits};
 use super::progress::{Outcome, Progress};
 use super::shelf::copy;
+use super::{parents, sandbox};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
+
+/// Compressed bytes after which the room on disk is looked at again.
+const LOOK_EVERY: u64 = 16 << 20;
 
 /// A layer's place in an image.
 #[derive(Debug, Clone)]
@@ -246,10 +249,21 @@ impl<'a> Layers<'a> {
     }
 
     fn unpack(&self, place: &Place, reader: &mut dyn Read) -> Result<Unpacked> {
+        // A layer takes at least the room of its blob, but for rare ones.
+        self.store.ensure_room(place.size)?;
         self.progress.begin(&place.blob, place.size);
         let staged = self.txn.stage_layer()?;
         let mut watched = Watched::new(reader, place, self.progress);
-        let applied = layer::apply(&mut watched, staged.root().as_fd(), &self.limits, &mut |_| {});
+        let mut since = 0;
+        let mut watch = |count: u64| {
+            since += count;
+            if since < LOOK_EVERY {
+                return Ok(());
+            }
+            since = 0;
+            self.store.ensure_room(0)
+        };
+        let applied = sandbox::apply(&mut watched, &staged, &self.limits, &mut watch);
         let applied = match applied {
             Ok(applied) => watched.rest().and_then(|()| watched.check(place)).map(|()| applied),
             // A blob that is not the promised one explains whatever else is wrong with it.
@@ -277,7 +291,7 @@ impl<'a> Layers<'a> {
         }
         let leans = applied.implicit_dirs && !applied.hides_all_lower;
         if leans {
-            parents::adopt(staged.root().as_fd(), &self.lowers(below))?;
+            parents::adopt(staged.root().as_fd(), &self.lowers(below), &staged.index_path())?;
         }
         self.batch.layers.push(NewLayer {
             staged,

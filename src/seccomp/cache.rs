@@ -13,10 +13,10 @@ use std::path::Path;
 
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
-use sha2::{Digest, Sha256};
 
 use super::abi::Abi;
 use super::assemble::MAX_INSTRUCTIONS;
+use crate::digest::Hasher;
 use crate::error::Result;
 
 /// First bytes of a file.
@@ -51,16 +51,11 @@ pub(super) fn load_or(
 }
 
 fn key(profile: &LinuxSeccomp, native: Abi) -> Option<String> {
-    use std::fmt::Write;
     let json = serde_json::to_vec(profile).ok()?;
-    let mut sha = Sha256::new();
-    sha.update(format!("{} {REVISION} {native:?}\0", env!("CARGO_PKG_VERSION")));
-    sha.update(&json);
-    let mut hex = String::with_capacity(64);
-    for byte in sha.finalize() {
-        write!(hex, "{byte:02x}").ok()?;
-    }
-    Some(hex)
+    let mut hasher = Hasher::new();
+    hasher.update(format!("{} {REVISION} {native:?}\0", env!("CARGO_PKG_VERSION")).as_bytes());
+    hasher.update(&json);
+    Some(hasher.finish().hex())
 }
 
 /// Writes a file that is whole or absent for every reader. No sync: the directory is a tmpfs, and the CRC guards.

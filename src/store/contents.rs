@@ -40,6 +40,15 @@ impl Contents {
                     self.know(blob, layer);
                 }
             }
+            Event::Looked { damaged, sound } => {
+                for (ids, is_damaged) in [(damaged, true), (sound, false)] {
+                    for id in ids {
+                        if let Some(layer) = self.layers.get_mut(&id) {
+                            (layer.damaged, layer.boot) = (is_damaged, None);
+                        }
+                    }
+                }
+            }
             Event::Remove { names, images, layers } => {
                 for name in &names {
                     self.untag(name);
@@ -57,6 +66,7 @@ impl Contents {
     fn add(&mut self, layers: Vec<LayerRecord>, images: Vec<ImageRecord>) {
         for layer in layers {
             self.next_layer = self.next_layer.max(layer.id.0.saturating_add(1));
+            self.heal(&layer);
             self.layers.insert(layer.id, layer);
         }
         for mut image in images {
@@ -76,6 +86,19 @@ impl Contents {
             image.names.sort();
             image.names.dedup();
             self.images.insert(image.manifest, image);
+        }
+    }
+
+    /// Puts a layer that came in anew in the place of a damaged one, in every image.
+    fn heal(&mut self, fresh: &LayerRecord) {
+        let is_same = |old: &&LayerRecord| {
+            old.damaged && old.diff_id == fresh.diff_id && old.chain == fresh.chain && !fresh.damaged
+        };
+        let replaced: BTreeSet<LayerId> = self.layers.values().filter(is_same).map(|old| old.id).collect();
+        for layer in self.images.values_mut().flat_map(|image| &mut image.layers) {
+            if replaced.contains(layer) {
+                *layer = fresh.id;
+            }
         }
     }
 

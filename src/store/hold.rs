@@ -53,10 +53,12 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
     let link = directory.join(LINK);
     // Against `image rm`, which holds it alone while it looks for holds and removes.
     let _kept = lock(&store.path("containers"), How::Shared)?;
-    if !store.refresh()?.images.contains_key(&image.manifest) {
+    let found = store.refresh()?.images.get(&image.manifest).cloned();
+    let Some(now) = found else {
         let gone = format!("image {} was removed from the store", image.manifest);
         return Err(Error::new(Kind::NotFound, gone));
-    }
+    };
+    refuse_damaged(store, &now)?;
     match DirBuilder::new().mode(0o700).create(&directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => std::os::unix::fs::symlink(image.manifest.to_string(), &link),
@@ -68,6 +70,15 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
         _ => Error::new(Kind::System, format!("make {}", link.display())).because(error),
     })?;
     Ok(Hold { link })
+}
+
+/// A quarantined layer is not given to containers.
+fn refuse_damaged(store: &Store, image: &ImageRecord) -> Result<()> {
+    let Some(layer) = store.layers(image)?.into_iter().find(|layer| layer.damaged) else { return Ok(()) };
+    let name = image.names.first().cloned().unwrap_or_else(|| image.id.to_string());
+    let doing = format!("image {name} is damaged, in layer {}", layer.diff_id);
+    Err(Error::new(Kind::Corrupt, doing)
+        .hint(format!("coracle image repair {name}, or import or pull it again")))
 }
 
 /// Every container that holds an image, and which one.

@@ -1,10 +1,12 @@
 //! The journal: an append-only file of framed records, the only truth about what the store holds.
 //!
 //! ```text
-//! frame    magic "cjr1" | length u32 LE | crc32 of length and payload u32 LE | payload (JSON of one event)
+//! frame    magic "cjr2" or "cjs2" | number u64 LE | length u32 LE | crc32 of number, length and payload u32 LE | payload
 //! ```
-//! One frame is one commit, synced before the next is written, so a power cut damages at most the last one: a torn
-//! tail is cut off by the next writer. A bad stretch in the middle (flash rot) is skipped, never fatal.
+//! The payload is JSON of one event; `cjs2` marks one that replaces all before it. Each frame is written twice, one copy
+//! behind the other, and one commit is synced before the next is written. So a power cut damages at most the last
+//! record, whose torn tail is cut off by the next writer; and flash rot in one copy is healed by the other. Numbers
+//! count up by one, so a record that is lost with both copies is noticed; it is skipped, never fatal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,69 +15,95 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Kind, Result};
 
-const MAGIC: [u8; 4] = *b"cjr1";
-const HEAD: usize = 12;
+const MAGIC: [u8; 4] = *b"cjr2";
+const SNAPSHOT: [u8; 4] = *b"cjs2";
+const HEAD: usize = 20;
 /// Far above any real record; a length beyond it is damage.
 const MAX_PAYLOAD: usize = 64 << 20;
 
 /// What a reader got out of some journal bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// The payloads of the good frames, in order.
+    /// The payloads of the records, in order.
     pub(crate) payloads: Vec<Vec<u8>>,
     /// Where the last good frame ends.
     pub(crate) good: usize,
-    /// A bad stretch lies before a good frame.
-    pub(crate) damaged: bool,
+    /// The number of the last record; 0 before the first.
+    pub(crate) last: u64,
+    /// A record is lost.
+    pub(crate) lost: bool,
+    /// A copy of a record is damaged.
+    pub(crate) flawed: bool,
 }
 
-/// Reads frames out of `bytes`.
-pub(crate) fn scan(bytes: &[u8]) -> Scan {
-    let mut scan = Scan::default();
-    let mut at = 0;
-    while let Some((start, payload)) = next_frame(bytes, at) {
-        scan.damaged |= start != at;
-        at = start + HEAD + payload.len();
-        scan.good = at;
-        scan.payloads.push(payload.to_vec());
+struct Frame<'a> {
+    number: u64,
+    is_snapshot: bool,
+    payload: &'a [u8],
+}
+
+/// Reads frames out of `bytes`, which follow record `last`.
+pub(crate) fn scan(bytes: &[u8], last: u64) -> Scan {
+    let mut scan = Scan { last, ..Scan::default() };
+    while let Some((start, frame)) = next_frame(bytes, scan.good) {
+        scan.flawed |= start != scan.good;
+        scan.good = start + HEAD + frame.payload.len();
+        if frame.number > scan.last {
+            scan.lost |= frame.number != scan.last + 1 && !frame.is_snapshot;
+            scan.last = frame.number;
+            scan.payloads.push(frame.payload.to_vec());
+        }
     }
     scan
 }
 
 /// The first good frame at or behind `from`.
-fn next_frame(bytes: &[u8], from: usize) -> Option<(usize, &[u8])> {
+fn next_frame(bytes: &[u8], from: usize) -> Option<(usize, Frame<'_>)> {
     (from..bytes.len().saturating_sub(HEAD - 1))
-        .filter(|at| bytes[*at..].starts_with(&MAGIC))
-        .find_map(|at| frame_at(&bytes[at..]).map(|payload| (at, payload)))
+        .filter(|at| bytes[*at..].starts_with(b"cj"))
+        .find_map(|at| frame_at(&bytes[at..]).map(|frame| (at, frame)))
 }
 
-fn frame_at(bytes: &[u8]) -> Option<&[u8]> {
-    let length: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
-    let crc = u32::from_le_bytes(bytes.get(8..HEAD)?.try_into().ok()?);
-    let size = usize::try_from(u32::from_le_bytes(length)).ok().filter(|size| *size <= MAX_PAYLOAD)?;
+fn frame_at(bytes: &[u8]) -> Option<Frame<'_>> {
+    let is_snapshot = match *bytes.first_chunk()? {
+        MAGIC => false,
+        SNAPSHOT => true,
+        _ => return None,
+    };
+    let number = u64::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    let length = u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?);
+    let crc = u32::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
+    let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PAYLOAD)?;
     let payload = bytes.get(HEAD..HEAD + size)?;
-    (crc == checksum(length, payload)).then_some(payload)
+    (crc == checksum(&bytes[..16], payload)).then_some(Frame { number, is_snapshot, payload })
 }
 
-fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
+fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&length);
+    hasher.update(head);
     hasher.update(payload);
     hasher.finalize()
 }
 
-fn frame(payload: &[u8]) -> Result<Vec<u8>> {
+/// A record as it is written: both copies of its frame.
+fn frames(magic: [u8; 4], number: u64, payload: &[u8]) -> Result<Vec<u8>> {
     let length = u32::try_from(payload.len())
         .ok()
         .filter(|_| payload.len() <= MAX_PAYLOAD)
-        .ok_or_else(|| Error::new(Kind::Bug, "a journal record is beyond all bounds"))?
-        .to_le_bytes();
-    let mut frame = Vec::with_capacity(HEAD + payload.len());
-    frame.extend(MAGIC);
-    frame.extend(length);
-    frame.extend(checksum(length, payload).to_le_bytes());
+        .ok_or_else(|| Error::new(Kind::Bug, "a journal record is beyond all bounds"))?;
+    let mut frame = Vec::with_capacity(2 * (HEAD + payload.len()));
+    frame.extend(magic);
+    frame.extend(number.to_le_bytes());
+    frame.extend(length.to_le_bytes());
+    frame.extend(checksum(&frame, payload).to_le_bytes());
     frame.extend(payload);
+    frame.extend_from_within(..);
     Ok(frame)
+}
+
+/// Whether the file at `path` holds a record that this program wrote.
+pub(crate) fn is_known(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| next_frame(&bytes, 0).is_some())
 }
 
 /// News since the last look.
@@ -95,12 +123,14 @@ pub(crate) struct Journal {
     seen: Option<File>,
     /// Bytes of `seen` that were read as good frames.
     read_to: u64,
+    /// The number of the last record.
+    last: u64,
 }
 
 impl Journal {
     /// A view of the journal at `path` that has seen nothing yet.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, seen: None, read_to: 0 }
+        Self { path, seen: None, read_to: 0, last: 0 }
     }
 
     /// Reads what was written since the last time, by whomever.
@@ -110,7 +140,7 @@ impl Journal {
         let now = match self.path.symlink_metadata() {
             Ok(now) => now,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (self.seen, self.read_to) = (None, 0);
+                (self.seen, self.read_to, self.last) = (None, 0, 0);
                 return Ok(News::Anew(Scan::default()));
             }
             Err(error) => return Err(error).doing(doing),
@@ -127,7 +157,7 @@ impl Journal {
         }
         if !same {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
-            (self.seen, self.read_to) = (Some(file.doing(doing)?), 0);
+            (self.seen, self.read_to, self.last) = (Some(file.doing(doing)?), 0, 0);
         }
         let scan = self.read_on().doing(doing)?;
         Ok(if same { News::More(scan) } else { News::Anew(scan) })
@@ -139,8 +169,9 @@ impl Journal {
             file.seek(SeekFrom::Start(self.read_to))?;
             file.read_to_end(&mut bytes)?;
         }
-        let scan = scan(&bytes);
+        let scan = scan(&bytes, self.last);
         self.read_to += scan.good as u64;
+        self.last = scan.last;
         Ok(scan)
     }
 
@@ -148,7 +179,7 @@ impl Journal {
     ///
     /// The caller holds the store's lock and has just refreshed.
     pub(crate) fn append(&mut self, payload: &[u8]) -> Result<()> {
-        let frame = frame(payload)?;
+        let frame = frames(MAGIC, self.last + 1, payload)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -182,10 +213,17 @@ impl Journal {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&fresh)
             .doing(doing)?;
-        file.write_all(&frame(payload)?).doing(doing)?;
+        file.write_all(&frames(SNAPSHOT, self.last + 1, payload)?).doing(doing)?;
         file.sync_all().doing(doing)?;
         std::fs::rename(&fresh, &self.path).doing(|| format!("rename {}", fresh.display()))?;
         sync_dir(self.path.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Whether bytes stand behind the last good frame: a torn tail, or a damaged copy of the last record.
+    pub(crate) fn has_tail(&self) -> Result<bool> {
+        let doing = || format!("look at {}", self.path.display());
+        let Some(file) = &self.seen else { return Ok(false) };
+        Ok(file.metadata().doing(doing)?.len() > self.read_to)
     }
 
     /// How many bytes of good frames the file has.
@@ -244,8 +282,9 @@ mod tests {
         journal_of(dir.path(), &[b"one", b"two", b"three"]);
         let path = dir.path().join("journal");
         let whole = std::fs::read(&path).unwrap();
-        let two = 2 * HEAD + b"onetwo".len();
-        for cut in two..whole.len() {
+        let two = 2 * (2 * HEAD + b"onetwo".len());
+        let three = HEAD + b"three".len();
+        for cut in two..two + three {
             for filler in [&b""[..], &[0; 40], &[0xff; 7]] {
                 std::fs::write(&path, [&whole[..cut], filler].concat()).unwrap();
                 let mut journal = Journal::new(path.clone());
@@ -262,15 +301,34 @@ mod tests {
     }
 
     #[test]
-    fn rot_in_the_middle_loses_one_record_and_is_noticed() {
+    fn rot_in_one_copy_is_healed_by_the_other_and_noticed() {
         let dir = tempfile::tempdir().unwrap();
         journal_of(dir.path(), &[b"one", b"two", b"three"]);
-        let mut bytes = std::fs::read(dir.path().join("journal")).unwrap();
-        bytes[2 * HEAD + b"one".len()] ^= 1;
-        let scan = scan(&bytes);
-        assert_eq!(scan.payloads, [&b"one"[..], b"three"]);
-        assert!(scan.damaged);
-        assert_eq!(scan.good, bytes.len());
+        let whole = std::fs::read(dir.path().join("journal")).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            let scan = scan(&bytes, 0);
+            assert_eq!(scan.payloads, [&b"one"[..], b"two", b"three"], "byte {at}");
+            assert!(!scan.lost && (scan.flawed || scan.good < bytes.len()), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn rot_in_both_copies_loses_one_record_and_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        journal_of(dir.path(), &[b"one", b"two", b"three"]);
+        let whole = std::fs::read(dir.path().join("journal")).unwrap();
+        let first = 2 * (HEAD + b"one".len());
+        for (from, left) in [(0, [&b"two"[..], b"three"]), (first, [b"one", b"three"])] {
+            let mut bytes = whole.clone();
+            bytes[from + HEAD] ^= 1;
+            bytes[from + HEAD + HEAD + b"one".len()] ^= 1;
+            let scan = scan(&bytes, 0);
+            assert_eq!(scan.payloads, left);
+            assert!(scan.lost && scan.flawed);
+            assert_eq!(scan.good, bytes.len());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where layers live, behind a trait: directories for overlayfs now, one file per layer for other back ends later.
 
 use std::fmt::Debug;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,16 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Doing, Result};
 
+use super::index;
 use super::journal::sync_dir;
 use super::record::LayerId;
 use super::trash::Trash;
 
 /// A back end that keeps layers. The life of a layer in it:
 ///
-/// 1. [`stage`](LayerStore::stage): an empty root below a transaction's directory, filled by the caller. It may
-///    vanish at any time before step 3 without a trace: transactions delete their directory when they fail.
+/// 1. [`stage`](LayerStore::stage): an empty root below a transaction's directory, filled by the caller, with the
+///    record of what is in it ([`Staged::index`]). It may vanish at any time before step 3 without a trace:
+///    transactions delete their directory when they fail.
 /// 2. The caller verifies the digests and makes the file system of the store durable (syncfs(2)).
 /// 3. [`place`](LayerStore::place): under its number, in one atomic step; then
 ///    [`sync`](LayerStore::sync) once for all layers placed. It is still nobody's: only the journal makes it real.
@@ -49,6 +51,9 @@ pub trait LayerStore: Debug + Send + Sync {
     /// The path to mount.
     fn lower(&self, id: LayerId) -> PathBuf;
 
+    /// The record of what was unpacked, `files.idx`.
+    fn index(&self, id: LayerId) -> PathBuf;
+
     /// Every layer there is, known to the journal or not.
     ///
     /// # Errors
@@ -77,13 +82,29 @@ impl Staged {
         &self.root
     }
 
+    /// The file for the record of what is unpacked, made new: of an attempt before, nothing stays.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn index(&self) -> Result<File> {
+        let path = self.index_path();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from).doing(|| format!("make {}", path.display()))
+    }
+
+    /// The path of that file.
+    pub fn index_path(&self) -> PathBuf {
+        self.holder.join(index::NAME)
+    }
+
     /// The path of the root directory.
     pub fn path(&self) -> PathBuf {
         self.holder.join("fs")
     }
 }
 
-/// Unpacked trees in overlayfs form: `layers/<n>/fs`.
+/// Unpacked trees in overlayfs form: `layers/<n>/fs`, each beside its `files.idx`.
 #[derive(Debug, Clone)]
 pub(crate) struct OverlayLayers {
     dir: PathBuf,
@@ -125,6 +146,10 @@ impl LayerStore for OverlayLayers {
 
     fn lower(&self, id: LayerId) -> PathBuf {
         self.holder(id).join("fs")
+    }
+
+    fn index(&self, id: LayerId) -> PathBuf {
+        self.holder(id).join(index::NAME)
     }
 
     fn present(&self) -> Result<Vec<LayerId>> {

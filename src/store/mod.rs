@@ -8,8 +8,9 @@
 //!   blobs/sha256/<hex>        manifests and configurations
 //!   partial/<hex>             downloads that can go on
 //!   layers/<n>/fs/            an unpacked layer in overlayfs form
+//!   layers/<n>/files.idx      what is in it, path by path, and what it takes to make its tar again
 //!   containers/<id>/          a container's writable layer, and its hold: image -> sha256:<manifest>
-//!   tmp/<txn>/                everything uncommitted: layer-<k>/fs, <hex> of blobs, park-<k>, keep-<n>
+//!   tmp/<txn>/                everything uncommitted: layer-<k>/, <hex> of blobs, park-<k>, keep-<n>
 //!   trash/                    what waits to be deleted
 //! ```
 //!
@@ -17,20 +18,28 @@
 //! holds the flock of its directory in `tmp/`. An image is committed by one record of the journal, written after all
 //! its bytes are durable; before that record it does not exist, and the next [`Store::open`] sweeps what is left.
 
+mod boot;
+pub mod conformance;
 mod contents;
 mod find;
+mod gc;
 mod hold;
+pub(crate) mod index;
 mod journal;
 mod layers;
 mod lock;
 mod partial;
 mod prepare;
+mod rebuild;
 mod record;
 pub mod reference;
 mod remove;
+mod repair;
 mod sweep;
 mod transaction;
 mod trash;
+mod usage;
+mod verify;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -46,6 +55,7 @@ use layers::OverlayLayers;
 use lock::{How, Locked};
 use trash::Trash;
 
+pub use gc::Cleared;
 pub use hold::Hold;
 pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
@@ -53,6 +63,8 @@ pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
 pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
 pub(crate) use trash::names as entry_names;
+pub use usage::{Amount, ImageUsage, Usage};
+pub use verify::{Finding, Verdict};
 
 /// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
 pub const MAX_DOCUMENT: u64 = 4 << 20;
@@ -79,6 +91,14 @@ pub enum Step {
     Journalled,
     /// `image rm` has written its record, and nothing is deleted yet.
     Removed,
+    /// `image gc` has moved dead transactions to the trash.
+    Swept,
+    /// What is to go is in the trash, and nothing is deleted yet.
+    Trashed,
+    /// `image verify` has marked what is damaged.
+    Marked,
+    /// `image repair` has written the journal anew.
+    Rewritten,
 }
 
 type Hook = Box<dyn Fn(Step) + Send + Sync>;
@@ -105,11 +125,22 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, makes it if there is none, and sweeps what dead transactions left.
+    /// Opens the store at `root`, makes it if there is none, and sweeps what dead transactions left. What is swept is
+    /// deleted by [`Store::gc`] or whoever writes next. The first open after a reboot looks at what came in before it.
     ///
     /// # Errors
     /// `Unsupported` when a newer program wrote it; `Denied` when it is somebody else's; else what the system says.
     pub fn open(root: &Path) -> Result<Self> {
+        let store = Self::open_as_it_is(root)?;
+        sweep::sweep(&store)?;
+        Ok(store)
+    }
+
+    /// As [`Store::open`], but sweeps nothing and looks at nothing.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_as_it_is(root: &Path) -> Result<Self> {
         prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
         let trash = Trash::new(root.join("trash"));
         let view = View { journal: Journal::new(root.join("journal")), contents: Contents::default() };
@@ -121,7 +152,6 @@ impl Store {
             hook: None,
         };
         store.refresh()?;
-        sweep::sweep(&store)?;
         Ok(store)
     }
 
@@ -166,6 +196,16 @@ impl Store {
         find::find(&self.refresh()?.images, name)
     }
 
+    /// As [`Store::find`], and under which of its names the image was meant: none for an id or a digest.
+    ///
+    /// # Errors
+    /// As for [`Store::find`].
+    pub fn find_named(&self, name: &str) -> Result<(ImageRecord, Option<String>)> {
+        let image = self.find(name)?;
+        let called = find::name_of(&image, name);
+        Ok((image, called))
+    }
+
     /// The layers of an image, base first.
     ///
     /// # Errors
@@ -193,7 +233,8 @@ impl Store {
     /// # Errors
     /// When the journal cannot be read.
     pub fn layer_of_blob(&self, blob: &Digest) -> Result<Option<LayerRecord>> {
-        Ok(self.refresh()?.layers.values().find(|layer| layer.blobs.contains(blob)).cloned())
+        let is_it = |layer: &&LayerRecord| layer.blobs.contains(blob) && !layer.damaged;
+        Ok(self.refresh()?.layers.values().find(is_it).cloned())
     }
 
     /// The configuration of an image, read and verified.
@@ -252,6 +293,83 @@ impl Store {
     /// `Busy` when a container uses an image that would go; `NotFound` as for [`Store::find`].
     pub fn remove(&self, names: &[String]) -> Result<Vec<Removed>> {
         remove::remove(self, names)
+    }
+
+    /// Removes the images that have no name, or with `all` every one that no container uses.
+    ///
+    /// # Errors
+    /// As for [`Store::remove`].
+    pub fn prune(&self, all: bool) -> Result<Vec<Removed>> {
+        gc::prune(self, all)
+    }
+
+    /// Clears away what dead processes and removed images left, and deletes what is in the trash, at idle I/O priority.
+    ///
+    /// # Errors
+    /// `Corrupt` when the journal has lost a record: nothing is swept on its word.
+    pub fn gc(&self) -> Result<Cleared> {
+        gc::gc(self)
+    }
+
+    /// Whether `bytes` more fit, with a reserve left to the rest of the machine: a 64th of the file system, at most
+    /// 64 MiB. The trash is emptied if that helps.
+    ///
+    /// # Errors
+    /// `System`, saying how much there is and is needed.
+    pub fn ensure_room(&self, bytes: u64) -> Result<()> {
+        gc::ensure_room(self, bytes)
+    }
+
+    /// How much room what takes.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn usage(&self) -> Result<Usage> {
+        usage::usage(self)
+    }
+
+    /// Compares images with what was unpacked: documents, every path of every layer with its content and attributes,
+    /// and the journal. `each` hears of every difference; damaged layers are quarantined until they come in again.
+    ///
+    /// # Errors
+    /// When something cannot be read for another reason than damage.
+    pub fn verify(&self, images: &[ImageRecord], each: &mut dyn FnMut(&Finding)) -> Result<Verdict> {
+        verify::verify(self, images, each)
+    }
+
+    /// Whether nothing is known to be wrong with an image, and its documents are whole.
+    ///
+    /// # Errors
+    /// As for [`Store::layers`].
+    pub fn is_sound(&self, image: &ImageRecord) -> Result<bool> {
+        let layers = self.layers(image)?;
+        Ok(layers.iter().all(|layer| !layer.damaged)
+            && [image.manifest, image.id].iter().all(|digest| self.blob(digest).is_ok()))
+    }
+
+    /// Writes the journal anew when any of it is damaged; says whether it was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn repair_journal(&self) -> Result<bool> {
+        repair::journal(self)
+    }
+
+    /// Writes the tar that a layer was unpacked from, equal to the last bit; returns its length.
+    ///
+    /// # Errors
+    /// `Corrupt` when the layer is damaged; `Unsupported` when a member of it was replaced by a later one, whose data
+    /// is all that is left.
+    pub fn layer_tar(&self, layer: &LayerRecord, out: &mut dyn std::io::Write) -> Result<()> {
+        rebuild::layer_tar(self, layer, out)
+    }
+
+    /// The length of that tar, in bytes.
+    ///
+    /// # Errors
+    /// As for [`Store::layer_tar`].
+    pub fn layer_tar_bytes(&self, layer: &LayerRecord) -> Result<u64> {
+        rebuild::layer_tar_bytes(self, layer)
     }
 
     /// Gives the image with this manifest more names, which other images lose; `None` when it is not here.
@@ -326,7 +444,7 @@ impl Store {
             }
             News::More(scan) => scan,
         };
-        view.contents.damaged |= scan.damaged;
+        view.contents.damaged |= scan.lost;
         for payload in &scan.payloads {
             view.contents.replay(payload);
         }
@@ -366,12 +484,24 @@ impl Now<'_> {
         view.contents.apply(event);
         // Brings `read_to` behind the record just written; its contents are applied already.
         view.journal.refresh()?;
-        let snapshot =
-            serde_json::to_vec(&view.contents.snapshot()).doing(|| "write a record of the journal")?;
-        if view.journal.size_bytes() > COMPACT_ABOVE.max(4 * snapshot.len() as u64) && !view.contents.damaged
-        {
+        if view.journal.size_bytes() <= COMPACT_ABOVE || view.contents.damaged {
+            return Ok(());
+        }
+        let snapshot = view.contents.snapshot();
+        let snapshot = serde_json::to_vec(&snapshot).doing(|| "write a record of the journal")?;
+        if view.journal.size_bytes() > 8 * snapshot.len() as u64 {
             view.journal.compact(&snapshot)?;
         }
+        Ok(())
+    }
+
+    /// Writes the journal anew from what could be read of it; what is lost stays lost. As for [`Now::commit`].
+    fn rewrite(&mut self) -> Result<()> {
+        let view = &mut *self.0;
+        let snapshot = view.contents.snapshot();
+        let snapshot = serde_json::to_vec(&snapshot).doing(|| "write a record of the journal")?;
+        view.journal.compact(&snapshot)?;
+        view.contents.damaged = false;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::error::{Doing, Error, Kind, Result};
 
-use super::journal::sync_dir;
+use super::journal::{self, sync_dir};
 
 /// The format of everything below the root.
 const VERSION: &str = "1\n";
@@ -19,6 +19,9 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
         Ok(text) if text == VERSION => return check_owner(root),
         // A power cut right after it was made.
         Ok(text) if text.is_empty() => {}
+        // Two bytes can rot as others can; the journal knows its format too.
+        Ok(_) if journal::is_known(&root.join("journal")) => {}
+        Err(error) if error.kind() == ErrorKind::InvalidData && journal::is_known(&root.join("journal")) => {}
         Ok(text) => {
             let doing =
                 format!("the store has format {:?}, this program knows {:?}", text.trim(), VERSION.trim());

@@ -83,12 +83,19 @@ pub struct LayerRecord {
     /// Digests of the compressed blobs known to hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<Digest>,
+    /// Something in it is not as it was unpacked. It stays until the same layer comes in again and takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
+    /// The boot (`/proc/sys/kernel/random/boot_id`) during which it came in, until it was looked at once in a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl LayerRecord {
-    /// Whether this layer is the one with `diff_id`, seen from a place in an image whose chain so far is `chain`.
+    /// Whether this layer is the one with `diff_id`, seen from a place in an image whose chain so far is `chain`. A
+    /// damaged one is none.
     pub fn fits(&self, diff_id: &Digest, chain: &Digest) -> bool {
-        self.diff_id == *diff_id && self.chain.as_ref().is_none_or(|own| own == chain)
+        !self.damaged && self.diff_id == *diff_id && self.chain.as_ref().is_none_or(|own| own == chain)
     }
 }
 
@@ -100,6 +107,8 @@ pub(crate) enum Event {
     Snapshot { next_layer: u64, layers: Vec<LayerRecord>, images: Vec<ImageRecord> },
     /// Images came in. Their names are taken from other images; `blobs` says which layer a blob holds.
     Commit { layers: Vec<LayerRecord>, images: Vec<ImageRecord>, blobs: Vec<(Digest, LayerId)> },
+    /// Layers were looked at: these are damaged, those are as they were unpacked.
+    Looked { damaged: Vec<LayerId>, sound: Vec<LayerId> },
     /// Names, images (by manifest) and layers went away.
     Remove { names: Vec<String>, images: Vec<Digest>, layers: Vec<LayerId> },
 }

@@ -226,4 +226,15 @@ mod tests {
             assert!(Reference::parse(bad).is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_refused_or_names_the_same_when_read_again(text in "[a-zA-Z0-9:/@._ -]{0,40}|\\PC{0,20}") {
+            if let Ok(reference) = Reference::parse(&text) {
+                let again = Reference::parse(&reference.to_string()).unwrap();
+                proptest::prop_assert_eq!(again.to_string(), reference.to_string());
+                proptest::prop_assert!(!reference.path().contains("..") && !reference.to_string().contains(' '));
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use super::layers::LayerStore;
 use super::lock::{How, lock};
 use super::record::{Event, ImageRecord};
-use super::{Contents, Step, Store, find, hold, sweep};
+use super::{Cleared, Contents, Step, Store, find, hold, sweep};
 
 /// One thing that went away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
     let (locked, mut now) = store.write()?;
     let doomed = doom(&now, names)?;
     refuse_used(store, &doomed)?;
-    let kept = sweep::sweep_transactions(store)?;
+    let cleared = &mut Cleared::default();
+    let kept = sweep::sweep_transactions(store, cleared)?;
     let gone: BTreeSet<Digest> = doomed.images.keys().copied().collect();
     let layers: Vec<_> = now.unused_layers(&gone).into_iter().filter(|layer| !kept.contains(layer)).collect();
     let event = Event::Remove {
@@ -46,10 +47,11 @@ pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
         store.layers.discard(layer)?;
     }
     if !now.damaged {
-        sweep::sweep_blobs(store, &now)?;
+        sweep::sweep_blobs(store, &now, cleared)?;
     }
     drop(now);
     drop(locked);
+    store.step(Step::Trashed);
     store.trash.empty()?;
     let images = doomed.images.into_values().map(|image| Removed::Image(image.id));
     Ok(doomed.names.into_iter().map(Removed::Name).chain(images).collect())

@@ -1,4 +1,4 @@
-//! Rolling back what died: at open, whatever no record of the journal and no living transaction stands for goes.
+//! Rolling back what died: at open and by `image gc`, whatever no record of the journal and no living transaction stands for goes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use crate::error::{Doing, Kind, Result};
 use super::layers::LayerStore;
 use super::lock::try_lock;
 use super::record::{Event, LayerId};
-use super::{Now, Store};
+use super::{Cleared, Now, Store, gc, verify};
 
 /// Sweeps, unless somebody is writing right now: then a later open will do it.
 pub(super) fn sweep(store: &Store) -> Result<()> {
@@ -22,25 +22,27 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
     };
     if locked.is_some() {
         let mut now = store.refresh()?;
-        let kept = sweep_transactions(store)?;
+        let cleared = &mut Cleared::default();
+        let kept = sweep_transactions(store, cleared)?;
         if !now.damaged {
-            sweep_layers(store, &mut now, &kept)?;
-            sweep_blobs(store, &now)?;
+            verify::after_boot(store, &mut now)?;
+            sweep_layers(store, &mut now, &kept, cleared)?;
+            sweep_blobs(store, &now, cleared)?;
         }
     }
-    drop(locked);
-    store.trash.empty()
+    Ok(())
 }
 
 /// Trashes dead transactions; returns the layers that living ones rely on.
 ///
 /// The caller holds the store's lock: no transaction begins meanwhile.
-pub(super) fn sweep_transactions(store: &Store) -> Result<BTreeSet<LayerId>> {
+pub(super) fn sweep_transactions(store: &Store, cleared: &mut Cleared) -> Result<BTreeSet<LayerId>> {
     let mut kept = BTreeSet::new();
     for path in list(&store.path("tmp"))? {
         // A journal or version file that never got its name is nobody's either.
         if !path.is_dir() || try_lock(&path)?.is_some() {
             store.trash.take(&path)?;
+            cleared.transactions += 1;
         } else {
             kept.extend(kept_by(&path)?);
         }
@@ -55,22 +57,36 @@ fn kept_by(transaction: &Path) -> Result<Vec<LayerId>> {
     Ok(list(transaction)?.iter().filter_map(number).collect())
 }
 
-fn sweep_layers(store: &Store, now: &mut Now<'_>, kept: &BTreeSet<LayerId>) -> Result<()> {
-    let unused: Vec<LayerId> =
-        now.unused_layers(&BTreeSet::new()).into_iter().filter(|layer| !kept.contains(layer)).collect();
+/// Lets go of layers that no image has, and of directories that no record names.
+pub(super) fn sweep_layers(
+    store: &Store,
+    now: &mut Now<'_>,
+    kept: &BTreeSet<LayerId>,
+    cleared: &mut Cleared,
+) -> Result<()> {
+    let mut unused = now.unused_layers(&BTreeSet::new());
+    unused.retain(|layer| !kept.contains(layer));
+    // A damaged layer that was replaced may still be mounted.
+    if !unused.is_empty() && gc::is_in_use(store)? {
+        unused.retain(|layer| now.layers.get(layer).is_some_and(|layer| !layer.damaged));
+    }
     if !unused.is_empty() {
-        now.commit(Event::Remove { names: Vec::new(), images: Vec::new(), layers: unused })?;
+        now.commit(Event::Remove {
+            names: Vec::new(),
+            images: Vec::new(),
+            layers: unused.into_iter().collect(),
+        })?;
     }
     for layer in store.layers.present()? {
         if !now.layers.contains_key(&layer) {
-            store.layers.discard(layer)?;
+            gc::discard(store, layer, cleared)?;
         }
     }
     Ok(())
 }
 
 /// Deletes the blobs no image has; a living transaction's are still in its own directory.
-pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>) -> Result<()> {
+pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>, cleared: &mut Cleared) -> Result<()> {
     let used: BTreeSet<OsString> = now
         .images
         .values()
@@ -80,6 +96,7 @@ pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>) -> Result<()> {
     for path in list(&store.path("blobs/sha256"))? {
         if path.file_name().is_some_and(|name| !used.contains(name)) {
             store.trash.take(&path)?;
+            cleared.blobs += 1;
         }
     }
     Ok(())

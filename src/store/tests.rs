@@ -246,6 +246,7 @@ fn killed_at_any_step_an_image_is_whole_or_absent() {
         let before = files(dir.path());
         killed_at(dir.path(), step);
         let store = Store::open(dir.path()).unwrap();
+        store.gc().unwrap();
         let found = store.find("old").unwrap();
         if step == Step::Journalled {
             assert_eq!(found.manifest, sample("new", "top").manifest());
@@ -265,6 +266,7 @@ fn killed_while_removing_nothing_is_left_after_the_next_open() {
     killed_at(dir.path(), Step::Removed);
     let store = Store::open(dir.path()).unwrap();
     assert!(store.images().unwrap().is_empty());
+    store.gc().unwrap();
     assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
 }
 
@@ -305,9 +307,12 @@ fn a_damaged_record_never_makes_the_store_sweep_or_reuse_layers() {
     let journal = dir.path().join("journal");
     let second = usize::try_from(journal.metadata().unwrap().len()).unwrap();
     let b = sample("b", "top").bring(&store, &[&full("b")]).unwrap();
+    let third = usize::try_from(journal.metadata().unwrap().len()).unwrap();
     let c = sample("c", "base").bring(&store, &[&full("c")]).unwrap();
     let mut bytes = std::fs::read(&journal).unwrap();
-    bytes[second + 60] ^= 0x20;
+    for copy in [second, second.midpoint(third)] {
+        bytes[copy + 60] ^= 0x20;
+    }
     std::fs::write(&journal, &bytes).unwrap();
     let damaged = Store::open(dir.path()).unwrap();
     assert_eq!(damaged.find("a").unwrap(), a);
@@ -316,6 +321,79 @@ fn a_damaged_record_never_makes_the_store_sweep_or_reuse_layers() {
     assert!(damaged.lower_dirs(&b)[0].exists(), "what the damaged record stood for is there to be repaired");
     let d = sample("d", "more").bring(&damaged, &[]).unwrap();
     assert_ne!(d.layers, b.layers);
+    assert_eq!(damaged.gc().unwrap_err().kind(), Kind::Corrupt);
+    assert!(damaged.repair_journal().unwrap());
+    assert!(!damaged.repair_journal().unwrap(), "once is enough");
+    damaged.gc().unwrap();
+    assert!(!damaged.lower_dirs(&b)[0].exists());
+    let again = Store::open(dir.path()).unwrap();
+    assert_eq!(again.images().unwrap(), damaged.images().unwrap());
+    assert_eq!(again.find("c").unwrap(), c);
+}
+
+#[test]
+fn one_damaged_copy_of_a_record_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    sample("a", "base").bring(&store, &[&full("a")]).unwrap();
+    sample("b", "top").bring(&store, &[&full("b")]).unwrap();
+    let images = store.images().unwrap();
+    let journal = dir.path().join("journal");
+    let whole = std::fs::read(&journal).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 40) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&journal, &bytes).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.images().unwrap(), images, "byte {at}");
+        let verdict = store.verify(&[], &mut |finding| assert_eq!(finding.path, "journal")).unwrap();
+        assert_eq!(verdict.findings, 1, "byte {at}");
+        assert!(store.repair_journal().unwrap());
+        assert_eq!(store.verify(&[], &mut |_| {}).unwrap().findings, 0);
+        assert_eq!(Store::open(dir.path()).unwrap().images().unwrap(), images);
+    }
+}
+
+#[test]
+fn a_damaged_version_file_is_no_reason_to_refuse_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = sample("a", "base").bring(&Store::open(dir.path()).unwrap(), &[]).unwrap();
+    for rot in ["3\n", "1\u{b}", "", "\0\0"] {
+        std::fs::write(dir.path().join("VERSION"), rot).unwrap();
+        assert_eq!(
+            Store::open(dir.path()).unwrap().images().unwrap(),
+            std::slice::from_ref(&image),
+            "{rot:?}"
+        );
+        assert_eq!(std::fs::read_to_string(dir.path().join("VERSION")).unwrap(), "1\n");
+    }
+}
+
+#[test]
+fn a_full_disk_is_noticed_before_anything_is_brought() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.ensure_room(1).unwrap();
+    let error = store.ensure_room(1 << 60).unwrap_err();
+    assert!(error.to_string().contains("no room in"), "{error}");
+    assert!(error.first_hint().unwrap().contains("prune"));
+}
+
+#[test]
+fn prune_takes_what_has_no_name_and_with_all_what_no_container_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let a = sample("a", "base").bring(&store, &[&full("x")]).unwrap();
+    let b = sample("b", "top").bring(&store, &[&full("x")]).unwrap();
+    let c = sample("c", "more").bring(&store, &[&full("c")]).unwrap();
+    assert_eq!(store.usage().unwrap().images.total, 3);
+    assert_eq!(store.prune(false).unwrap(), [Removed::Image(a.id)]);
+    assert!(store.prune(false).unwrap().is_empty());
+    let _hold = store.hold(&c, "web").unwrap();
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.images.total, usage.images.active, usage.images.reclaimable), (2, 1, 5));
+    assert!(store.prune(true).unwrap().contains(&Removed::Image(b.id)));
+    assert_eq!(store.images().unwrap(), [c]);
 }
 
 #[test]

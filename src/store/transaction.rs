@@ -1,10 +1,12 @@
 //! Bringing images in: staged aside, made durable by one barrier, named, and committed by one record.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::digest::Digest;
@@ -26,6 +28,8 @@ pub struct Transaction<'a> {
     /// Says that this is alive.
     _alive: Locked,
     counter: AtomicU32,
+    /// Manifests and configurations that were staged.
+    documents: Mutex<BTreeSet<Digest>>,
 }
 
 /// A layer that was unpacked and verified.
@@ -82,12 +86,6 @@ pub struct Batch {
     pub blobs: Vec<(Digest, Pick)>,
 }
 
-impl Batch {
-    fn documents(&self) -> impl Iterator<Item = Digest> {
-        self.images.iter().flat_map(|image| [image.id, image.manifest])
-    }
-}
-
 impl<'a> Transaction<'a> {
     pub(super) fn begin(store: &'a Store) -> Result<Self> {
         // Under the store's lock, so that no sweep sees the directory before it is locked.
@@ -106,7 +104,7 @@ impl<'a> Transaction<'a> {
         let alive =
             try_lock(&path)?.ok_or_else(|| Error::new(Kind::Bug, "a new transaction is locked already"))?;
         store.step(Step::Begun);
-        Ok(Self { store, path, _alive: alive, counter: AtomicU32::new(0) })
+        Ok(Self { store, path, _alive: alive, counter: AtomicU32::new(0), documents: Mutex::default() })
     }
 
     /// An empty root for one more layer.
@@ -119,7 +117,7 @@ impl<'a> Transaction<'a> {
         Ok(staged)
     }
 
-    /// Stages a manifest or configuration, which the caller has verified.
+    /// Stages a manifest or configuration. It comes in with the commit, in the place of a damaged one too.
     ///
     /// # Errors
     /// `Corrupt` when the bytes are not those of the digest; else when they cannot be written.
@@ -131,6 +129,7 @@ impl<'a> Transaction<'a> {
         create(&path)
             .and_then(|mut file| file.write_all(bytes))
             .doing(|| format!("write {}", path.display()))?;
+        self.documents().insert(*digest);
         self.store.step(Step::BlobStaged);
         Ok(())
     }
@@ -199,7 +198,7 @@ impl<'a> Transaction<'a> {
             let dir = File::open(&self.path).doing(doing)?;
             return rustix::fs::syncfs(&dir).doing(doing);
         }
-        for digest in batch.documents() {
+        for digest in self.documents().iter() {
             File::open(self.path.join(digest.hex())).and_then(|file| file.sync_all()).doing(doing)?;
         }
         Ok(())
@@ -207,13 +206,10 @@ impl<'a> Transaction<'a> {
 
     /// Gives everything its final name, durably.
     fn place(&self, plan: &Plan, batch: &Batch) -> Result<()> {
-        for digest in batch.documents() {
-            let place = self.store.blob_path(&digest);
-            match std::fs::rename(self.path.join(digest.hex()), &place) {
-                // Two images of one configuration: the first has moved it.
-                Err(error) if error.kind() == ErrorKind::NotFound && place.exists() => {}
-                other => other.doing(|| format!("write {}", place.display()))?,
-            }
+        for digest in self.documents().iter() {
+            let place = self.store.blob_path(digest);
+            std::fs::rename(self.path.join(digest.hex()), &place)
+                .doing(|| format!("write {}", place.display()))?;
         }
         for (index, id) in &plan.placed {
             if let Some(layer) = batch.layers.get(*index) {
@@ -233,6 +229,10 @@ impl<'a> Transaction<'a> {
     fn next_layer(&self, now: &Contents) -> Result<u64> {
         let present = self.store.layers.present()?.into_iter().map(|id| id.0.saturating_add(1)).max();
         Ok(now.next_layer.max(present.unwrap_or(0)))
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn number(&self) -> u32 {
@@ -308,7 +308,8 @@ impl Plan {
 
     fn number(&mut self, now: &Contents, first: u64, (index, layer): (usize, &NewLayer)) -> LayerId {
         let known = now.layers.values().find(|known| {
-            known.diff_id == layer.diff_id && (known.chain.is_none() || known.chain == layer.chain)
+            let same_place = known.chain.is_none() || known.chain == layer.chain;
+            known.diff_id == layer.diff_id && same_place && !known.damaged
         });
         if let Some(known) = known {
             return known.id;
@@ -323,6 +324,8 @@ impl Plan {
             size_bytes: layer.size_bytes,
             entries: layer.entries,
             blobs: Vec::new(),
+            damaged: false,
+            boot: Some(super::boot::id()),
         });
         id
     }

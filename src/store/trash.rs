@@ -3,7 +3,7 @@
 //! A tree is never walked down: a directory that is not empty moves up into the trash and waits its turn, so neither
 //! depth nor a crash in the middle matters, and no name is ever followed out of the trash.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
+
+/// IOPRIO_CLASS_IDLE, of ioprio_set(2).
+const IDLE: i32 = 3 << 13;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -37,17 +40,35 @@ impl Trash {
     }
 
     /// Deletes all that is in the trash; several processes may do this at once.
-    pub(crate) fn empty(&self) -> Result<()> {
+    ///
+    /// It is done at idle I/O priority: what runs on the machine goes first. Returns how many things were in it.
+    pub(crate) fn empty(&self) -> Result<u64> {
         let trash = self.open()?;
-        loop {
-            let names = names(trash.as_fd()).doing(|| format!("list {}", self.path.display()))?;
-            if names.is_empty() {
-                return Ok(());
-            }
-            for name in names {
-                delete(trash.as_fd(), &name, &trash).doing(|| format!("empty {}", self.path.display()))?;
-            }
+        let first = names(trash.as_fd()).doing(|| format!("list {}", self.path.display()))?;
+        if first.is_empty() {
+            return Ok(0);
         }
+        let count = first.len() as u64;
+        // The priority is the thread's, so it ends with it.
+        std::thread::scope(|scope| {
+            let work = scope.spawn(|| {
+                // Where it is not allowed, the work is done all the same.
+                let _ = crate::sys::process::set_io_priority(IDLE);
+                self.empty_from(&trash, first)
+            });
+            work.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "emptying the trash panicked")))
+        })?;
+        Ok(count)
+    }
+
+    fn empty_from(&self, trash: &OwnedFd, mut found: Vec<OsString>) -> Result<()> {
+        while !found.is_empty() {
+            for name in found {
+                delete(trash.as_fd(), &name, trash).doing(|| format!("empty {}", self.path.display()))?;
+            }
+            found = names(trash.as_fd()).doing(|| format!("list {}", self.path.display()))?;
+        }
+        Ok(())
     }
 
     fn open(&self) -> Result<OwnedFd> {
@@ -107,7 +128,7 @@ fn gone(answer: rustix::io::Result<()>) -> rustix::io::Result<bool> {
 }
 
 /// The names in a directory, without `.` and `..`.
-pub(crate) fn names(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<std::ffi::OsString>> {
+pub(crate) fn names(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod fd;
+pub mod fork;
 pub mod loopback;
 pub mod memory;
 pub mod mount;

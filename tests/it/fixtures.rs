@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::support::{Run, Sandbox, fixture};
 
@@ -55,7 +54,7 @@ fn the_hello_image_is_remade_bit_for_bit() {
 #[test]
 fn every_blob_of_the_hello_image_is_named_by_its_digest() {
     for (path, bytes) in files(&fixture("images/hello/blobs/sha256")) {
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = coracle::digest::Digest::of(&bytes).hex();
         assert_eq!(path.to_str(), Some(digest.as_str()));
     }
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use coracle::image::export::{Format, Named, Target, export};
 use coracle::image::import::{ImportOptions, import, open_source};
 use coracle::image::progress::Silent;
 use coracle::store::{ImageRecord, Store};
@@ -110,4 +111,73 @@ fn the_mounted_layers_are_what_umoci_unpacks() {
     let ours = std::fs::read_to_string(dir.path().join("ours")).unwrap();
     assert!(ours.contains("./usr/bin/tool 4755"), "{ours}");
     assert!(!ours.contains("./etc/link") && !ours.contains("./etc/gone"), "{ours}");
+}
+
+/// The image of [`sample`] in a store, and exported to `oci.tar`, `docker.tar` and the directory `oci`.
+fn exported(dir: &Path) -> (Store, ImageRecord) {
+    sample().write(&dir.join("layout"));
+    let store = Store::open(&dir.join("store")).unwrap();
+    let image = bring(&store, &dir.join("layout"));
+    for (format, target) in [
+        (Format::Oci, Target::Archive(dir.join("oci.tar"))),
+        (Format::Docker, Target::Archive(dir.join("docker.tar"))),
+        (Format::Oci, Target::Dir(dir.join("oci"))),
+    ] {
+        let named = Named { image: image.clone(), names: image.names.clone() };
+        export(&store, vec![named], format, target).unwrap();
+    }
+    (store, image)
+}
+
+#[test]
+fn skopeo_reads_every_format_that_is_exported() {
+    needs!(root, skopeo);
+    let dir = tempfile::tempdir().unwrap();
+    let (store, image) = exported(dir.path());
+    for source in ["oci-archive:oci.tar", "docker-archive:docker.tar", "oci:oci:v1", "oci-archive:docker.tar"]
+    {
+        let copy = format!("oci:copy-{}:v1", source.replace([':', '.'], "-"));
+        // skopeo hashes every blob and every layer as it reads it.
+        run("skopeo", &["copy", "-q", "--insecure-policy", source, &copy], dir.path());
+        let path = copy.split(':').nth(1).unwrap();
+        let again = bring(&store, &dir.path().join(path));
+        assert_eq!(again.layers, image.layers, "{source}");
+        // From docker's format skopeo writes another configuration.
+        assert!(again.id == image.id || source == "docker-archive:docker.tar", "{source}");
+    }
+}
+
+#[test]
+fn umoci_unpacks_what_is_exported_to_the_same_tree() {
+    needs!(root, umoci);
+    let dir = tempfile::tempdir().unwrap();
+    exported(dir.path());
+    run("umoci", &["unpack", "--image", "layout:v1", "before"], dir.path());
+    run("umoci", &["unpack", "--image", "oci:v1", "after"], dir.path());
+    let script = "for tree in before after; do (cd $tree/rootfs; find . | LC_ALL=C sort | xargs stat -c '%n %f %u %g %s %Y %h'; \
+        find . -type f | LC_ALL=C sort | xargs sha256sum) > $tree.list; done; diff before.list after.list";
+    run("sh", &["-ec", script], dir.path());
+}
+
+#[test]
+fn podman_and_buildah_take_what_is_exported_and_give_it_back() {
+    needs!(root, podman, buildah);
+    let dir = tempfile::tempdir().unwrap();
+    let (store, image) = exported(dir.path());
+    let storage = ["--root", "ps", "--runroot", "pr", "--storage-driver", "vfs"];
+    let podman = |args: &[&str]| run("podman", &[&storage[..], args].concat(), dir.path());
+    podman(&["load", "-q", "-i", "docker.tar"]);
+    podman(&["load", "-q", "-i", "oci.tar"]);
+    podman(&["save", "-q", "--format", "docker-archive", "-o", "from-podman.tar", "localhost/layout:v1"]);
+    podman(&["save", "-q", "--format", "oci-archive", "-o", "from-podman-oci.tar", "localhost/layout:v1"]);
+    for archive in ["from-podman.tar", "from-podman-oci.tar"] {
+        let again = bring(&store, &dir.path().join(archive));
+        assert_eq!((again.id, again.layers), (image.id, image.layers.clone()), "{archive}");
+    }
+    let buildah = |args: &[&str]| run("buildah", &[&storage[..], args].concat(), dir.path());
+    buildah(&["from", "-q", "--name", "work", "oci-archive:oci.tar"]);
+    buildah(&["config", "--env", "BUILT=here", "work"]);
+    buildah(&["commit", "-q", "work", "oci:built:v2"]);
+    let built = bring(&store, &dir.path().join("built"));
+    assert_eq!(built.layers[..2], image.layers[..], "the base is shared");
 }

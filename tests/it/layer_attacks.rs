@@ -9,11 +9,10 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use coracle::image::layer::{Limits, apply};
+use coracle::image::layer::{Limits, apply_and_prove};
 use serde::Deserialize;
 
 use crate::layer_tar::{Member, described, snapshot, tar};
@@ -87,8 +86,8 @@ fn run(name: &str) {
     let scene = Scene::new();
     let before = snapshot(&scene.victim());
     let stream = tar(&scene.aimed(attack.members));
-    let root = File::open(scene.layer()).unwrap();
-    let result = apply(&stream[..], root.as_fd(), &Limits::default(), &mut |_| {});
+    let record = tempfile::NamedTempFile::new().unwrap();
+    let result = apply_and_prove(&stream[..], &scene.layer(), record.path(), &Limits::default());
 
     assert_eq!(snapshot(&scene.victim()), before, "{name}: something outside the layer was touched");
     let beside: Vec<_> = fs::read_dir(scene.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

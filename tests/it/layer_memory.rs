@@ -15,7 +15,7 @@ use crate::layer_tar::{Member, tar};
 const ASKED: &str = "CORACLE_TEST_LAYER_MEMORY";
 
 /// A layer with one big file of changing bytes, made while it is read, and many small files.
-fn stream(megabytes: u64) -> impl Read {
+pub(crate) fn stream(megabytes: u64) -> impl Read {
     let size = megabytes << 20;
     let big = tar(&[Member { size: Some(size), ..Member::file("big", "") }])[..512].to_vec();
     let small: Vec<Member> =

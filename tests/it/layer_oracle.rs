@@ -3,13 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what went wrong by failing")]
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use coracle::image::digest::Digest;
-use coracle::image::layer::{Limits, apply};
+use coracle::image::layer::{Limits, apply_and_prove};
 
 use crate::layer_tar::{Member, snapshot, tar};
 
@@ -30,7 +29,7 @@ fn sh(script: &str, dir: &Path) -> String {
 
 fn unpack(stream: &[u8], into: &Path) {
     fs::create_dir(into).unwrap();
-    apply(stream, File::open(into).unwrap().as_fd(), &Limits::default(), &mut |_| {}).unwrap();
+    apply_and_prove(stream, into, &into.with_extension("idx"), &Limits::default()).unwrap();
 }
 
 /// Everything an ordinary image has, and the odd things GNU tar can write.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use coracle::error::{Kind, Result};
 use coracle::image::digest::Digest;
-use coracle::image::layer::{Applied, Limits, apply, lower_link};
+use coracle::image::layer::{Applied, Limits, apply, apply_and_prove, lower_link};
 use proptest::prelude::*;
 
 use crate::layer_tar::{Member, described, snapshot, tar};
@@ -30,8 +30,8 @@ impl Layer {
 
     fn within(stream: &[u8], limits: &Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let root = File::open(dir.path()).unwrap();
-        let result = apply(stream, root.as_fd(), limits, &mut |_| {});
+        let record = tempfile::NamedTempFile::new().unwrap();
+        let result = apply_and_prove(stream, dir.path(), record.path(), limits);
         Self { dir, result }
     }
 

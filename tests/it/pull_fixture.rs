@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coracle::digest::Digest;
 use coracle::error::{Error, Kind, Result};
+use coracle::image::policy::PolicyOptions;
 use coracle::image::progress::{Outcome, Progress};
 use coracle::image::pull::{PullOptions, Pulled, pull};
 use coracle::image::registry::{RegistryOptions, Timing};
@@ -67,7 +68,10 @@ pub(crate) fn place() -> Place {
         },
         ..RegistryOptions::default()
     };
-    let options = PullOptions { registry, ..PullOptions::default() };
+    let policy = dir.path().join("policy.json");
+    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
+    let policy = PolicyOptions { file: Some(policy), verifiers: dir.path().join("verifiers") };
+    let options = PullOptions { registry, policy, ..PullOptions::default() };
     Place { dir, store, options, heard: Heard::default() }
 }
 

@@ -1,13 +1,20 @@
 //! `coracle image`: bring images in, list, show and remove them.
 #![expect(clippy::print_stdout, reason = "the verbs of a command line print their results")]
 
+mod df;
+mod export;
+mod gc;
 mod import;
 mod inspect;
 mod ls;
+mod prune;
 mod pull;
 mod registry_args;
+mod repair;
 mod report;
 mod rm;
+mod tag;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::error::{Doing, Result};
-use crate::store::ImageRecord;
+use crate::store::{Finding, ImageRecord, Store};
 
 pub(super) use registry_args::RegistryArgs;
 pub(super) use report::progress;
@@ -41,6 +48,21 @@ enum Verb {
     Rm(rm::RmArgs),
     /// Show an image as JSON
     Inspect(inspect::InspectArgs),
+    /// Give an image more names
+    Tag(tag::TagArgs),
+    /// Write images as an OCI layout or a docker archive
+    #[command(visible_alias = "save")]
+    Export(export::ExportArgs),
+    /// Find what is no longer as it came in; exit code 1 when something is damaged
+    Verify(verify::VerifyArgs),
+    /// Bring in again what is damaged, and nothing else
+    Repair(repair::RepairArgs),
+    /// Clear away what dead processes and removed images left
+    Gc(gc::GcArgs),
+    /// Remove images that have no name, or that no container uses
+    Prune(prune::PruneArgs),
+    /// Show how much room images take
+    Df(df::DfArgs),
 }
 
 /// Runs `coracle image`.
@@ -54,6 +76,13 @@ pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
         Verb::Ls(args) => ls::run(ctx, args),
         Verb::Rm(args) => rm::run(ctx, args),
         Verb::Inspect(args) => inspect::run(ctx, args),
+        Verb::Tag(args) => tag::run(ctx, args),
+        Verb::Export(args) => export::run(ctx, args),
+        Verb::Verify(args) => verify::run(ctx, args),
+        Verb::Repair(args) => repair::run(ctx, args),
+        Verb::Gc(args) => gc::run(ctx, args),
+        Verb::Prune(args) => prune::run(ctx, args),
+        Verb::Df(args) => df::run(ctx, args),
     }
 }
 
@@ -67,6 +96,30 @@ fn summary(image: &ImageRecord) -> Value {
         "size": image.size_bytes,
         "imported": image.imported_at,
     })
+}
+
+/// The images that `names` mean, each once; all when there are none.
+fn chosen(store: &Store, names: &[String]) -> Result<Vec<ImageRecord>> {
+    if names.is_empty() {
+        return store.images();
+    }
+    let mut images: Vec<ImageRecord> = Vec::new();
+    for name in names {
+        let image = store.find(name)?;
+        if images.iter().all(|known| known.manifest != image.manifest) {
+            images.push(image);
+        }
+    }
+    Ok(images)
+}
+
+fn finding_line(finding: &Finding) -> String {
+    let images = finding.images.join(", ");
+    let image = if images.is_empty() { String::new() } else { format!("{images}: ") };
+    match &finding.layer {
+        Some(layer) => format!("{image}layer {layer}: /{}: {}", finding.path, finding.what),
+        None => format!("{image}{}: {}", finding.path, finding.what),
+    }
 }
 
 fn print_json(value: &Value) -> Result<()> {

@@ -46,6 +46,7 @@ pub(super) fn run(ctx: &Context, args: &PullArgs) -> Result<ExitCode> {
         platform: args.platform.as_deref().map(platform::parse).transpose()?,
         all_platforms: args.all_platforms,
         registry: args.registry.options()?,
+        policy: args.registry.policy(),
         spool_above: args.spool_above.unwrap_or(usual.spool_above),
         ..usual
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::image::policy::PolicyOptions;
 use crate::image::registry::{Login, RegistryOptions, Timing};
 
 /// The options of every verb that talks to a registry.
@@ -24,6 +25,12 @@ pub(in crate::cli) struct RegistryArgs {
     /// Directory of hosts.toml files, as containerd has them, instead of the usual ones
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
+    /// File with the policy for images, instead of /etc/coracle/policy.json or /etc/containers/policy.json
+    #[arg(long, value_name = "FILE")]
+    signature_policy: Option<PathBuf>,
+    /// Directory of programs that are asked about each image, as containerd has them
+    #[arg(long, value_name = "DIR")]
+    verifier_dir: Option<PathBuf>,
     /// Another registries.conf
     #[arg(long, value_name = "FILE", hide = true)]
     registries_conf: Option<PathBuf>,
@@ -67,6 +74,17 @@ impl RegistryArgs {
             k3s_registries: self.k3s_registries.clone().unwrap_or(usual.k3s_registries),
             timing,
         })
+    }
+}
+
+impl RegistryArgs {
+    /// What may come in.
+    pub(in crate::cli) fn policy(&self) -> PolicyOptions {
+        let usual = PolicyOptions::default();
+        PolicyOptions {
+            file: self.signature_policy.clone(),
+            verifiers: self.verifier_dir.clone().unwrap_or(usual.verifiers),
+        }
     }
 }
 

@@ -190,7 +190,8 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
 /// Pulls the image.
 fn get(store: &Store, args: &LaunchArgs, platform: Option<Platform>) -> Result<ImageRecord> {
     let reference = Reference::parse(&args.image)?;
-    let options = PullOptions { platform, registry: args.registry.options()?, ..PullOptions::default() };
+    let (registry, policy) = (args.registry.options()?, args.registry.policy());
+    let options = PullOptions { platform, registry, policy, ..PullOptions::default() };
     let pulled = pull(store, &reference, &options, &*super::image::progress())?;
     pulled.images.into_iter().next().ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))
 }

@@ -1,13 +1,20 @@
 //! Owner, mode, extended attributes and times, in the one order that keeps them all.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::place::{At, system};
 use crate::error::{Error, Result};
 use crate::image::tar::{Entry, Mtime, shown};
+use crate::store::index::Attributes;
+
+use super::tree::Said;
+
+/// Name and value of an extended attribute.
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// Things worth telling that do not stop the layer; only the first ones are kept.
 #[derive(Debug, Default)]
@@ -34,31 +41,124 @@ impl Warnings {
 }
 
 /// Sets everything on an open regular file whose data is complete: chown first, for it clears setuid and capabilities.
-pub(super) fn of_file(fd: &OwnedFd, entry: &Entry, warnings: &mut Warnings) -> Result<()> {
+///
+/// Returns what is set now, for the layer's record; so do the functions below.
+pub(super) fn of_file<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warnings) -> Result<Attributes<'e>> {
     let (uid, gid) = owner(entry);
     owned(rustix::fs::fchown(fd, uid, gid), entry)?;
     system("set the mode", rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode)))?;
-    xattrs(entry, warnings, |name, value| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
-    system("set the time", rustix::fs::futimens(fd, &times(entry.mtime)))
+    let set = |name: &[u8], value: &[u8]| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty());
+    let set = xattrs(entry, warnings, set)?;
+    system("set the time", rustix::fs::futimens(fd, &times(entry.mtime)))?;
+    recorded(entry, set, || rustix::fs::fstat(fd))
 }
 
 /// Sets everything on a symlink, FIFO or device that was just made, never following it.
-pub(super) fn of_node(at: At<'_>, entry: &Entry, with_mode: bool, warnings: &mut Warnings) -> Result<()> {
+pub(super) fn of_node<'e>(
+    at: At<'_>,
+    entry: &'e Entry,
+    with_mode: bool,
+    warnings: &mut Warnings,
+) -> Result<Attributes<'e>> {
     chown_at(at, entry)?;
-    if with_mode || !entry.xattrs.is_empty() {
-        // Neither chmod nor setxattr take an O_PATH descriptor, but both take its name in /proc, which leads to the
-        // very inode and no further, also when that is a symlink.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = system("open what was made", rustix::fs::openat(at.dir, at.name, flags, Mode::empty()))?;
-        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        if with_mode {
-            let mode = Mode::from_raw_mode(entry.mode);
-            system("set the mode through /proc", rustix::fs::chmod(&name, mode))?;
-        }
-        xattrs(entry, warnings, |key, value| rustix::fs::setxattr(&name, key, value, XattrFlags::empty()))?;
+    let mut set = Vec::new();
+    if with_mode {
+        // chmod follows links, but this is what was just made, and it is none.
+        let mode = Mode::from_raw_mode(entry.mode);
+        system("set the mode", rustix::fs::chmodat(at.dir, at.name, mode, AtFlags::empty()))?;
     }
-    let set = rustix::fs::utimensat(at.dir, at.name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
-    system("set the time", set)
+    if !entry.xattrs.is_empty() {
+        let target = Node::new(at)?;
+        set = xattrs(entry, warnings, |name, value| target.set_xattr(name, value))?;
+    }
+    let time = rustix::fs::utimensat(at.dir, at.name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+    system("set the time", time)?;
+    recorded(entry, set, || rustix::fs::statat(at.dir, at.name, AtFlags::SYMLINK_NOFOLLOW))
+}
+
+/// This process does nothing but unpack, and has no /proc.
+static ALONE: AtomicBool = AtomicBool::new(false);
+
+/// From here on the working directory is ours to change.
+pub(in crate::image) fn work_alone() {
+    ALONE.store(true, Ordering::Relaxed);
+}
+
+/// A symlink, FIFO or device whose extended attributes are set: no call takes a directory and a name for that
+/// (setxattrat(2) is of 6.13), nor an O_PATH descriptor.
+enum Node<'a> {
+    /// By its name in /proc, which leads to the very inode and no further, also when that is a symlink.
+    InProc(OwnedFd),
+    /// By its name in the working directory.
+    Here(At<'a>),
+}
+
+impl<'a> Node<'a> {
+    fn new(at: At<'a>) -> Result<Self> {
+        if ALONE.load(Ordering::Relaxed) {
+            system("enter a directory of the layer", rustix::process::fchdir(at.dir))?;
+            return Ok(Self::Here(at));
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(at.dir, at.name, flags, Mode::empty());
+        system("open what was made", fd).map(Self::InProc)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
+        match self {
+            Self::InProc(fd) => {
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                rustix::fs::setxattr(path, name, value, XattrFlags::empty())
+            }
+            Self::Here(at) => rustix::fs::lsetxattr(at.name, name, value, XattrFlags::empty()),
+        }
+    }
+}
+
+/// What the record says of a member: what was set, but what the kernel made of it where that may be something else.
+fn recorded<'e>(
+    entry: &Entry,
+    xattrs: Vec<Pair<'e>>,
+    stat: impl FnOnce() -> rustix::io::Result<Stat>,
+) -> Result<Attributes<'e>> {
+    let Entry { mode, uid, gid, mtime, .. } = *entry;
+    settled(Attributes { mode, uid, gid, mtime: (mtime.secs, mtime.nanos), xattrs }, stat)
+}
+
+/// The same for a directory that is finished.
+pub(super) fn of_said<'s>(fd: &OwnedFd, said: &'s Said) -> Result<Attributes<'s>> {
+    let all = said.xattrs.iter().chain(&said.late_xattrs);
+    let xattrs = all.map(|(name, value)| (name.as_slice(), value.as_slice())).collect();
+    let (Said { mode, mtime, .. }, (uid, gid)) = (said, said.owner);
+    let attributes = Attributes { mode: *mode, uid, gid, mtime: (mtime.secs, mtime.nanos), xattrs };
+    settled(attributes, || rustix::fs::fstat(fd))
+}
+
+/// The same for a directory whose attributes are our own.
+pub(super) fn as_they_are(fd: &OwnedFd) -> Result<Attributes<'static>> {
+    let stat = system("look at what was made", rustix::fs::fstat(fd))?;
+    Ok(Attributes {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        xattrs: Vec::new(),
+    })
+}
+
+/// An access list changes the mode and may not be kept as it was given; a time may be beyond the file system.
+fn settled<'e>(
+    mut attributes: Attributes<'e>,
+    stat: impl FnOnce() -> rustix::io::Result<Stat>,
+) -> Result<Attributes<'e>> {
+    let has_list = attributes.xattrs.iter().any(|(name, _)| is_late(name));
+    if has_list || i32::try_from(attributes.mtime.0).is_err() {
+        let stat = system("look at what was made", stat())?;
+        attributes.mode = stat.st_mode & 0o7777;
+        attributes.mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
+        attributes.xattrs.retain(|(name, _)| !is_late(name));
+    }
+    Ok(attributes)
 }
 
 /// Sets the owner of what stands at a place, not following it.
@@ -69,13 +169,15 @@ pub(super) fn chown_at(at: At<'_>, entry: &Entry) -> Result<()> {
 }
 
 /// Sets the extended attributes of a directory but for the ones that [`late`] keeps.
-pub(super) fn of_dir(fd: &OwnedFd, entry: &Entry, warnings: &mut Warnings) -> Result<()> {
-    xattrs(entry, warnings, |name, value| {
+pub(super) fn of_dir<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warnings) -> Result<Vec<Pair<'e>>> {
+    let mut set = xattrs(entry, warnings, |name, value| {
         if is_late(name) {
             return Ok(());
         }
         rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
-    })
+    })?;
+    set.retain(|(name, _)| !is_late(name));
+    Ok(set)
 }
 
 /// Attributes that files made in the directory would inherit: they wait for the end.
@@ -109,12 +211,13 @@ fn owned(result: rustix::io::Result<()>, entry: &Entry) -> Result<()> {
 }
 
 /// Hands the wanted attributes to `set`, capabilities last, and sorts failures into warnings and errors.
-fn xattrs(
-    entry: &Entry,
+fn xattrs<'e>(
+    entry: &'e Entry,
     warnings: &mut Warnings,
     mut set: impl FnMut(&[u8], &[u8]) -> rustix::io::Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Pair<'e>>> {
     const CAPABILITY: &[u8] = b"security.capability";
+    let mut done = Vec::new();
     let capability = entry.xattrs.get_key_value(CAPABILITY);
     let others = entry.xattrs.iter().filter(|(name, _)| name.as_slice() != CAPABILITY);
     for (name, value) in others.chain(capability) {
@@ -128,7 +231,7 @@ fn xattrs(
             continue;
         }
         match set(name, value) {
-            Ok(()) => {}
+            Ok(()) => done.push((name.as_slice(), value.as_slice())),
             Err(Errno::PERM | Errno::OPNOTSUPP) => warnings.add(say("lost: it cannot be set here")),
             Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => system("set an extended attribute", Err(errno))?,
             Err(errno) => {
@@ -137,5 +240,5 @@ fn xattrs(
             }
         }
     }
-    Ok(())
+    Ok(done)
 }

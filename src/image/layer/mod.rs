@@ -10,25 +10,33 @@
 mod attributes;
 mod decoder;
 mod limits;
+mod log;
 mod name;
 mod place;
+mod prove;
 mod put;
 mod tree;
 mod whiteout;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
+use serde::{Deserialize, Serialize};
+
+pub(super) use attributes::work_alone;
 pub use decoder::Decoder;
 pub use limits::Limits;
+pub use prove::apply_and_prove;
+pub(super) use put::look_around;
 
 use super::digest::{Digest, Hasher};
 use super::tar::{Archive, shown};
 use crate::error::{Error, Kind, Result};
 
 /// What a layer turned out to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The digest of the whole uncompressed stream, what follows the archive's end included.
     pub diff_id: Digest,
@@ -59,22 +67,38 @@ pub fn apply(
     limits: &Limits,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Applied> {
-    let mut putter = put::Putter::new(tree::Tree::new(root, limits.directory_bytes)?, limits);
+    apply_recorded(stream, root, None, limits, on_progress)
+}
+
+/// As [`apply`]; also writes the layer's record to the empty file `index`.
+///
+/// # Errors
+/// As [`apply`], and when the record cannot be written.
+pub fn apply_recorded(
+    stream: impl Read,
+    root: BorrowedFd<'_>,
+    index: Option<File>,
+    limits: &Limits,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<Applied> {
+    let log = log::Log::new(index)?;
+    let tree = tree::Tree::new(root, limits.directory_bytes, log.clone())?;
+    let mut putter = put::Putter::new(tree, limits, log.clone());
     let decoder = Decoder::with_limits(stream, limits);
     let tap = Tap { inner: decoder, hasher: Hasher::new(), seen: 0, most: limits.bytes, on_progress };
     let mut archive = Archive::new(tap, limits.tar);
+    if log.is_on() {
+        let log = log.clone();
+        archive = archive.telling(Box::new(move |bytes| log.raw(bytes)));
+    }
     while let Some(entry) = archive.next_entry()? {
         putter.put(&entry, &mut archive)?;
     }
-    let tap = archive.finish()?;
-    Ok(Applied {
-        diff_id: tap.hasher.finish(),
-        implicit_dirs: putter.finish_dirs()?,
-        entries: putter.entries,
-        bytes: putter.bytes,
-        hides_all_lower: putter.hides_all_lower,
-        warnings: putter.warnings.finish(),
-    })
+    let diff_id = archive.finish()?.hasher.finish();
+    let implicit_dirs = putter.finish_dirs()?;
+    let applied = putter.applied(diff_id, implicit_dirs);
+    log.finish(diff_id)?;
+    Ok(applied)
 }
 
 /// Hashes, counts and bounds what passes.

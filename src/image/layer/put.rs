@@ -4,18 +4,22 @@ use std::io::Read;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::LowerLink;
 use super::attributes::{self, Warnings};
 use super::limits::Limits;
+use super::log::Log;
 use super::name::{Name, clean, join, split};
 use super::place::{At, Was, look, system};
 use super::tree::{Dir, For, Parent, Said, Tree};
+use super::{Applied, LowerLink};
+use crate::digest::Digest;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::image::tar::{Archive, Device, Entry, Kind, Segment, shown};
+use crate::store::index::{self, Extent, Record};
 
 /// Bytes written to a file before the kernel is asked to begin writing them out: dirty pages never pile up.
 const WRITE_BEHIND: u64 = 2 << 20;
@@ -29,11 +33,20 @@ pub(super) struct Putter<'l> {
     pub(super) entries: u64,
     pub(super) bytes: u64,
     pub(super) hides_all_lower: bool,
+    log: Log,
 }
 
 impl<'l> Putter<'l> {
-    pub(super) fn new(tree: Tree, limits: &'l Limits) -> Self {
-        Self { tree, limits, warnings: Warnings::default(), entries: 0, bytes: 0, hides_all_lower: false }
+    pub(super) fn new(tree: Tree, limits: &'l Limits, log: Log) -> Self {
+        let warnings = Warnings::default();
+        Self { tree, limits, warnings, entries: 0, bytes: 0, hides_all_lower: false, log }
+    }
+
+    /// What the layer turned out to be.
+    pub(super) fn applied(self, diff_id: Digest, implicit_dirs: bool) -> Applied {
+        let Self { entries, bytes, hides_all_lower, .. } = self;
+        let warnings = self.warnings.finish();
+        Applied { diff_id, entries, bytes, implicit_dirs, hides_all_lower, warnings }
     }
 
     /// Applies one member; its data is read from `archive`.
@@ -72,7 +85,7 @@ impl<'l> Putter<'l> {
             Kind::Char(device) => self.device(&parent, at, entry, FileType::CharacterDevice, *device),
             Kind::Block(device) => self.device(&parent, at, entry, FileType::BlockDevice, *device),
             Kind::Dir => self.dir(&parent, at, entry),
-            Kind::Fifo => self.node(&parent, at, entry, FileType::Fifo, 0),
+            Kind::Fifo => self.node(&parent, at, entry, index::Node::Fifo),
         }
     }
 
@@ -104,8 +117,8 @@ impl<'l> Putter<'l> {
         }
         let root = system("open the layer's directory", self.tree.open(b"", OFlags::RDONLY))?;
         attributes::chown_at(At { dir: root.as_fd(), name: b"." }, entry)?;
-        attributes::of_dir(&root, entry, &mut self.warnings)?;
-        self.tree.dirs.entry(Vec::new()).or_default().said = Some(said(entry));
+        let set = attributes::of_dir(&root, entry, &mut self.warnings)?;
+        self.tree.dirs.entry(Vec::new()).or_default().said = Some(said(entry, &set));
         Ok(())
     }
 
@@ -123,13 +136,14 @@ impl<'l> Putter<'l> {
             Err(error) => system("make a directory", Err(error))?,
         }
         attributes::chown_at(at, entry)?;
+        let mut set = Vec::new();
         if !entry.xattrs.is_empty() {
             let fd = system("open a directory of the layer", self.tree.open(&path, OFlags::RDONLY))?;
-            attributes::of_dir(&fd, entry, &mut self.warnings)?;
+            set = attributes::of_dir(&fd, entry, &mut self.warnings)?;
         }
         let dir = self.tree.dirs.entry(path).or_default();
         dir.only_hides = false;
-        dir.said = Some(said(entry));
+        dir.said = Some(said(entry, &set));
         Ok(())
     }
 
@@ -148,15 +162,17 @@ impl<'l> Putter<'l> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(at.dir, at.name, flags, Mode::RUSR | Mode::WUSR);
         let fd = self.replacing(parent, at, "create the file", create)?;
-        match &entry.sparse {
-            None => write_data(&fd, &[Segment { offset: 0, length: entry.size }], archive)?,
-            Some(sparse) => {
-                write_data(&fd, &sparse.segments, archive)?;
-                system("set the size", rustix::fs::ftruncate(&fd, sparse.real_size))?;
-            }
+        let plain = [Segment { offset: 0, length: entry.size }];
+        let segments = entry.sparse.as_ref().map_or(&plain[..], |sparse| &sparse.segments);
+        let crc = write_data(&fd, segments, archive)?;
+        if entry.sparse.is_some() {
+            system("set the size", rustix::fs::ftruncate(&fd, size))?;
         }
         self.bytes += entry.size;
-        attributes::of_file(&fd, entry, &mut self.warnings)
+        let attributes = attributes::of_file(&fd, entry, &mut self.warnings)?;
+        let extents = segments.iter().map(|s| Extent { offset: s.offset, length: s.length }).collect();
+        let path = join(&parent.path, at.name);
+        self.log.put(&Record::File { path: &path, attributes, size, extents, crc })
     }
 
     fn symlink(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, target: &[u8]) -> Result<()> {
@@ -164,7 +180,8 @@ impl<'l> Putter<'l> {
             return Err(Error::invalid("a symlink to nothing cannot be made"));
         }
         self.replacing(parent, at, "make a symlink", || rustix::fs::symlinkat(target, at.dir, at.name))?;
-        attributes::of_node(at, entry, false, &mut self.warnings)
+        let attributes = attributes::of_node(at, entry, false, &mut self.warnings)?;
+        self.log.put(&Record::Symlink { path: &join(&parent.path, at.name), attributes, target })
     }
 
     /// Adds a name. The entry's own attributes are left alone: they are the target's, which has them already, and through
@@ -186,7 +203,9 @@ impl<'l> Putter<'l> {
         }
         // linkat(2) without AT_SYMLINK_FOLLOW: a symlink is linked itself.
         let link = || rustix::fs::linkat(old.dir, old.name, at.dir, at.name, AtFlags::empty());
-        self.replacing(parent, at, "make a hard link", link)
+        self.replacing(parent, at, "make a hard link", link)?;
+        let target = join(&from.path, target_name);
+        self.log.put(&Record::Link { path: &join(&parent.path, at.name), target: &target })
     }
 
     fn device(
@@ -202,7 +221,11 @@ impl<'l> Putter<'l> {
             let error = Error::invalid("the character device 0:0 would hide what lower layers have");
             return Err(error.hint("an image says so with a file named .wh.NAME"));
         }
-        match self.node(parent, at, entry, kind, rustix::fs::makedev(major, minor)) {
+        let node = match kind {
+            FileType::CharacterDevice => index::Node::Char(major, minor),
+            _ => index::Node::Block(major, minor),
+        };
+        match self.node(parent, at, entry, node) {
             Err(error) if error.kind() == ErrorKind::Denied && in_user_namespace() => {
                 let name = shown(&entry.name);
                 self.warnings.add(format!("\"{name}\": device skipped: not allowed in a user namespace"));
@@ -212,17 +235,16 @@ impl<'l> Putter<'l> {
         }
     }
 
-    fn node(
-        &mut self,
-        parent: &Parent,
-        at: At<'_>,
-        entry: &Entry,
-        kind: FileType,
-        device: u64,
-    ) -> Result<()> {
+    fn node(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, node: index::Node) -> Result<()> {
+        let (kind, device) = match node {
+            index::Node::Fifo => (FileType::Fifo, 0),
+            index::Node::Char(major, minor) => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+            index::Node::Block(major, minor) => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+        };
         let make = || rustix::fs::mknodat(at.dir, at.name, kind, Mode::RUSR | Mode::WUSR, device);
         self.replacing(parent, at, "make a device or pipe", make)?;
-        attributes::of_node(at, entry, true, &mut self.warnings)
+        let attributes = attributes::of_node(at, entry, true, &mut self.warnings)?;
+        self.log.put(&Record::Node { path: &join(&parent.path, at.name), attributes, node })
     }
 
     /// Gives directories the attributes that had to wait, the deepest first: a parent stays open to us until it is its
@@ -234,15 +256,15 @@ impl<'l> Putter<'l> {
         let mut implicit = false;
         for (path, dir) in self.tree.dirs.iter().rev() {
             implicit |= dir.said.is_none() && !path.is_empty();
-            let plain =
-                Said { mode: 0o755, mtime: crate::image::tar::Mtime::default(), late_xattrs: Vec::new() };
-            self.finish_dir(path, dir.said.as_ref().unwrap_or(&plain))
+            self.finish_dir(path, dir)
                 .map_err(|error| error.doing(format!("finish the directory \"{}\"", shown(path))))?;
         }
         Ok(implicit)
     }
 
-    fn finish_dir(&self, path: &[u8], said: &Said) -> Result<()> {
+    fn finish_dir(&self, path: &[u8], dir: &Dir) -> Result<()> {
+        let plain = Said { mode: 0o755, ..Said::default() };
+        let said = dir.said.as_ref().unwrap_or(&plain);
         let fd = system("open a directory of the layer", self.tree.open(path, OFlags::RDONLY))?;
         system("set the mode", rustix::fs::fchmod(&fd, Mode::from_raw_mode(said.mode)))?;
         for (name, value) in &said.late_xattrs {
@@ -251,20 +273,35 @@ impl<'l> Putter<'l> {
                 result => system("set an extended attribute", result)?,
             }
         }
-        system("set the time", rustix::fs::futimens(&fd, &attributes::times(said.mtime)))
+        system("set the time", rustix::fs::futimens(&fd, &attributes::times(said.mtime)))?;
+        let attributes = match &dir.said {
+            Some(said) => Some(attributes::of_said(&fd, said)?),
+            // Nothing below it can give the root other ones.
+            None if path.is_empty() => Some(attributes::as_they_are(&fd)?),
+            None => None,
+        };
+        self.log.put(&Record::Dir { path, attributes, opaque: dir.opaque })
     }
 }
 
-fn said(entry: &Entry) -> Said {
-    Said { mode: entry.mode, mtime: entry.mtime, late_xattrs: attributes::late(entry) }
+fn said(entry: &Entry, set: &[attributes::Pair<'_>]) -> Said {
+    Said {
+        mode: entry.mode,
+        mtime: entry.mtime,
+        owner: (entry.uid, entry.gid),
+        xattrs: set.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+        late_xattrs: attributes::late(entry),
+    }
 }
 
-/// Writes the member's data where the segments say, which together are exactly as long.
-fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive<R>) -> Result<()> {
+/// Writes the member's data where the segments say, which together are exactly as long; returns its CRC-32.
+fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive<R>) -> Result<u32> {
+    let mut crc = crc32fast::Hasher::new();
     let mut segments = segments.iter().copied();
     let mut now = Segment { offset: 0, length: 0 };
     let (mut written, mut begun) = (0u64, 0u64);
     while let Some(mut piece) = archive.data()? {
+        crc.update(piece);
         while !piece.is_empty() {
             while now.length == 0 {
                 let next = segments.next();
@@ -286,7 +323,7 @@ fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive
             begin_writing_out(fd);
         }
     }
-    Ok(())
+    Ok(crc.finalize())
 }
 
 /// Asks for dirty pages to be written now and for clean ones to leave the cache, as posix_fadvise(2) does on
@@ -298,6 +335,14 @@ fn begin_writing_out(fd: &OwnedFd) {
 
 /// Whether some ids of the system have no meaning here: then devices cannot be made, user_namespaces(7).
 fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        map.split_whitespace().ne(["0", "0", "4294967295"])
+    })
+}
+
+/// Learns what cannot be learnt any more where only the layer's directory is in reach.
+pub(in crate::image) fn look_around() {
+    in_user_namespace();
 }

@@ -8,19 +8,18 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::log::Log;
 use super::name::{join, split};
 use super::place::{At, Was, look, system};
 use crate::error::{Error, Kind, Result};
 use crate::image::tar::{Mtime, shown};
+use crate::store::index::{Record, beneath};
 
 /// Symlinks followed for one path, as path_resolution(7) has it.
 const MOST_LINKS: u32 = 40;
-
-/// Longest path given to one system call; longer ones are walked in pieces (PATH_MAX is 4096).
-const LONGEST_STEP: usize = 4000;
 
 const OPEN: &str = "open a directory of the layer";
 
@@ -33,6 +32,7 @@ pub(super) struct Tree {
     held_bytes: u64,
     most_bytes: u64,
     last: Option<Rc<Parent>>,
+    log: Log,
 }
 
 /// What is known of a directory.
@@ -47,10 +47,13 @@ pub(super) struct Dir {
 }
 
 /// Attributes that must wait until nothing more is put into the directory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) mode: u32,
     pub(super) mtime: Mtime,
+    pub(super) owner: (u32, u32),
+    /// Set already; kept for the record only.
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) late_xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -87,7 +90,7 @@ impl Tree {
     ///
     /// # Errors
     /// `Exists` when it is not empty; else what the kernel answers.
-    pub(super) fn new(root: BorrowedFd<'_>, most_bytes: u64) -> Result<Self> {
+    pub(super) fn new(root: BorrowedFd<'_>, most_bytes: u64, log: Log) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = system("open the layer's directory", rustix::fs::openat(root, ".", flags, Mode::empty()))?;
         for entry in system("list the layer's directory", rustix::fs::Dir::read_from(&root))? {
@@ -99,7 +102,7 @@ impl Tree {
         // No setgid bit may be inherited from here while the layer is written.
         system("chmod the layer's directory", rustix::fs::fchmod(&root, Mode::RWXU))?;
         let dirs = BTreeMap::from([(Vec::new(), Dir::default())]);
-        Ok(Self { root, dirs, held_bytes: 0, most_bytes, last: None })
+        Ok(Self { root, dirs, held_bytes: 0, most_bytes, last: None, log })
     }
 
     /// The directory `path`, clean but possibly through symlinks of this layer. `None` where there is none to be had:
@@ -141,17 +144,7 @@ impl Tree {
 
     /// Opens the directory with this canonical path; no symlink is followed, nothing outside reached.
     pub(super) fn open(&self, path: &[u8], access: OFlags) -> rustix::io::Result<OwnedFd> {
-        let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut from: Option<OwnedFd> = None;
-        let mut rest = if path.is_empty() { &b"."[..] } else { path };
-        while rest.len() > LONGEST_STEP {
-            let cut = rest[..LONGEST_STEP].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
-            let here = from.as_ref().unwrap_or(&self.root).as_fd();
-            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            from = Some(beneath(here, &rest[..cut], step)?);
-            rest = &rest[cut + 1..];
-        }
-        beneath(from.as_ref().unwrap_or(&self.root).as_fd(), rest, flags)
+        beneath(self.root.as_fd(), path, access | OFlags::DIRECTORY)
     }
 
     /// Follows `path` part by part, making what is missing as `purpose` allows; the canonical path.
@@ -209,6 +202,7 @@ impl Tree {
             }
             (Was::Whiteout, For::Member) => {
                 system("remove a whiteout", rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()))?;
+                self.note_gone(path)?;
                 self.make_dir(at, path, Dir::default())?;
                 self.make_opaque(path)?;
             }
@@ -234,6 +228,16 @@ impl Tree {
         }
         self.dirs.insert(path.to_vec(), dir);
         Ok(())
+    }
+
+    /// Takes back what was noted of `path` and all below it.
+    pub(super) fn note_gone(&self, path: &[u8]) -> Result<()> {
+        self.log.put(&Record::Gone { path })
+    }
+
+    /// Notes the mark that hides `path` of the layers below.
+    pub(super) fn note_whiteout(&self, path: &[u8]) -> Result<()> {
+        self.log.put(&Record::Whiteout { path })
     }
 
     /// The paths strictly below the directory `path`, of directories only.
@@ -278,52 +282,7 @@ fn not_a_directory<T>(path: &[u8], why: &str) -> Result<T> {
     Err(Error::invalid(format!("the path \"{}\" {why}", shown(path))))
 }
 
-/// KERNEL(5.6) openat2, else a walk that is as strict: canonical paths need no more.
-fn beneath(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
-    match rustix::fs::openat2(from, path, flags, Mode::empty(), resolve) {
-        Err(Errno::NOSYS) => beneath_by_parts(from, path, flags),
-        result => result,
-    }
-}
-
-fn beneath_by_parts(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let (parent, last) = split(path);
-    let mut held: Option<OwnedFd> = None;
-    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    for part in parent.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-        let here = held.as_ref().map_or(from, |fd| fd.as_fd());
-        held = Some(rustix::fs::openat(here, part, step, Mode::empty())?);
-    }
-    rustix::fs::openat(held.as_ref().map_or(from, |fd| fd.as_fd()), last, flags, Mode::empty())
-}
-
 /// Whether a stat result is overlayfs' mark for "hidden": a character device 0:0.
 pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_walk_without_openat2_follows_no_link_either() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
-        std::os::unix::fs::symlink("/etc", dir.path().join("a/out")).unwrap();
-        std::os::unix::fs::symlink("b", dir.path().join("a/in")).unwrap();
-        let root = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        for open in [beneath, beneath_by_parts] {
-            assert!(open(root.as_fd(), b"a/b/c", flags).is_ok());
-            assert!(open(root.as_fd(), b".", flags).is_ok());
-            for bad in [&b"a/out"[..], b"a/in", b"a/in/c", b"a/out/ssl"] {
-                assert!(open(root.as_fd(), bad, flags).is_err(), "{}", bad.escape_ascii());
-            }
-        }
-    }
 }

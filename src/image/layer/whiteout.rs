@@ -41,7 +41,8 @@ impl Tree {
             Was::Nothing => {}
         }
         let made = rustix::fs::mknodat(at.dir, at.name, FileType::CharacterDevice, Mode::empty(), 0);
-        system("make a whiteout, which needs CAP_MKNOD or kernel 5.8 in a user namespace", made)
+        system("make a whiteout, which needs CAP_MKNOD or kernel 5.8 in a user namespace", made)?;
+        self.note_whiteout(&path)
     }
 
     /// Applies the opaque marker in the directory `path`.
@@ -101,8 +102,12 @@ impl Tree {
     /// What the kernel answers.
     pub(super) fn remove(&mut self, at: At<'_>, path: &[u8]) -> Result<()> {
         self.forget_parent();
-        match look(at)? {
-            Was::Nothing => return Ok(()),
+        let was = look(at)?;
+        if was == Was::Nothing {
+            return Ok(());
+        }
+        self.note_gone(path)?;
+        match was {
             Was::Dir => {}
             _ => {
                 return system(
@@ -150,6 +155,9 @@ impl Tree {
                     result => result,
                 };
                 system("remove what was replaced", gone)?;
+                if only_whiteouts {
+                    self.note_gone(&join(path, name.to_bytes()))?;
+                }
                 removed = true;
             }
             if !removed {

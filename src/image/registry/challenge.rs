@@ -103,4 +103,11 @@ mod tests {
             assert_eq!(parse(header), meant, "{header}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_to_its_end(header in "((Bearer|Basic|realm|service)?[ =,\"\\\\a-z]{0,6}){0,12}") {
+            let _ = parse(&header);
+        }
+    }
 }

@@ -62,7 +62,8 @@ impl Base {
         };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         let is_clean = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\\".contains(&b));
-        if authority.is_empty() || !is_clean(authority) || !is_clean(path) {
+        let is_uri = || format!("http://{authority}{path}/").parse::<hyper::Uri>().is_ok();
+        if authority.is_empty() || !is_clean(authority) || !is_clean(path) || !is_uri() {
             return Err(malformed(text));
         }
         let path = path.trim_end_matches('/').to_owned();
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(url("http://m:5000/proxy"), "http://m:5000/proxy/v2/a/b/blobs/x");
         assert_eq!(url("[::1]:5000"), "http://[::1]:5000/v2/a/b/blobs/x");
         assert_eq!(url("m:5000/v2"), "https://m:5000/v2/a/b/blobs/x");
-        for bad in ["", "ftp://x", "https://", "https://a b", "https://u:p@x", "x?y", "/x"] {
+        for bad in ["", "ftp://x", "https://", "https://a b", "https://u:p@x", "x?y", "/x", "x:port:y"] {
             assert!(Base::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -259,4 +259,20 @@ mod tests {
             assert!(read_all(bad, "ghcr.io/a/b").is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever is accepted leads only to http and https, and to some registry at the end.
+        #[test]
+        fn a_strange_file_is_read_or_refused(
+            host in "(https?://)?[a-z0-9.:/@?-]{0,20}",
+            key in "ca|client|header|capabilities|skip_verify|override_path|dial_timeout|x",
+            value in "true|\"[a-z0-9.]{0,6}\"|\\[\"a\", *\"b\"\\]|\\[\\[\"a\"\\]\\]|\\{x = \"y\"\\}|[0-9]{1,4}|\\PC{0,8}",
+        ) {
+            let text = format!("[host.\"{host}\"]\n{key} = {value}\n");
+            if let Ok(endpoints) = read_all(&text, "ghcr.io/a/b") {
+                proptest::prop_assert!(!endpoints.is_empty());
+                proptest::prop_assert!(endpoints.iter().all(|e| super::super::session::parse_uri(&e.url("x")).is_ok()));
+            }
+        }
+    }
 }

@@ -99,7 +99,6 @@ impl<'a> Repository<'a> {
 
     /// The index of what refers to `digest`, by the API or by the tag that stands in for it
     /// (SPEC(distribution 1.1 #listing-referrers)).
-    #[expect(dead_code, reason = "for signatures, which come next")]
     pub(in crate::image) fn referrers(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
         let accept = Some("application/vnd.oci.image.index.v1+json");
         let found = self.anywhere(For::Tags, |wire, endpoint| {

@@ -13,7 +13,7 @@ mod read;
 mod sparse;
 
 pub use entry::{Device, Entry, Kind, Limits, Mtime};
-pub use read::{Archive, Member, list};
+pub use read::{Archive, Member, Told, list};
 pub use sparse::{Segment, Sparse};
 
 /// Names in messages: escaped, and cut so that a long one does not flood the terminal.

@@ -20,7 +20,11 @@ pub struct Archive<R> {
     left: u64,
     padding: usize,
     ended: bool,
+    told: Option<Told>,
 }
+
+/// Hears all bytes of the stream but the data that [`Archive::data`] gives out.
+pub type Told = Box<dyn FnMut(&[u8]) -> Result<()>>;
 
 impl<R> std::fmt::Debug for Archive<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -43,7 +47,15 @@ struct Pending {
 impl<R: Read> Archive<R> {
     /// Reads members from `stream`.
     pub fn new(stream: R, limits: Limits) -> Self {
-        Self { blocks: Blocks::new(stream), limits, left: 0, padding: 0, ended: false }
+        Self { blocks: Blocks::new(stream), limits, left: 0, padding: 0, ended: false, told: None }
+    }
+
+    /// Tells `told` of every byte that [`Archive::data`] does not give out, in the order of the stream: with the data,
+    /// they make the whole of it.
+    #[must_use]
+    pub fn telling(mut self, told: Told) -> Self {
+        self.told = Some(told);
+        self
     }
 
     /// The next member; data of the one before that nobody asked for is skipped. `None` at the end of the archive,
@@ -56,7 +68,7 @@ impl<R: Read> Archive<R> {
         if self.ended {
             return Ok(None);
         }
-        while self.data()?.is_some() {}
+        self.skip_data()?;
         let mut pending = Pending::default();
         loop {
             let Some(block) = self.header_block(&pending)? else { return Ok(None) };
@@ -79,13 +91,33 @@ impl<R: Read> Archive<R> {
     /// `Corrupt` when the stream ends too early; else what reading gave.
     pub fn data(&mut self) -> Result<Option<&[u8]>> {
         if self.left == 0 {
-            let padding = std::mem::take(&mut self.padding);
-            self.blocks.skip(padding)?;
             return Ok(None);
         }
         let piece = self.blocks.piece(self.left)?;
         self.left = self.left.saturating_sub(piece.len() as u64);
         Ok(Some(piece))
+    }
+
+    /// Reads data that nobody asked for, and the padding behind it.
+    fn skip_data(&mut self) -> Result<()> {
+        self.left = self.left.saturating_add(std::mem::take(&mut self.padding) as u64);
+        while self.left > 0 {
+            let piece = self.blocks.piece(self.left)?;
+            self.left = self.left.saturating_sub(piece.len() as u64);
+            if let Some(told) = &mut self.told {
+                told(piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One block that is no data.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        let block = self.blocks.block()?.copied();
+        if let (Some(block), Some(told)) = (&block, &mut self.told) {
+            told(block)?;
+        }
+        Ok(block)
     }
 
     /// Reads what follows the end of the archive, so that a digest over the stream covers it, and gives the reader back.
@@ -94,6 +126,10 @@ impl<R: Read> Archive<R> {
     /// What reading gave.
     pub fn finish(mut self) -> Result<R> {
         while self.blocks.fill()? {
+            let rest = self.blocks.start..self.blocks.end;
+            if let Some(told) = &mut self.told {
+                told(&self.blocks.buffer[rest])?;
+            }
             self.blocks.start = self.blocks.end;
         }
         Ok(self.blocks.stream)
@@ -101,10 +137,10 @@ impl<R: Read> Archive<R> {
 
     fn header_block(&mut self, pending: &Pending) -> Result<Option<[u8; BLOCK]>> {
         let zero = |block: &[u8; BLOCK]| block.iter().all(|b| *b == 0);
-        let first = self.blocks.block()?.copied();
+        let first = self.block()?;
         match first {
             Some(block) if !zero(&block) => return Ok(Some(block)),
-            Some(_) if self.blocks.block()?.is_some_and(|next| !zero(next)) => {
+            Some(_) if self.block()?.is_some_and(|next| !zero(&next)) => {
                 return Err(corrupt("a single zero block stands between two members"));
             }
             _ => {}
@@ -131,6 +167,10 @@ impl<R: Read> Archive<R> {
         while let Some(piece) = self.data()? {
             body.extend_from_slice(piece);
         }
+        if let Some(told) = &mut self.told {
+            told(&body)?;
+        }
+        self.skip_data()?;
         let segments = self.limits.sparse_segments;
         let twice = match header.flag() {
             // Checked for form, then left: the engines whose images we run act on none of its keys either.
@@ -220,7 +260,7 @@ impl<R: Read> Archive<R> {
         let mut segments = Vec::new();
         old_descriptors(table, &mut segments, self.limits.sparse_segments)?;
         while more {
-            let block = self.blocks.block()?.ok_or_else(cut_off)?;
+            let block = self.block()?.ok_or_else(cut_off)?;
             let before = segments.len();
             old_descriptors(&block[..504], &mut segments, self.limits.sparse_segments)?;
             more = block[504] != 0;
@@ -237,9 +277,9 @@ impl<R: Read> Archive<R> {
             if self.left < BLOCK as u64 {
                 return Err(corrupt("the map of a sparse file is cut off"));
             }
-            let block = self.blocks.block()?.ok_or_else(cut_off)?;
+            let block = self.block()?.ok_or_else(cut_off)?;
             self.left -= BLOCK as u64;
-            if let Some(segments) = map.feed(block, self.limits.sparse_segments)? {
+            if let Some(segments) = map.feed(&block, self.limits.sparse_segments)? {
                 return Ok(segments);
             }
         }
@@ -319,13 +359,6 @@ impl<R: Read> Blocks<R> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         self.start = self.end.min(from.saturating_add(most));
         Ok(&self.buffer[from..self.start])
-    }
-
-    fn skip(&mut self, mut count: usize) -> Result<()> {
-        while count > 0 {
-            count -= self.piece(count as u64)?.len();
-        }
-        Ok(())
     }
 }
 

@@ -71,7 +71,11 @@ fn is_met(need: &str) -> bool {
         "skopeo" => on_path("skopeo"),
         "cni_plugins" => Path::new("/usr/lib/cni/portmap").exists() && on_path("iptables"),
         "umoci" => on_path("umoci"),
+        "podman" => on_path("podman"),
+        "buildah" => on_path("buildah"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
+        "loop_devices" => Path::new("/dev/loop-control").exists(),
+        "setfattr" => on_path("setfattr"),
         "qemu_user" => on_path("qemu-aarch64-static") && on_path("qemu-arm-static"),
         // The machine is thrown away afterwards: its settings may be changed.
         "guest" => fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("guest.project=")),

@@ -1,0 +1,44 @@
+//! `coracle image repair`: bring in again what is damaged, and nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::report::Report;
+use super::{chosen, finding_line};
+use crate::cli::Context;
+use crate::error::Result;
+use crate::image::repair::{FromPath, Origin, repair};
+use crate::store::Store;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RepairArgs {
+    /// Names or ids; all images when none is given
+    #[arg(value_name = "NAME|ID")]
+    images: Vec<String>,
+    /// An OCI layout or an archive that has the images; `-` reads an archive from standard input
+    #[arg(long, value_name = "PATH|-")]
+    from: Option<PathBuf>,
+}
+
+/// Runs the verb: exit code 1 when something is still damaged.
+pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
+    let store = Store::open(&ctx.store)?;
+    let images = chosen(&store, &args.images)?;
+    let from = args.from.clone().map(FromPath);
+    let origin = from.as_ref().map(|from| from as &dyn Origin);
+    let repaired = repair(&store, &images, origin, &Report::new())?;
+    if repaired.journal {
+        println!("journal: written anew");
+    }
+    let is_left = |finding| repaired.left.contains(finding);
+    for finding in repaired.found.iter().filter(|finding| !is_left(finding)) {
+        println!("repaired: {}", finding_line(finding));
+    }
+    for finding in &repaired.left {
+        println!("still damaged: {}", finding_line(finding));
+    }
+    if !repaired.journal && repaired.found.is_empty() {
+        println!("nothing is damaged");
+    }
+    Ok(if repaired.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

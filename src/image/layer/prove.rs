@@ -1,0 +1,40 @@
+//! Unpacking with all that can be checked about it: for tests and fuzzing.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::{Applied, Limits, apply_recorded};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::store::index;
+
+/// Unpacks `stream` into the empty directory `root` and writes its record to `record`; then compares the one with the
+/// other, and makes the tar again where that is possible.
+///
+/// # Errors
+/// As [`super::apply`] for a layer that is refused; `Bug`, naming it, when what was accepted does not hold.
+pub fn apply_and_prove(stream: impl Read, root: &Path, record: &Path, limits: &Limits) -> Result<Applied> {
+    let doing = || format!("unpack to {}", root.display());
+    let dir = File::open(root).doing(doing)?;
+    let file = File::create(record).doing(doing)?;
+    let applied = apply_recorded(stream, dir.as_fd(), Some(file), limits, &mut |_| {})?;
+    let open = || File::open(record).doing(doing);
+    let wrong = |what: String| Error::new(Kind::Bug, what);
+    let mut flaws = Vec::new();
+    let checked = index::check([open()?, open()?], dir.as_fd(), index::Depth::Content, &mut |flaw| {
+        flaws.push(format!("\"{}\": {}", flaw.path.escape_ascii(), flaw.what));
+    });
+    let checked = checked.map_err(|error| wrong(format!("the new record is damaged: {}", error.chain())))?;
+    if !flaws.is_empty() || checked.diff_id != Some(applied.diff_id) {
+        return Err(wrong(format!("the new layer differs from its record: {flaws:?}")));
+    }
+    if index::is_whole(open()?, open()?)? {
+        let digest = index::rebuild(open()?, dir.as_fd(), &mut std::io::sink())
+            .map_err(|error| wrong(format!("the tar does not come out again: {}", error.chain())))?;
+        if digest != applied.diff_id {
+            return Err(wrong(format!("the tar comes out as {digest}")));
+        }
+    }
+    Ok(applied)
+}

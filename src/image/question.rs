@@ -1,0 +1,39 @@
+//! Asking another program: bytes on its standard input, text on its standard output, and an end to patience.
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// The most that is read of an answer, in bytes.
+const MOST: u64 = 1 << 20;
+
+/// Runs `command`, gives it `input`, and waits until it has answered and ended.
+///
+/// # Errors
+/// `NotFound` when there is no such program, `TimedOut` when it does not answer; it is killed then.
+pub(super) fn ask(command: &mut Command, input: &[u8], patience: Duration) -> Result<(ExitStatus, String)> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let doing = || format!("run {program}");
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = spawned.doing(doing)?;
+    let (sender, answer) = mpsc::channel();
+    let (pipe, output, input) = (child.stdin.take(), child.stdout.take(), input.to_vec());
+    std::thread::spawn(move || {
+        // A program that reads nothing is judged by what it answers.
+        let _ = pipe.map(|mut pipe| pipe.write_all(&input));
+        let mut bytes = Vec::new();
+        let read = output.map_or(Ok(0), |output| output.take(MOST).read_to_end(&mut bytes));
+        sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned()))
+    });
+    let Ok(text) = answer.recv_timeout(patience) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        let seconds = patience.as_secs();
+        return Err(Error::new(Kind::TimedOut, format!("{program} does not answer within {seconds} s")));
+    };
+    let status = child.wait().doing(doing)?;
+    Ok((status, text.doing(doing)?))
+}

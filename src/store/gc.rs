@@ -1,0 +1,106 @@
+//! `image gc` and `image prune`: what nobody has use for goes, and the room it took is free.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::layers::LayerStore;
+use super::lock::lock;
+use super::remove::Removed;
+use super::{Step, Store, hold, sweep};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+
+/// What was cleared away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Cleared {
+    /// Directories of transactions whose process is dead.
+    pub transactions: u64,
+    /// Layers that no image has.
+    pub layers: u64,
+    /// Manifests and configurations that no image has.
+    pub blobs: u64,
+    /// Trees and files that were waiting in the trash, of this and earlier work.
+    pub trash: u64,
+}
+
+/// Sweeps, waiting for whoever is writing, and deletes the trash.
+pub(super) fn gc(store: &Store) -> Result<Cleared> {
+    let locked = lock(&store.path("lock"), super::How::Alone)?;
+    let mut now = store.refresh()?;
+    if now.damaged {
+        let damaged = "the journal has lost a record: what no record names may be an image all the same";
+        return Err(Error::new(Kind::Corrupt, damaged).hint("coracle image repair"));
+    }
+    let mut cleared = Cleared::default();
+    let kept = sweep::sweep_transactions(store, &mut cleared)?;
+    store.step(Step::Swept);
+    sweep::sweep_layers(store, &mut now, &kept, &mut cleared)?;
+    sweep::sweep_blobs(store, &now, &mut cleared)?;
+    drop(now);
+    drop(locked);
+    store.step(Step::Trashed);
+    cleared.trash = store.trash.empty()?;
+    Ok(cleared)
+}
+
+/// Removes the images without a name, or all that no container uses.
+pub(super) fn prune(store: &Store, all: bool) -> Result<Vec<Removed>> {
+    let used: BTreeSet<Digest> = hold::holders(store)?.into_iter().map(|(_, image)| image).collect();
+    let unused = |image: &super::ImageRecord| !used.contains(&image.manifest);
+    let images = store.images()?.into_iter().filter(|image| (all || image.names.is_empty()) && unused(image));
+    let doomed: Vec<String> = images.map(|image| image.manifest.to_string()).collect();
+    if doomed.is_empty() { Ok(Vec::new()) } else { store.remove(&doomed) }
+}
+
+/// Layers that are damaged and out of every image are let go only when no container can still have them mounted.
+pub(super) fn is_in_use(store: &Store) -> Result<bool> {
+    Ok(!hold::holders(store)?.is_empty())
+}
+
+/// Makes away with what waits in the trash and says how full the store is then.
+pub(super) fn free_bytes(store: &Store) -> Result<Free> {
+    use crate::error::Doing;
+    let stat = rustix::fs::statvfs(&store.root).doing(|| format!("look at {}", store.root.display()))?;
+    Ok(Free { bytes: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
+}
+
+/// Room on the file system of the store, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Free {
+    pub(super) bytes: u64,
+    pub(super) total: u64,
+}
+
+impl Free {
+    /// What is left to the rest of the machine: a board whose disk is full stops working.
+    pub(super) fn reserve(self) -> u64 {
+        (self.total / 64).min(64 << 20)
+    }
+}
+
+/// Refuses when `bytes` more would eat into the reserve.
+pub(super) fn ensure_room(store: &Store, bytes: u64) -> Result<()> {
+    let mut free = free_bytes(store)?;
+    if bytes.saturating_add(free.reserve()) > free.bytes {
+        store.trash.empty()?;
+        free = free_bytes(store)?;
+    }
+    let reserve = free.reserve();
+    if bytes.saturating_add(reserve) <= free.bytes {
+        return Ok(());
+    }
+    let doing = format!(
+        "no room in {}: about {bytes} bytes are needed and {reserve} kept free, {} are there",
+        store.root.display(),
+        free.bytes
+    );
+    Err(Error::new(Kind::System, doing)
+        .hint("free some space, for example with `coracle image prune -a`; nothing of this image was kept"))
+}
+
+/// Discards a layer that no record names.
+pub(super) fn discard(store: &Store, layer: super::LayerId, cleared: &mut Cleared) -> Result<()> {
+    cleared.layers += 1;
+    store.layers.discard(layer)
+}
