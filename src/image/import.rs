@@ -132,7 +132,7 @@ pub(super) struct Job<'a> {
     pub(super) progress: &'a dyn Progress,
     pub(super) wanted: Platform,
     /// The images to heal, when nothing else is to be brought in.
-    heals: Option<&'a [ImageRecord]>,
+    pub(super) heals: Option<&'a [ImageRecord]>,
 }
 
 /// An image with the places of its layers and the configuration that gave them.
@@ -192,7 +192,10 @@ impl<'a> Job<'a> {
                 _ => return Ok(None),
             }
         }
-        selected.iter().map(|image| self.store.tag(&image.manifest, &image.names)).collect()
+        selected
+            .iter()
+            .map(|image| self.store.label(&image.manifest, &image.names, &image.repo_digests))
+            .collect()
     }
 
     /// Whether an image of the source is one to bring in.
@@ -229,6 +232,7 @@ impl<'a> Job<'a> {
                 id: planned.id,
                 manifest: planned.image.manifest,
                 names: planned.image.names,
+                repo_digests: planned.image.repo_digests,
                 platform: planned.image.platform,
                 layers: picks,
             });
@@ -260,7 +264,7 @@ pub(super) fn plan(image: Selected, blobs: &dyn Blobs) -> Result<Planned> {
 }
 
 /// Says what to do when the disk is full, whatever was being written.
-fn name_full_disk(error: Error, store: &Store) -> Error {
+pub(super) fn name_full_disk(error: Error, store: &Store) -> Error {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = next {
         let code = match cause.downcast_ref::<std::io::Error>() {

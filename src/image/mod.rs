@@ -1,7 +1,6 @@
 //! Images: from a reference or an archive to layers that the store can keep.
 
 mod archive;
-mod base64;
 mod docker;
 mod document;
 pub mod export;
@@ -12,6 +11,9 @@ mod names;
 mod parents;
 pub mod platform;
 pub mod progress;
+pub mod pull;
+pub mod registry;
+mod remote;
 pub mod repair;
 mod resolve;
 pub mod rootfs;

@@ -8,6 +8,8 @@ mod import;
 mod inspect;
 mod ls;
 mod prune;
+mod pull;
+mod registry_args;
 mod repair;
 mod report;
 mod rm;
@@ -23,6 +25,7 @@ use super::Context;
 use crate::error::{Doing, Result};
 use crate::store::{Finding, ImageRecord, Store};
 
+pub(super) use registry_args::RegistryArgs;
 pub(super) use report::progress;
 
 /// Bring images in, list, show and remove them
@@ -36,6 +39,8 @@ pub struct ImageArgs {
 enum Verb {
     /// Read images from an OCI layout or an archive into the store
     Import(import::ImportArgs),
+    /// Get images from registries
+    Pull(Box<pull::PullArgs>),
     /// List the images in the store
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
@@ -67,6 +72,7 @@ enum Verb {
 pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
     match &args.verb {
         Verb::Import(args) => import::run(ctx, args),
+        Verb::Pull(args) => pull::run(ctx, args),
         Verb::Ls(args) => ls::run(ctx, args),
         Verb::Rm(args) => rm::run(ctx, args),
         Verb::Inspect(args) => inspect::run(ctx, args),
@@ -85,6 +91,7 @@ fn summary(image: &ImageRecord) -> Value {
         "id": image.id,
         "manifest": image.manifest,
         "names": image.names,
+        "repoDigests": image.repo_digests,
         "platform": image.platform,
         "size": image.size_bytes,
         "imported": image.imported_at,
