@@ -122,7 +122,6 @@ fn events_tell_of_a_kill_for_want_of_memory_when_it_happens() {
     let events = std::thread::spawn(|| events.go());
     wait_until("the first report", || read().contains("\"stats\"").then_some(()));
     sandbox.runtime(["start", &sandbox.id("web")]).ok();
-    sandbox.wait_for_output("web", "child 137");
     // It ends with the container, long before the next report is due.
     events.join().unwrap().ok();
     let told = read();
@@ -132,7 +131,8 @@ fn events_tell_of_a_kill_for_want_of_memory_when_it_happens() {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].as_str().unwrap().to_owned()
         })
         .collect();
-    assert_eq!(kinds, ["stats", "oom"], "{told}");
+    // Some kernels kill its helpers, too.
+    assert!(kinds.len() > 1 && kinds[0] == "stats" && kinds[1..].iter().all(|kind| kind == "oom"), "{told}");
 }
 
 #[test]

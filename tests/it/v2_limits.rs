@@ -37,8 +37,8 @@ fn what_the_oom_killer_did_is_told() {
     needs!(root, busybox, oci_verbs, cgroup2_controllers);
     not_by!(Crun: "crun has no events verb");
     let sandbox = Sandbox::new();
-    // A child is killed; the container lives on.
-    let script = "sh -c 'x=$(head -c 100000000 /dev/zero | tr \"\\000\" x)'; echo child $?; sleep 1000";
+    // A child is killed, as the likeliest victim; the container lives on.
+    let script = "sh -c 'echo 1000 >/proc/self/oom_score_adj; x=$(head -c 100000000 /dev/zero | tr \"\\000\" x)'; echo child $?; sleep 1000";
     let bundle = sandbox.bundle("cgroup-oom").script(script);
     let (bundle, cgroup) = placed(&sandbox, bundle.with("/linux/resources/memory/limit", json!(16_777_216)));
     sandbox.run_detached(&bundle, "web", &[]).ok();
