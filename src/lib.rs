@@ -22,6 +22,7 @@ pub mod launch;
 pub mod store;
 
 pub mod image;
+pub mod keeper;
 pub mod net;
 pub mod oci;
 

@@ -248,15 +248,25 @@ impl Group {
         results.into_iter().collect::<Result<()>>().and(stopped)
     }
 
+    /// The file with a line `oom_kill n`: how many of its processes the OOM killer has killed.
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let key = if self.mode == Mode::V1 { "memory" } else { "" };
+        self.paths.get(key).map(|path| path.join(self.oom_file_name()))
+    }
+
+    fn oom_file_name(&self) -> &'static str {
+        match self.mode {
+            Mode::V1 => "memory.oom_control",
+            Mode::V2 => "memory.events",
+        }
+    }
+
     /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
     ///
     /// # Errors
     /// Those of reading, `NotFound` when the group is gone.
     pub fn oom_kills(&self) -> Result<u64> {
-        let file = match self.mode {
-            Mode::V1 => "memory.oom_control",
-            Mode::V2 => "memory.events",
-        };
+        let file = self.oom_file_name();
         if self.mode == Mode::V1 && !self.paths.contains_key("memory") {
             return Ok(0);
         }

@@ -5,9 +5,11 @@
 //! execve. Everything else in the program is safe Rust.
 
 pub mod bpf;
+pub mod fd;
 pub mod loopback;
 pub mod mount;
 pub mod namespace;
+pub mod pidfd;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

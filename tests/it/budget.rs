@@ -16,7 +16,7 @@ const CALLS_OF_RUN: usize = if OPTIMISED { 610 } else { 720 };
 const CALLS_OF_INIT: usize = if OPTIMISED { 230 } else { 270 };
 
 /// Largest resident set of `create`, in KiB.
-const PEAK_KIB: u64 = if OPTIMISED { 5_400 } else { 16_000 };
+const PEAK_KIB: u64 = if OPTIMISED { 3_600 } else { 16_000 };
 
 /// One traced `run`: `<pid> <call>` a line, as strace writes it.
 fn trace_of_run() -> Vec<String> {

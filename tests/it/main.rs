@@ -5,12 +5,14 @@
 #[macro_use]
 mod support;
 
+mod board;
 mod budget;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
 mod cve;
+mod fallbacks;
 mod fixtures;
 mod harness;
 mod image_cli;
@@ -19,6 +21,9 @@ mod image_full_disk;
 mod image_import;
 mod image_power_cut;
 mod image_tools;
+mod keeper;
+mod keeper_attach;
+mod keeper_survival;
 mod launch;
 mod launch_flags;
 mod launch_terminal;
@@ -38,5 +43,13 @@ mod oci_lifecycle;
 mod oci_mounts;
 mod oci_process;
 mod oci_run;
+mod pull;
+mod pull_auth;
+mod pull_cli;
+mod pull_faults;
+mod pull_fixture;
+mod pull_places;
 mod seccomp;
 mod supply;
+mod systemd;
+mod v2_limits;

@@ -1,6 +1,7 @@
 //! What a test needs of the machine. A missing need skips the test with a word on stderr, and fails it where
 //! `NO_SKIP=1` is set, unless the need is named in `MAY_SKIP` (a list with spaces: what the machine is known to lack).
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -66,11 +67,18 @@ fn is_met(need: &str) -> bool {
         "perl" => on_path("perl"),
         "strace" => on_path("strace"),
         "gnu_time" => Path::new("/usr/bin/time").exists(),
+        "openssl" => on_path("openssl"),
         "skopeo" => on_path("skopeo"),
         "cni_plugins" => Path::new("/usr/lib/cni/portmap").exists() && on_path("iptables"),
         "umoci" => on_path("umoci"),
         "mkfs_ext4" => on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
         "qemu_user" => on_path("qemu-aarch64-static") && on_path("qemu-arm-static"),
+        // The machine is thrown away afterwards: its settings may be changed.
+        "guest" => fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("guest.project=")),
+        "systemd" => Path::new("/run/systemd/system").is_dir() && has_cgroup2_controllers(),
+        "huge_pages" => Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").is_dir(),
+        "two_processors" => std::thread::available_parallelism().is_ok_and(|count| count.get() > 1),
+        "arm32_busybox" => Path::new(crate::board::ARM32_BUSYBOX).exists(),
         "amd64" => cfg!(target_arch = "x86_64"),
         "oci_verbs" => *OCI_VERBS,
         "launch_verb" => *LAUNCH_VERB,
@@ -101,7 +109,7 @@ fn has_cgroup2_controllers() -> bool {
     const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
     let is_cgroup2 =
         statfs("/sys/fs/cgroup").is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(CGROUP2_SUPER_MAGIC));
-    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     is_cgroup2
         && ["memory", "pids", "cpu"].iter().all(|want| controllers.split_whitespace().any(|c| c == *want))
 }
@@ -113,7 +121,7 @@ fn has_capability(number: u32) -> bool {
 }
 
 fn status_line(field: &str) -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|l| l.strip_prefix(field)).map(|v| v.trim().to_owned())
 }
 
