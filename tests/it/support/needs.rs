@@ -112,7 +112,7 @@ fn has_cgroup2_controllers() -> bool {
     const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
     let is_cgroup2 =
         statfs("/sys/fs/cgroup").is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(CGROUP2_SUPER_MAGIC));
-    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     is_cgroup2
         && ["memory", "pids", "cpu"].iter().all(|want| controllers.split_whitespace().any(|c| c == *want))
 }
@@ -124,7 +124,7 @@ fn has_capability(number: u32) -> bool {
 }
 
 fn status_line(field: &str) -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|l| l.strip_prefix(field)).map(|v| v.trim().to_owned())
 }
 
