@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::document::wrong_digest;
 use super::import::{Job, Planned, Stream, plan};
-use super::layer::Decoder;
+use super::layer::{Decoder, Limits};
 use super::layout::check_version;
 use super::progress::Silent;
 use super::resolve::{self, Choice, Selected};
@@ -16,11 +16,16 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::store::ImageRecord;
 
+/// K3s packs its air-gap images with `zstd --long=25`. The window is memory, but one archive is read at a time.
+const ARCHIVE_WINDOW_LOG: u32 = 25;
+
 type Tar = Archive<Decoder<Box<dyn Read>>>;
 
 /// Imports the images of an archive.
 pub(super) fn import(job: &Job<'_>, stream: Stream) -> Result<Vec<ImageRecord>> {
-    let decoder = Decoder::with_limits(stream.reader, &job.options.limits);
+    let window = job.options.limits.zstd_window_log.max(ARCHIVE_WINDOW_LOG);
+    let limits = Limits { zstd_window_log: window, ..job.options.limits };
+    let decoder = Decoder::with_limits(stream.reader, &limits);
     let mut tar = Archive::new(decoder, job.options.limits.tar);
     let mut intake = Intake {
         job,

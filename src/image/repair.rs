@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::import::{self, ImportOptions};
 use super::platform::Platform;
 use super::progress::Progress;
+use super::pull::{PullOptions, pull};
 use crate::error::{Error, Kind, Result};
+use crate::store::reference::Reference;
 use crate::store::{Finding, ImageRecord, Store};
 
 /// Somewhere the blobs of an image can be had again.
@@ -39,6 +41,31 @@ impl Origin for FromPath {
     }
 }
 
+/// The registries that the images came from. What is whole here is not asked for again.
+#[derive(Debug, Clone, Default)]
+pub struct FromRegistry(pub PullOptions);
+
+impl Origin for FromRegistry {
+    fn bring(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()> {
+        for image in images {
+            // By the digest, so that it is the very image and no name moves.
+            let suffix = format!("@{}", image.manifest);
+            let Some(from) = image.repo_digests.iter().find(|name| name.ends_with(&suffix)) else {
+                let doing = format!("image {} came from no registry", shown(image));
+                return Err(Error::new(Kind::NotFound, doing)
+                    .hint("name an archive or a layout that has it with --from, or import it again"));
+            };
+            let options = PullOptions { platform: Some(image.platform.clone()), ..self.0.clone() };
+            pull(store, &Reference::parse(from)?, &options, progress)?;
+        }
+        Ok(())
+    }
+}
+
+fn shown(image: &ImageRecord) -> String {
+    image.names.first().cloned().unwrap_or_else(|| image.id.to_string())
+}
+
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
@@ -56,11 +83,11 @@ const MOST_FINDINGS: usize = 1000;
 /// Verifies `images`, brings what is damaged in again from `origin`, and verifies that.
 ///
 /// # Errors
-/// `Corrupt` when something is damaged and there is no origin; else what the origin says.
+/// What the origin says.
 pub fn repair(
     store: &Store,
     images: &[ImageRecord],
-    origin: Option<&dyn Origin>,
+    origin: &dyn Origin,
     progress: &dyn Progress,
 ) -> Result<Repaired> {
     let journal = store.repair_journal()?;
@@ -75,12 +102,6 @@ pub fn repair(
             || image.names.iter().any(|name| named.contains(name.as_str()))
     };
     let damaged: Vec<ImageRecord> = images.iter().filter(is_damaged).cloned().collect();
-    let Some(origin) = origin else {
-        let names: Vec<&str> = named.into_iter().take(5).collect();
-        let doing = format!("{} is damaged, and there is nowhere to get it from", names.join(", "));
-        return Err(Error::new(Kind::Corrupt, doing)
-            .hint("name an archive or a layout that has it with --from, or import it again"));
-    };
     origin.bring(store, &damaged, progress)?;
     let manifests: BTreeSet<_> = damaged.iter().map(|image| image.manifest).collect();
     let again: Vec<ImageRecord> =

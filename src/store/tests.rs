@@ -404,3 +404,40 @@ fn a_changed_configuration_is_noticed() {
     std::fs::write(store.blob_path(&image.id), "{}").unwrap();
     assert_eq!(store.config(&image).unwrap_err().kind(), Kind::Corrupt);
 }
+
+/// Another boot: what the journal says of this one is changed.
+fn reboot(root: &Path) {
+    let store = Store::open_as_it_is(root).unwrap();
+    let (_locked, mut now) = store.write().unwrap();
+    let mut layers: Vec<LayerRecord> = now.layers.values().cloned().collect();
+    layers.iter_mut().for_each(|layer| layer.boot = Some("an earlier one".to_owned()));
+    now.commit(record::Event::Commit { layers, images: Vec::new(), blobs: Vec::new() }).unwrap();
+}
+
+#[test]
+fn the_first_open_after_a_reboot_looks_once_at_what_came_in_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut writer = index::Writer::new(std::fs::File::create(dir.path().join("record")).unwrap()).unwrap();
+    let attributes = index::Attributes { mode: 0o644, ..index::Attributes::default() };
+    let extents = vec![index::Extent { offset: 0, length: 4 }];
+    let file = index::Record::File { path: b"file", attributes, size: 4, extents, crc: 0 };
+    writer.put(&file).unwrap();
+    writer.put(&index::Record::Dir { path: b"", attributes: None, opaque: false }).unwrap();
+    writer.finish(Digest::of(b"base")).unwrap();
+    let image = sample("a", "base").bring(&store, &[&full("a")]).unwrap();
+    std::fs::copy(dir.path().join("record"), store.layers.index(image.layers[0])).unwrap();
+    let is_damaged = |store: &Store| store.layers(&store.find("a").unwrap()).unwrap()[0].damaged;
+    let file = store.lower_dir(image.layers[0]).join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(!is_damaged(&Store::open(dir.path()).unwrap()), "this boot wrote it and knows it");
+    std::fs::write(&file, "rot!").unwrap();
+    reboot(dir.path());
+    assert!(!is_damaged(&Store::open(dir.path()).unwrap()), "only types and sizes are looked at");
+    std::fs::write(&file, "").unwrap();
+    assert!(!is_damaged(&Store::open(dir.path()).unwrap()), "and only once");
+    reboot(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    assert!(is_damaged(&store), "a file without its bytes is what a power cut leaves where the device lied");
+    assert_eq!(store.hold(&image, "web").unwrap_err().kind(), Kind::Corrupt);
+}

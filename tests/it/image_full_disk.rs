@@ -10,6 +10,7 @@ use coracle::image::progress::Silent;
 use coracle::store::Store;
 
 use super::image_fixture::{Image, Layout, Member, Pack, image, tar};
+use super::support::{Run, Runtime};
 
 const CHILD: &str = "image_full_disk::child_in_a_mount_namespace_of_its_own";
 
@@ -88,4 +89,45 @@ fn a_disk_that_fills_up_leaves_the_store_as_it_was() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// Few kernels of test machines keep quotas, so the answer of one that does is put in the kernel's mouth: in the data of
+/// a file, in a new directory, and in the record of the layer.
+#[test]
+fn a_quota_that_is_used_up_leaves_the_store_as_it_was() {
+    needs!(root, strace);
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..3000).map(|n| format!("file-{n}")).collect();
+    let mut members: Vec<Member<'_>> = names.iter().map(|name| Member::File(name, b"x")).collect();
+    members.push(Member::Dir("dir/", 0o755));
+    let big = Image { layers: vec![tar(&members)], pack: Pack::Gzip, platform: "", name: Some("big:1") };
+    let (layout, root) = (dir.path().join("big-image"), dir.path().join("store"));
+    Layout::of(big).write(&layout);
+    Layout::of(image("small:1")).write(&dir.path().join("small-image"));
+    let store = Store::open(&root).unwrap();
+    let small = open_source(&dir.path().join("small-image")).unwrap();
+    let small = import(&store, small, &ImportOptions::default(), &Silent).unwrap();
+    let before = listing(&root);
+    for fault in ["pwrite64:error=EDQUOT:when=1000", "mkdirat:error=EDQUOT", "syncfs:error=EDQUOT"] {
+        let call = fault.split(':').next().unwrap();
+        let run = Run::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("trace={call}"),
+                "-e",
+                &format!("inject={fault}"),
+            ])
+            .arg(Runtime::Ours.program())
+            .args(["--store", root.to_str().unwrap(), "image", "import", layout.to_str().unwrap()])
+            .go();
+        assert_eq!(run.code(), Some(1), "{fault}: {}{}", run.stdout, run.stderr);
+        assert!(run.stderr.contains("no room in") && run.stderr.contains("quota"), "{fault}: {}", run.stderr);
+        assert_eq!(listing(&root), before, "{fault}");
+        assert_eq!(store.images().unwrap(), small);
+    }
+    import(&store, open_source(&layout).unwrap(), &ImportOptions::default(), &Silent).unwrap();
 }

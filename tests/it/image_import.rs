@@ -160,6 +160,34 @@ fn an_archive_that_is_both_formats_is_read_as_a_layout() {
     assert_eq!(place.stream(&tar_of(&files)).unwrap()[0].id, images[0].id);
 }
 
+/// As K3s packs its air-gap images: `docker save` of many, through `zstd --long=25`.
+#[test]
+fn an_air_gap_archive_of_k3s_brings_all_its_images_and_again_costs_nothing() {
+    let place = place();
+    let mut files = Vec::new();
+    let mut entries = Vec::new();
+    for n in 0..7 {
+        let name = format!("rancher/mirrored-{n}:v1");
+        let mut one = docker_archive(&Image { pack: Pack::Plain, ..image(&name) }, &name);
+        let (_, manifest) = one.pop().unwrap();
+        entries.extend(serde_json::from_slice::<Vec<serde_json::Value>>(&manifest).unwrap());
+        files.extend(one);
+    }
+    files.push(("manifest.json".to_owned(), serde_json::to_vec(&entries).unwrap()));
+    let mut packed = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    packed.window_log(25).unwrap();
+    packed.long_distance_matching(true).unwrap();
+    std::io::Write::write_all(&mut packed, &tar_of(&files)).unwrap();
+    let packed = packed.finish().unwrap();
+    let images = place.stream(&packed).unwrap();
+    assert_eq!(images.len(), 7);
+    for (n, image) in images.iter().enumerate() {
+        assert_eq!(image.names, [format!("docker.io/rancher/mirrored-{n}:v1")]);
+    }
+    assert_eq!(images[0].layers[1], images[6].layers[1], "what they share is there once");
+    assert_eq!(place.stream(&packed).unwrap(), images);
+}
+
 #[test]
 fn several_images_in_one_docker_archive_all_come_in() {
     let mut files = docker_archive(&image("one"), "one:1");

@@ -2,7 +2,7 @@
 //!
 //! A file system that writes nothing on its own (ext4 with `commit=300` on a loop device) is copied, device and not
 //! page cache, while it is mounted: the copy has what a power cut would leave. It models neither a device that lies
-//! about flushing nor torn sectors.
+//! about flushing nor torn sectors. With a sync before the copy it is what `kill -9` leaves.
 #![expect(clippy::unwrap_used, reason = "the parts that tests share fail as tests do")]
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use coracle::image::import::{ImportOptions, import, open_source};
 use coracle::image::progress::Silent;
-use coracle::image::repair::{FromPath, Origin, repair};
+use coracle::image::repair::{FromPath, repair};
 use coracle::store::{ImageRecord, Step, Store};
 
 use super::image_fixture::{Image, Layout, Member, Pack, tar};
@@ -94,7 +94,7 @@ fn child_that_works() {
         _ => {
             let from = FromPath(dir.join("layout"));
             let images = store.images().unwrap();
-            let repaired = repair(&store, &images, Some(&from as &dyn Origin), &Silent).unwrap();
+            let repaired = repair(&store, &images, &from, &Silent).unwrap();
             assert!(repaired.left.is_empty());
         }
     }
@@ -108,8 +108,11 @@ fn sync(path: &Path) {
     rustix::fs::syncfs(std::fs::File::open(path).unwrap()).unwrap();
 }
 
-/// What is on the device now, without what is only in memory.
+/// What is on the device now, without what is only in memory; or with it, which is what `kill -9` leaves.
 fn copy_disk(dir: &Path) {
+    if std::env::var_os("POWER_CUT_KILL").is_some() {
+        sync(&dir.join("disk"));
+    }
     std::fs::copy(dir.join("disk.img"), dir.join("copy.img")).unwrap();
 }
 
@@ -157,23 +160,36 @@ fn after_a_power_cut_an_image_is_whole_or_absent() {
     let image = Image { layers: vec![tar(&members)], pack: Pack::Gzip, platform: "", name: Some("cut") };
     let layout = Layout::of(image);
     for (work, step, is_there) in CUTS {
-        let dir = tempfile::tempdir().unwrap();
-        layout.write(&dir.path().join("layout"));
-        let script = "set -e; cd \"$POWER_CUT_DIR\"; mkdir disk copy; truncate -s 32M disk.img; \
+        cut(&layout, (work, step, is_there), false);
+        // Whether the record of a commit was written decides, not whether it was synced.
+        cut(&layout, (work, step, is_there), true);
+    }
+}
+
+fn cut(layout: &Layout, (work, step, is_there): Cut, is_kill: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    layout.write(&dir.path().join("layout"));
+    let script = "set -e; cd \"$POWER_CUT_DIR\"; mkdir disk copy; truncate -s 32M disk.img; \
             mkfs.ext4 -q -F disk.img; mount -o loop,commit=300 disk.img disk; \
             \"$1\" --exact image_power_cut::child_that_works --nocapture; \
             mount -o loop copy.img copy; \
             \"$1\" --exact image_power_cut::child_that_looks --nocapture";
-        let output = Command::new("timeout")
-            .args(["120", "unshare", "--mount", "sh", "-c", script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .env("POWER_CUT_DIR", dir.path())
-            .env("POWER_CUT_WORK", work)
-            .env("POWER_CUT_STEP", step)
-            .env("POWER_CUT_THERE", is_there.to_string())
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.matches("1 passed").count() == 2, "{work}, {step}: {text}");
+    let mut command = Command::new("timeout");
+    if is_kill {
+        command.env("POWER_CUT_KILL", "1");
     }
+    let output = command
+        .args(["120", "unshare", "--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .env("POWER_CUT_DIR", dir.path())
+        .env("POWER_CUT_WORK", work)
+        .env("POWER_CUT_STEP", step)
+        .env("POWER_CUT_THERE", is_there.to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.matches("1 passed").count() == 2,
+        "{work}, {step}, killed: {is_kill}: {text}"
+    );
 }

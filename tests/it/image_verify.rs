@@ -9,10 +9,11 @@ use std::process::Command;
 use coracle::error::Kind;
 use coracle::image::import::{ImportOptions, import, open_source};
 use coracle::image::progress::Silent;
-use coracle::image::repair::{FromPath, Origin, repair};
+use coracle::image::repair::{FromPath, FromRegistry, repair};
 use coracle::store::{Finding, ImageRecord, Store};
 
 use super::image_fixture::{Image, Layout, Member, Pack, tar};
+use super::support::registry::TestRegistry;
 
 /// Two layers with one of each kind of thing.
 fn sample(name: &str) -> Layout {
@@ -70,7 +71,7 @@ impl Fixture {
         let before = self.store.find("demo:1").unwrap().layers;
         let from = FromPath(self.layout());
         let images = self.store.images().unwrap();
-        let repaired = repair(&self.store, &images, Some(&from as &dyn Origin), &Silent).unwrap();
+        let repaired = repair(&self.store, &images, &from, &Silent).unwrap();
         assert!(repaired.left.is_empty(), "{what}: {:?}", repaired.left);
         let after = self.store.find("demo:1").unwrap();
         for (n, (old, new)) in before.iter().zip(&after.layers).enumerate() {
@@ -159,7 +160,7 @@ fn every_other_change_of_a_layer_is_found_and_repaired() {
         ("type", (0, "etc/pipe", |root| relink(&root.join("etc/pipe"), "x"))),
         ("whiteout", (1, "etc/empty", |root| std::fs::remove_file(root.join("etc/empty")).unwrap())),
         ("opaque", (1, "opt", |root| run("setfattr", &["-x", "trusted.overlay.opaque"], &root.join("opt")))),
-        ("more than there was", (0, "", |root| std::fs::write(root.join("etc/more"), "x").unwrap())),
+        ("more than there was", (0, "etc", |root| std::fs::write(root.join("etc/more"), "x").unwrap())),
         ("record", (0, "files.idx", |root| std::fs::remove_file(root.with_file_name("files.idx")).unwrap())),
         ("all", (1, "", |root| std::fs::remove_dir_all(root).unwrap())),
     ]);
@@ -245,14 +246,14 @@ fn a_damaged_image_without_a_source_says_what_to_do() {
     let fixture = Fixture::new();
     truncate(&fixture.layer(1).join("opt/app"), 3);
     let images = fixture.store.images().unwrap();
-    let error = repair(&fixture.store, &images, None, &Silent).unwrap_err();
-    assert_eq!(error.kind(), Kind::Corrupt);
+    let error = repair(&fixture.store, &images, &FromRegistry::default(), &Silent).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.first_hint().unwrap().contains("--from"), "{error:?}");
     let nothing = fixture.dir.path().join("nothing");
     let mut other = sample("other:1");
     other.edit_config(|config| config["config"]["Env"] = serde_json::json!(["B=c"]));
     other.write(&nothing);
-    let repaired = repair(&fixture.store, &images, Some(&FromPath(nothing) as &dyn Origin), &Silent).unwrap();
+    let repaired = repair(&fixture.store, &images, &FromPath(nothing), &Silent).unwrap();
     assert_eq!(repaired.left, repaired.found, "an archive without the image heals nothing");
     assert_eq!(fixture.store.images().unwrap().len(), 1, "and brings nothing in");
     assert!(fixture.store.root().metadata().unwrap().mode() & 0o77 == 0);
@@ -282,4 +283,33 @@ fn a_layer_that_replaces_its_own_members_is_verified_as_it_became() {
     assert_eq!(verdict.findings, 0);
     flip(&store.lower_dirs(&image)[0].join("a"), 0);
     assert_eq!(store.verify(&[image], &mut |_| {}).unwrap().findings, 1);
+}
+
+#[test]
+fn a_pull_and_a_repair_get_just_the_damaged_layer_from_the_registry() {
+    needs!(root);
+    let (place, registry) = (super::pull_fixture::place(), TestRegistry::start());
+    registry.small("app:1");
+    let name = registry.name("app:1");
+    let image = place.pulled(&name);
+    let damage = || {
+        let now = place.store.find(&name).unwrap();
+        let base = place.store.lower_dir(now.layers[0]);
+        truncate(&base.join("etc/name"), 1);
+        assert_eq!(place.store.verify(std::slice::from_ref(&now), &mut |_| {}).unwrap().damaged_layers, 1);
+        registry.forget();
+    };
+    damage();
+    let pulled = place.pulled(&name);
+    assert_ne!(pulled.layers[0], image.layers[0]);
+    assert_eq!(pulled.layers[1], image.layers[1]);
+    assert_eq!(registry.count("/blobs/sha256:"), 2, "a configuration and a layer: {:?}", registry.seen());
+    damage();
+    let from = FromRegistry(place.options.clone());
+    let repaired = repair(&place.store, &place.store.images().unwrap(), &from, &Silent).unwrap();
+    assert!(!repaired.found.is_empty() && repaired.left.is_empty(), "{repaired:?}");
+    assert_eq!(registry.count("/blobs/sha256:"), 2, "{:?}", registry.seen());
+    let healed = place.store.find(&name).unwrap();
+    assert_eq!((healed.id, healed.layers[1], &healed.names), (image.id, image.layers[1], &image.names));
+    assert_eq!(place.read(&healed, "etc/name").unwrap(), b"small");
 }

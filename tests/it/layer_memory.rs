@@ -7,7 +7,7 @@ use std::io::{Cursor, Read, Write};
 use std::os::fd::AsFd;
 use std::process::Command;
 
-use coracle::image::layer::{Limits, apply};
+use coracle::image::layer::{Limits, apply_recorded};
 
 use crate::layer_tar::{Member, tar};
 
@@ -71,7 +71,8 @@ fn child_that_unpacks_what_it_is_asked_to() {
     }
     let dir = tempfile::tempdir().unwrap();
     let root = File::open(dir.path()).unwrap();
-    apply(std::io::stdin(), root.as_fd(), &Limits::default(), &mut |_| {}).unwrap();
+    let record = Some(tempfile::tempfile().unwrap());
+    apply_recorded(std::io::stdin(), root.as_fd(), record, &Limits::default(), &mut |_| {}).unwrap();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     println!("\n{peak}");

@@ -38,7 +38,11 @@ pub(super) fn run(ctx: &Context, args: &ExportArgs) -> Result<ExitCode> {
         let (image, called) = store.find_named(name)?;
         let names = called.map_or_else(|| image.names.clone(), |name| vec![name]);
         match images.iter_mut().find(|known| known.image.manifest == image.manifest) {
-            Some(known) => known.names.extend(names.into_iter().filter(|name| !image.names.contains(name))),
+            Some(known) => {
+                let more: Vec<String> =
+                    names.into_iter().filter(|name| !known.names.contains(name)).collect();
+                known.names.extend(more);
+            }
             None => images.push(Named { image, names }),
         }
     }

@@ -34,6 +34,7 @@ pub(super) fn run(ctx: &Context, args: &InspectArgs) -> Result<ExitCode> {
             "blobSize": blob["size"],
             "diffId": layer.diff_id,
             "size": layer.size_bytes,
+            "damaged": layer.damaged,
             "path": store.lower_dir(layer.id),
         })
     });

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::report::Report;
-use super::{chosen, finding_line};
+use super::{RegistryArgs, chosen, finding_line};
 use crate::cli::Context;
 use crate::error::Result;
-use crate::image::repair::{FromPath, Origin, repair};
+use crate::image::pull::PullOptions;
+use crate::image::repair::{FromPath, FromRegistry, Origin, repair};
 use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
@@ -15,18 +16,26 @@ pub(super) struct RepairArgs {
     /// Names or ids; all images when none is given
     #[arg(value_name = "NAME|ID")]
     images: Vec<String>,
-    /// An OCI layout or an archive that has the images; `-` reads an archive from standard input
+    /// An OCI layout or an archive that has the images, instead of the registries they came from; `-` reads an archive
+    /// from standard input
     #[arg(long, value_name = "PATH|-")]
     from: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 /// Runs the verb: exit code 1 when something is still damaged.
 pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
     let store = Store::open(&ctx.store)?;
     let images = chosen(&store, &args.images)?;
-    let from = args.from.clone().map(FromPath);
-    let origin = from.as_ref().map(|from| from as &dyn Origin);
-    let repaired = repair(&store, &images, origin, &Report::new())?;
+    let origin: Box<dyn Origin> = match &args.from {
+        Some(path) => Box::new(FromPath(path.clone())),
+        None => {
+            let registry = args.registry.options()?;
+            Box::new(FromRegistry(PullOptions { registry, ..PullOptions::default() }))
+        }
+    };
+    let repaired = repair(&store, &images, origin.as_ref(), &Report::new())?;
     if repaired.journal {
         println!("journal: written anew");
     }

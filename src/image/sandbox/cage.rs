@@ -16,7 +16,7 @@ use rustix::mount::{
 use super::super::layer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::seccomp::{self, Program};
-use crate::sys::process::{close_all_but, dup_onto, unshare};
+use crate::sys::process::{close_all_but, close_inherited, dup_onto, unshare};
 use crate::sys::seccomp::install;
 
 /// The calls that unpacking takes: files beneath the root, reading and writing, memory, and dying.
@@ -80,6 +80,8 @@ impl<'a> Cage<'a> {
         close_all_but(3, &stay);
         std::mem::forget(null);
         let root = if self.spaces { self.apart()? } else { reopen(self.root)? };
+        // From this one, `..` leads to the host.
+        close_inherited(self.root.as_raw_fd());
         self.drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).doing(|| "give up new privileges")?;
         layer::work_alone();
