@@ -56,7 +56,7 @@ enum Verb {
     /// Find what is no longer as it came in; exit code 1 when something is damaged
     Verify(verify::VerifyArgs),
     /// Bring in again what is damaged, and nothing else
-    Repair(repair::RepairArgs),
+    Repair(Box<repair::RepairArgs>),
     /// Clear away what dead processes and removed images left
     Gc(gc::GcArgs),
     /// Remove images that have no name, or that no container uses
