@@ -146,8 +146,8 @@ fn exit_codes_pass_through_and_failures_have_their_own() {
     launch(&["/etc/passwd"]).exits(126);
     launch(&["/etc"]).exits(126);
     assert_clean(&sandbox);
-    let output = sandbox.coracle(["launch", "nothing-of-this-name"]).exits(125);
-    assert!(output.stderr.contains("hint: import it first: coracle image import"), "{output}");
+    let output = sandbox.coracle(["launch", "--pull", "never", "nothing-of-this-name"]).exits(125);
+    assert!(output.stderr.contains("hint: bring it in first: coracle image pull"), "{output}");
     sandbox.coracle(["launch", "./no/such/path"]).exits(125);
     sandbox.coracle(["launch"]).exits(125);
     assert_clean(&sandbox);
