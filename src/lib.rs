@@ -22,6 +22,8 @@ pub mod launch;
 pub mod store;
 
 pub mod image;
+pub mod keeper;
+pub mod net;
 pub mod oci;
 
 pub mod cli;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
@@ -13,13 +14,19 @@ use super::group::Group;
 use crate::error::{Doing, Result};
 
 impl Group {
+    /// The file with a line `oom_kill n`, for who reads it without this group at hand.
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let key = if self.mode() == Mode::V1 { "memory" } else { "" };
+        self.paths().get(key).map(|path| path.join(self.oom_file_name()))
+    }
+
     /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
     ///
     /// # Errors
     /// Those of reading, `NotFound` when the group is gone.
     pub fn oom_kills(&self) -> Result<u64> {
         let Some(dir) = self.memory()? else { return Ok(0) };
-        let file = self.oom_file();
+        let file = self.oom_file_name();
         match dir.value_of(file, "oom_kill ") {
             Ok(count) => Ok(count.unwrap_or(0)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -34,7 +41,7 @@ impl Group {
     /// Those of the calls, `NotFound` when the group is gone.
     pub fn watch_memory(&self) -> Result<Option<OwnedFd>> {
         let Some(dir) = self.memory()? else { return Ok(None) };
-        let file = self.oom_file();
+        let file = self.oom_file_name();
         if !dir.path().join(file).exists() {
             return Ok(None);
         }
@@ -45,7 +52,7 @@ impl Group {
         watch.map(Some).doing(|| format!("watch {}", dir.path().join(file).display()))
     }
 
-    fn oom_file(&self) -> &'static str {
+    fn oom_file_name(&self) -> &'static str {
         match self.mode() {
             Mode::V1 => "memory.oom_control",
             Mode::V2 => "memory.events",

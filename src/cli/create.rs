@@ -64,6 +64,7 @@ impl CommonArgs {
             no_new_keyring: self.no_new_keyring,
             preserve_fds,
             root: None,
+            parent: None,
         };
         Ok((spec, options))
     }

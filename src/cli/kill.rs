@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, args: &KillArgs) -> Result<ExitCode> {
 }
 
 /// A signal's number from its number or name; real-time ones as RTMIN+n and RTMAX-n.
-fn parse_signal(text: &str) -> Result<i32> {
+pub(super) fn parse_signal(text: &str) -> Result<i32> {
     let unknown = || {
         Error::invalid(format!("there is no signal {text:?}"))
             .hint("see signal(7): KILL, SIGTERM, 15, RTMIN+1")

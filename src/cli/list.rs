@@ -45,13 +45,23 @@ fn table(states: &[PublicState]) -> String {
         [
             s.id.clone(),
             s.pid.to_string(),
-            s.status.clone(),
+            status(s),
             s.bundle.display().to_string(),
             s.created.clone(),
             s.owner.clone(),
         ]
     }));
     align(&rows)
+}
+
+/// The status, and how it ended when that is known.
+fn status(state: &PublicState) -> String {
+    match &state.exit {
+        Some(exit) if exit.exit_unknown => format!("{} (unknown)", state.status),
+        Some(exit) if exit.oom_killed => format!("{} ({}, out of memory)", state.status, exit.exit_code),
+        Some(exit) => format!("{} ({})", state.status, exit.exit_code),
+        None => state.status.clone(),
+    }
 }
 
 /// Columns as wide as their widest cell, three blanks apart.

@@ -3,6 +3,7 @@
 //! Only the parser of the verb that was asked for is built: with twenty verbs of many flags each, building all would
 //! cost more than most verbs do.
 
+mod attach;
 mod completions;
 mod create;
 mod delete;
@@ -13,6 +14,7 @@ pub mod image;
 mod kill;
 pub mod launch;
 mod list;
+mod logs;
 mod pause;
 mod ps;
 pub mod report;
@@ -22,7 +24,9 @@ mod run;
 mod spec;
 mod start;
 mod state;
+mod stop;
 mod update;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,6 +43,8 @@ pub struct Context {
     pub root: PathBuf,
     /// The image store and the writable layers (`--store`, default `/var/lib/coracle`).
     pub store: PathBuf,
+    /// Where the keeper has its socket (`--run`, default `/run/coracle`).
+    pub run: PathBuf,
     /// Caches that may vanish at any time, such as compiled seccomp programs (`/run/coracle/cache`).
     pub cache: PathBuf,
     /// Ask systemd for a scope instead of making cgroups ourselves (`--systemd-cgroup`).
@@ -65,6 +71,9 @@ struct GlobalArgs {
     /// Directory of the image store
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Directory of the keeper's socket
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
     /// Write errors and warnings to this file too
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -105,9 +114,13 @@ macro_rules! verbs {
     };
 }
 
-const VERBS: [Verb; 20] = verbs! {
+const VERBS: [Verb; 24] = verbs! {
     "launch" launch::LaunchArgs true,
     "image" image::ImageArgs false,
+    "logs" logs::LogsArgs false,
+    "attach" attach::AttachArgs false,
+    "stop" stop::StopArgs false,
+    "wait" wait::WaitArgs false,
     "rm" rm::RmArgs false,
     "create" create::CreateArgs true,
     "start" start::StartArgs false,
@@ -181,6 +194,7 @@ fn context(global: &GlobalArgs) -> Context {
     Context {
         root: directory(&global.root, "CORACLE_ROOT", "/run/coracle/containers"),
         store: directory(&global.store, "CORACLE_STORE", "/var/lib/coracle"),
+        run: directory(&global.run, "CORACLE_RUN", crate::keeper::RUN),
         cache: PathBuf::from("/run/coracle/cache"),
         systemd_cgroup: global.systemd_cgroup,
     }
@@ -188,7 +202,7 @@ fn context(global: &GlobalArgs) -> Context {
 
 /// The verb on the command line: the first word that is neither a global option nor the value of one.
 fn find_verb(args: &[OsString]) -> Option<&'static Verb> {
-    const WITH_VALUE: [&str; 5] = ["--root", "--store", "--log", "--log-format", "--rootless"];
+    const WITH_VALUE: [&str; 6] = ["--root", "--store", "--run", "--log", "--log-format", "--rootless"];
     let mut words = args.iter().skip(1).map(|a| a.to_string_lossy());
     while let Some(word) = words.next() {
         if WITH_VALUE.contains(&word.as_ref()) {

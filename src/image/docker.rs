@@ -77,6 +77,7 @@ fn image_of(entry: &Entry, shelf: &Shelf) -> Result<Selected> {
         manifest_bytes,
         parsed,
         names: Vec::new(),
+        repo_digests: Vec::new(),
         platform: platform_of(&config),
     })
 }

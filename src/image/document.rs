@@ -2,11 +2,12 @@
 
 use std::io::Read;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::base64;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::MAX_DOCUMENT;
@@ -26,6 +27,16 @@ pub(super) struct Opened<'a> {
 pub(super) trait Blobs {
     /// Opens a blob; `None` when the source does not have it (yet). The bytes are not verified.
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>>;
+
+    /// Opens a manifest, index or configuration.
+    fn open_document(&self, digest: &Digest, _descriptor: &Descriptor) -> Result<Option<Opened<'_>>> {
+        self.open(digest)
+    }
+
+    /// Whether a blob that is not needed should be read all the same, to see that it is whole.
+    fn is_cheap(&self) -> bool {
+        true
+    }
 }
 
 /// A document that other documents lead to.
@@ -45,7 +56,7 @@ pub(super) fn fetch(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Vec<u8
         return Err(too_big(&digest.to_string(), descriptor.size()));
     }
     let embedded = embedded(descriptor, &digest)?;
-    let bytes = match (blobs.open(&digest)?, embedded) {
+    let bytes = match (blobs.open_document(&digest, descriptor)?, embedded) {
         (Some(opened), _) => read_within(opened.reader, &digest.to_string())?,
         (None, Some(data)) => data,
         (None, None) => return Err(missing(&digest)),
@@ -89,7 +100,7 @@ fn too_big(name: &str, size: u64) -> Error {
 /// SPEC(image 1.1 descriptor.md #embedded-content): what stands in `data` has to be the blob.
 fn embedded(descriptor: &Descriptor, digest: &Digest) -> Result<Option<Vec<u8>>> {
     let Some(text) = descriptor.data() else { return Ok(None) };
-    let data = base64::decode(text).ok_or_else(|| {
+    let data = STANDARD.decode(text).map_err(|_| {
         Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is no base64"))
     })?;
     check(&data, descriptor, digest).map_err(|e| e.doing("check the data embedded in a descriptor"))?;

@@ -168,7 +168,10 @@ impl<'a> Job<'a> {
                 return Ok(None);
             }
         }
-        selected.iter().map(|image| self.store.tag(&image.manifest, &image.names)).collect()
+        selected
+            .iter()
+            .map(|image| self.store.label(&image.manifest, &image.names, &image.repo_digests))
+            .collect()
     }
 
     /// Unpacks what is missing and commits all.
@@ -191,6 +194,7 @@ impl<'a> Job<'a> {
                 id: planned.id,
                 manifest: planned.image.manifest,
                 names: planned.image.names,
+                repo_digests: planned.image.repo_digests,
                 platform: planned.image.platform,
                 layers: picks,
             });
@@ -222,7 +226,7 @@ pub(super) fn plan(image: Selected, blobs: &dyn Blobs) -> Result<Planned> {
 }
 
 /// Says what to do when the disk is full, whatever was being written.
-fn name_full_disk(error: Error, store: &Store) -> Error {
+pub(super) fn name_full_disk(error: Error, store: &Store) -> Error {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = next {
         let code = match cause.downcast_ref::<std::io::Error>() {

@@ -1,7 +1,6 @@
 //! Images: from a reference or an archive to layers that the store can keep.
 
 mod archive;
-mod base64;
 mod docker;
 mod document;
 pub mod import;
@@ -11,6 +10,9 @@ mod names;
 mod parents;
 pub mod platform;
 pub mod progress;
+pub mod pull;
+pub mod registry;
+mod remote;
 mod resolve;
 pub mod rootfs;
 mod shelf;

@@ -21,6 +21,8 @@ pub(super) struct Selected {
     pub(super) manifest_bytes: Vec<u8>,
     pub(super) parsed: ImageManifest,
     pub(super) names: Vec<String>,
+    /// What a registry knows it by.
+    pub(super) repo_digests: Vec<String>,
     pub(super) platform: Platform,
 }
 
@@ -78,6 +80,33 @@ pub(super) fn select(
     }
 }
 
+/// Selects what `top`, an image or an index of images, offers for `wanted`: the best one first; with `all`, every other
+/// one after it.
+///
+/// # Errors
+/// `NotFound` when a document is missing or nothing fits the platform.
+pub(super) fn select_from(
+    top: Descriptor,
+    blobs: &dyn Blobs,
+    wanted: &Platform,
+    all: bool,
+) -> Result<Vec<Selected>> {
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut leaves = walk.leaves(&[top], 0)?;
+    let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
+    match (platform::choose(&platforms, wanted), walk.refused) {
+        (Some(best), _) => leaves.swap(0, best),
+        (None, Some(refused)) if leaves.is_empty() => return Err(refused),
+        (None, _) if leaves.is_empty() => {
+            return Err(Error::new(Kind::NotFound, "there is no image in the index"));
+        }
+        (None, _) if !all => return Err(platform::none_fits(wanted, &platforms)),
+        (None, _) => {}
+    }
+    leaves.truncate(if all { leaves.len() } else { 1 });
+    leaves.into_iter().map(|leaf| read(blobs, leaf)).collect()
+}
+
 /// The entries of an index by the name they give, in their order; all without a name are one group.
 fn by_name(
     index: &ImageIndex,
@@ -109,7 +138,8 @@ fn add(selected: &mut Vec<Selected>, mut image: Selected, name: Option<&str>) {
 fn read(blobs: &dyn Blobs, leaf: Leaf) -> Result<Selected> {
     let manifest = document::digest_of(&leaf.descriptor)?;
     let (manifest_bytes, parsed) = read_manifest(blobs, &leaf.descriptor)?;
-    Ok(Selected { manifest, manifest_bytes, parsed, names: Vec::new(), platform: leaf.platform })
+    let platform = leaf.platform;
+    Ok(Selected { manifest, manifest_bytes, parsed, names: Vec::new(), repo_digests: Vec::new(), platform })
 }
 
 fn read_manifest(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(Vec<u8>, ImageManifest)> {

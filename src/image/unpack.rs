@@ -1,9 +1,11 @@
-//! The layers of the images being imported: each found in the store, or unpacked exactly once.
+//! The layers of the images that come in: each found in the store, or unpacked exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::document::{Blobs, missing, wrong_digest, wrong_size};
 use super::layer::{self, Applied, Limits};
@@ -24,6 +26,15 @@ pub(super) struct Place {
     pub(super) chain: Digest,
     /// Where it may be had if it is not with the image.
     pub(super) url: Option<String>,
+}
+
+/// Where layers are had from that are not at hand.
+pub(super) trait Fetch: Sync {
+    /// Begins to read the blob of a layer.
+    fn open(&self, place: &Place) -> Result<Box<dyn Read + '_>>;
+
+    /// Whether reading it anew may give other bytes, after those that came were wrong.
+    fn start_over(&self, place: &Place) -> Result<bool>;
 }
 
 /// A blob that is a layer's tar now lies unpacked.
@@ -75,8 +86,63 @@ impl<'a> Layers<'a> {
             return self.verify(place, reader);
         }
         let unpacked = self.unpack(place, reader)?;
+        self.verified.insert(place.blob);
         self.early.insert(place.blob, unpacked);
         Ok(())
+    }
+
+    /// Unpacks all of `places` that are not at hand, so many at a time. The first error ends it for all.
+    pub(super) fn unpack_ahead(
+        &mut self,
+        places: &[Place],
+        fetch: &dyn Fetch,
+        at_a_time: usize,
+    ) -> Result<()> {
+        let mut wanted: Vec<&Place> = Vec::new();
+        for place in places {
+            let is_known = self.early.contains_key(&place.blob) || self.at_hand(place)?.is_some();
+            if !is_known && !wanted.iter().any(|other| other.blob == place.blob) {
+                self.refuse_known_other(place)?;
+                wanted.push(place);
+            }
+        }
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let done = Mutex::new(Vec::new());
+        let this = &*self;
+        let work = || {
+            while let Some(place) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let result = this.unpack_from(place, fetch, &stop);
+                // The error that comes first is the cause of the others.
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                stop.fetch_or(result.is_err(), Ordering::Relaxed);
+                done.push((place.blob, result));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..at_a_time.min(wanted.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        for (blob, result) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.early.insert(blob, result?);
+            self.verified.insert(blob);
+        }
+        Ok(())
+    }
+
+    fn unpack_from(&self, place: &Place, fetch: &dyn Fetch, stop: &AtomicBool) -> Result<Unpacked> {
+        let once = || self.unpack(place, &mut Stoppable { inner: fetch.open(place)?, stop });
+        match once() {
+            Err(error) if error.kind() == Kind::Corrupt && fetch.start_over(place)? => {
+                self.progress.warn(&format!("{}; getting it anew", error.chain()));
+                once()
+            }
+            other => other,
+        }
     }
 
     /// Only reads a blob if the store has what is in it; `false` when it has not, and nothing was read.
@@ -107,13 +173,18 @@ impl<'a> Layers<'a> {
                         if opened.size != place.size {
                             return Err(wrong_size(&place.blob, place.size, opened.size));
                         }
-                        self.unpack(place, &mut opened.reader)?
+                        let unpacked = self.unpack(place, &mut opened.reader)?;
+                        self.verified.insert(place.blob);
+                        unpacked
                     }
                 };
                 self.settle(place, below, unpacked)?
             }
         };
-        self.batch.blobs.push((place.blob, pick));
+        // What the configuration alone says of a blob may be a lie, which would be told to other images.
+        if self.has_seen(&place.blob) {
+            self.batch.blobs.push((place.blob, pick));
+        }
         Ok(pick)
     }
 
@@ -153,6 +224,10 @@ impl<'a> Layers<'a> {
             }
             return Ok(());
         }
+        if !blobs.is_cheap() {
+            self.progress.end(&place.blob, Outcome::Present);
+            return Ok(());
+        }
         match blobs.open(&place.blob)? {
             Some(mut opened) => self.verify(place, &mut opened.reader),
             // Left out on purpose, by a writer that counts on the layer being known.
@@ -170,7 +245,7 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    fn unpack(&mut self, place: &Place, reader: &mut dyn Read) -> Result<Unpacked> {
+    fn unpack(&self, place: &Place, reader: &mut dyn Read) -> Result<Unpacked> {
         self.progress.begin(&place.blob, place.size);
         let staged = self.txn.stage_layer()?;
         let mut watched = Watched::new(reader, place, self.progress);
@@ -190,7 +265,6 @@ impl<'a> Layers<'a> {
         for warning in &applied.warnings {
             self.progress.warn(&format!("layer {}: {warning}", place.blob));
         }
-        self.verified.insert(place.blob);
         self.progress.end(&place.blob, Outcome::Unpacked);
         Ok(Unpacked { staged, applied })
     }
@@ -242,6 +316,21 @@ fn wrong_diff_id(place: &Place, actual: &Digest) -> Error {
     let (blob, promised) = (&place.blob, &place.diff_id);
     Error::new(Kind::Corrupt, format!("layer {blob} unpacks to {actual}; the configuration says {promised}"))
         .hint("the image contradicts itself; build it again")
+}
+
+/// Ends when somebody else has failed.
+struct Stoppable<'a> {
+    inner: Box<dyn Read + 'a>,
+    stop: &'a AtomicBool,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other(Error::new(Kind::System, "another layer failed")));
+        }
+        self.inner.read(buffer)
+    }
 }
 
 /// Reads a blob, hashes and counts it, and stops it from being longer than promised.

@@ -1,7 +1,9 @@
 //! Carrying a plan out, from the parent's side: clone, id maps, cgroups, hooks, and word of how it went.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -28,16 +30,67 @@ pub struct Launched<'p> {
     let_go: bool,
 }
 
-/// Clones the process into its namespaces and its cgroup, and has it take its first steps.
+/// What a new process is made from.
+#[derive(Debug)]
+pub struct Birth<'a> {
+    /// What it will do.
+    pub plan: &'a Plan,
+    /// What the plan has opened, in order.
+    pub fds: &'a [OwnedFd],
+    /// Its end of the socket pair.
+    pub sync: BorrowedFd<'a>,
+    /// The cgroup v2 directory that it is born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The file of its cgroup with an `oom_kill` line.
+    pub oom_file: Option<PathBuf>,
+}
+
+/// Who clones the new process and so becomes its parent.
+pub trait Parent: std::fmt::Debug {
+    /// Clones the process and has it take its steps.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn bear(&self, birth: Birth<'_>) -> Result<Spawned>;
+}
+
+/// This process is the parent.
+#[derive(Debug, Clone, Copy)]
+pub struct Own;
+
+impl Parent for Own {
+    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
+        clone_in_place(&birth, 0)
+    }
+}
+
+/// This process's parent becomes the new one's: for a child that was made only to launch.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnParent;
+
+impl Parent for OwnParent {
+    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
+        clone_in_place(&birth, libc::CLONE_PARENT as u64)
+    }
+}
+
+/// Has `parent` clone the process into its namespaces and its cgroup, and has it take its first steps.
 ///
 /// # Errors
 /// Something the plan needs cannot be opened, or the kernel refuses the clone, the maps or the cgroup.
-pub fn spawn<'p>(plan: &'p Plan, mut given: Given, group: Option<&Group>) -> Result<Launched<'p>> {
+pub fn spawn<'p>(
+    plan: &'p Plan,
+    mut given: Given,
+    group: Option<&Group>,
+    parent: &dyn Parent,
+) -> Result<Launched<'p>> {
     let fds = prepare::open_all(plan, &mut given)?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
-    let process = clone_in_place(plan, &fds, &theirs, group)?;
+    let cgroup = group.and_then(Group::dir_fd);
+    let oom_file = group.and_then(Group::oom_file);
+    let process = parent.bear(Birth { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
     let mut launched = Launched { plan, process, sync: ours, fds, let_go: false };
     launched.set_up_from_outside(group)?;
@@ -46,11 +99,11 @@ pub fn spawn<'p>(plan: &'p Plan, mut given: Given, group: Option<&Group>) -> Res
 }
 
 /// The parent enters what only a child can be born into, clones, and goes back to where it was.
-fn clone_in_place(plan: &Plan, fds: &[OwnedFd], theirs: &OwnedFd, group: Option<&Group>) -> Result<Spawned> {
+fn clone_in_place(birth: &Birth<'_>, parent: u64) -> Result<Spawned> {
+    let Birth { plan, fds, sync, cgroup, .. } = *birth;
     let _home = Home::leave(plan, fds)?;
-    let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned());
-    let child = || init::run(plan, fds, theirs.as_fd());
-    let cgroup = group.and_then(Group::dir_fd);
+    let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned()) | parent;
+    let child = || init::run(plan, fds, sync);
     sys::process::spawn(flags, cgroup, child).doing(|| "clone the container's first process").map_err(|e| {
         match e.kind() {
             Kind::Denied => e.hint("new namespaces need root, or a user namespace"),
@@ -200,8 +253,11 @@ impl Launched<'_> {
     /// End of file: the payload runs, or the process died on the way.
     fn ended(&self) -> Result<()> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status =
-            waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options).doing(|| "wait for the process")?;
+        let status = match waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options) {
+            // Another is its parent, and says how it ended.
+            Err(Errno::CHILD) => return Ok(()),
+            other => other.doing(|| "wait for the process")?,
+        };
         let Some(status) = status else { return Ok(()) };
         match status.terminating_signal() {
             Some(signal) if !self.has_become_payload() => {
@@ -240,6 +296,8 @@ impl Drop for Launched<'_> {
     fn drop(&mut self) {
         if !self.let_go {
             let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+            // Whoever is its parent: what it held is to be free when this returns.
+            let _ = poll(&mut [PollFd::new(&self.process.pidfd, PollFlags::IN)], None);
             let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED);
         }
     }

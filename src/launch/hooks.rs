@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
@@ -93,7 +93,14 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
         .doing(|| "write the container's state")?;
     let stderr = said.try_clone().doing(|| "keep its stderr")?;
     let child = command.stdin(stdin).stdout(Stdio::null()).stderr(stderr).spawn();
-    let status = wait(&mut child.doing(|| "start it")?, hook.timeout())?;
+    let mut child = child.doing(|| "start it")?;
+    let limit = hook.timeout().map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    let Some(status) = wait(&mut child, limit)? else {
+        let _ = child.kill();
+        let _ = child.wait();
+        let limit = limit.unwrap_or_default();
+        return Err(Error::new(Kind::TimedOut, format!("it took longer than {} s", limit.as_secs())));
+    };
     if status.success() {
         return Ok(());
     }
@@ -107,31 +114,34 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     ))
 }
 
-fn memory_file() -> Result<File> {
+/// A file in memory, for what a child is to read or has to say.
+///
+/// # Errors
+/// memfd_create(2) fails.
+pub fn memory_file() -> Result<File> {
     memfd_create(c"hook", MemfdFlags::CLOEXEC).map(File::from).doing(|| "make a file in memory")
 }
 
-/// Waits for the end of a child, and no longer than the timeout; then it is killed and reaped.
-fn wait(child: &mut Child, timeout_s: Option<i64>) -> Result<std::process::ExitStatus> {
-    if let Some(seconds) = timeout_s {
-        let deadline = Instant::now() + Duration::from_secs(seconds.unsigned_abs());
+/// Waits for the end of a child, and no longer than `limit`; none when it still runs then.
+///
+/// # Errors
+/// The child cannot be waited for.
+pub fn wait(child: &mut Child, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+    if let Some(limit) = limit {
+        let deadline = Instant::now() + limit;
         let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).doing(|| "watch it")?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-                Ok(0) => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(Error::new(Kind::TimedOut, format!("it took longer than {seconds} s")));
-                }
+                Ok(0) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => break,
                 Err(e) => return Err(e).doing(|| "wait for it"),
             }
         }
     }
-    child.wait().doing(|| "wait for it")
+    child.wait().map(Some).doing(|| "wait for it")
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 //! it, the child has no rights over namespaces that the host owns. Those the parent enters, and leaves after the clone.
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use serde::{Deserialize, Serialize};
 
 use super::plan::{Open, Opens};
 use super::steps::Step;
 use crate::error::{Error, Kind, Result};
 
 /// The namespace part of a plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// `CLONE_NEW*` for clone3.
     pub clone_flags: i32,
@@ -23,6 +24,7 @@ pub struct Namespaces {
     /// All kinds that are new.
     pub new: i32,
     /// Id maps to write, where the user namespace is new.
+    #[serde(skip)]
     pub maps: Option<IdMaps>,
 }
 

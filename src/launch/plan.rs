@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Spec};
+use serde::{Deserialize, Serialize};
 
 use super::mounts::{MountContext, mount_step, propagation};
 use super::namespaces::{self, IdMaps, Namespaces};
@@ -21,11 +22,12 @@ use super::{cgroup_mount, check, devices, hooks, process};
 use crate::error::{Error, Result};
 
 /// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Open {
     /// A namespace file.
     Namespace {
         /// Where.
+        #[serde(skip)]
         path: PathBuf,
         /// Its `CLONE_NEW*`, checked when it is opened.
         kind: i32,
@@ -33,16 +35,18 @@ pub enum Open {
     /// A detached copy of a host tree.
     Tree {
         /// Where.
+        #[serde(skip)]
         path: PathBuf,
         /// With the mounts below it.
         recursive: bool,
         /// `MS_*` for the copy, so that it does not spread to the host.
         propagation: u64,
         /// Id maps, with whether they hold for all mounts below too.
+        #[serde(skip)]
         idmap: Option<(IdMaps, bool)>,
     },
     /// A directory of the host.
-    Directory(PathBuf),
+    Directory(#[serde(skip)] PathBuf),
     /// The root filesystem, mounted and attached nowhere yet.
     Root,
     /// The socket that receives the terminal.
@@ -56,7 +60,7 @@ pub enum Open {
 }
 
 /// The list of what is opened; its positions are the [`Slot`]s.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opens(pub Vec<Open>);
 
 impl Opens {
@@ -68,7 +72,7 @@ impl Opens {
 }
 
 /// What a launch will do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// What the parent opens first.
     pub opens: Opens,
@@ -81,6 +85,7 @@ pub struct Plan {
     /// Written by the parent to /proc/PID/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     /// Where the seccomp listener goes.
+    #[serde(skip)]
     pub listener: Option<crate::seccomp::Listener>,
 }
 

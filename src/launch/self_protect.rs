@@ -9,6 +9,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
@@ -19,6 +20,22 @@ use crate::sys::mount::{ATTR_RDONLY, MountAttr, mount_setattr};
 use crate::sys::process::{StringArray, execve_fd};
 
 const SELF: &std::ffi::CStr = c"/proc/self/exe";
+const SELF_PATH: &str = "/proc/self/exe";
+
+/// The variable that tells a program that runs from a mount of its own where it came from.
+const PATH: &str = "CORACLE_EXE";
+
+/// The path of this program's executable, from which a newer one may be started. A detached mount has no path: what
+/// [`ensure`] left in the environment says it then.
+pub fn own_path() -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    let link = std::fs::read_link(SELF_PATH).ok()?;
+    if identity(&link).is_some_and(|found| Some(found) == identity(Path::new(SELF_PATH))) {
+        return Some(link);
+    }
+    std::env::var_os(PATH).map(PathBuf::from)
+}
 
 /// Makes sure that nothing can write to this executable through this process; may start it anew, with the same
 /// arguments and environment. Call it before anything else, and before any thread.
@@ -40,7 +57,10 @@ pub fn ensure() -> Result<()> {
     let strings =
         |list: Vec<&OsStr>| list.into_iter().filter_map(|s| CString::new(s.as_bytes()).ok()).collect();
     let args: Vec<_> = std::env::args_os().collect();
+    let path = std::fs::read_link(SELF_PATH).ok().map(|path| (PATH.into(), path.into_os_string()));
     let env: Vec<_> = std::env::vars_os()
+        .filter(|(key, _)| key != PATH)
+        .chain(path)
         .map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat())
         .filter_map(|entry| CString::new(entry).ok())
         .collect();

@@ -2,20 +2,23 @@
 //!
 //! A step holds everything it needs, in the form the kernel takes it (C strings, flags, numbers), so that taking it
 //! needs no allocation and no decision that could have been made before. `init` takes them; `describe` says what a user
-//! reads when one fails.
+//! reads when one fails. Steps travel to the keeper (`portable`); what only messages need stays behind (`serde(skip)`).
 
 use std::ffi::CString;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use super::portable;
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{SchedAttr, StringArray};
 
 /// The number of a descriptor in the plan's list of things the parent opens; see [`super::plan::Open`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot(pub usize);
 
 /// A path below the container's root.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Below {
     /// The whole path, relative to the root: `dev/pts`; `.` for the root itself.
     pub path: CString,
@@ -24,7 +27,7 @@ pub struct Below {
 }
 
 /// What a mount point has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PointKind {
     /// A directory; made with its parents when missing.
     Directory,
@@ -33,7 +36,7 @@ pub enum PointKind {
 }
 
 /// Where a mount comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// A new instance of a filesystem: its type, and its parameters as keys with or without a value.
     Filesystem {
@@ -65,7 +68,7 @@ pub enum Source {
 }
 
 /// One mount of the container's root.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountStep {
     /// From where.
     pub source: Source,
@@ -74,8 +77,10 @@ pub struct MountStep {
     /// What the mount point has to be.
     pub kind: PointKind,
     /// Attributes of the mount itself.
+    #[serde(with = "portable::MountAttrs")]
     pub attr: MountAttr,
     /// Attributes of the mount and all below it (`rro` and its kin).
+    #[serde(with = "portable::optional_attr")]
     pub recursive_attr: Option<MountAttr>,
     /// Propagation types (`MS_*`) to give, in order, each with whether it is recursive.
     pub propagation: Vec<(u64, bool)>,
@@ -86,7 +91,7 @@ pub struct MountStep {
 }
 
 /// A device node, FIFO or, where mknod is not possible, a bind mount of the host's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStep {
     /// Where.
     pub node: Below,
@@ -101,20 +106,22 @@ pub struct DeviceStep {
 }
 
 /// A hook that runs inside the new process's namespaces, ready for execve.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HookStep {
     /// The program.
     pub path: CString,
     /// Its arguments, the name first.
+    #[serde(with = "portable::strings")]
     pub argv: StringArray,
     /// Its environment.
+    #[serde(with = "portable::strings")]
     pub envp: StringArray,
     /// Seconds after which it is killed and the container with it.
     pub timeout_s: Option<i64>,
 }
 
 /// The user that the payload runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User id inside the container.
     pub uid: u32,
@@ -127,7 +134,7 @@ pub struct Identity {
 }
 
 /// Capability sets as bit masks: bit n is capability n of capabilities(7).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilityMasks {
     /// Bounding set.
     pub bounding: u64,
@@ -142,9 +149,10 @@ pub struct CapabilityMasks {
 }
 
 /// A compiled seccomp filter with its flags for seccomp(2).
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Filter {
     /// The program.
+    #[serde(with = "portable::instructions")]
     pub instructions: Vec<libc::sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
@@ -174,18 +182,20 @@ impl PartialEq for Filter {
 }
 
 /// What the payload is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// Paths to try in order: one when the name has a slash, else one per `PATH` entry.
     pub candidates: Vec<CString>,
     /// Arguments, the name first.
+    #[serde(with = "portable::strings")]
     pub argv: StringArray,
     /// Environment.
+    #[serde(with = "portable::strings")]
     pub envp: StringArray,
 }
 
 /// One thing that the new process does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
     /// Wait until the parent has written id maps or moved us into our cgroups.
     AwaitParent,
@@ -275,6 +285,7 @@ pub enum Step {
     /// Run hooks in here, the container's state on their stdin.
     RunHooks {
         /// For the message: the hook point.
+        #[serde(skip)]
         point: &'static str,
         /// The hooks.
         hooks: Vec<HookStep>,
@@ -317,8 +328,10 @@ pub enum Step {
     /// setrlimit(2).
     Rlimit {
         /// `RLIMIT_*`.
+        #[serde(with = "portable::resource")]
         resource: rustix::process::Resource,
         /// For the message.
+        #[serde(skip)]
         name: &'static str,
         /// Soft limit.
         soft: u64,
@@ -326,7 +339,7 @@ pub enum Step {
         hard: u64,
     },
     /// sched_setattr(2).
-    Scheduler(SchedAttr),
+    Scheduler(#[serde(with = "portable::SchedAttrs")] SchedAttr),
     /// ioprio_set(2).
     IoPriority(i32),
     /// personality(2).
@@ -341,6 +354,7 @@ pub enum Step {
     /// Ask for a security label at the next execve: write to an attribute below /proc/self/attr.
     ExecLabel {
         /// `AppArmor` or `SELinux`.
+        #[serde(skip)]
         system: &'static str,
         /// Attribute files to try in order, relative to /proc.
         attributes: Vec<CString>,

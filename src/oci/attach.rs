@@ -16,7 +16,10 @@ use crate::sys;
 use crate::sys::process::Spawned;
 
 /// The two ends over which a new terminal's master comes to us: ours, and the one for the plan.
-pub(super) fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
+///
+/// # Errors
+/// The errno of socketpair(2).
+pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .doing(|| "make a socket pair for the terminal")
 }
@@ -215,10 +218,12 @@ impl Proxy {
 }
 
 /// Our terminal in raw mode; as it was again when dropped.
-struct RawMode(Termios);
+#[derive(Debug)]
+pub struct RawMode(Termios);
 
 impl RawMode {
-    fn enter() -> Option<Self> {
+    /// Enters it, when standard input is a terminal.
+    pub fn enter() -> Option<Self> {
         let stdin = rustix::stdio::stdin();
         let before = tcgetattr(stdin).ok()?;
         let mut raw = before.clone();

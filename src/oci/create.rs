@@ -8,13 +8,13 @@ use oci_spec::runtime::{Hook, Hooks, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::Runtime;
-use super::proc_stat::ProcStat;
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::apply::{self, Launched};
+use crate::launch::apply::{self, Launched, Parent};
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
+use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::undo::Undo;
 use crate::launch::{hooks, namespaces};
@@ -38,6 +38,8 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// The root filesystem, mounted and attached nowhere, in place of the one that `root.path` names.
     pub root: Option<std::sync::Arc<OwnedFd>>,
+    /// Who becomes the first process's parent, when it is not the caller.
+    pub parent: Option<std::rc::Rc<dyn Parent>>,
 }
 
 /// A container that was just made, its first process waiting or running.
@@ -142,7 +144,8 @@ pub(super) fn make(
     let root =
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
     let given = Given { root, console, start_socket, process: None };
-    let launched = apply::spawn(&plan, given, Some(&group))?;
+    let parent = options.parent.as_deref().unwrap_or(&apply::Own);
+    let launched = apply::spawn(&plan, given, Some(&group), parent)?;
     paths.borrow_mut().clone_from(group.paths());
     let state = record(spec, id, options, &launched, &group, runtime.systemd_cgroup)?;
     drive(&launched, spec, &state, &layout)?;

@@ -7,7 +7,6 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::lifecycle::{Event, Status};
-use super::proc_stat::ProcStat;
 use super::{Runtime, attach, create};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
@@ -15,6 +14,7 @@ use crate::id::ContainerId;
 use crate::launch::apply;
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
+use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{ExecRequest, Facts, Options};
 use crate::record::{ContainerState, Layout, Lock};
 
@@ -107,7 +107,7 @@ fn spawn(
     let request = ExecRequest { spec, process, facts: &facts, seccomp: seccomp.as_ref(), options };
     let plan = Plan::for_exec(&request)?;
     let given = Given { root: None, console, start_socket: None, process: Some(target(state)?) };
-    let launched = apply::spawn(&plan, given, Some(&group))?;
+    let launched = apply::spawn(&plan, given, Some(&group), &apply::Own)?;
     launched.go()?;
     launched.follow(|| Ok(()))?;
     launched.let_go()

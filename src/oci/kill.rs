@@ -35,7 +35,7 @@ pub(super) fn signal_init(state: &ContainerState, signal: i32) -> Result<()> {
     let gone = || Error::new(Kind::WrongState, "container not running");
     let pid = Pid::from_raw(state.init_process_pid).ok_or_else(gone)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    let stat = super::proc_stat::ProcStat::read(state.init_process_pid)?;
+    let stat = crate::launch::proc_stat::ProcStat::read(state.init_process_pid)?;
     if stat.is_none_or(|stat| stat.start_time != state.init_process_start) {
         return Err(gone());
     }

@@ -1,6 +1,6 @@
 //! The OCI runtime verbs: one file each. SPEC(runtime 1.2 #operations)
 
-mod attach;
+pub mod attach;
 pub mod bundle;
 pub mod create;
 pub mod delete;
@@ -9,12 +9,12 @@ pub mod exec;
 pub mod freeze;
 pub mod kill;
 pub mod lifecycle;
-pub mod proc_stat;
 pub mod profile;
 pub mod ps;
 pub mod run;
 pub mod start;
 pub mod state;
+pub mod stop;
 pub mod template;
 
 use std::path::PathBuf;

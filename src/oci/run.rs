@@ -1,5 +1,7 @@
 //! `run`: create, start, stay until the end, delete; or with `detach` leave after the start.
 
+use std::os::fd::OwnedFd;
+
 use oci_spec::runtime::Spec;
 
 use super::create::{CreateOptions, Start, connect_console, make};
@@ -45,6 +47,22 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
         clean_up(&made.layout)?;
     }
     ended
+}
+
+/// Runs a container whose parent is another process (`create.parent`), which cares for it from then on; `console` is the end
+/// of a socket pair that gets its terminal.
+///
+/// # Errors
+/// As [`run`].
+pub fn entrust(
+    runtime: &Runtime,
+    id: &ContainerId,
+    spec: &Spec,
+    create: &CreateOptions,
+    console: Option<OwnedFd>,
+) -> Result<()> {
+    let made = make(runtime, id, spec, create, Start::AtOnce, console)?;
+    start::poststart(&made.state)
 }
 
 /// Deletes the container that has ended, unless somebody else did.

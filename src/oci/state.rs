@@ -4,7 +4,7 @@ use super::Runtime;
 use super::lifecycle::Status;
 use crate::error::Result;
 use crate::id::ContainerId;
-use crate::record::{ContainerState, Layout, PublicState, ids};
+use crate::record::{ContainerState, Exit, Layout, PublicState, ids};
 
 /// The public state of one container.
 ///
@@ -14,7 +14,8 @@ pub fn state(runtime: &Runtime, id: &ContainerId) -> Result<PublicState> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
     let status = Status::of(&state, &layout)?;
-    Ok(state.public(&status.to_string()))
+    let exit = if status == Status::Stopped { Exit::load(&layout) } else { None };
+    Ok(PublicState { exit, ..state.public(&status.to_string()) })
 }
 
 /// The public states of all containers; one that vanishes meanwhile, or is damaged, is left out.

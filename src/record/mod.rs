@@ -4,15 +4,18 @@
 //! <root>/<id>/            0711, made by create, gone after delete
 //!     state.json          what is known of the container, in runc's format; replaced whole, never written in place
 //!     config.json         the configuration it was created from, for exec
+//!     exit                how it ended, as `key=value` a line; only of containers that a keeper is the parent of
 //!     start.sock          the init listens here until it is started: created while it is there, running after
 //! ```
 //!
 //! The directory itself is the lock (flock(2) on its descriptor): two verbs on one container exclude each other.
 
+mod exit;
 mod layout;
 mod lock;
 mod state;
 
+pub use exit::Exit;
 pub use layout::{Layout, ids};
 pub use lock::Lock;
 pub use state::{Config, ContainerState, Extra, OCI_VERSION, PublicState};

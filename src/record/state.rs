@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
-use super::Layout;
 use super::lock::absent;
+use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// A container's record. The keys that runc's `state.json` has are spelled as there; what only we need is in `coracle`.
@@ -90,6 +90,9 @@ pub struct PublicState {
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// How it ended, when a keeper saw it.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
 }
 
 /// The version of the runtime specification that is followed.
@@ -138,6 +141,7 @@ impl ContainerState {
             created: self.created.clone(),
             owner: String::new(),
             annotations: self.coracle.annotations.clone(),
+            exit: None,
         }
     }
 }

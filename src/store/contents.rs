@@ -69,7 +69,10 @@ impl Contents {
             }
             if let Some(known) = self.images.get(&image.manifest) {
                 image.names.extend(known.names.iter().cloned());
+                image.repo_digests.extend(known.repo_digests.iter().cloned());
             }
+            image.repo_digests.sort();
+            image.repo_digests.dedup();
             image.names.sort();
             image.names.dedup();
             self.images.insert(image.manifest, image);

@@ -39,7 +39,8 @@ pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
 fn has_digest(image: &ImageRecord, name: &str) -> bool {
     let text = name.rsplit_once('@').map_or(name, |(_, digest)| digest);
     if let Ok(digest) = Digest::parse(text) {
-        return image.id == digest || image.manifest == digest;
+        let is_known_as = |own: &String| own.rsplit_once('@').is_some_and(|(_, own)| own == text);
+        return image.id == digest || image.manifest == digest || image.repo_digests.iter().any(is_known_as);
     }
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     digits.len() >= MIN_DIGITS

@@ -1,5 +1,6 @@
 //! Advisory locks between processes: whole-file flock(2), and claims on a piece of content.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -48,12 +49,25 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<Locked>> {
 ///
 /// A claim is one byte of the lock file, chosen by the digest, under an open-file-description lock (fcntl(2)), so
 /// nothing has to be cleaned up and the flock(2) on the same file is untouched. Two contents that meet on one byte
-/// only wait needlessly; nobody holds two claims, so there is no deadlock.
+/// only wait needlessly. Whoever needs several takes them by [`claim_all`], so there is no deadlock.
 pub(crate) fn claim(path: &Path, content: &Digest) -> Result<Locked> {
-    let fd = open(path)?;
+    claim_place(path, place_of(content)).map_err(|e| e.doing(format!("claim {content}")))
+}
+
+/// Claims several contents, in the order of their bytes and each byte once.
+pub(crate) fn claim_all(path: &Path, contents: &[Digest]) -> Result<Vec<Locked>> {
+    let places: BTreeSet<i32> = contents.iter().map(place_of).collect();
+    places.into_iter().map(|place| claim_place(path, place)).collect()
+}
+
+fn place_of(content: &Digest) -> i32 {
     let bytes = content.as_bytes();
     // 30 bits: off_t is 32 bits wide on armv7.
-    let place = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3] & 0x3f]);
+    i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3] & 0x3f])
+}
+
+fn claim_place(path: &Path, place: i32) -> Result<Locked> {
+    let fd = open(path)?;
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -64,7 +78,11 @@ pub(crate) fn claim(path: &Path, content: &Digest) -> Result<Locked> {
     loop {
         match fcntl(&fd, FcntlArg::F_OFD_SETLKW(&whole)) {
             Err(nix::Error::EINTR) => {}
-            done => return done.map(|_| Locked(fd)).doing(|| format!("claim {content}")),
+            done => {
+                return done
+                    .map(|_| Locked(fd))
+                    .doing(|| format!("wait at byte {place} of {}", path.display()));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   lock                      flock(2): who may write the journal; its bytes: claims on content that comes in
 //!   journal                   append-only, CRC-framed: what there is
 //!   blobs/sha256/<hex>        manifests and configurations
-//!   partial/                  downloads that can go on (nothing of this part of the program)
+//!   partial/<hex>             downloads that can go on
 //!   layers/<n>/fs/            an unpacked layer in overlayfs form
 //!   containers/<id>/          a container's writable layer, and its hold: image -> sha256:<manifest>
 //!   tmp/<txn>/                everything uncommitted: layer-<k>/fs, <hex> of blobs, park-<k>, keep-<n>
@@ -23,6 +23,7 @@ mod hold;
 mod journal;
 mod layers;
 mod lock;
+mod partial;
 mod prepare;
 mod record;
 pub mod reference;
@@ -47,6 +48,7 @@ use trash::Trash;
 
 pub use hold::Hold;
 pub use layers::{LayerStore, Staged};
+pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
 pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
@@ -257,7 +259,21 @@ impl Store {
     /// # Errors
     /// When the journal cannot be written.
     pub fn tag(&self, manifest: &Digest, names: &[String]) -> Result<Option<ImageRecord>> {
-        transaction::tag(self, manifest, names)
+        self.label(manifest, names, &[])
+    }
+
+    /// Gives the image with this manifest more names, which other images lose, and more digests that registries know
+    /// it by; `None` when it is not here.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn label(
+        &self,
+        manifest: &Digest,
+        names: &[String],
+        repo_digests: &[String],
+    ) -> Result<Option<ImageRecord>> {
+        transaction::label(self, manifest, names, repo_digests)
     }
 
     /// Begins to bring something in.
@@ -274,6 +290,16 @@ impl Store {
     /// When the lock file cannot be opened.
     pub fn claim(&self, content: &Digest) -> Result<Claim> {
         lock::claim(&self.path("lock"), content).map(|locked| Claim { _locked: locked })
+    }
+
+    /// Claims several contents. Everybody claims in one order, so that nobody waits in a ring; whoever claims so must
+    /// hold no other claim.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn claim_all(&self, contents: &[Digest]) -> Result<Vec<Claim>> {
+        let locked = lock::claim_all(&self.path("lock"), contents)?;
+        Ok(locked.into_iter().map(|locked| Claim { _locked: locked }).collect())
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -45,6 +45,10 @@ pub struct ImageRecord {
     pub manifest: Digest,
     /// Normalised references, sorted: `docker.io/library/busybox:latest`.
     pub names: Vec<String>,
+    /// What registries know it by, sorted: `docker.io/library/busybox@sha256:...`, the digest being that of its manifest
+    /// or of an index that leads to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repo_digests: Vec<String>,
     /// What it runs on.
     pub platform: Platform,
     /// Bytes of all its files, unpacked. Layers shared with other images count in each.

@@ -49,6 +49,7 @@ impl Sample {
             id: Digest::of(&self.config),
             manifest: self.manifest(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
+            repo_digests: vec![],
             platform: Platform { os: "linux".into(), architecture: "arm".into(), variant: None },
             layers: vec![pick],
         };
@@ -183,6 +184,7 @@ fn two_transactions_with_one_layer_commit_it_once() {
             id: Digest::of(&sample.config),
             manifest: sample.manifest(),
             names: vec![],
+            repo_digests: vec![],
             platform: Platform { os: "linux".into(), architecture: "arm".into(), variant: None },
             layers: vec![Pick::New(0)],
         };

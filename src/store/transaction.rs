@@ -63,6 +63,8 @@ pub struct NewImage {
     pub manifest: Digest,
     /// Normalised references; other images lose them.
     pub names: Vec<String>,
+    /// What registries know it by: `repository@digest`.
+    pub repo_digests: Vec<String>,
     /// What it runs on.
     pub platform: Platform,
     /// Base first.
@@ -291,6 +293,7 @@ impl Plan {
                 id: image.id,
                 manifest: image.manifest,
                 names: image.names.clone(),
+                repo_digests: image.repo_digests.clone(),
                 platform: image.platform.clone(),
                 size_bytes: all.iter().map(|layer| layer.size_bytes).sum(),
                 hidden: all.iter().rposition(|layer| layer.hides_all_lower).unwrap_or(0),
@@ -329,16 +332,26 @@ impl Plan {
     }
 }
 
-/// Adds names to an image that is in the store.
-pub(super) fn tag(store: &Store, manifest: &Digest, names: &[String]) -> Result<Option<ImageRecord>> {
+/// Adds names and digests to an image that is in the store.
+pub(super) fn label(
+    store: &Store,
+    manifest: &Digest,
+    names: &[String],
+    repo_digests: &[String],
+) -> Result<Option<ImageRecord>> {
+    let has_all = |image: &ImageRecord| {
+        names.iter().all(|name| image.names.contains(name))
+            && repo_digests.iter().all(|digest| image.repo_digests.contains(digest))
+    };
     match store.image(manifest)? {
         None => return Ok(None),
-        Some(image) if names.iter().all(|name| image.names.contains(name)) => return Ok(Some(image)),
+        Some(image) if has_all(&image) => return Ok(Some(image)),
         Some(_) => {}
     }
     let (_locked, mut now) = store.write()?;
     let Some(mut image) = now.images.get(manifest).cloned() else { return Ok(None) };
     image.names.extend(names.iter().cloned());
+    image.repo_digests.extend(repo_digests.iter().cloned());
     now.commit(Event::Commit { layers: Vec::new(), images: vec![image], blobs: Vec::new() })?;
     Ok(now.images.get(manifest).cloned())
 }

@@ -5,9 +5,12 @@
 //! execve. Everything else in the program is safe Rust.
 
 pub mod bpf;
+pub mod fd;
 pub mod loopback;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod pidfd;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

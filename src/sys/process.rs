@@ -44,7 +44,8 @@ impl Drop for NoReturn {
 }
 
 /// clone3(2) with `CLONE_PIDFD`, `SIGCHLD` and fork semantics, in new namespaces (`CLONE_NEW*` in `flags`) and, when
-/// given, born in a cgroup v2 directory; `child` is what the new process does.
+/// given, born in a cgroup v2 directory; `child` is what the new process does. With `CLONE_PARENT` in `flags` it is a
+/// child of the caller's parent.
 ///
 /// `child` may call only functions marked child-safe: should another thread of the caller hold a lock at this moment,
 /// the copy of that lock stays held for ever in the new process, and an allocation could wait for it.
@@ -60,7 +61,8 @@ pub fn spawn(
     let args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: std::ptr::from_mut(&mut pidfd) as usize as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // CLONE_PARENT takes the exit signal from the caller: none may be named.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
         ..CloneArgs::default()
     };

@@ -21,6 +21,7 @@ fn coracle_image(store: &Path, line: &[&str]) -> Result<()> {
     let ctx = Context {
         root: "/nonexistent".into(),
         store: store.to_owned(),
+        run: "/nonexistent".into(),
         cache: "/nonexistent".into(),
         systemd_cgroup: false,
     };

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["digest", "log"],
     &["cgroup", "seccomp", "record"],
     &["launch", "store"],
-    &["oci", "image", "net"],
+    &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
     &["cli"],
@@ -29,7 +29,12 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("libcontainer", &["launch/", "oci/"], "a toolbox of the plan side, never of the hot path"),
     ("cgroups_rs", &["cgroup/"], "v1, hybrid and systemd stay behind our own cgroup type"),
     ("seccompiler", &["seccomp/"], "the one compiler of profiles"),
-    ("tokio", &["serve/", "image/registry"], "below serve everything blocks"),
+    ("tokio", &["serve/", "image/registry/"], "below serve everything blocks"),
+    ("tokio_rustls", &["image/registry/"], "only what talks to registries knows the network"),
+    ("hyper", &["image/registry/"], "only what talks to registries knows the network"),
+    ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
+    ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
+    ("yaml_rust2", &["image/registry/"], "one file of K3s is YAML"),
     ("tonic", &[], "gRPC lives in cri/"),
     ("prost", &[], "gRPC lives in cri/"),
     ("async_std", &[], "there is one runtime, and it is at the edge"),
@@ -323,7 +328,7 @@ fn broken_layers(path: &str, code: &str) -> Vec<String> {
 
 fn may_use(user: &str, used: &str) -> bool {
     if user == "keeper" {
-        return ["launch", "sys"].contains(&used);
+        return ["launch", "error", "id", "sys"].contains(&used);
     }
     let lower = matches!((layer_of(user), layer_of(used)), (Some(high), Some(low)) if low < high);
     lower || SIBLINGS.contains(&(user, used))

@@ -28,14 +28,25 @@ const OTHER_LICENCES: &[(&str, &str, &str)] = &[
         "MPL-2.0",
         "comes with libcontainer, unchanged; the MPL asks for the source of that crate alone",
     ),
+    (
+        "webpki-roots",
+        "CDLA-Permissive-2.0",
+        "Mozilla's list of authorities: data, which the licence lets one use and share",
+    ),
     ("rust-criu", "", "names no licence but carries a LICENSE file, which is MIT; comes with libcontainer"),
 ];
 
 /// Crates in more than one version: crate, how many, the reason. A row that is no longer true must go.
 const DUPLICATES: &[(&str, usize, &str)] = &[
+    ("base64", 2, "0.22 by tonic, 0.23 ours and hyper-util's"),
     ("bitflags", 2, "1.x by cgroups-rs's nix 0.25"),
+    ("embedded-io", 2, "optional parts of postcard, in the lock file only: neither is built"),
+    ("foldhash", 2, "follows hashbrown"),
+    ("getrandom", 2, "0.2 by ring, 0.4 by tempfile"),
+    ("hashbrown", 2, "0.15 by petgraph, of the code generator for api.proto: build time only"),
     ("linux-raw-sys", 2, "follows rustix"),
     ("nix", 3, "0.25 by cgroups-rs, 0.29 by libcontainer and libcgroups, 0.31 ours"),
+    ("prettyplease", 2, "0.2 by prost-build, 0.3 by tonic-build: build time only"),
     ("rustix", 2, "0.38 by which 4, of protobuf's code generator in cgroups-rs: build time only"),
     (
         "syn",

@@ -128,6 +128,11 @@ impl Container {
         Ok(mounts)
     }
 
+    /// The container goes on without us: its directory stays until somebody removes it.
+    pub(super) fn leave(mut self) {
+        self.finished = true;
+    }
+
     /// The container has ended: its directory goes, or stays under its name.
     pub(super) fn finish(mut self) -> Result<()> {
         self.finished = true;

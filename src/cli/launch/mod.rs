@@ -1,30 +1,42 @@
 //! `coracle launch`: from an image to a running container.
 
 mod container;
+mod detached;
 mod wishes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use oci_spec::runtime::Spec;
+
 use super::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::image::import::{ImportOptions, import, open_source};
-use crate::image::platform;
+use crate::image::platform::{self, Platform};
+use crate::image::pull::{PullOptions, pull};
 use crate::oci::create::CreateOptions;
 use crate::oci::profile::{self, Place, user};
 use crate::oci::run::{self, RunOptions};
+use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 use container::Container;
+pub(super) use detached::LOG;
 
-/// Start a container from an image and stay with it
+/// Start a container from an image and stay with it, or leave it to the keeper
 ///
-/// The image is one that was imported, or the path of an OCI layout or archive, which is then imported first.
+/// An image that is not here is pulled from its registry first, or imported from the path of an OCI layout or archive.
 #[derive(Debug, clap::Args)]
 pub struct LaunchArgs {
+    /// Leave once it runs; the keeper holds it then, see logs, attach, wait and stop
+    #[arg(short, long)]
+    detach: bool,
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
+    /// Close it when the first client that was attached to it leaves
+    #[arg(long, requires = "detach", requires = "interactive")]
+    stdin_once: bool,
     /// Give the container a terminal
     #[arg(short, long)]
     tty: bool,
@@ -37,14 +49,28 @@ pub struct LaunchArgs {
     /// Choose the image for another machine than this one
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// When to get the image from its registry: if it is missing, always to see whether it has changed, or never
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pull: When,
+    #[command(flatten)]
+    registry: super::image::RegistryArgs,
     #[command(flatten)]
     wishes: wishes::WishArgs,
-    /// An imported image, or the path of an OCI layout or archive
+    /// The name of an image, or the path of an OCI layout or archive
     #[arg(value_name = "IMAGE|PATH")]
     image: String,
     /// Command and arguments, in place of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// When an image is pulled before its launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    Always,
+    #[default]
+    Missing,
+    Never,
 }
 
 /// docker's and podman's exit codes for what is not the payload's.
@@ -75,7 +101,31 @@ fn own_code(error: &Error) -> u8 {
     }
 }
 
+/// A container that is about to be made.
+struct Prepared {
+    id: ContainerId,
+    spec: Spec,
+    container: Container,
+    create: CreateOptions,
+}
+
 fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
+    let prepared = prepare(context, args)?;
+    if args.detach {
+        return detached::launch(context, args, prepared).map(|()| 0);
+    }
+    let Prepared { id, spec, container, create } = prepared;
+    if !args.interactive && !args.tty {
+        let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
+        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
+    }
+    let options = RunOptions { create, ..RunOptions::default() };
+    let code = run::run(&context.runtime(), &id, &spec, &options);
+    container.finish()?;
+    code
+}
+
+fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
     let store = Store::open(&context.store)?;
     let image = find_image(&store, args)?;
     let config = store.config(&image)?.config().clone().unwrap_or_default();
@@ -100,19 +150,12 @@ fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
         files: container.write_files(&hostname, wishes.host_network)?,
     };
     let spec = profile::spec(&wishes, &config, &place)?;
-    if !args.interactive && !args.tty {
-        let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
-        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
-    }
     let create = CreateOptions {
         bundle: container.directory().to_owned(),
         root: Some(std::sync::Arc::new(root)),
         ..CreateOptions::default()
     };
-    let options = RunOptions { create, ..RunOptions::default() };
-    let code = run::run(&context.runtime(), &id, &spec, &options);
-    container.finish()?;
-    code
+    Ok(Prepared { id, spec, container, create })
 }
 
 /// The image by name, or from a path that is imported; quick when the store has it.
@@ -121,12 +164,15 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
     let path = Path::new(&args.image);
     let says_path = args.image.starts_with(['/', '.']) || args.image == "-";
     if !says_path && !is_image_path(path) {
-        return store.find(&args.image).map_err(|e| match e.kind() {
-            Kind::NotFound => {
-                e.hint(format!("import it first: coracle image import PATH --name {}", args.image))
-            }
-            _ => e,
-        });
+        return match (store.find(&args.image), args.pull) {
+            (Ok(image), When::Missing | When::Never) => Ok(image),
+            (Err(error), When::Missing) if error.kind() == Kind::NotFound => get(store, args, wanted),
+            (_, When::Always) => get(store, args, wanted),
+            (Err(error), When::Missing | When::Never) => Err(match error.kind() {
+                Kind::NotFound => error.hint(format!("bring it in first: coracle image pull {}", args.image)),
+                _ => error,
+            }),
+        };
     }
     let options = ImportOptions { platform: wanted, ..ImportOptions::default() };
     let progress = super::image::progress();
@@ -139,6 +185,14 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
                 .hint("they are imported now: launch one by its name"))
         }
     }
+}
+
+/// Pulls the image.
+fn get(store: &Store, args: &LaunchArgs, platform: Option<Platform>) -> Result<ImageRecord> {
+    let reference = Reference::parse(&args.image)?;
+    let options = PullOptions { platform, registry: args.registry.options()?, ..PullOptions::default() };
+    let pulled = pull(store, &reference, &options, &*super::image::progress())?;
+    pulled.images.into_iter().next().ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))
 }
 
 /// A path without `./` in front is one when an image lies there.

@@ -108,9 +108,18 @@ pub fn spec(wishes: &Wishes, image: &ImageConfig, place: &Place) -> Result<Spec>
         .set_process(Some(process(wishes, image, place, &hostname)?))
         .set_mounts(Some(mounts::all(wishes, place)?))
         .set_linux(Some(linux(wishes, place)))
-        .set_annotations((!wishes.annotations.is_empty()).then(|| wishes.annotations.clone()));
+        .set_annotations(annotations(wishes, image));
     spec.set_hostname(Some(hostname));
     Ok(spec)
+}
+
+/// The user's, and the signal that stops the image's program.
+fn annotations(wishes: &Wishes, image: &ImageConfig) -> Option<HashMap<String, String>> {
+    let mut all = wishes.annotations.clone();
+    if let Some(signal) = image.stop_signal() {
+        all.entry(super::stop::STOP_SIGNAL.to_owned()).or_insert_with(|| signal.clone());
+    }
+    (!all.is_empty()).then_some(all)
 }
 
 /// docker's host name: the first twelve characters of the id.

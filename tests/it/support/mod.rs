@@ -7,6 +7,7 @@ mod bundle;
 mod command;
 mod console;
 mod leftovers;
+pub(crate) mod registry;
 mod runtime;
 mod sandbox;
 mod wait;

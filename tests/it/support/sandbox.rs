@@ -117,7 +117,7 @@ impl Sandbox {
     pub(crate) fn in_view(&self, program: &OsStr, args: &[impl AsRef<OsStr>]) -> Run {
         let run = if self.cgroup2_view { cgroup2_view(program, args) } else { Run::new(program).args(args) };
         // Seen in /proc/<pid>/environ: marks runtime processes that outlive their command.
-        run.env("CORACLE_SANDBOX", &self.mark)
+        run.env("CORACLE_SANDBOX", &self.mark).env("CORACLE_RUN", self.path("run"))
     }
 
     /// `run` in the foreground, to the payload's end.

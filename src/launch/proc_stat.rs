@@ -9,6 +9,8 @@ pub struct ProcStat {
     pub state: char,
     /// Clock ticks since boot.
     pub start_time: u64,
+    /// How it ended, as wait(2) has it; 0 while it lives, and for those who may not know.
+    pub exit_status: i32,
 }
 
 impl ProcStat {
@@ -39,9 +41,10 @@ impl ProcStat {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        // state is field 3, starttime field 22.
+        // state is field 3, starttime field 22, exit_code field 52.
         let start_time = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start_time })
+        let exit_status = fields.nth(29).and_then(|code| code.parse().ok()).unwrap_or_default();
+        Some(Self { state, start_time, exit_status })
     }
 }
 
@@ -52,7 +55,7 @@ mod tests {
     #[test]
     fn names_with_spaces_and_parentheses_do_not_confuse_it() {
         let text = b"42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2 3\n";
-        assert_eq!(ProcStat::parse(text), Some(ProcStat { state: 'S', start_time: 98765 }));
+        assert_eq!(ProcStat::parse(text), Some(ProcStat { state: 'S', start_time: 98765, exit_status: 0 }));
     }
 
     #[test]

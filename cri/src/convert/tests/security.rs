@@ -1,0 +1,167 @@
+//! Namespaces, users, capabilities, profiles.
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::Capability;
+
+use super::*;
+use crate::v1::security_profile::ProfileType;
+
+#[test]
+fn a_user_namespace_is_one_range_with_root_in_it() {
+    let user = |mode: v1::NamespaceMode, uids: Vec<v1::IdMapping>, gids: Vec<v1::IdMapping>| {
+        let options = v1::UserNamespace { mode: mode.into(), uids, gids };
+        pod_with(|context| {
+            context.namespace_options =
+                Some(v1::NamespaceOption { userns_options: Some(options), ..Default::default() });
+        })
+    };
+    use v1::NamespaceMode as Mode;
+    let good = || vec![range(0, 65536, 65536)];
+    let mapped = user(Mode::Pod, good(), good()).unwrap().namespaces.user.unwrap();
+    assert_eq!((mapped.uids[0].host_id(), mapped.gids[0].size()), (65536, 65536));
+    assert_eq!(user(Mode::Node, vec![], vec![]).unwrap().namespaces.user, None);
+    refused(user(Mode::Node, good(), good()), "mode NODE");
+    refused(user(Mode::Container, good(), good()), "POD and NODE");
+    refused(user(Mode::Target, good(), good()), "POD and NODE");
+    refused(user(Mode::Pod, vec![], good()), "uids: mode POD needs a mapping");
+    refused(user(Mode::Pod, good(), vec![]), "gids: mode POD needs a mapping");
+    refused(user(Mode::Pod, vec![range(0, 1000, 1), range(1, 2000, 1)], good()), "more than one");
+    refused(user(Mode::Pod, good(), vec![range(1, 65536, 100)]), "0 is not mapped");
+    refused(user(Mode::Pod, vec![range(0, 65536, 0)], good()), "no range");
+    refused(user(Mode::Pod, vec![range(0, u32::MAX, 2)], good()), "no range");
+}
+
+#[test]
+fn each_namespace_has_only_the_scopes_that_make_sense() {
+    use v1::NamespaceMode as Mode;
+    let options = |network: Mode, pid: Mode, ipc: Mode, target: &str| v1::NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: ipc.into(),
+        target_id: target.into(),
+        userns_options: None,
+    };
+    let container = |o| secured(|context| context.namespace_options = Some(o)).map(|w| w.namespaces);
+    let node = container(options(Mode::Node, Mode::Node, Mode::Node, "")).unwrap();
+    assert_eq!((node.network, node.pid, node.ipc), (Scope::Node, Scope::Node, Scope::Node));
+    assert_eq!(container(options(Mode::Pod, Mode::Container, Mode::Pod, "")).unwrap().pid, Scope::Container);
+    let target = container(options(Mode::Pod, Mode::Target, Mode::Pod, "c1")).unwrap();
+    assert_eq!(target.pid, Scope::Target("c1".into()));
+    refused(container(options(Mode::Pod, Mode::Target, Mode::Pod, "")), "target_id");
+    refused(container(options(Mode::Container, Mode::Pod, Mode::Pod, "")), "network");
+    refused(container(options(Mode::Pod, Mode::Pod, Mode::Target, "c1")), "ipc");
+    let sandbox = |o| pod_with(|context| context.namespace_options = Some(o));
+    refused(sandbox(options(Mode::Pod, Mode::Target, Mode::Pod, "c1")), "TARGET");
+    let host = sandbox(options(Mode::Node, Mode::Pod, Mode::Pod, "")).unwrap();
+    assert_eq!(host.hostname, None);
+    refused(
+        secured(|c| c.namespace_options = Some(v1::NamespaceOption { pid: 9, ..Default::default() })),
+        "pid",
+    );
+}
+
+#[test]
+fn a_group_needs_a_user() {
+    refused(secured(|c| c.run_as_group = id(1)), "run_as_group without run_as_user");
+    refused(pod_with(|c| c.run_as_group = id(1)), "run_as_group without run_as_user");
+    refused(secured(|c| c.run_as_user = id(-1)), "run_as_user");
+    refused(secured(|c| c.run_as_user = id(i64::from(u32::MAX))), "run_as_user");
+    refused(secured(|c| c.supplemental_groups = vec![-5]), "supplemental_groups");
+    let both = |c: &mut v1::LinuxContainerSecurityContext| {
+        c.run_as_user = id(1);
+        c.run_as_username = "web".into();
+    };
+    refused(secured(both), "run_as_username");
+    let named = |c: &mut v1::LinuxContainerSecurityContext| {
+        c.run_as_username = "web".into();
+        c.run_as_group = id(5);
+    };
+    assert_eq!(secured(named).unwrap().user, RunAs::Name { name: "web".into(), gid: Some(5) });
+    let strict = secured(|c| {
+        c.supplemental_groups = vec![7];
+        c.supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict.into();
+    });
+    assert_eq!(strict.unwrap().groups, Groups { ids: vec![7], strict: true });
+}
+
+#[test]
+fn profiles_come_from_the_field_or_else_from_the_older_string() {
+    let field = |kind: ProfileType, reference: &str| {
+        Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: reference.into() })
+    };
+    #[expect(deprecated, reason = "the string is what is tested")]
+    let seccomp = |field: Option<v1::SecurityProfile>, text: &str| {
+        let set = |c: &mut v1::LinuxContainerSecurityContext| {
+            c.seccomp = field;
+            c.seccomp_profile_path = text.into();
+        };
+        secured(set).map(|w| w.confinement.seccomp)
+    };
+    let localhost = |path: &str| Profile::Localhost(path.into());
+    assert_eq!(seccomp(None, "").unwrap(), Profile::Unconfined);
+    assert_eq!(seccomp(None, "runtime/default").unwrap(), Profile::RuntimeDefault);
+    assert_eq!(seccomp(None, "localhost//a/b.json").unwrap(), localhost("/a/b.json"));
+    assert_eq!(seccomp(field(ProfileType::Localhost, "/a"), "unconfined").unwrap(), localhost("/a"));
+    assert_eq!(seccomp(field(ProfileType::RuntimeDefault, ""), "").unwrap(), Profile::RuntimeDefault);
+    refused(seccomp(field(ProfileType::Localhost, ""), ""), "localhost_ref");
+    refused(seccomp(field(ProfileType::Localhost, "relative.json"), ""), "absolute");
+    refused(seccomp(field(ProfileType::Unconfined, "/a"), ""), "localhost_ref");
+    refused(seccomp(None, "localhost/"), "seccomp_profile_path");
+    refused(seccomp(None, "strange"), "seccomp_profile_path");
+    #[expect(deprecated, reason = "the string is what is tested")]
+    let apparmor = |text: &str| secured(|c| c.apparmor_profile = text.into()).map(|w| w.confinement.apparmor);
+    assert_eq!(apparmor("").unwrap(), Profile::RuntimeDefault);
+    assert_eq!(apparmor("localhost/mine").unwrap(), localhost("mine"));
+    assert_eq!(apparmor("unconfined").unwrap(), Profile::Unconfined);
+}
+
+#[test]
+fn a_privileged_container_is_confined_by_nothing_and_sees_everything() {
+    let all = secured(|c| {
+        c.privileged = true;
+        c.masked_paths = vec!["/proc/kcore".into()];
+        c.seccomp = Some(v1::SecurityProfile {
+            profile_type: ProfileType::RuntimeDefault.into(),
+            ..Default::default()
+        });
+    })
+    .unwrap();
+    assert_eq!(
+        (&all.confinement.seccomp, &all.confinement.apparmor),
+        (&Profile::Unconfined, &Profile::Unconfined)
+    );
+    assert!(all.masked_paths.is_empty());
+    refused(secured(|c| c.masked_paths = vec!["proc".into()]), "masked_paths");
+}
+
+#[test]
+fn capabilities_are_added_and_dropped_as_the_cri_says() {
+    use Capability::{Chown, Kill, NetAdmin, NetRaw, SysAdmin};
+    let known: HashSet<_> = [Chown, Kill, NetAdmin, NetRaw, SysAdmin].into();
+    let default: HashSet<_> = [Chown, Kill, NetRaw].into();
+    let sets = |add: &[&str], drop: &[&str], ambient: &[&str], privileged: bool| {
+        let list = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
+        let lists = v1::Capability {
+            add_capabilities: list(add),
+            drop_capabilities: list(drop),
+            add_ambient_capabilities: list(ambient),
+        };
+        let sets = Capabilities::of(Some(&lists), privileged).unwrap().sets(&default, &known);
+        assert_eq!(sets.bounding(), sets.effective());
+        assert_eq!(sets.bounding(), sets.permitted());
+        assert_eq!(sets.inheritable(), sets.ambient());
+        (sets.bounding().clone().unwrap(), sets.ambient().clone().unwrap())
+    };
+    let set = |list: &[Capability]| list.iter().copied().collect::<HashSet<_>>();
+    assert_eq!(sets(&[], &[], &[], false), (default.clone(), set(&[])));
+    assert_eq!(sets(&["NET_ADMIN"], &["CAP_KILL"], &[], false).0, set(&[Chown, NetRaw, NetAdmin]));
+    assert_eq!(sets(&["ALL"], &["NET_RAW"], &[], false).0, set(&[Chown, Kill, NetAdmin, SysAdmin]));
+    assert_eq!(sets(&["kill"], &["ALL"], &[], false).0, set(&[Kill]));
+    assert_eq!(sets(&["ALL"], &["ALL"], &[], false).0, set(&[]));
+    assert_eq!(sets(&[], &["ALL"], &["SYS_ADMIN"], false), (set(&[SysAdmin]), set(&[SysAdmin])));
+    assert_eq!(sets(&[], &["SYS_ADMIN"], &["SYS_ADMIN"], false), (default.clone(), set(&[])));
+    assert_eq!(sets(&[], &["ALL"], &[], true).0, known);
+    let unknown = v1::Capability { add_capabilities: vec!["FLYING".into()], ..Default::default() };
+    refused(Capabilities::of(Some(&unknown), false), "FLYING");
+}

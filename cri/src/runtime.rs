@@ -1,0 +1,489 @@
+//! RuntimeService: one short method for each call.
+
+use std::time::Duration;
+use std::vec;
+
+use tokio_stream::Iter;
+use tonic::{Request, Response, Status};
+
+use crate::MESSAGE_LIMIT;
+use crate::backend::{Backend, ContainerRequest, SandboxRequest, has_vanished};
+use crate::convert::{ContainerWishes, SandboxWishes};
+use crate::error::{Error, Result};
+use crate::filter;
+use crate::server::Server;
+use crate::v1::runtime_service_server::RuntimeService;
+use crate::v1::*;
+
+/// The answer to a call.
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A list sent in parts.
+pub(crate) type Parts<T> = Iter<vec::IntoIter<Result<T, Status>>>;
+
+/// Items in one part of a list: what is asked for in parts is asked for because the whole is too large for a message.
+const PART: usize = 256;
+
+#[tonic::async_trait]
+impl<B: Backend> RuntimeService for Server<B> {
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        said(self.ask(B::version).await)
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let verbose = request.into_inner().verbose;
+        said(self.ask(move |node| node.status(verbose)).await)
+    }
+
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        let driver = self.ask(B::cgroup_driver).await?;
+        said(Ok(RuntimeConfigResponse {
+            linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
+        }))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        let network = request.into_inner().runtime_config.and_then(|c| c.network_config);
+        if let Some(network) = network.filter(|n| !n.pod_cidr.is_empty()) {
+            self.ask(move |node| node.update_pod_cidr(&network.pod_cidr)).await?;
+        }
+        said(Ok(UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let sandbox = Box::new(SandboxRequest::try_from(request.clone())?);
+        let key = sandbox.config.metadata.clone().unwrap_or_default();
+        let run = move |node: &B, _: &_| node.run_pod_sandbox(&sandbox);
+        let pod_sandbox_id = self.ask_once(&self.run_sandbox, key, request, run).await?;
+        said(Ok(RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
+        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+        let stop = {
+            let id = id.clone();
+            move |node: &B, _: &_| node.stop_pod_sandbox(&id)
+        };
+        self.ask_once(&self.stop_sandbox, id, (), stop).await?;
+        said(Ok(StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+        let remove = {
+            let id = id.clone();
+            move |node: &B, _: &_| node.remove_pod_sandbox(&id)
+        };
+        self.ask_once(&self.remove_sandbox, id, (), remove).await?;
+        said(Ok(RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let PodSandboxStatusRequest { pod_sandbox_id, verbose } = request.into_inner();
+        let id = given("pod_sandbox_id", pod_sandbox_id)?;
+        said(self.ask(move |node| node.pod_sandbox_status(&id, verbose)).await)
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
+        let items = self.sandboxes(request.into_inner().filter).await?;
+        said(Ok(ListPodSandboxResponse { items }))
+    }
+
+    type StreamPodSandboxesStream = Parts<StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let items = self.sandboxes(request.into_inner().filter).await?;
+        said(Ok(parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let request = request.into_inner();
+        given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        self.ask(move |node| node.update_pod_sandbox_resources(&request)).await?;
+        said(Ok(UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
+        let request = request.into_inner();
+        let container = Box::new(ContainerRequest::try_from(request.clone())?);
+        let metadata = container.config.metadata.clone().unwrap_or_default();
+        let key = (container.sandbox_id.clone(), metadata);
+        let create = move |node: &B, _: &_| node.create_container(&container);
+        let container_id = self.ask_once(&self.create_container, key, request, create).await?;
+        said(Ok(CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
+        let id = given("container_id", request.into_inner().container_id)?;
+        let start = {
+            let id = id.clone();
+            move |node: &B, _: &_| node.start_container(&id)
+        };
+        self.ask_once(&self.start_container, id, (), start).await?;
+        said(Ok(StartContainerResponse {}))
+    }
+
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        let StopContainerRequest { container_id, timeout } = request.into_inner();
+        let id = given("container_id", container_id)?;
+        let grace = seconds(timeout)?;
+        self.ask_while_waiting(move |node, call| node.stop_container(&id, grace, call)).await?;
+        said(Ok(StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
+        let id = given("container_id", request.into_inner().container_id)?;
+        let remove = {
+            let id = id.clone();
+            move |node: &B, _: &_| node.remove_container(&id)
+        };
+        self.ask_once(&self.remove_container, id, (), remove).await?;
+        said(Ok(RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
+        let containers = self.containers(request.into_inner().filter).await?;
+        said(Ok(ListContainersResponse { containers }))
+    }
+
+    type StreamContainersStream = Parts<StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let containers = self.containers(request.into_inner().filter).await?;
+        said(Ok(parts(containers, |containers| StreamContainersResponse { containers })))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
+        let ContainerStatusRequest { container_id, verbose } = request.into_inner();
+        let id = given("container_id", container_id)?;
+        said(self.ask(move |node| node.container_status(&id, verbose)).await)
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        given("container_id", request.container_id.clone())?;
+        self.ask(move |node| node.update_container_resources(&request)).await?;
+        said(Ok(UpdateContainerResourcesResponse {}))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let id = given("container_id", request.into_inner().container_id)?;
+        self.ask(move |node| node.reopen_container_log(&id)).await?;
+        said(Ok(ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
+        let id = given("container_id", container_id)?;
+        if cmd.is_empty() {
+            return Err(Error::invalid("ExecSync without a command").into());
+        }
+        let limit = Some(seconds(timeout)?).filter(|t| !t.is_zero());
+        let exec = move |node: &B, call: &_| node.exec_sync(&id, &cmd, limit, call);
+        said(self.ask_while_waiting(exec).await.map(fitting))
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        given("container_id", request.container_id.clone())?;
+        if request.cmd.is_empty() {
+            return Err(Error::invalid("Exec without a command").into());
+        }
+        streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
+        let url = self.ask(move |node| node.exec(&request)).await?;
+        said(Ok(ExecResponse { url }))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        given("container_id", request.container_id.clone())?;
+        streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
+        let url = self.ask(move |node| node.attach(&request)).await?;
+        said(Ok(AttachResponse { url }))
+    }
+
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let request = request.into_inner();
+        given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        let url = self.ask(move |node| node.port_forward(&request)).await?;
+        said(Ok(PortForwardResponse { url }))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let id = given("container_id", request.into_inner().container_id)?;
+        let stats = self.ask(move |node| node.container_stats(&id)).await?;
+        said(Ok(ContainerStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = self.stats_of_containers(request.into_inner().filter).await?;
+        said(Ok(ListContainerStatsResponse { stats }))
+    }
+
+    type StreamContainerStatsStream = Parts<StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        let stats = self.stats_of_containers(request.into_inner().filter).await?;
+        said(Ok(parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+        let stats = self.ask(move |node| node.pod_sandbox_stats(&id)).await?;
+        said(Ok(PodSandboxStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
+        said(Ok(ListPodSandboxStatsResponse { stats }))
+    }
+
+    type StreamPodSandboxStatsStream = Parts<StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
+        said(Ok(parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        Err(Error::unimplemented("CheckpointContainer").into())
+    }
+
+    type GetContainerEventsStream = Parts<ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Err(Error::unimplemented("GetContainerEvents").into())
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Err(Error::unimplemented("ListMetricDescriptors").into())
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        Err(Error::unimplemented("ListPodSandboxMetrics").into())
+    }
+
+    type StreamPodSandboxMetricsStream = Parts<StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(Error::unimplemented("StreamPodSandboxMetrics").into())
+    }
+}
+
+impl<B: Backend> Server<B> {
+    async fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
+        let mut all = self.ask(B::list_pod_sandboxes).await?;
+        all.retain(|item| filter::sandbox(filter.as_ref(), item));
+        Ok(all)
+    }
+
+    async fn containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
+        let mut all = self.ask(B::list_containers).await?;
+        all.retain(|item| filter::container(filter.as_ref(), item));
+        Ok(all)
+    }
+
+    async fn stats_of_containers(&self, filter: Option<ContainerStatsFilter>) -> Result<Vec<ContainerStats>> {
+        let all = self.containers(filter::container_stats(filter)).await?;
+        let ids = all.into_iter().map(|c| c.id);
+        self.ask(move |node| present(ids.map(|id| node.container_stats(&id)))).await
+    }
+
+    async fn stats_of_sandboxes(
+        &self,
+        filter: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>> {
+        let all = self.sandboxes(filter::sandbox_stats(filter)).await?;
+        let ids = all.into_iter().map(|s| s.id);
+        self.ask(move |node| present(ids.map(|id| node.pod_sandbox_stats(&id)))).await
+    }
+}
+
+impl TryFrom<RunPodSandboxRequest> for SandboxRequest {
+    type Error = Error;
+
+    fn try_from(request: RunPodSandboxRequest) -> Result<Self> {
+        let config = request.config.ok_or_else(|| Error::invalid("RunPodSandbox without a config"))?;
+        let wishes = SandboxWishes::of(&config)?;
+        Ok(Self { config, wishes, handler: request.runtime_handler })
+    }
+}
+
+impl TryFrom<CreateContainerRequest> for ContainerRequest {
+    type Error = Error;
+
+    fn try_from(request: CreateContainerRequest) -> Result<Self> {
+        let sandbox_id = given("pod_sandbox_id", request.pod_sandbox_id)?;
+        let config = request.config.ok_or_else(|| Error::invalid("CreateContainer without a config"))?;
+        let sandbox_config = request
+            .sandbox_config
+            .ok_or_else(|| Error::invalid("CreateContainer without a sandbox_config"))?;
+        let wishes = ContainerWishes::of(&config, &sandbox_config)?;
+        Ok(Self { sandbox_id, config, wishes, sandbox_config })
+    }
+}
+
+/// What the backend said, as gRPC has it.
+pub(crate) fn said<T>(answer: Result<T>) -> Answer<T> {
+    Ok(Response::new(answer?))
+}
+
+/// A list in parts of [`PART`] items.
+pub(crate) fn parts<T, R>(mut items: Vec<T>, part: impl Fn(Vec<T>) -> R) -> Parts<R> {
+    let mut all = Vec::with_capacity(items.len().div_ceil(PART));
+    while !items.is_empty() {
+        let rest = items.split_off(items.len().min(PART));
+        all.push(Ok(part(std::mem::replace(&mut items, rest))));
+    }
+    tokio_stream::iter(all)
+}
+
+/// A list without what vanished while it was made.
+fn present<T>(all: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
+    all.filter(|item| !item.as_ref().is_err_and(has_vanished)).collect()
+}
+
+fn given(field: &str, text: String) -> Result<String> {
+    if text.is_empty() { Err(Error::invalid(format!("{field} is empty"))) } else { Ok(text) }
+}
+
+fn seconds(timeout: i64) -> Result<Duration> {
+    let seconds = u64::try_from(timeout);
+    seconds.map(Duration::from_secs).map_err(|_| Error::invalid(format!("a timeout of {timeout} seconds")))
+}
+
+fn streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
+    if !(stdin || stdout || stderr) {
+        return Err(Error::invalid("none of stdin, stdout and stderr is asked for"));
+    }
+    if tty && stderr {
+        return Err(Error::invalid("a terminal has no stderr of its own: ask for tty or for stderr"));
+    }
+    Ok(())
+}
+
+/// Cuts an output that would not fit in a message, first what stdout has too much, then stderr.
+fn fitting(mut output: ExecSyncResponse) -> ExecSyncResponse {
+    // The tags and lengths around the two.
+    const FRAMING: usize = 64;
+    let room = MESSAGE_LIMIT - FRAMING;
+    output.stdout.truncate(room.saturating_sub(output.stderr.len().min(room / 2)));
+    output.stderr.truncate(room - output.stdout.len());
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_cut_to_what_a_message_holds() {
+        let output = |stdout, stderr| ExecSyncResponse {
+            stdout: vec![b'o'; stdout],
+            stderr: vec![b'e'; stderr],
+            exit_code: 3,
+        };
+        let sizes = |o: &ExecSyncResponse| (o.stdout.len(), o.stderr.len());
+        assert_eq!(sizes(&fitting(output(10, 20))), (10, 20));
+        for (stdout, stderr) in [(16 << 20, 16 << 20), (16 << 20, 0), (0, 16 << 20), (9 << 20, 12 << 20)] {
+            let cut = fitting(output(stdout, stderr));
+            assert!(prost::Message::encoded_len(&cut) <= MESSAGE_LIMIT, "{:?}", sizes(&cut));
+            assert!(cut.stdout.len() >= stdout.min(MESSAGE_LIMIT / 2 - 64));
+            assert!(cut.stderr.len() >= stderr.min(MESSAGE_LIMIT / 2 - 64));
+        }
+    }
+
+    #[test]
+    fn a_list_in_parts_is_the_list() {
+        for length in [0, 1, PART, PART + 1, 3 * PART - 1] {
+            let items: Vec<usize> = (0..length).collect();
+            let mut joined = Vec::new();
+            let mut stream = std::pin::pin!(parts(items.clone(), |part| part));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            use tokio_stream::Stream;
+            while let std::task::Poll::Ready(Some(part)) = stream.as_mut().poll_next(&mut context) {
+                joined.extend(part.unwrap());
+            }
+            assert_eq!(joined, items);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A server on a socket of its own, and clients of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use coracle_cri::v1::image_service_client::ImageServiceClient;
+use coracle_cri::v1::runtime_service_client::RuntimeServiceClient;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+
+use crate::node::Node;
+
+/// Longer than any test takes; a test that hangs fails by it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One connection, in the form that generated clients use.
+#[derive(Clone)]
+pub(crate) struct Wire(SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Wire {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// What a connection goes over, to cut it.
+pub(crate) struct Socket(std::os::unix::net::UnixStream);
+
+impl Socket {
+    pub(crate) fn cut(self) {
+        self.0.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) node: Arc<Node>,
+    pub(crate) path: std::path::PathBuf,
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) done: JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub(crate) fn start(node: Node) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cri.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let node = Arc::new(node);
+        let (stop, stopped) = oneshot::channel();
+        let until = async move { drop(stopped.await) };
+        let done = tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), until));
+        Self { node, path, stop: Some(stop), done, _dir: dir }
+    }
+
+    pub(crate) async fn wire(&self) -> (Wire, Socket) {
+        let stream = std::os::unix::net::UnixStream::connect(&self.path).unwrap();
+        let socket = Socket(stream.try_clone().unwrap());
+        stream.set_nonblocking(true).unwrap();
+        let stream = TokioIo::new(UnixStream::from_std(stream).unwrap());
+        let (sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        (Wire(sender), socket)
+    }
+
+    pub(crate) async fn runtime(&self) -> RuntimeServiceClient<Wire> {
+        runtime_over(self.wire().await.0)
+            .max_decoding_message_size(coracle_cri::MESSAGE_LIMIT)
+            .max_encoding_message_size(2 * coracle_cri::MESSAGE_LIMIT)
+    }
+
+    pub(crate) async fn image(&self) -> ImageServiceClient<Wire> {
+        image_over(self.wire().await.0)
+    }
+}
+/// HTTP/2 asks for a host, which a socket does not have.
+fn origin() -> http::Uri {
+    http::Uri::from_static("http://localhost")
+}
+
+/// For calls that no generated client has.
+pub(crate) fn plain(wire: Wire) -> tonic::client::Grpc<Wire> {
+    tonic::client::Grpc::with_origin(wire, origin())
+}
+
+pub(crate) fn runtime_over(wire: Wire) -> RuntimeServiceClient<Wire> {
+    RuntimeServiceClient::with_origin(wire, origin())
+}
+
+pub(crate) fn image_over(wire: Wire) -> ImageServiceClient<Wire> {
+    ImageServiceClient::with_origin(wire, origin())
+}
+
+/// Runs a test on the runtime the daemon has: one thread, and threads for what blocks.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(LIMIT, test).await.expect("the test hangs") });
+    // Work of the fake node that is never let go must not hold up the end.
+    runtime.shutdown_background();
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,11 @@
+//! The endpoint as a client sees it: gRPC over a unix socket, with a fake node behind it. Needs no root.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod client;
+mod deadlines;
+mod idempotency;
+mod limits;
+mod node;
+mod refusals;
+mod rpcs;

@@ -1,0 +1,42 @@
+//! `coracle image import`: read images from an OCI layout or an archive.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::report::Report;
+use super::shown_names;
+use crate::cli::Context;
+use crate::error::Result;
+use crate::image::import::{ImportOptions, import, open_source};
+use crate::image::platform;
+use crate::store::Store;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// An OCI layout directory, or an archive: an OCI layout in a tar, or what `docker save` writes; plain, gzip or
+    /// zstd. `-` reads an archive from standard input
+    #[arg(value_name = "PATH|-")]
+    source: PathBuf,
+    /// Choose the image for another machine than this one, for example linux/arm/v7
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Name the image so, instead of what the source says
+    #[arg(short = 't', long = "name", value_name = "REF")]
+    names: Vec<String>,
+}
+
+/// Runs the verb.
+pub(super) fn run(ctx: &Context, args: &ImportArgs) -> Result<ExitCode> {
+    let platform = args.platform.as_deref().map(platform::parse).transpose()?;
+    let options = ImportOptions { platform, names: args.names.clone(), ..ImportOptions::default() };
+    let source = open_source(&args.source)?;
+    let store = Store::open(&ctx.store)?;
+    let report = Report::new();
+    let images = import(&store, source, &options, &report)?;
+    for image in images {
+        for name in shown_names(&image) {
+            println!("{name} {}", image.id);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

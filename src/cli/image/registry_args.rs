@@ -1,0 +1,82 @@
+//! How to reach a registry, in the words of podman and skopeo.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::image::registry::{Login, RegistryOptions, Timing};
+
+/// The options of every verb that talks to a registry.
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct RegistryArgs {
+    /// Log in to the registry of the image's name with these; by default the logins of podman and docker are used
+    #[arg(long, value_name = "NAME:PASSWORD")]
+    creds: Option<String>,
+    /// File with logins, instead of those that podman and docker keep
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Directory with certificates for the registry: *.crt to trust, *.cert and *.key to show
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+    /// With false, take any certificate from the registry, or plain HTTP
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
+    /// Directory of hosts.toml files, as containerd has them, instead of the usual ones
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Option<PathBuf>,
+    /// Another registries.conf
+    #[arg(long, value_name = "FILE", hide = true)]
+    registries_conf: Option<PathBuf>,
+    /// Another registries.yaml of K3s
+    #[arg(long, value_name = "FILE", hide = true)]
+    k3s_registries: Option<PathBuf>,
+    /// Seconds to wait for a connection
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    connect_timeout: Option<Duration>,
+    /// Seconds to wait for the next bytes; there is no limit for a whole transfer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    progress_timeout: Option<Duration>,
+    /// Tries without any progress before giving up
+    #[arg(long, value_name = "NUMBER")]
+    retry: Option<u32>,
+    /// Seconds before the second try, doubled before each further one
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    retry_delay: Option<Duration>,
+}
+
+impl RegistryArgs {
+    /// What they mean.
+    ///
+    /// # Errors
+    /// `Invalid` when the credentials have another form.
+    pub(in crate::cli) fn options(&self) -> Result<RegistryOptions> {
+        let usual = RegistryOptions::default();
+        let timing = Timing {
+            connect: self.connect_timeout.unwrap_or(usual.timing.connect),
+            progress: self.progress_timeout.unwrap_or(usual.timing.progress),
+            backoff: self.retry_delay.unwrap_or(usual.timing.backoff),
+            tries: self.retry.unwrap_or(usual.timing.tries).max(1),
+        };
+        Ok(RegistryOptions {
+            login: self.creds.as_deref().map(Login::parse).transpose()?,
+            auth_file: self.authfile.clone(),
+            cert_dir: self.cert_dir.clone(),
+            tls_verify: self.tls_verify,
+            hosts_dirs: self.hosts_dir.clone().map_or(usual.hosts_dirs, |dir| vec![dir]),
+            registries_conf: self.registries_conf.clone().or_else(from_env).unwrap_or(usual.registries_conf),
+            k3s_registries: self.k3s_registries.clone().unwrap_or(usual.k3s_registries),
+            timing,
+        })
+    }
+}
+
+/// What podman and skopeo look at too.
+fn from_env() -> Option<PathBuf> {
+    std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn seconds(text: &str) -> Result<Duration> {
+    let value = text.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok());
+    let value = value.filter(|value| !value.is_zero());
+    value.ok_or_else(|| Error::invalid(format!("{text:?} is no number of seconds")))
+}

@@ -1,0 +1,68 @@
+//! `coracle launch --detach`: the keeper is the container's parent.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{LaunchArgs, Prepared};
+use crate::cli::{Context, report};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::keeper::client::{Client, Launching};
+use crate::keeper::{Order, Stdin};
+use crate::launch::self_protect::own_path;
+use crate::oci::create::CreateOptions;
+use crate::oci::{attach, run};
+use crate::record::Layout;
+
+/// The container's log, in its directory in the store.
+pub(in crate::cli) const LOG: &str = "log";
+
+pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -> Result<()> {
+    let Prepared { id, spec, container, create } = prepared;
+    let directory = std::path::absolute(container.directory()).doing(|| "find the container's directory")?;
+    let layout = Layout::new(&absolute(&context.root)?, &id);
+    let order = Order {
+        id: id.to_string(),
+        log: Some(directory.join(LOG)),
+        exit_file: Some(layout.exit()),
+        exit_command: if args.rm { removal(context, id.as_str())? } else { Vec::new() },
+        stdin: match (args.interactive, args.stdin_once) {
+            (false, _) => Stdin::None,
+            (true, false) => Stdin::Open,
+            (true, true) => Stdin::Once,
+        },
+        ..Order::default()
+    };
+    let (ours, theirs) =
+        if args.tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
+    let launching = Rc::new(Launching::new(Client::connect_or_start(&context.run)?, order, ours));
+    let create = CreateOptions { parent: Some(Rc::clone(&launching) as Rc<_>), ..create };
+    match run::entrust(&context.runtime(), &id, &spec, &create, theirs) {
+        Ok(()) => {
+            // Before the keeper may run the command that removes it.
+            container.leave();
+            launching.keep()?;
+            report::print(&format!("{id}\n"))
+        }
+        Err(error) => {
+            launching.give_up();
+            Err(error)
+        }
+    }
+}
+
+/// What the keeper executes when a container that is to be removed has ended.
+fn removal(context: &Context, id: &str) -> Result<Vec<String>> {
+    let program = own_path()
+        .ok_or_else(|| Error::new(Kind::NotFound, "it is not known where this program's executable is"))?;
+    let text = |path: &Path| {
+        let text = path.to_str().map(str::to_owned);
+        text.ok_or_else(|| Error::invalid(format!("{} is not UTF-8, which --detach needs", path.display())))
+    };
+    let (root, store) = (absolute(&context.root)?, absolute(&context.store)?);
+    let words = [&text(&program)?, "--root", &text(&root)?, "--store", &text(&store)?, "rm", "--force", id];
+    Ok(words.map(str::to_owned).into())
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf> {
+    std::path::absolute(path).doing(|| format!("find {}", path.display()))
+}

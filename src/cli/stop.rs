@@ -1,0 +1,45 @@
+//! `coracle stop`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Context;
+use super::kill::parse_signal;
+use crate::error::Result;
+use crate::id::ContainerId;
+use crate::keeper::client::Client;
+use crate::oci::stop;
+
+/// Stop containers: by the signal their image names or SIGTERM, then by SIGKILL
+#[derive(Debug, clap::Args)]
+pub(super) struct StopArgs {
+    /// Seconds until it is killed
+    #[arg(short, long = "time", value_name = "SECONDS", default_value_t = 10)]
+    time: u32,
+    /// Send this signal first
+    #[arg(short, long)]
+    signal: Option<String>,
+    /// Names of the containers
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// Runs `coracle stop`.
+pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
+    let asked = args.signal.as_deref().map(parse_signal).transpose()?;
+    for name in &args.names {
+        let id = ContainerId::parse(name)?;
+        let of_image = |text: Option<&str>| text.and_then(|t| parse_signal(t).ok()).unwrap_or(libc::SIGTERM);
+        let choose = |text: Option<&str>| asked.unwrap_or_else(|| of_image(text));
+        // Before it can have ended: its keeper tells when all of it is logged and known.
+        let keeper = Client::connect(&context.run).and_then(|keeper| keeper.subscribe(name).map(|()| keeper));
+        stop::stop(&context.runtime(), &id, Duration::from_secs(args.time.into()), choose)
+            .map_err(|e| e.doing(format!("stop container {id}")))?;
+        if let Ok(keeper) = keeper {
+            // Whatever it says: that there was no such container, how it ended, or nothing any more.
+            let _ = keeper.told();
+        }
+        super::report::print(&format!("{name}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

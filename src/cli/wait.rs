@@ -1,0 +1,42 @@
+//! `coracle wait`
+
+use std::process::ExitCode;
+
+use super::Context;
+use crate::error::{Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::keeper::client::Client;
+use crate::record::{ContainerState, Exit, Layout};
+
+/// Wait for containers of `launch --detach` to end, and print their exit codes
+#[derive(Debug, clap::Args)]
+pub(super) struct WaitArgs {
+    /// Names of the containers
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// Runs `coracle wait`.
+pub(super) fn run(context: &Context, args: &WaitArgs) -> Result<ExitCode> {
+    for name in &args.names {
+        let id = ContainerId::parse(name)?;
+        let code = code(context, &id).map_err(|e| e.doing(format!("wait for container {id}")))?;
+        super::report::print(&format!("{code}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code(context: &Context, id: &ContainerId) -> Result<u8> {
+    let layout = Layout::new(&context.root, id);
+    let told = Client::connect(&context.run).and_then(|keeper| keeper.wait(id.as_str()));
+    match told {
+        Ok(exit) => return Ok(exit.code),
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}
+        Err(e) => return Err(e),
+    }
+    if let Some(exit) = Exit::load(&layout) {
+        return Ok(exit.exit_code);
+    }
+    ContainerState::load(&layout)?;
+    Err(Error::new(Kind::WrongState, "nobody keeps it").hint("it is for containers of launch --detach"))
+}

@@ -1,0 +1,202 @@
+//! `image pull`: from a reference to an image in the store, in one pass over the network.
+
+use std::time::Duration;
+
+use oci_spec::image::{Descriptor, MediaType};
+
+use super::document::{self, Document};
+use super::import::{ImportOptions, Job, name_full_disk, plan};
+use super::layer::Limits;
+use super::platform::{self, Platform};
+use super::progress::Progress;
+use super::registry::{Found, RegistryOptions, Repository};
+use super::remote::Remote;
+use super::resolve::{self, Selected};
+use crate::digest::Digest;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::store::reference::Reference;
+use crate::store::{ImageRecord, Store};
+
+/// Downloads that nobody has gone on with for this long are removed.
+const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Below so much memory one layer comes in at a time, in KiB.
+const LITTLE_MEMORY: u64 = 128 << 10;
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// The platform to choose; this machine's by default.
+    pub platform: Option<Platform>,
+    /// Every platform there is, for whoever serves other machines.
+    pub all_platforms: bool,
+    /// What a layer may cost.
+    pub limits: Limits,
+    /// How the registry is reached.
+    pub registry: RegistryOptions,
+    /// A layer of this many bytes or more is kept in `partial/` while it comes in, so that a restart goes on there.
+    pub spool_above: u64,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self {
+            platform: None,
+            all_platforms: false,
+            limits: Limits::default(),
+            registry: RegistryOptions::default(),
+            spool_above: 256 << 20,
+        }
+    }
+}
+
+/// What a pull brought.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// The image for the wanted platform first.
+    pub images: Vec<ImageRecord>,
+    /// The digest that the reference stands for at the registry: a manifest's or an index's.
+    pub digest: Digest,
+    /// Nothing had to be got.
+    pub was_here: bool,
+}
+
+/// Pulls the image called `reference`, and makes it durable. What the store has is not asked for again.
+///
+/// # Errors
+/// `NotFound` when there is no such image, or none for the platform; `Denied` when the registry or the policy refuses;
+/// `Unreachable` or `TimedOut` when no place could be reached; `Corrupt` when something is not what it is said to be.
+/// The store is as before then.
+pub fn pull(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<Pulled> {
+    let import = ImportOptions {
+        platform: options.platform.clone(),
+        limits: options.limits,
+        ..ImportOptions::default()
+    };
+    let wanted = options.platform.clone().unwrap_or_else(platform::host);
+    let job = Job { store, options: &import, progress, wanted };
+    let run = || {
+        let repository = Repository::new(&options.registry, reference, progress)?;
+        Pull { job: &job, reference, options, repository: &repository }.run()
+    };
+    run().map_err(|error| name_full_disk(error, store).doing(format!("pull {reference}")))
+}
+
+struct Pull<'p, 'a> {
+    job: &'p Job<'a>,
+    reference: &'p Reference,
+    options: &'p PullOptions,
+    repository: &'p Repository<'p>,
+}
+
+impl Pull<'_, '_> {
+    fn run(&self) -> Result<Pulled> {
+        if let Some(known) = self.unchanged()? {
+            return Ok(known);
+        }
+        let found = match self.reference.digest() {
+            Some(digest) => self.repository.by_digest(digest)?,
+            None => self.repository.tagged(self.reference.tag().unwrap_or_default())?,
+        };
+        let mut remote =
+            Remote::new(self.repository, self.job.store, self.job.progress, self.options.spool_above);
+        remote.know(&found);
+        let selected = self.select(&found, &remote)?;
+        let digest = found.digest;
+        let here = |images| Pulled { images, digest, was_here: true };
+        if let Some(images) = self.job.known(&selected)? {
+            return Ok(here(images));
+        }
+        let mut places = Vec::new();
+        for image in &selected {
+            places.extend(plan(image.clone(), &remote)?.places);
+        }
+        remote.expect(places);
+        // Whoever pulls the same layers just now does part of the work for us.
+        let blobs = remote.places().iter().map(|place| place.blob);
+        let contents: Vec<Digest> = selected.iter().map(|image| image.manifest).chain(blobs).collect();
+        let _claims = self.job.store.claim_all(&contents)?;
+        if let Some(images) = self.job.known(&selected)? {
+            return Ok(here(images));
+        }
+        self.job.store.sweep_partials(PARTIAL_LIFE)?;
+        let mut layers = self.job.begin()?;
+        layers.unpack_ahead(remote.places(), &remote, at_a_time())?;
+        let images = self.job.finish(layers, selected, &remote)?;
+        for place in remote.places() {
+            self.job.store.end_partial(&place.blob)?;
+        }
+        Ok(Pulled { images, digest, was_here: false })
+    }
+
+    /// The image as the store has it, when that is what the reference still means.
+    fn unchanged(&self) -> Result<Option<Pulled>> {
+        if self.options.all_platforms {
+            return Ok(None);
+        }
+        let image = match self.job.store.find(&self.reference.to_string()) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if platform::rank(&image.platform, &self.job.wanted) != Some(0) {
+            return Ok(None);
+        }
+        let digest = match (self.reference.digest(), self.reference.tag()) {
+            (Some(digest), _) => Some(*digest),
+            (None, Some(tag)) => self.repository.digest_of_tag(tag)?,
+            (None, None) => None,
+        };
+        let is_it = digest.is_some_and(|digest| image.repo_digests.contains(&self.name_of(&digest)));
+        Ok(digest.filter(|_| is_it).map(|digest| Pulled { images: vec![image], digest, was_here: true }))
+    }
+
+    /// Chooses the images and says what they are called here.
+    fn select(&self, found: &Found, remote: &Remote<'_>) -> Result<Vec<Selected>> {
+        let top = self.descriptor(found)?;
+        let all = self.options.all_platforms;
+        let mut selected = resolve::select_from(top, remote, &self.job.wanted, all)?;
+        for (number, image) in selected.iter_mut().enumerate() {
+            let own = self.name_of(&image.manifest);
+            image.repo_digests = vec![own];
+            if number == 0 {
+                image.repo_digests.push(self.name_of(&found.digest));
+                image.repo_digests.dedup();
+                // A digest says exactly which image is meant; the tag beside it may mean another one by now.
+                if self.reference.digest().is_none() {
+                    image.names = vec![self.reference.to_string()];
+                }
+            }
+        }
+        Ok(selected)
+    }
+
+    fn name_of(&self, digest: &Digest) -> String {
+        format!("{}/{}@{digest}", self.reference.registry(), self.reference.path())
+    }
+
+    fn descriptor(&self, found: &Found) -> Result<Descriptor> {
+        let claimed = found.media_type.as_deref().filter(|claimed| claimed.starts_with("application/vnd."));
+        let doing = || format!("read manifest {}", found.digest);
+        let media_type = match document::parse(&found.bytes, claimed).doing(doing)? {
+            Document::Index(_) => MediaType::ImageIndex,
+            Document::Manifest(_) => MediaType::ImageManifest,
+        };
+        let digest = found.digest.to_string().parse::<oci_spec::image::Digest>();
+        let digest = digest.map_err(|error| Error::new(Kind::Bug, "name a digest").because(error))?;
+        Ok(Descriptor::new(media_type, found.bytes.len() as u64, digest))
+    }
+}
+
+/// How many layers come in at a time: two keep network and processor busy; more only take memory.
+fn at_a_time() -> usize {
+    let has_one_core = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    if has_one_core || total.is_some_and(|total: u64| total < LITTLE_MEMORY) { 1 } else { 2 }
+}

@@ -1,0 +1,252 @@
+//! Answering a challenge: Basic, or a token by GET or by OAuth2's POST, refreshed before it expires.
+
+use std::time::{Duration, Instant};
+
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::challenge::Challenge;
+use super::credentials::Login;
+use super::endpoint::{Endpoint, Tls, host_of};
+use super::fault::{Again, Fault, retry_after};
+use super::session::{Session, parse_uri, secret};
+use super::wire::{Request, Wire};
+use crate::error::{Doing, Error, Kind, Result};
+
+/// The largest answer of a token server that is read, in bytes.
+const MOST_ANSWER: usize = 1 << 20;
+/// How long a token lives that does not say so (SPEC(distribution token) #token-response-fields).
+const SHORTEST_LIFE: u64 = 60;
+
+/// What an endpoint takes as proof.
+#[derive(Clone)]
+pub(super) enum Known {
+    /// The same for every request.
+    Basic(String),
+    /// A token, good until then.
+    Token(String, Instant),
+}
+
+impl Known {
+    /// The value of the header, unless it is too old.
+    pub(super) fn header(&self) -> Option<String> {
+        match self {
+            Self::Basic(value) => Some(value.clone()),
+            Self::Token(token, until) => (Instant::now() < *until).then(|| format!("Bearer {token}")),
+        }
+    }
+}
+
+/// Finds something that `endpoint` will take, given what it offers; `None` when we have nothing.
+pub(super) fn answer(
+    session: &Session<'_>,
+    wire: &mut Wire,
+    endpoint: &Endpoint,
+    offered: &[Challenge],
+) -> Result<Option<Known>, Fault> {
+    let login = session.login(endpoint)?;
+    if let Some(Login::Bearer(token)) = login {
+        let forever = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        return Ok(Some(Known::Token(token, forever)));
+    }
+    for challenge in offered {
+        match (challenge, &login) {
+            (Challenge::Bearer { realm, service, scope }, login) => {
+                let asking = Asking { endpoint, realm, service: service.as_deref(), scope: scope.as_deref() };
+                return asking.token(session, wire, login.as_ref()).map(Some);
+            }
+            (Challenge::Basic, Some(Login::Password { username, password })) => {
+                return Ok(Some(Known::Basic(Login::basic(username, password))));
+            }
+            (Challenge::Basic, _) => {}
+        }
+    }
+    Ok(None)
+}
+
+struct Asking<'a> {
+    endpoint: &'a Endpoint,
+    realm: &'a str,
+    service: Option<&'a str>,
+    scope: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+    expires_in: Option<u64>,
+}
+
+impl Asking<'_> {
+    fn token(&self, session: &Session<'_>, wire: &mut Wire, login: Option<&Login>) -> Result<Known, Fault> {
+        self.check_realm(login)?;
+        let requests = match login {
+            Some(Login::Identity(token)) => {
+                vec![self.post(&[("grant_type", "refresh_token"), ("refresh_token", token)])?]
+            }
+            Some(Login::Password { username, password }) => {
+                let grant = [("grant_type", "password"), ("username", username), ("password", password)];
+                vec![self.get(Some(Login::basic(username, password)))?, self.post(&grant)?]
+            }
+            Some(Login::Bearer(_)) | None => vec![self.get(None)?],
+        };
+        let last = requests.len() - 1;
+        for (number, request) in requests.iter().enumerate() {
+            let tls = Tls { client: None, ..self.endpoint.tls.clone() };
+            let answer = session.send(wire, request, &tls);
+            let granted = answer.and_then(|answer| read(wire, answer)).map_err(|fault| {
+                let host = request.uri.authority().map_or("", |authority| authority.as_str());
+                fault.doing(format!("get a token from {host}"))
+            });
+            match granted {
+                // Some servers know only OAuth2.
+                Err(fault) if number < last && fault.error.kind() == Kind::NotFound => {}
+                other => return other,
+            }
+        }
+        Err(Error::new(Kind::Bug, "no token was asked for").into())
+    }
+
+    /// A token server may be another host than the registry, but not any: a login goes only to the registry's own host,
+    /// below it, or beside it below a common parent, as auth.docker.io is to registry-1.docker.io.
+    fn check_realm(&self, login: Option<&Login>) -> Result<()> {
+        let realm =
+            parse_uri(self.realm).map_err(|e| e.doing("read where the registry has its tokens from"))?;
+        let host = host_of(realm.authority().map_or("", |authority| authority.as_str())).to_ascii_lowercase();
+        if self.endpoint.base.secure && realm.scheme_str() != Some("https") {
+            let doing = format!("the registry is reached by TLS, but has its tokens from {host} without");
+            return Err(Error::new(Kind::Denied, doing));
+        }
+        let registry = host_of(&self.endpoint.base.authority);
+        if login.is_some() && !are_related(registry, &host) {
+            let doing =
+                format!("the login for {registry} is not sent to {host}, where it has its tokens from");
+            return Err(Error::new(Kind::Denied, doing)
+                .hint("a registry may name a token server only under its own domain"));
+        }
+        Ok(())
+    }
+
+    fn scope(&self) -> String {
+        self.scope.map_or_else(|| format!("repository:{}:pull", self.endpoint.repository), str::to_owned)
+    }
+
+    fn get(&self, authorization: Option<String>) -> Result<Request> {
+        let mut url = self.realm.to_owned();
+        let scope = self.scope();
+        for (key, value) in
+            self.service.map(|s| ("service", s)).into_iter().chain([("scope", scope.as_str())])
+        {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&pair(key, value));
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(value) = authorization {
+            headers.insert(AUTHORIZATION, secret(&value)?);
+        }
+        Ok(Request { method: Method::GET, uri: parse_uri(&url)?, headers, body: Bytes::new() })
+    }
+
+    fn post(&self, grant: &[(&str, &str)]) -> Result<Request> {
+        let scope = self.scope();
+        let service = self.service.unwrap_or_default();
+        let always = [("client_id", "coracle"), ("service", service), ("scope", scope.as_str())];
+        let pairs = grant.iter().chain(&always).map(|(key, value)| pair(key, value));
+        let body = pairs.collect::<Vec<_>>().join("&");
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, form)]);
+        Ok(Request { method: Method::POST, uri: parse_uri(self.realm)?, headers, body: body.into() })
+    }
+}
+
+fn pair(key: &str, value: &str) -> String {
+    format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
+}
+
+/// Whether two hosts are the same, one below the other, or side by side below a domain of at least two labels.
+fn are_related(registry: &str, realm: &str) -> bool {
+    let is_address = |host: &str| host.parse::<std::net::IpAddr>().is_ok();
+    let is_below = |host: &str, domain: &str| {
+        domain.contains('.')
+            && (host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')))
+    };
+    if registry == realm {
+        return true;
+    }
+    if is_address(registry) || is_address(realm) {
+        return false;
+    }
+    let parent = registry.split_once('.').map_or("", |(_, parent)| parent);
+    is_below(realm, registry) || is_below(realm, parent)
+}
+
+fn read(wire: &mut Wire, mut answer: super::wire::Answer) -> Result<Known, Fault> {
+    let status = answer.status;
+    let mut bytes = Vec::new();
+    while let Some(piece) = wire.next(&mut answer)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MOST_ANSWER {
+            return Err(Error::invalid(format!("the answer has more than {MOST_ANSWER} bytes")).into());
+        }
+    }
+    let asked = answer.headers.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
+    wire.keep(answer);
+    if !status.is_success() {
+        let doing = format!("it answers {status}");
+        let (kind, again) = match status {
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (Kind::NotFound, Again::Never),
+            StatusCode::TOO_MANY_REQUESTS => (Kind::Unreachable, asked.map_or(Again::Soon, Again::After)),
+            status if status.is_server_error() => (Kind::Unreachable, Again::Soon),
+            _ => (Kind::Denied, Again::Never),
+        };
+        let mut error = Error::new(kind, doing);
+        if kind == Kind::Denied {
+            error = error.hint("is the login right? See --creds and --authfile");
+        }
+        return Err(Fault { error, again });
+    }
+    let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
+    let token = if granted.token.is_empty() { granted.access_token } else { granted.token };
+    if token.is_empty() {
+        return Err(Error::invalid("the answer holds no token").into());
+    }
+    let life = granted.expires_in.unwrap_or(SHORTEST_LIFE).min(24 * 3600);
+    // A tenth is left for the way.
+    Ok(Known::Token(token, Instant::now() + Duration::from_millis(life * 900)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hosts_of_one_domain_are_related() {
+        for (registry, realm) in [
+            ("registry-1.docker.io", "auth.docker.io"),
+            ("registry.gitlab.com", "gitlab.com"),
+            ("ghcr.io", "ghcr.io"),
+            ("example.com", "auth.example.com"),
+            ("localhost", "localhost"),
+            ("10.0.0.1", "10.0.0.1"),
+        ] {
+            assert!(are_related(registry, realm), "{registry} {realm}");
+        }
+        for (registry, realm) in [
+            ("ghcr.io", "evil.io"),
+            ("a.example.com", "b.example.org"),
+            ("example.com", "evilexample.com"),
+            ("registry.example.com", "notexample.com"),
+            ("10.0.0.1", "10.0.0.2"),
+            ("10.0.0.1", "evil.0.0.1"),
+            ("localhost", "evil.localhost"),
+        ] {
+            assert!(!are_related(registry, realm), "{registry} {realm}");
+        }
+    }
+}

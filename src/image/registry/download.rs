@@ -1,0 +1,221 @@
+//! A blob as it comes in. Whatever breaks on the way is mended here: the reader sees all the bytes, once, in order.
+
+use std::io::{self, Read};
+use std::sync::atomic::Ordering;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
+
+use super::fault::{Again, Fault, wait};
+use super::repository::Repository;
+use super::session::Ask;
+use super::wire::{Answer, Wire};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::image::document::wrong_size;
+
+/// Who has the blob.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// An endpoint of the repository, by its number.
+    Endpoint(usize),
+    /// The address of a foreign layer.
+    Stranger(String),
+}
+
+/// A blob being read.
+pub(in crate::image) struct Download<'a> {
+    repository: &'a Repository<'a>,
+    digest: Digest,
+    size: u64,
+    /// Bytes given to the reader.
+    at: u64,
+    /// Where the first source stands now; a source that is of no use is removed.
+    sources: Vec<Source>,
+    wire: Option<Wire>,
+    answer: Option<Answer>,
+    piece: Bytes,
+    /// Bytes of the answer that the reader has already: the registry does not do ranges.
+    repeated: u64,
+    /// Tries since bytes came that are new, and where that was.
+    tries: u32,
+    stood_at: u64,
+}
+
+impl<'a> Download<'a> {
+    pub(super) fn new(
+        repository: &'a Repository<'a>,
+        digest: Digest,
+        size: u64,
+        from: u64,
+        sources: Vec<Source>,
+    ) -> Self {
+        Self {
+            repository,
+            digest,
+            size,
+            at: from,
+            sources,
+            wire: None,
+            answer: None,
+            piece: Bytes::new(),
+            repeated: 0,
+            tries: 0,
+            stood_at: from,
+        }
+    }
+
+    /// Gets the next piece, whatever that takes.
+    fn fill(&mut self) -> Result<()> {
+        loop {
+            match self.step() {
+                Ok(()) => return Ok(()),
+                Err(fault) => self.recover(fault)?,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), Fault> {
+        let mut wire = match self.wire.take() {
+            Some(wire) => wire,
+            None => self.repository.session.wire()?,
+        };
+        let result = self.step_with(&mut wire);
+        self.wire = Some(wire);
+        result
+    }
+
+    fn step_with(&mut self, wire: &mut Wire) -> Result<(), Fault> {
+        if self.answer.is_none() {
+            self.answer = Some(self.open(wire)?);
+        }
+        let Some(answer) = &mut self.answer else { return Ok(()) };
+        while let Some(mut piece) = wire.next(answer)? {
+            let known = self.repeated.min(piece.len() as u64);
+            self.repeated -= known;
+            let mut fresh = piece.split_off(usize::try_from(known).unwrap_or(usize::MAX));
+            // What comes beyond the promised size is nobody's.
+            let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
+            fresh.truncate(left);
+            if !fresh.is_empty() {
+                self.piece = fresh;
+                return Ok(());
+            }
+        }
+        let doing = format!("the transfer ended after {} of {} bytes", self.at, self.size);
+        Err(Fault::passing(Error::new(Kind::Unreachable, doing)))
+    }
+
+    /// Asks the first source for all from `at` on.
+    fn open(&mut self, wire: &mut Wire) -> Result<Answer, Fault> {
+        let session = &self.repository.session;
+        let ask = Ask { from: self.at, is_verified: true, ..Ask::default() };
+        let what = format!("blobs/{}", self.digest);
+        let answer = match self.sources.first() {
+            Some(Source::Endpoint(index)) => match self.repository.endpoints.get(*index) {
+                Some(endpoint) => session.ask(wire, endpoint, &what, &ask)?,
+                None => return Err(Error::new(Kind::Bug, "there is no such endpoint").into()),
+            },
+            Some(Source::Stranger(url)) => session.ask_stranger(wire, url, &ask)?,
+            None => {
+                let doing = format!("no configured place serves blob {}", self.digest);
+                return Err(Error::new(Kind::NotFound, doing).into());
+            }
+        };
+        self.repeated = self.at - begin_of(&answer, self.at, self.size, &self.digest)?;
+        Ok(answer)
+    }
+
+    /// After a fault: waits and lets the same be tried again, or another source, or gives up.
+    fn recover(&mut self, fault: Fault) -> Result<()> {
+        self.answer = None;
+        let timing = &self.repository.session.options.timing;
+        if self.at > self.stood_at {
+            (self.tries, self.stood_at) = (0, self.at);
+        }
+        self.tries += 1;
+        if fault.again == Again::Never {
+            if self.sources.len() <= 1 {
+                return Err(fault.error.doing(format!("get blob {}", self.digest)));
+            }
+            self.sources.remove(0);
+            return Ok(());
+        }
+        if self.at > 0 {
+            self.repository.was_cut.store(true, Ordering::Relaxed);
+        }
+        if self.tries >= timing.tries {
+            let doing =
+                format!("get blob {}: gave up after {} tries without any progress", self.digest, self.tries);
+            return Err(fault
+                .error
+                .doing(doing)
+                .hint("try again; what is complete or was kept is not asked for again"));
+        }
+        if self.tries == 1 && self.at > 0 {
+            let text =
+                format!("layer {}: {}; going on from byte {}", self.digest, fault.error.chain(), self.at);
+            self.repository.progress.warn(&text);
+        }
+        if self.sources.len() > 1 {
+            if let Some(Source::Endpoint(index)) = self.sources.first() {
+                self.repository.note_down(*index, &fault);
+            }
+            self.sources.rotate_left(1);
+            // The next one may be up: no reason to wait before all were asked.
+            if !(self.tries as usize).is_multiple_of(self.sources.len()) {
+                return Ok(());
+            }
+        }
+        std::thread::sleep(wait(timing, self.tries, fault.again));
+        Ok(())
+    }
+}
+
+/// At which byte of the blob an answer begins: 0 when the range was ignored (RFC 9110 section 14.2).
+fn begin_of(answer: &Answer, asked: u64, size: u64, digest: &Digest) -> Result<u64, Fault> {
+    let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
+    if answer.status != StatusCode::PARTIAL_CONTENT {
+        let length = text(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        return match length {
+            Some(length) if length != size => Err(wrong_size(digest, size, length).into()),
+            _ => Ok(0),
+        };
+    }
+    // bytes 100-199/200
+    let range = text(CONTENT_RANGE).and_then(|text| text.trim().strip_prefix("bytes "));
+    let begin = range.and_then(|range| range.split('-').next()?.trim().parse::<u64>().ok());
+    match begin {
+        Some(begin) if begin <= asked => Ok(begin),
+        _ => {
+            let doing = format!("it was asked for bytes from {asked} on and sends {range:?}");
+            Err(Fault { error: Error::new(Kind::Corrupt, doing), again: Again::Never })
+        }
+    }
+}
+
+impl Read for Download<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.size || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.piece.is_empty() {
+            self.fill().map_err(io::Error::other)?;
+        }
+        let count = buffer.len().min(self.piece.len());
+        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Drop for Download<'_> {
+    fn drop(&mut self) {
+        let Some(mut wire) = self.wire.take() else { return };
+        if let Some(answer) = self.answer.take() {
+            wire.keep(answer);
+        }
+        self.repository.session.put_back(wire);
+    }
+}

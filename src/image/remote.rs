@@ -1,0 +1,157 @@
+//! A repository as the source of an image's documents and layers.
+//!
+//! Layers are unpacked as they come in, and no copy of the compressed blob is written. That would lose all of a large
+//! layer when the power goes. So a layer is also kept in `partial/` while it comes in (spooled) when it is very large,
+//! when the link has proved bad in this pull, or when an earlier try to get it did not succeed: each try leaves a note.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Take};
+use std::sync::{Mutex, PoisonError};
+
+use oci_spec::image::Descriptor;
+
+use super::document::{Blobs, Opened};
+use super::progress::Progress;
+use super::registry::{Download, Found, Repository};
+use super::unpack::{Fetch, Place};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::store::{Partial, Store};
+
+/// Below this a layer is got anew sooner than a file is managed.
+const SMALLEST_NOTED: u64 = 1 << 20;
+
+/// One repository, for one pull.
+pub(super) struct Remote<'a> {
+    pub(super) repository: &'a Repository<'a>,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a dyn Progress,
+    /// A layer of this many bytes is always spooled.
+    pub(super) spool_above: u64,
+    documents: Mutex<BTreeMap<Digest, Vec<u8>>>,
+    /// The layers that [`Blobs::open`] may be asked for.
+    places: Vec<Place>,
+}
+
+impl<'a> Remote<'a> {
+    pub(super) fn new(
+        repository: &'a Repository<'a>,
+        store: &'a Store,
+        progress: &'a dyn Progress,
+        spool_above: u64,
+    ) -> Self {
+        let (documents, places) = (Mutex::default(), Vec::new());
+        Self { repository, store, progress, spool_above, documents, places }
+    }
+
+    /// Keeps a document that is known already.
+    pub(super) fn know(&self, found: &Found) {
+        self.keep(found.digest, found.bytes.clone());
+    }
+
+    /// Says which layers will be asked for.
+    pub(super) fn expect(&mut self, places: Vec<Place>) {
+        self.places = places;
+    }
+
+    /// The layers that will be asked for.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    fn keep(&self, digest: Digest, bytes: Vec<u8>) {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes);
+    }
+
+    fn document(&self, digest: &Digest, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let known = self.documents.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        if let Some(bytes) = known {
+            return Ok(bytes);
+        }
+        let media_type = descriptor.media_type().to_string();
+        let is_manifest = media_type.contains(".index.") || media_type.contains(".manifest.");
+        let bytes = if is_manifest {
+            self.repository.by_digest(digest)?.bytes
+        } else {
+            self.repository.small_blob(digest, descriptor.size())?
+        };
+        self.keep(*digest, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// What a download is kept in besides being read; `None` when it is not kept.
+    fn partial(&self, place: &Place) -> Result<Option<Partial>> {
+        match self.store.partial(&place.blob)? {
+            Some(partial) if partial.length() <= place.size => return Ok(Some(partial)),
+            None if place.size < SMALLEST_NOTED => return Ok(None),
+            Some(_) | None => {}
+        }
+        let begun = self.store.begin_partial(&place.blob)?;
+        let is_spooled = place.size >= self.spool_above || self.repository.was_cut();
+        Ok(is_spooled.then_some(begun))
+    }
+}
+
+impl Blobs for Remote<'_> {
+    fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {
+        let Some(place) = self.places.iter().find(|place| place.blob == *digest) else { return Ok(None) };
+        Ok(Some(Opened { reader: Fetch::open(self, place)?, size: place.size }))
+    }
+
+    fn open_document(&self, digest: &Digest, descriptor: &Descriptor) -> Result<Option<Opened<'_>>> {
+        let bytes = self.document(digest, descriptor)?;
+        let size = bytes.len() as u64;
+        Ok(Some(Opened { reader: Box::new(io::Cursor::new(bytes)), size }))
+    }
+
+    fn is_cheap(&self) -> bool {
+        false
+    }
+}
+
+impl Fetch for Remote<'_> {
+    fn open(&self, place: &Place) -> Result<Box<dyn Read + '_>> {
+        let urls: Vec<String> = place.url.iter().cloned().collect();
+        let Some(partial) = self.partial(place)? else {
+            return Ok(Box::new(self.repository.blob(&place.blob, place.size, 0, &urls)));
+        };
+        let from = partial.length();
+        let had = partial.reader()?.take(from);
+        let rest = self.repository.blob(&place.blob, place.size, from, &urls);
+        Ok(Box::new(Spooled { had, rest, partial: Some(partial), remote: self, blob: place.blob }))
+    }
+
+    fn start_over(&self, place: &Place) -> Result<bool> {
+        let had_some = self.store.partial(&place.blob)?.is_some_and(|partial| partial.length() > 0);
+        self.store.end_partial(&place.blob)?;
+        Ok(had_some || self.repository.was_cut())
+    }
+}
+
+/// First what is kept, then what comes in, which is kept too.
+struct Spooled<'a> {
+    had: Take<File>,
+    rest: Download<'a>,
+    partial: Option<Partial>,
+    remote: &'a Remote<'a>,
+    blob: Digest,
+}
+
+impl Read for Spooled<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.had.read(buffer)?;
+        if count > 0 {
+            return Ok(count);
+        }
+        let count = self.rest.read(buffer)?;
+        let kept = self.partial.as_mut().map(|partial| partial.append(&buffer[..count]));
+        if let Some(Err(error)) = kept {
+            // A full disk may still have room for the image itself.
+            self.partial = None;
+            self.remote.progress.warn(&format!("the download is not kept: {}", error.chain()));
+            self.remote.store.end_partial(&self.blob).map_err(io::Error::other)?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,185 @@
+//! Launching: a short-lived child reads the plan, enters what has to be entered, and clones the container's first process
+//! as a child of the keeper. Whatever it waits for, or takes in memory, is not the keeper's.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
+use serde::{Deserialize, Serialize};
+
+use super::wire;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::launch::apply::{Birth, OwnParent, Parent};
+use crate::launch::plan::Plan;
+use crate::sys;
+use crate::sys::process::Spawned;
+
+/// The launcher, from the keeper's side.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    pub(super) socket: OwnedFd,
+    process: Spawned,
+}
+
+/// What the launcher says, once; a pidfd comes along with the first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Word {
+    Born(i32),
+    Failed(String),
+}
+
+/// What the launcher gets.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The plan, in a file in memory.
+    pub(super) plan: OwnedFd,
+    /// The child's end of the socket pair with whoever asked for the launch.
+    pub(super) sync: OwnedFd,
+    /// A cgroup v2 directory.
+    pub(super) cgroup: Option<OwnedFd>,
+    /// What the plan has opened, in order.
+    pub(super) opened: Vec<OwnedFd>,
+    /// Its standard streams; where there is none, it has /dev/null.
+    pub(super) streams: [Option<OwnedFd>; 3],
+}
+
+impl Launcher {
+    pub(super) fn start(parts: Parts) -> Result<Self> {
+        let (socket, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .doing(|| "make a socket pair")?;
+        // What the launcher cloned has its end, too: that the launcher was killed is not seen here.
+        rustix::io::ioctl_fionbio(&socket, true).doing(|| "make a socket pair")?;
+        let process = sys::process::spawn(0, None, || launch(parts, &theirs)).doing(|| "start a launcher")?;
+        Ok(Self { socket, process })
+    }
+
+    /// What it says, or that it ended without a word.
+    pub(super) fn hear(&self) -> (Word, Option<OwnedFd>) {
+        let mut buffer = [0; 4096];
+        match wire::receive(&self.socket, &mut buffer) {
+            Ok((length, mut fds)) if length > 0 => match wire::decode(&buffer[..length]) {
+                Some(word) => (word, fds.pop()),
+                None => (Word::Failed("the launcher said something that is no word".to_owned()), None),
+            },
+            _ => (Word::Failed("the launcher ended without a word: was it killed?".to_owned()), None),
+        }
+    }
+
+    /// It has said its word and is about to end: what is left is to wait for that.
+    pub(super) fn into_pidfd(self) -> OwnedFd {
+        self.process.pidfd
+    }
+
+    /// Readable once it has ended, said something or not.
+    pub(super) fn pidfd(&self) -> &OwnedFd {
+        &self.process.pidfd
+    }
+}
+
+/// Reaps a child if it has ended.
+pub(super) fn reap_now(pidfd: &OwnedFd) {
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
+/// The launcher: the keeper is one thread, so its copy may allocate.
+fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
+    // By reference: what is closed below must not be closed again by its owner.
+    let word = bear(&parts, to);
+    let (word, pidfd) = match &word {
+        Ok(born) => (Word::Born(born.pid), Some(born.pidfd.as_fd())),
+        Err(error) => (Word::Failed(error.chain()), None),
+    };
+    let _ = wire::send(to, &word, pidfd.as_slice());
+    sys::process::exit_now(0)
+}
+
+fn bear(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
+    place_streams(&parts.streams)?;
+    // Nothing of other containers is to be held by this one while it waits.
+    let own = [&parts.plan, &parts.sync, to].into_iter().chain(&parts.cgroup).chain(&parts.opened);
+    let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
+    keep.sort_unstable();
+    sys::process::close_all_but(3, &keep);
+    let plan = read_plan(&parts.plan)?;
+    if plan.opens.0.len() != parts.opened.len() {
+        return Err(Error::new(Kind::Invalid, "what the plan has opened did not come along"));
+    }
+    Limits::restore();
+    let cgroup = parts.cgroup.as_ref().map(AsFd::as_fd);
+    let sync = parts.sync.as_fd();
+    OwnParent.bear(Birth { plan: &plan, fds: &parts.opened, sync, cgroup, oom_file: None })
+}
+
+fn place_streams(streams: &[Option<OwnedFd>; 3]) -> Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /dev/null")?;
+    (0..).zip(streams).try_for_each(|(number, stream)| {
+        let stream = stream.as_ref().unwrap_or(&null);
+        sys::process::dup_onto(stream.as_fd(), number).doing(|| "place the standard streams")
+    })
+}
+
+fn read_plan(file: &OwnedFd) -> Result<Plan> {
+    let size = rustix::fs::fstat(file).doing(|| "read the plan")?.st_size;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+    let length = rustix::io::pread(file, &mut bytes, 0).doing(|| "read the plan")?;
+    postcard::from_bytes(&bytes[..length]).map_err(|_| Error::new(Kind::Invalid, "the plan cannot be read"))
+}
+
+/// What the keeper changes of itself and its children are not to inherit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits;
+
+static INHERITED: std::sync::OnceLock<(Rlimit, String)> = std::sync::OnceLock::new();
+
+const SCORE: &str = "/proc/self/oom_score_adj";
+
+impl Limits {
+    /// As many descriptors as may be, and the last one to be killed when memory is short; as far as it is allowed. A
+    /// program that was executed anew by itself has these already: `before` says what there was.
+    pub(super) fn raise(before: Option<(u64, String)>) {
+        let limit = getrlimit(Resource::Nofile);
+        let score = || std::fs::read_to_string(SCORE).unwrap_or_default().trim().to_owned();
+        let (current, score) = match before {
+            Some((limit, score)) => (Some(limit), score),
+            None => (limit.current, score()),
+        };
+        let _ = INHERITED.set((Rlimit { current, maximum: limit.maximum }, score));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let _ = std::fs::write(SCORE, "-999");
+    }
+
+    /// What there was before, for the next image of this program.
+    pub(super) fn before() -> (u64, String) {
+        INHERITED.get().map_or((1024, "0".to_owned()), |(limit, score)| {
+            (limit.current.unwrap_or(u64::MAX), score.clone())
+        })
+    }
+
+    /// In a child: as it was.
+    pub(super) fn restore() {
+        if let Some((limit, score)) = INHERITED.get() {
+            let _ = setrlimit(Resource::Nofile, *limit);
+            let _ = std::fs::write(SCORE, score);
+        }
+    }
+}
+
+/// Starts a command that is only waited for; answers its pidfd.
+pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
+    let (program, args) = argv.split_first()?;
+    let child = || -> Infallible {
+        Limits::restore();
+        // Executes in this process, which is a copy of the keeper: what returns is what went wrong.
+        let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(program).args(args));
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("execute {program}: {error}\n").as_bytes(),
+        );
+        sys::process::exit_now(127)
+    };
+    sys::process::spawn(0, None, child).ok().map(|spawned| spawned.pidfd)
+}

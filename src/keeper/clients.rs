@@ -1,0 +1,383 @@
+//! Connections: what clients ask, and what they are shown.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde::{Deserialize, Serialize};
+
+use super::birth::{Launcher, Parts};
+use super::container::Container;
+use super::machine::{Event, State};
+use super::poll::{Keeper, Poll, What};
+use super::record::Record;
+use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
+use crate::error::{Error, Kind, Result};
+
+/// All connections, by key.
+#[derive(Debug, Default)]
+pub(super) struct Clients(pub(super) BTreeMap<u32, Client>);
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) socket: OwnedFd,
+    pub(super) mode: Mode,
+    /// Bytes of output that it was too slow for and has not heard of.
+    pub(super) lost: u64,
+    /// The end of its container, of which it has not heard yet.
+    goodbye: Option<Exit>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Mode {
+    /// It asks one thing after the other.
+    Asking,
+    /// It has launched this container and attends it.
+    Attending(u32),
+    /// It waits for this container's end.
+    Waiting(u32),
+    /// It is shown this container's output; with `stdin` it gives it input, too.
+    Attached { key: u32, stdin: bool },
+}
+
+impl Clients {
+    pub(super) fn contains(&self, key: u32) -> bool {
+        self.0.contains_key(&key)
+    }
+
+    pub(super) fn add(&mut self, key: u32, socket: OwnedFd, mode: Mode) {
+        self.0.insert(key, Client { socket, mode, lost: 0, goodbye: None });
+    }
+
+    /// All of them, for the next image of the keeper.
+    pub(super) fn pass(&self) -> Vec<(u32, i32, Mode, u64, Option<Exit>)> {
+        let pass = |(key, c): (&u32, &Client)| (*key, c.socket.as_raw_fd(), c.mode, c.lost, c.goodbye);
+        self.0.iter().map(pass).collect()
+    }
+
+    /// One of an earlier image's.
+    pub(super) fn take(&mut self, key: u32, socket: OwnedFd, mode: Mode, lost: u64, goodbye: Option<Exit>) {
+        self.0.insert(key, Client { socket, mode, lost, goodbye });
+    }
+
+    /// Those that are still to hear of their container's end.
+    pub(super) fn goodbyes(&self) -> Vec<u32> {
+        self.0.iter().filter(|(_, client)| client.goodbye.is_some()).map(|(key, _)| *key).collect()
+    }
+
+    /// Answers a client; whether it took the answer.
+    pub(super) fn answer(&self, client: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) -> bool {
+        self.0.get(&client).is_some_and(|client| wire::send(&client.socket, reply, fds).is_ok())
+    }
+
+    fn attached(&mut self, container: u32) -> impl Iterator<Item = (&u32, &mut Client)> {
+        self.0
+            .iter_mut()
+            .filter(move |(_, client)| matches!(client.mode, Mode::Attached { key, .. } if key == container))
+    }
+
+    /// Shows new output to those who are attached. Who is too slow is left out, and told how much.
+    pub(super) fn show(&mut self, container: u32, stream: Stream, new: &[u8]) {
+        for (_, client) in self.attached(container) {
+            for piece in new.chunks(MOST_DATA) {
+                let sent = client.say_lost()
+                    && wire::send(&client.socket, &Frame::Output(stream, piece), &[]).is_ok();
+                if !sent {
+                    client.lost += piece.len() as u64;
+                }
+            }
+        }
+    }
+
+    /// Tells a container's end to those who wait for it or are attached.
+    pub(super) fn tell_exit(&mut self, poll: &Poll, container: u32, exit: Exit) {
+        for (key, client) in self.attached(container) {
+            client.goodbye = Some(exit);
+            client.say_goodbye(poll, *key);
+        }
+        for client in self.0.values_mut().filter(|c| c.mode == Mode::Waiting(container)) {
+            let _ = wire::send(&client.socket, &Reply::Exited(exit), &[]);
+            client.mode = Mode::Asking;
+        }
+    }
+
+    /// Stops listening to those who give a container input while it takes none, and listens again.
+    pub(super) fn hold(&self, poll: &Poll, container: u32, hold: bool) {
+        for (key, client) in &self.0 {
+            if client.mode == (Mode::Attached { key: container, stdin: true }) && client.goodbye.is_none() {
+                let flags = if hold { EventFlags::empty() } else { EventFlags::IN };
+                poll.set(&client.socket, (What::Client, *key), flags);
+            }
+        }
+    }
+
+    /// A container that is no more has no clients of its own.
+    pub(super) fn forget(&mut self, container: u32) {
+        for client in self.0.values_mut() {
+            let its = match client.mode {
+                Mode::Asking => false,
+                Mode::Attending(key) | Mode::Waiting(key) => key == container,
+                // It hears of the end first.
+                Mode::Attached { key, .. } => key == container && client.goodbye.is_none(),
+            };
+            if its {
+                client.mode = Mode::Asking;
+            }
+        }
+    }
+}
+
+impl Client {
+    fn say_lost(&mut self) -> bool {
+        if self.lost > 0 && wire::send(&self.socket, &Frame::Lost(self.lost), &[]).is_ok() {
+            self.lost = 0;
+        }
+        self.lost == 0
+    }
+
+    /// Tells it the end, now or as soon as it has taken what came before.
+    fn say_goodbye(&mut self, poll: &Poll, key: u32) {
+        let Some(exit) = self.goodbye else { return };
+        let said = match self.say_lost() {
+            true => wire::send(&self.socket, &Frame::Exited(exit), &[]),
+            false => Err(Errno::AGAIN),
+        };
+        let flags = match said {
+            Err(Errno::AGAIN) => EventFlags::IN | EventFlags::OUT,
+            _ => {
+                (self.goodbye, self.mode) = (None, Mode::Asking);
+                EventFlags::IN
+            }
+        };
+        poll.set(&self.socket, (What::Client, key), flags);
+    }
+}
+
+impl Keeper {
+    pub(super) fn accept(&mut self) {
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = match accept_with(&self.listener, flags) {
+                Ok(socket) => socket,
+                // Who knocks waits until somebody leaves: to be told of it all the time does not help.
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    return self.poll.remove(&self.listener);
+                }
+                Err(_) => return,
+            };
+            let own = rustix::process::geteuid();
+            let may = socket_peercred(&socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+            if may {
+                let key = self.new_key();
+                self.poll.add(&socket, (What::Client, key));
+                self.clients.add(key, socket, Mode::Asking);
+            }
+        }
+    }
+
+    pub(super) fn serve_client(&mut self, key: u32, flags: EventFlags) {
+        let Some(client) = self.clients.0.get_mut(&key) else { return };
+        if flags.contains(EventFlags::OUT) {
+            client.say_goodbye(&self.poll, key);
+        }
+        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            return;
+        }
+        let mode = client.mode;
+        let mut inbox = std::mem::take(&mut self.inbox);
+        match wire::receive(&client.socket, &mut inbox) {
+            Ok((0, _)) => self.client_left(key),
+            Ok((length, fds)) => match mode {
+                Mode::Attached { key: container, stdin } => {
+                    self.take_frame(container, stdin, &inbox[..length]);
+                }
+                _ => self.serve(key, &inbox[..length], fds),
+            },
+            Err(Errno::AGAIN) => {}
+            Err(_) => self.client_left(key),
+        }
+        self.inbox = inbox;
+    }
+
+    /// There is room for one more.
+    pub(super) fn listen_again(&self) {
+        self.poll.add(&self.listener, (What::Listener, 0));
+    }
+
+    fn client_left(&mut self, key: u32) {
+        let Some(client) = self.clients.0.remove(&key) else { return };
+        self.poll.remove(&client.socket);
+        drop(client.socket);
+        self.listen_again();
+        match client.mode {
+            Mode::Attending(container) => self.happen(container, Event::Unattended),
+            Mode::Attached { key: container, stdin: true } => self.input_ended(container),
+            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) => {}
+        }
+    }
+
+    /// A client that gave a container input has no more of it.
+    fn input_ended(&mut self, container: u32) {
+        if self.containers.get(&container).is_some_and(|c| c.record.order.stdin == Stdin::Once) {
+            self.close_input(container);
+        }
+    }
+
+    fn take_frame(&mut self, container: u32, stdin: bool, bytes: &[u8]) {
+        match wire::decode::<Frame<'_>>(bytes) {
+            Some(Frame::Input(data)) if stdin => {
+                if let Some(found) = self.containers.get_mut(&container) {
+                    found.input.extend_from_slice(data);
+                    self.write_input(container);
+                }
+            }
+            Some(Frame::InputEnd) if stdin => self.input_ended(container),
+            Some(Frame::Resize(rows, columns)) => drop(self.resize(container, rows, columns)),
+            _ => {}
+        }
+    }
+
+    fn find(&self, id: &str) -> Option<u32> {
+        self.containers.iter().find(|(_, container)| container.id() == id).map(|(key, _)| *key)
+    }
+
+    fn serve(&mut self, key: u32, bytes: &[u8], fds: Vec<OwnedFd>) {
+        let Some(request) = wire::decode::<Request>(bytes) else {
+            let why = "the request cannot be read: is the client of another version?".to_owned();
+            self.clients.answer(key, &Reply::Refused(Refusal::Failed(why)), &[]);
+            return;
+        };
+        if let Some(reply) = self.reply_to(key, request, fds) {
+            self.clients.answer(key, &reply, &[]);
+        }
+    }
+
+    /// The answer, when there is one at once.
+    fn reply_to(&mut self, key: u32, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
+        let done = |result: Result<(), Refusal>| Some(result.map_or_else(Reply::Refused, |()| Reply::Done));
+        match request {
+            Request::Launch(order) => match self.launch(key, order, fds) {
+                Ok(()) => None,
+                Err(refusal) => Some(Reply::Refused(refusal)),
+            },
+            Request::Keep => done(self.decide(key, Event::Keep)),
+            Request::GiveUp => done(self.decide(key, Event::GiveUp)),
+            Request::Wait(id) => match self.find(&id) {
+                Some(container) => {
+                    self.set_mode(key, Mode::Waiting(container));
+                    None
+                }
+                None => Some(Reply::Refused(Refusal::Unknown)),
+            },
+            Request::Attach { id, stdin } => {
+                Some(self.attach(key, &id, stdin).map_or_else(Reply::Refused, Reply::Attached))
+            }
+            Request::CloseStdin(id) => done(self.close_stdin(&id)),
+            Request::Resize { id, rows, columns } => {
+                let found = self.find(&id).ok_or(Refusal::Unknown);
+                done(found.and_then(|container| self.resize(container, rows, columns)))
+            }
+            Request::Reopen(id) => done(self.reopen(&id)),
+            Request::List => {
+                let pid = |c: &Container| (c.id().to_owned(), c.record.pid);
+                Some(Reply::Listed(self.containers.values().map(pid).collect()))
+            }
+            Request::Upgrade => {
+                self.upgrade = true;
+                done(Ok(()))
+            }
+        }
+    }
+
+    fn set_mode(&mut self, key: u32, mode: Mode) {
+        if let Some(client) = self.clients.0.get_mut(&key) {
+            client.mode = mode;
+        }
+    }
+
+    fn launch(&mut self, client: u32, order: Order, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        if self.clients.0.get(&client).is_some_and(|client| client.mode != Mode::Asking) {
+            return Err(Refusal::Failed("this connection attends a container already".to_owned()));
+        }
+        if self.find(&order.id).is_some() {
+            return Err(Refusal::Exists);
+        }
+        self.start(client, order, fds).map_err(|error| Refusal::Failed(error.chain()))
+    }
+
+    fn start(&mut self, client: u32, order: Order, fds: Vec<OwnedFd>) -> Result<()> {
+        let missing = || Error::new(Kind::Invalid, "descriptors are missing");
+        // It becomes a directory's name.
+        crate::id::ContainerId::parse(&order.id)?;
+        let mut fds = fds.into_iter();
+        let plan = fds.next().ok_or_else(missing)?;
+        let sync = fds.next().ok_or_else(missing)?;
+        let cgroup = order.has_cgroup.then(|| fds.next().ok_or_else(missing)).transpose()?;
+        let console = order.has_console.then(|| fds.next().ok_or_else(missing)).transpose()?;
+        self.place.forget(&order.id);
+        let made = self.place.make(&order);
+        let (ends, streams) = made.inspect_err(|_| self.place.forget(&order.id))?;
+        let parts = Parts { plan, sync, cgroup, opened: fds.collect(), streams };
+        let launcher = Launcher::start(parts).inspect_err(|_| self.place.forget(&order.id))?;
+        let record = Record { order, ..Record::default() };
+        let mut container = Container::new(record, State::Launching, ends);
+        let key = self.new_key();
+        self.poll.add(&launcher.socket, (What::Birth, key));
+        self.poll.add(launcher.pidfd(), (What::Birth, key));
+        container.launcher = Some(launcher);
+        container.console = console;
+        container.client = Some(client);
+        self.containers.insert(key, container);
+        self.set_mode(client, Mode::Attending(key));
+        Ok(())
+    }
+
+    /// What a client says of the container that it attends.
+    fn decide(&mut self, client: u32, event: Event) -> Result<(), Refusal> {
+        let mode = self.clients.0.get(&client).map(|client| client.mode);
+        let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
+        self.set_mode(client, Mode::Asking);
+        if let Some(found) = self.containers.get_mut(&container) {
+            found.client = None;
+        }
+        self.happen(container, event);
+        Ok(())
+    }
+
+    fn attach(&mut self, client: u32, id: &str, stdin: bool) -> Result<Terms, Refusal> {
+        let key = self.find(id).ok_or(Refusal::Unknown)?;
+        let found = self.containers.get(&key).ok_or(Refusal::Unknown)?;
+        let stdin = stdin && found.input_end().is_some();
+        let terminal = found.record.order.has_console;
+        self.set_mode(client, Mode::Attached { key, stdin });
+        Ok(Terms { terminal, stdin })
+    }
+
+    fn close_stdin(&mut self, id: &str) -> Result<(), Refusal> {
+        let key = self.find(id).ok_or(Refusal::Unknown)?;
+        let open = self.containers.get(&key).is_some_and(|c| c.input_end().is_some());
+        if open {
+            self.close_input(key);
+        }
+        open.then_some(()).ok_or(Refusal::Closed)
+    }
+
+    fn resize(&mut self, container: u32, rows: u16, columns: u16) -> Result<(), Refusal> {
+        let found = self.containers.get(&container).ok_or(Refusal::Unknown)?;
+        let master = found.input_end().filter(|_| found.record.order.has_console);
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let master = master.ok_or(Refusal::Closed)?;
+        tcsetwinsize(master, size).map_err(|errno| Refusal::Failed(format!("resize the terminal: {errno}")))
+    }
+
+    fn reopen(&mut self, id: &str) -> Result<(), Refusal> {
+        let key = self.find(id).ok_or(Refusal::Unknown)?;
+        let found = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
+        found.log.reopen().map_err(|errno| Refusal::Failed(format!("open the log anew: {errno}")))
+    }
+}

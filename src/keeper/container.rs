@@ -1,0 +1,352 @@
+//! A container as the keeper has it, and what is done with it: the actions of `machine`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+
+use super::birth::{self, Launcher, Word};
+use super::log::{self, Log};
+use super::machine::{Action, Event, State, step};
+use super::poll::{Keeper, What};
+use super::record::{Ends, Record};
+use super::stream::Source;
+use super::wire::{Exit, Refusal, Reply, Stdin, Stream};
+use crate::sys;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) record: Record,
+    pub(super) state: State,
+    /// The client that asked for its launch and attends it.
+    pub(super) client: Option<u32>,
+    pub(super) launcher: Option<Launcher>,
+    /// What the launcher said when there was no process.
+    refusal: String,
+    /// Where its terminal comes from.
+    pub(super) console: Option<OwnedFd>,
+    pub(super) process: Option<OwnedFd>,
+    pub(super) stdin: Option<OwnedFd>,
+    /// What was sent to its standard input and not yet taken.
+    pub(super) input: Vec<u8>,
+    /// Its standard input is to be closed behind that.
+    pub(super) closing: bool,
+    pub(super) stdout: Option<Source>,
+    pub(super) stderr: Option<Source>,
+    pub(super) log: Log,
+    pub(super) exit: Option<Exit>,
+}
+
+impl Container {
+    /// One of which the streams are open and nothing else is known yet.
+    pub(super) fn new(record: Record, state: State, ends: Ends) -> Self {
+        let log = Log::new(record.order.log.clone());
+        Self {
+            record,
+            state,
+            client: None,
+            launcher: None,
+            refusal: String::new(),
+            console: None,
+            process: None,
+            stdin: ends.stdin,
+            input: Vec::new(),
+            closing: false,
+            stdout: ends.stdout.map(|fd| Source::fifo(fd, Stream::Stdout, 0)),
+            stderr: ends.stderr.map(|fd| Source::fifo(fd, Stream::Stderr, 0)),
+            log,
+            exit: None,
+        }
+    }
+
+    pub(super) fn is_launching(&self) -> bool {
+        self.state == State::Launching
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.record.order.id
+    }
+
+    /// The descriptor that takes its input: the FIFO, or the terminal.
+    pub(super) fn input_end(&self) -> Option<&OwnedFd> {
+        match self.record.order.has_console {
+            true => self.stdout.as_ref().map(|source| &source.fd),
+            false => self.stdin.as_ref(),
+        }
+    }
+}
+
+impl Keeper {
+    /// Waits for all that a container's descriptors have to say.
+    pub(super) fn watch(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        if let Some(process) = &container.process {
+            self.poll.add(process, (What::Process, key));
+        }
+        if let Some(console) = &container.console {
+            self.poll.add(console, (What::Console, key));
+        }
+        for (what, source) in [(What::Stdout, &container.stdout), (What::Stderr, &container.stderr)] {
+            let Some(source) = source else { continue };
+            // What the FIFO keeps of a line that is not whole yet must not wake us again and again.
+            self.poll.add_edge(&source.fd, (what, key));
+            self.unfinished.push((what, key));
+        }
+    }
+
+    /// Takes a container through the table.
+    pub(super) fn happen(&mut self, key: u32, event: Event) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let (next, actions) = step(container.state, event);
+        container.state = next;
+        for action in actions {
+            self.act(key, *action);
+        }
+    }
+
+    fn act(&mut self, key: u32, action: Action) {
+        match action {
+            Action::Record => self.write_record(key),
+            Action::Answer => self.answer_birth(key),
+            Action::Refuse => self.refuse_birth(key),
+            Action::ReadExit => self.read_exit(key),
+            Action::Drain => self.drain(key),
+            Action::WriteExit => self.write_exit(key),
+            Action::Tell => self.tell(key),
+            Action::Command => self.run_command(key),
+            Action::Forget => self.forget(key),
+        }
+    }
+
+    /// The launcher has something to say.
+    pub(super) fn hear_birth(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Some(launcher) = container.launcher.take() else { return };
+        let (word, pidfd) = launcher.hear();
+        self.poll.remove(&launcher.socket);
+        let event = match (word, pidfd) {
+            (Word::Born(pid), Some(pidfd)) => {
+                container.record = Record::of(std::mem::take(&mut container.record.order), pid);
+                container.process = Some(pidfd);
+                Event::Born
+            }
+            (Word::Born(_), None) => Event::Unborn,
+            (Word::Failed(why), _) => {
+                container.refusal = why;
+                Event::Unborn
+            }
+        };
+        let ended = self.new_key();
+        let launcher = launcher.into_pidfd();
+        self.poll.add(&launcher, (What::Child, ended));
+        self.children.insert(ended, launcher);
+        self.happen(key, event);
+        self.watch(key);
+    }
+
+    fn write_record(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        if let Err(error) = self.place.save(&container.record) {
+            complain(&format!("write the record of {}: {error}", container.id()));
+        }
+        self.tell_heir(key);
+    }
+
+    fn answer_birth(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        let (Some(client), Some(process)) = (container.client, &container.process) else {
+            return self.happen(key, Event::Unattended);
+        };
+        let told = self.clients.answer(client, &Reply::Born(container.record.pid), &[process.as_fd()]);
+        if !told {
+            self.happen(key, Event::Unattended);
+        }
+    }
+
+    fn refuse_birth(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let refusal = Reply::Refused(Refusal::Failed(std::mem::take(&mut container.refusal)));
+        if let Some(client) = container.client {
+            self.clients.answer(client, &refusal, &[]);
+        }
+    }
+
+    pub(super) fn process_ended(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        if let Some(process) = &container.process {
+            self.poll.remove(process);
+        }
+        self.happen(key, Event::Ended);
+        // A table row that does not ask how it ended leaves it to be reaped all the same.
+        if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
+            birth::reap_now(process);
+        }
+    }
+
+    fn read_exit(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let status = container.process.as_ref().and_then(|p| exit_status(p, &container.record));
+        let mut exit = status.map_or_else(Exit::unknown, Exit::from_status);
+        // Before anybody removes the cgroup.
+        exit.oom = container.record.order.oom_file.as_deref().is_some_and(has_oom_kill);
+        exit.at_ns = log::now();
+        container.exit = Some(exit);
+    }
+
+    fn drain(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let clients = &mut self.clients;
+        for (source, stream) in
+            [(&mut container.stdout, Stream::Stdout), (&mut container.stderr, Stream::Stderr)]
+        {
+            let Some(source) = source else { continue };
+            let mut show = |new: &[u8]| clients.show(key, stream, new);
+            source.drain(&mut self.desk, &mut container.log, &mut show);
+        }
+        container.log.finish();
+    }
+
+    fn write_exit(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        let (Some(path), Some(exit)) = (&container.record.order.exit_file, &container.exit) else { return };
+        let new = path.with_extension("new");
+        let written = std::fs::write(&new, exit.to_text()).and_then(|()| std::fs::rename(&new, path));
+        match written {
+            // Whoever removed the container by force did not wait for this.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => complain(&format!("write {}: {error}", path.display())),
+            Ok(()) => {}
+        }
+    }
+
+    fn tell(&mut self, key: u32) {
+        let exit = self.containers.get(&key).and_then(|container| container.exit);
+        self.clients.tell_exit(&self.poll, key, exit.unwrap_or_else(Exit::unknown));
+    }
+
+    fn run_command(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        if let Some(pidfd) = birth::run_command(&container.record.order.exit_command) {
+            let child = self.new_key();
+            self.poll.add(&pidfd, (What::Child, child));
+            self.children.insert(child, pidfd);
+        }
+    }
+
+    fn forget(&mut self, key: u32) {
+        let Some(container) = self.containers.remove(&key) else { return };
+        if let Some(process) = &container.process {
+            birth::reap_now(process);
+        }
+        self.place.forget(container.id());
+        self.heir_forgets(container.id());
+        self.clients.forget(key);
+        self.listen_again();
+    }
+
+    /// The container's terminal has come.
+    pub(super) fn take_console(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Some(console) = container.console.take() else { return };
+        self.poll.remove(&console);
+        let mut name = [0; 64];
+        let master = super::wire::receive(&console, &mut name).ok().and_then(|(_, mut fds)| fds.pop());
+        let Some(master) = master else { return };
+        let _ = rustix::io::ioctl_fionbio(&master, true);
+        container.stdout = Some(Source::terminal(master, Vec::new()));
+        self.tell_heir(key);
+        self.watch(key);
+    }
+
+    /// Gives a container what was sent for its standard input; what it does not take now waits, and so do the senders.
+    pub(super) fn write_input(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let input = std::mem::take(&mut container.input);
+        let Some(end) = container.input_end() else { return self.clients.hold(&self.poll, key, false) };
+        let (taken, broken) = write_some(end, &input);
+        let full = !broken && taken < input.len();
+        match (container.record.order.has_console, full) {
+            (true, true) => self.poll.set(end, (What::Stdout, key), EDGE | EventFlags::OUT),
+            (true, false) => self.poll.set(end, (What::Stdout, key), EDGE),
+            (false, true) => self.poll.set(end, (What::Stdin, key), EventFlags::OUT),
+            (false, false) => self.poll.remove(end),
+        }
+        if full {
+            container.input = input[taken..].to_vec();
+        }
+        let is_fifo = !container.record.order.has_console;
+        if is_fifo && (broken || (container.closing && !full)) {
+            self.close_input(key);
+        }
+        self.clients.hold(&self.poll, key, full);
+    }
+
+    /// Closes a container's standard input once it has taken what was sent; a terminal gets its end-of-file character, as
+    /// typed.
+    pub(super) fn close_input(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        if container.record.order.has_console {
+            container.input.push(4);
+            return self.write_input(key);
+        }
+        container.closing = !container.input.is_empty();
+        if container.closing {
+            return;
+        }
+        if let Some(stdin) = container.stdin.take() {
+            self.poll.remove(&stdin);
+        }
+        container.record.order.stdin = Stdin::None;
+        self.write_record(key);
+    }
+}
+
+const EDGE: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
+/// Writes what is taken now: how much that was, and whether nobody reads it any more.
+fn write_some(end: &OwnedFd, input: &[u8]) -> (usize, bool) {
+    let mut taken = 0;
+    while taken < input.len() {
+        match rustix::io::write(end, &input[taken..]) {
+            Ok(count) => taken += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break,
+            Err(_) => return (taken, true),
+        }
+    }
+    (taken, false)
+}
+
+/// How a process ended, as wait(2) has it. Its parent asks that; who is not asks the kernel once it was reaped, and /proc
+/// until then.
+fn exit_status(process: &OwnedFd, record: &Record) -> Option<i32> {
+    if let Ok(Some(status)) = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED) {
+        return Some(status_of(&status));
+    }
+    let reaped = || sys::pidfd::exit_status(process.as_fd()).ok().flatten();
+    // Reaped between the two questions, it is the kernel's to tell again.
+    reaped().or_else(|| record.zombie_status()).or_else(reaped)
+}
+
+fn status_of(status: &WaitIdStatus) -> i32 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => (code & 0xff) << 8,
+        (None, Some(signal)) => signal,
+        (None, None) => 255 << 8,
+    }
+}
+
+/// Whether the cgroup has seen the OOM killer.
+fn has_oom_kill(file: &std::path::Path) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
+    count.is_some_and(|count| count > 0)
+}
+
+/// Says something to whoever reads the keeper's own log.
+pub(super) fn complain(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{} {what}", log::rfc3339(log::now()));
+}

@@ -1,0 +1,171 @@
+//! The heir: a second, sleeping process with a copy of every descriptor that cannot be had again. When the keeper is killed
+//! it becomes the keeper; a terminal is not hung up, a standard input does not end, and how a container ended meanwhile is
+//! known, for the kernel keeps that where a pidfd is held.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::{Deserialize, Serialize};
+
+use super::container::{Container, complain};
+use super::poll::{Keeper, What};
+use super::record::Place;
+use super::wire;
+use crate::sys;
+
+/// The heir, from the keeper's side.
+#[derive(Debug)]
+pub(super) struct Heir {
+    pub(super) socket: OwnedFd,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// What the heir is told.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// These are a container's descriptors, as many as the flags say.
+    Holds(String, Holds),
+    /// The container is no more.
+    Gone(String),
+    /// There is nothing to inherit: end.
+    End,
+}
+
+/// Which descriptors come along, in this order.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Holds {
+    process: bool,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+/// A container's descriptors as they are handed on.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) process: Option<OwnedFd>,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+}
+
+impl Container {
+    fn held(&self) -> (Holds, Vec<BorrowedFd<'_>>) {
+        let all = [
+            self.process.as_ref(),
+            self.stdin.as_ref(),
+            self.stdout.as_ref().map(|source| &source.fd),
+            self.stderr.as_ref().map(|source| &source.fd),
+        ];
+        let [process, stdin, stdout, stderr] = all.map(|fd| fd.is_some());
+        (Holds { process, stdin, stdout, stderr }, all.into_iter().flatten().map(AsFd::as_fd).collect())
+    }
+}
+
+impl Held {
+    fn new(holds: Holds, fds: Vec<OwnedFd>) -> Self {
+        let mut fds = fds.into_iter();
+        let mut take = |there: bool| if there { fds.next() } else { None };
+        Self {
+            process: take(holds.process),
+            stdin: take(holds.stdin),
+            stdout: take(holds.stdout),
+            stderr: take(holds.stderr),
+        }
+    }
+}
+
+impl Keeper {
+    /// Makes an heir, and gives it all there is.
+    pub(super) fn make_heir(&mut self) {
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let Ok((ours, theirs)) = socketpair(kind.0, kind.1, kind.2, None) else { return };
+        // An heir that does not listen must not keep us waiting.
+        let _ = rustix::io::ioctl_fionbio(&ours, true);
+        let (place, listener, lock) = (self.place.clone(), &self.listener, &self.lock);
+        let child = || wait_for_inheritance(place, listener, lock, &theirs);
+        let heir = match sys::process::spawn(0, None, child) {
+            Ok(spawned) => Heir { socket: ours, pidfd: spawned.pidfd },
+            Err(errno) => return complain(&format!("start the heir: {errno}")),
+        };
+        self.poll.add(&heir.pidfd, (What::Heir, 0));
+        self.heir = Some(heir);
+        for key in self.containers.keys().copied().collect::<Vec<_>>() {
+            self.tell_heir(key);
+        }
+    }
+
+    /// The heir was killed: there is to be another.
+    pub(super) fn heir_is_gone(&mut self) {
+        if let Some(heir) = self.heir.take() {
+            self.poll.remove(&heir.pidfd);
+            super::birth::reap_now(&heir.pidfd);
+            self.make_heir();
+        }
+    }
+
+    pub(super) fn tell_heir(&self, key: u32) {
+        let Some(container) = self.containers.get(&key).filter(|c| c.process.is_some()) else { return };
+        let (holds, fds) = container.held();
+        self.say_to_heir(&Word::Holds(container.id().to_owned(), holds), &fds);
+    }
+
+    pub(super) fn heir_forgets(&self, id: &str) {
+        self.say_to_heir(&Word::Gone(id.to_owned()), &[]);
+    }
+
+    /// Ends the heir: there is nothing to inherit, or there will be a new one.
+    pub(super) fn dismiss_heir(&mut self) {
+        let Some(heir) = self.heir.take() else { return };
+        let _ = wire::send(&heir.socket, &Word::End, &[]);
+        let key = self.new_key();
+        self.poll.add(&heir.pidfd, (What::Child, key));
+        self.children.insert(key, heir.pidfd);
+    }
+
+    /// An heir of this image in the place of an earlier one's.
+    pub(super) fn renew_heir(&mut self) {
+        let before = self.heir.take();
+        self.make_heir();
+        let renewed = std::mem::replace(&mut self.heir, before);
+        self.dismiss_heir();
+        self.heir = renewed;
+    }
+
+    fn say_to_heir(&self, word: &Word, fds: &[BorrowedFd<'_>]) {
+        if let Some(heir) = &self.heir {
+            let _ = wire::send(&heir.socket, word, fds);
+        }
+    }
+}
+
+/// Sleeps until the keeper is gone, and is the keeper then.
+fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket: &OwnedFd) -> Infallible {
+    let mut keep = [listener.as_raw_fd(), lock.as_raw_fd(), socket.as_raw_fd()];
+    keep.sort_unstable();
+    sys::process::close_all_but(3, &keep);
+    let mut inheritance = BTreeMap::new();
+    let mut buffer = [0; 1024];
+    loop {
+        sys::memory::unmap_code();
+        let (length, fds) = match wire::receive(socket, &mut buffer) {
+            Ok((length, fds)) if length > 0 => (length, fds),
+            _ => break,
+        };
+        match wire::decode(&buffer[..length]) {
+            Some(Word::Holds(id, holds)) => drop(inheritance.insert(id, Held::new(holds, fds))),
+            Some(Word::Gone(id)) => drop(inheritance.remove(&id)),
+            Some(Word::End) => sys::process::exit_now(0),
+            None => {}
+        }
+    }
+    complain("the keeper is gone: taking over");
+    let own = |fd: &OwnedFd| fd.try_clone();
+    match (own(listener), own(lock)) {
+        (Ok(listener), Ok(lock)) => super::start::serve(place, listener, lock, inheritance),
+        _ => complain("take over: no descriptor is left"),
+    }
+    sys::process::exit_now(0)
+}

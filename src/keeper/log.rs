@@ -1,0 +1,256 @@
+//! A container's log in the CRI's format: `<RFC 3339 time> <stdout|stderr> <P|F> <text>`, a line each.
+//!
+//! A line of the container that is longer than [`LONGEST`] comes in pieces marked P, the last one F; what has no newline
+//! when the container ends is P, too. A disk that is full costs the lines that do not fit, never the container's time:
+//! they are counted, and a note stands in their place once there is room again.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use super::wire::Stream;
+
+/// The most of a container's text in one line of the log, in bytes; as containerd's.
+pub(super) const LONGEST: usize = 16 << 10;
+
+/// A log file, or none.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    path: Option<PathBuf>,
+    file: Option<OwnedFd>,
+    pub(super) lost: Lost,
+}
+
+/// What could not be written, and the errno that kept it from being.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lost {
+    lines: u64,
+    bytes: u64,
+    why: Option<i32>,
+}
+
+/// Lines on their way to a file.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    text: Vec<u8>,
+    stamp: String,
+    lines: u64,
+    bytes: u64,
+}
+
+impl Log {
+    /// The log at this path; without one nothing is kept.
+    pub(super) fn new(path: Option<PathBuf>) -> Self {
+        let mut log = Self { path, ..Self::default() };
+        // What keeps it from being opened may pass: it is tried again with each batch.
+        let _ = log.open();
+        log
+    }
+
+    fn open(&mut self) -> Result<(), Errno> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        self.file = Some(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
+        Ok(())
+    }
+
+    /// Opens the file at its path anew, which another has moved away. When that fails the old one goes on being used.
+    pub(super) fn reopen(&mut self) -> Result<(), Errno> {
+        self.open()
+    }
+
+    /// Writes a batch and empties it, or counts it as lost.
+    pub(super) fn write(&mut self, batch: &mut Batch) {
+        if self.path.is_some() && !batch.text.is_empty() {
+            let note = self.note(&batch.stamp);
+            match self.append(note.as_bytes(), &batch.text) {
+                Ok(()) => self.lost = Lost::default(),
+                Err(errno) => {
+                    self.lost.lines += batch.lines;
+                    self.lost.bytes += batch.bytes;
+                    self.lost.why = Some(errno.raw_os_error());
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    /// What stands in the place of lines that were lost.
+    fn note(&self, stamp: &str) -> String {
+        let Lost { lines, bytes, why: Some(why) } = &self.lost else { return String::new() };
+        let why = std::io::Error::from_raw_os_error(*why).kind();
+        format!(
+            "{stamp} stderr F coracle-keeper: {lines} lines ({bytes} bytes) of output were dropped: {why}\n"
+        )
+    }
+
+    /// Both texts whole, or neither.
+    fn append(&mut self, note: &[u8], text: &[u8]) -> Result<(), Errno> {
+        if self.file.is_none() {
+            self.open()?;
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut written = 0;
+        for mut rest in [note, text] {
+            while !rest.is_empty() {
+                match rustix::io::write(file, rest) {
+                    Ok(count) => {
+                        written += count;
+                        rest = &rest[count..];
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(errno) => {
+                        if written > 0 {
+                            take_back(file, written);
+                        }
+                        return Err(errno);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At the container's end: the note of what was lost last.
+    pub(super) fn finish(&mut self) {
+        if self.lost.why.is_some() {
+            let note = self.note(&rfc3339(now()));
+            let _ = self.append(note.as_bytes(), b"");
+        }
+    }
+}
+
+/// Cuts off what was just appended: half a line is worse than none.
+fn take_back(file: &OwnedFd, written: usize) {
+    if let Ok(end) = rustix::fs::seek(file, SeekFrom::End(0)) {
+        let _ = rustix::fs::ftruncate(file, end.saturating_sub(written as u64));
+    }
+}
+
+impl Batch {
+    /// Begins a batch: all its lines bear the same time.
+    pub(super) fn begin(&mut self) {
+        self.stamp = rfc3339(now());
+    }
+
+    /// Adds one line; `whole` is F, else P.
+    pub(super) fn push(&mut self, stream: Stream, whole: bool, content: &[u8]) {
+        let name = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        let tag = if whole { "F" } else { "P" };
+        // A Vec takes all.
+        let _ = write!(self.text, "{} {name} {tag} ", self.stamp);
+        self.text.extend_from_slice(content);
+        self.text.push(b'\n');
+        self.lines += 1;
+        self.bytes += content.len() as u64;
+    }
+
+    /// The length of what waits to be written, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        (self.lines, self.bytes) = (0, 0);
+    }
+}
+
+/// One line of the container's at the start of `raw`: how many bytes it takes, whether it is whole, and its content.
+/// `None` when it goes on behind what there is; `all` takes that, too.
+pub(super) fn next_line(raw: &[u8], all: bool) -> Option<(usize, bool, &[u8])> {
+    let window = &raw[..raw.len().min(LONGEST + 1)];
+    if let Some(at) = window.iter().position(|byte| *byte == b'\n') {
+        let content = &window[..at];
+        return Some((at + 1, true, content.strip_suffix(b"\r").unwrap_or(content)));
+    }
+    match (window.len() > LONGEST, all && !raw.is_empty()) {
+        (true, _) => Some((LONGEST, false, &window[..LONGEST])),
+        (false, true) => Some((raw.len(), false, raw)),
+        (false, false) => None,
+    }
+}
+
+/// Now, as nanoseconds since 1970.
+pub(super) fn now() -> i64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
+    tv_sec.saturating_mul(1_000_000_000).saturating_add(tv_nsec)
+}
+
+/// A time in UTC with nine digits of a second. The date comes from days by the rule of the Gregorian calendar with years
+/// that begin in March: a leap day is then the last of its year.
+pub(super) fn rfc3339(ns: i64) -> String {
+    let (days, of_day) = (ns.div_euclid(86_400_000_000_000), ns.rem_euclid(86_400_000_000_000));
+    let (second, nano) = (of_day / 1_000_000_000, of_day % 1_000_000_000);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nano:09}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_are_cut_at_newlines_and_at_the_limit() {
+        assert_eq!(next_line(b"one\ntwo\n", false), Some((4, true, &b"one"[..])));
+        assert_eq!(next_line(b"one\r\n", false), Some((5, true, &b"one"[..])));
+        assert_eq!(next_line(b"\n", false), Some((1, true, &b""[..])));
+        assert_eq!(next_line(b"tail", false), None);
+        assert_eq!(next_line(b"tail", true), Some((4, false, &b"tail"[..])));
+        assert_eq!(next_line(b"", true), None);
+        let long = vec![b'x'; LONGEST + 1];
+        assert_eq!(next_line(&long, false), Some((LONGEST, false, &long[..LONGEST])));
+        assert_eq!(next_line(&long[..LONGEST], false), None, "the newline may be the next byte");
+        let exact = [&long[..LONGEST], b"\n"].concat();
+        assert_eq!(next_line(&exact, false), Some((LONGEST + 1, true, &long[..LONGEST])));
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_says_how_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let mut log = Log::new(Some(path.clone()));
+        let mut batch = Batch::default();
+        let push = |batch: &mut Batch, text: &[u8]| {
+            batch.begin();
+            batch.push(Stream::Stdout, true, text);
+        };
+        push(&mut batch, b"lost");
+        log.write(&mut batch);
+        assert_eq!((log.lost.lines, log.lost.bytes, batch.len()), (1, 4, 0));
+        std::fs::remove_file(&path).unwrap();
+        log.reopen().unwrap();
+        push(&mut batch, b"kept");
+        log.write(&mut batch);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
+        assert!(lines[0].starts_with("stderr F coracle-keeper: 1 lines (4 bytes) of output were dropped: "));
+        assert_eq!(lines[1..], ["stdout F kept"]);
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_as_chrono_writes_them(ns in any::<i64>()) {
+            let time = chrono::DateTime::from_timestamp_nanos(ns);
+            prop_assert_eq!(rfc3339(ns), time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The keeper: the one parent of a node's containers. A single thread in a poll loop; it blocks nowhere and has no timer.
+//!
+//! ```text
+//! client (serve, launch -d) --SOCK_SEQPACKET: plan + descriptors--> keeper --clone--> launcher --CLONE_PARENT--> init
+//!     <- pid and pidfd; sets the child up from outside, runs hooks, says Keep       |
+//!                                                      container's FIFOs or pty --> log file, attached clients
+//!                                                      pidfd --> exit file, command, those who wait
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `machine` | a container's life as a table |
+//! | `poll` | the loop |
+//! | `container` | a container, and the actions of the table |
+//! | `clients`, `wire`, `client` | the keeper's side of a connection, the messages, the client's side |
+//! | `birth` | launching |
+//! | `stream`, `log` | what containers write |
+//! | `record` | the run directory |
+//! | `cgroup` | a cgroup of its own |
+//! | `heir` | who takes over when the keeper is killed |
+//! | `handover`, `start` | executing anew, and the command line |
+
+mod birth;
+mod cgroup;
+pub mod client;
+mod clients;
+mod container;
+mod handover;
+mod heir;
+mod log;
+mod machine;
+mod poll;
+mod record;
+mod start;
+mod stream;
+mod wire;
+
+pub use start::{RUN, main};
+pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};

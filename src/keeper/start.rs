@@ -1,0 +1,272 @@
+//! From a command line to a keeper that serves.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
+
+use super::birth::Limits;
+use super::clients::Clients;
+use super::container::{Container, complain};
+use super::handover;
+use super::heir::Held;
+use super::machine::State;
+use super::poll::{Keeper, Poll};
+use super::record::{Ends, Place, Record};
+use super::stream::{Desk, Source};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys;
+
+const USAGE: &str = "\
+The one parent of a node's containers: holds their streams, writes their logs, says how they ended.
+
+Usage: coracle-keeper [--run DIR] [--foreground]
+
+  --run DIR      Directory for the socket and what is known of the containers [default: /run/coracle]
+  --foreground   Stay in this session
+  --version      Print the version
+
+SIGHUP: execute the program anew, as after an upgrade; no container notices.
+SIGTERM: end; the containers stay, and the next keeper finds them.
+";
+
+/// The directory unless another is named.
+pub const RUN: &str = "/run/coracle";
+
+/// What the command line says.
+#[derive(Debug, PartialEq, Eq)]
+enum Ask {
+    Help,
+    Version,
+    Serve { run: PathBuf, foreground: bool, resume: Option<i32> },
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let ended = parse(std::env::args_os().skip(1)).and_then(|ask| match ask {
+        Ask::Help => print(USAGE),
+        Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ask::Serve { run, foreground, resume } => start(&run, foreground, resume),
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("error: {}", error.chain()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).doing(|| "write to standard output")
+}
+
+fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
+    let mut args = args;
+    let (mut run, mut foreground, mut resume) = (PathBuf::from(RUN), false, None);
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy().into_owned();
+        let mut value =
+            || args.next().ok_or_else(|| Error::invalid(format!("{text} needs a value")).hint("see --help"));
+        match text.as_str() {
+            "--help" | "-h" => return Ok(Ask::Help),
+            "--version" | "-V" => return Ok(Ask::Version),
+            "--run" => run = value()?.into(),
+            "--foreground" => foreground = true,
+            "--resume" => resume = value()?.to_str().and_then(|n| n.parse().ok()),
+            _ => return Err(Error::invalid(format!("unknown argument {text:?}")).hint("see --help")),
+        }
+    }
+    Ok(Ask::Serve { run, foreground, resume })
+}
+
+fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
+    // Containers' first processes are copies of this one until they execute something else.
+    crate::launch::self_protect::ensure()?;
+    umask(Mode::from_raw_mode(0o022));
+    if let Some(file) = resume {
+        match handover::resume(run, file) {
+            Ok(mut keeper) => {
+                keeper.renew_heir();
+                keeper.run();
+                keeper.end();
+                return Ok(());
+            }
+            Err(error) => complain(&format!("resume: {}", error.chain())),
+        }
+    }
+    let place = Place::new(run);
+    make_directories(&place)?;
+    let lock = take_lock(&place)?;
+    let listener = listen_at(&place)?;
+    Limits::raise(None);
+    if foreground {
+        serve(place, listener, lock, BTreeMap::new());
+        return Ok(());
+    }
+    let null = open("/dev/null", OFlags::RDWR)?;
+    let complaints = open(place.complaints(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
+    let daemon = || {
+        let _ = setsid();
+        super::cgroup::enter();
+        let _ = rustix::process::chdir("/");
+        for (number, fd) in [(0, &null), (1, &complaints), (2, &complaints)] {
+            let _ = sys::process::dup_onto(fd.as_fd(), number);
+        }
+        let own = |fd: &OwnedFd| fd.try_clone();
+        if let (Ok(listener), Ok(lock)) = (own(&listener), own(&lock)) {
+            // The numbers of the originals are this process's, too; they go with it.
+            serve(place, listener, lock, BTreeMap::new());
+        }
+        sys::process::exit_now(0)
+    };
+    sys::process::spawn(0, None, daemon).map(drop).doing(|| "leave this session")
+}
+
+fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+        .doing(|| format!("open {}", path.display()))
+}
+
+fn make_directories(place: &Place) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    for (path, mode) in [(place.run().to_owned(), 0o711), (place.containers(), 0o700)] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .doing(|| format!("make {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Held as long as the keeper or its heir lives, who share it.
+fn take_lock(place: &Place) -> Result<OwnedFd> {
+    let lock = open(place.lock(), OFlags::RDWR | OFlags::CREATE)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN) => {
+            Err(Error::new(Kind::Busy, format!("a keeper serves {} already", place.run().display())))
+        }
+        other => other.map(|()| lock).doing(|| format!("lock {}", place.lock().display())),
+    }
+}
+
+/// Listens at the socket's path; with the lock held, what is there is nobody's any more.
+fn listen_at(place: &Place) -> Result<OwnedFd> {
+    let doing = || format!("listen on {}", place.socket().display());
+    let _ = std::fs::remove_file(place.socket());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(doing)?;
+    let before = umask(Mode::from_raw_mode(0o177));
+    let bound = address(place.run()).and_then(|(address, _directory)| bind(&socket, &address).doing(doing));
+    umask(before);
+    bound?;
+    listen(&socket, 128).doing(doing)?;
+    Ok(socket)
+}
+
+/// The socket's address below a directory whose path may be longer than an address; valid while the descriptor lives.
+pub(super) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
+    use std::os::fd::AsRawFd;
+    let directory = open(run, OFlags::PATH | OFlags::DIRECTORY)?;
+    let path = format!("/proc/self/fd/{}/keeper.sock", directory.as_raw_fd());
+    SocketAddrUnix::new(path.as_str()).map(|address| (address, directory)).doing(|| "name the socket")
+}
+
+/// Serves with what is known from before: records on disk, and what an heir holds.
+pub(super) fn serve(place: Place, listener: OwnedFd, lock: OwnedFd, inheritance: BTreeMap<String, Held>) {
+    match build(place, listener, lock) {
+        Ok(mut keeper) => {
+            keeper.adopt(inheritance);
+            keeper.watch_all();
+            keeper.make_heir();
+            keeper.run();
+            keeper.end();
+        }
+        Err(error) => complain(&format!("serve: {}", error.chain())),
+    }
+}
+
+fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
+    Ok(Keeper {
+        poll: Poll::new().doing(|| "make an epoll instance")?,
+        place,
+        listener,
+        lock,
+        signals: sys::signal::capture_all().doing(|| "wait for signals")?,
+        heir: None,
+        containers: BTreeMap::new(),
+        clients: Clients::default(),
+        children: BTreeMap::new(),
+        desk: Desk::new().doing(|| "make a pipe")?,
+        inbox: vec![0; super::wire::MOST],
+        next: 0,
+        unfinished: Vec::new(),
+        upgrade: false,
+        stop: false,
+    })
+}
+
+impl Keeper {
+    /// Takes the containers of an earlier keeper for its own. It is not their parent, but has them by pidfd.
+    fn adopt(&mut self, mut inheritance: BTreeMap<String, Held>) {
+        for record in self.place.load() {
+            let held = inheritance.remove(&record.order.id).unwrap_or_default();
+            let key = self.new_key();
+            let container = self.adopted(record, held);
+            let has_ended = container.process.is_none();
+            self.containers.insert(key, container);
+            if has_ended {
+                self.process_ended(key);
+            }
+        }
+    }
+
+    fn adopted(&self, record: Record, held: Held) -> Container {
+        let process = held.process.or_else(|| {
+            let pidfd = pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
+            // After the pidfd is open: the pid cannot become another's between the two.
+            record.is_current().then_some(pidfd)
+        });
+        if record.order.has_console {
+            let mut container = Container::new(record, State::Kept, Ends::default());
+            container.stdout = held.stdout.map(|master| Source::terminal(master, Vec::new()));
+            container.process = process;
+            return container;
+        }
+        let opened = self.place.ends(&record.order).unwrap_or_default();
+        let ends = Ends {
+            stdin: held.stdin.or(opened.stdin),
+            stdout: held.stdout.or(opened.stdout),
+            stderr: held.stderr.or(opened.stderr),
+        };
+        let mut container = Container::new(record, State::Kept, ends);
+        container.process = process;
+        container
+    }
+
+    /// Ends: the containers stay, and their records.
+    pub(super) fn end(&mut self) {
+        if let Some(heir) = &self.heir {
+            let pidfd = heir.pidfd.try_clone();
+            self.dismiss_heir();
+            // It ends at once, or is stopped: then it is not worth waiting for.
+            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if let Ok(pidfd) = pidfd {
+                let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
+                super::birth::reap_now(&pidfd);
+            }
+        }
+        let _ = std::fs::remove_file(self.place.socket());
+        super::cgroup::leave();
+    }
+}

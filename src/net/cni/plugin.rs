@@ -1,0 +1,121 @@
+//! Running one plugin: configuration on stdin, result or error object on stdout.
+
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::launch::hooks::{memory_file, wait};
+
+/// How much of what a plugin writes is read: results are a few kilobytes.
+const LONGEST: u64 = 1 << 20;
+
+/// How much of its stderr an error shows.
+const SHOWN: usize = 4096;
+
+/// The environment of a plugin that it must not inherit from us.
+const VARIABLES: [&str; 6] =
+    ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
+
+/// Finds a plugin.
+pub(super) fn find(program: &str, directories: &[PathBuf]) -> Result<PathBuf> {
+    let is_program = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    directories.iter().map(|d| d.join(program)).find(|path| is_program(path)).ok_or_else(|| {
+        let places: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
+        Error::new(Kind::NotFound, format!("there is no network plugin {program} in {}", places.join(", ")))
+            .hint("install the CNI plugins, as Debian's containernetworking-plugins, or name their directory")
+    })
+}
+
+/// Runs a plugin and reads its answer; none when it says nothing.
+pub(super) fn run(
+    program: &Path,
+    variables: &[(&str, String)],
+    input: &Value,
+    patience: Duration,
+) -> Result<Option<Value>> {
+    let mut command = Command::new(program);
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    // A group of its own, so that a hang is ended together with what it started.
+    command.envs(variables.iter().map(|(k, v)| (*k, v))).process_group(0).current_dir("/");
+    // Files in memory, not pipes: a plugin that leaves a daemon behind, or reads nothing, cannot make us wait.
+    let (mut stdin, mut stdout, mut stderr) = (memory_file()?, memory_file()?, memory_file()?);
+    let text = serde_json::to_vec(input).doing(|| "write its configuration")?;
+    stdin.write_all(&text).and_then(|()| stdin.rewind()).doing(|| "write its configuration")?;
+    let copy = |file: &std::fs::File| file.try_clone().doing(|| "keep its output");
+    command.stdin(stdin).stdout(copy(&stdout)?).stderr(copy(&stderr)?);
+    let mut child = command.spawn().doing(|| "start it")?;
+    let Some(status) = wait(&mut child, Some(patience))? else {
+        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+        let _ = child.wait();
+        return Err(Error::new(Kind::TimedOut, format!("it took longer than {patience:?} and was killed")));
+    };
+    let said = text_of(&mut stdout)?;
+    if status.success() {
+        let answer = Some(said.trim()).filter(|t| !t.is_empty());
+        return answer.map(|t| serde_json::from_str(t).doing(|| "understand its answer")).transpose();
+    }
+    let complaint = text_of(&mut stderr)?;
+    Err(failure(&said, &complaint).unwrap_or_else(|| Error::new(Kind::System, status.to_string())))
+}
+
+fn text_of(file: &mut std::fs::File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind().doing(|| "read its output")?;
+    file.take(LONGEST).read_to_end(&mut bytes).doing(|| "read its output")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The error object of a plugin. SPEC(cni 1.1.0 #error)
+#[derive(Deserialize)]
+struct Failure {
+    code: u32,
+    #[serde(default)]
+    msg: String,
+    #[serde(default)]
+    details: String,
+}
+
+/// What a plugin that failed says: its error object, or what it wrote instead.
+fn failure(stdout: &str, stderr: &str) -> Option<Error> {
+    if let Ok(Failure { code, msg, details }) = serde_json::from_str(stdout) {
+        let mut message = if msg.is_empty() { format!("code {code}") } else { msg };
+        if !details.is_empty() {
+            message.push_str(&format!(": {details}"));
+        }
+        return Some(Error::new(kind(code), message));
+    }
+    let written = if stderr.trim().is_empty() { stdout } else { stderr }.trim();
+    let shown: String = written.chars().take(SHOWN).collect();
+    (!shown.is_empty()).then(|| Error::new(Kind::System, shown))
+}
+
+/// The well-known codes. SPEC(cni 1.1.0 #error)
+fn kind(code: u32) -> Kind {
+    match code {
+        1 | 2 => Kind::Unsupported,
+        3 => Kind::NotFound,
+        4 | 6 | 7 => Kind::Invalid,
+        11 | 50 | 51 => Kind::Busy,
+        _ => Kind::System,
+    }
+}
+
+/// The versions a plugin speaks.
+pub(super) fn versions(program: &Path, patience: Duration) -> Result<Vec<String>> {
+    let variables = [("CNI_COMMAND", "VERSION".to_owned())];
+    let answer = run(program, &variables, &json!({ "cniVersion": "1.1.0" }), patience)?;
+    let list = answer.as_ref().and_then(|a| a.get("supportedVersions")).and_then(Value::as_array);
+    Ok(list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
+}

@@ -1,0 +1,292 @@
+//! ADD, DEL, STATUS and GC through a chain of plugins.
+
+use serde_json::json;
+
+use super::*;
+use crate::error::Kind;
+
+#[test]
+fn each_plugin_gets_the_result_of_the_one_before() {
+    let fake = Fake::network(&["one", "two"]);
+    fake.tell("one", "ADD", r#"echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/8"}]}'"#);
+    let outcome = fake.cni().add(&attachment("c1")).unwrap();
+    assert_eq!(fake.calls(), ["ADD one", "ADD two"]);
+    assert_eq!(
+        outcome.addresses,
+        ["10.1.0.5".parse().unwrap(), "fd00::5".parse::<std::net::IpAddr>().unwrap()]
+    );
+    let first = fake.input("one", "ADD");
+    assert_eq!(
+        (&first["name"], &first["cniVersion"], &first["type"]),
+        (&json!("test"), &json!("1.0.0"), &json!("one"))
+    );
+    assert_eq!(first.get("prevResult"), None);
+    assert_eq!(fake.input("two", "ADD")["prevResult"]["ips"][0]["address"], "10.9.9.9/8");
+}
+
+#[test]
+fn del_goes_backwards_with_the_result_of_add() {
+    let fake = Fake::network(&["one", "two"]);
+    let cni = fake.cni();
+    cni.add(&attachment("c1")).unwrap();
+    fake.calls();
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
+    assert_eq!(fake.input("one", "DEL")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
+    assert!(fake.variables("one", "DEL").starts_with("c1 eth0 netns=/proc/self/ns/net args= "));
+    assert_eq!(fake.records(), 0);
+    // Again, and for one that never was: nothing to do.
+    cni.delete(&attachment("c1")).unwrap();
+    cni.delete(&attachment("other")).unwrap();
+    assert_eq!(fake.calls(), [""; 0]);
+}
+
+#[test]
+fn del_uses_the_configuration_that_add_used() {
+    let fake = Fake::network(&["one", "two"]);
+    let cni = fake.cni();
+    cni.add(&attachment("c1")).unwrap();
+    fake.configure(
+        "10-test.conflist",
+        r#"{"cniVersion": "1.0.0", "name": "new", "plugins": [{"type": "one"}]}"#,
+    );
+    fake.calls();
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
+    assert_eq!(fake.input("one", "DEL")["name"], "test");
+}
+
+#[test]
+fn a_failed_add_is_undone_and_says_what_the_plugin_said() {
+    let fake = Fake::network(&["one", "two", "three"]);
+    fake.tell("two", "ADD", r#"echo '{"code": 7, "msg": "no subnet", "details": "in the file"}'; exit 1"#);
+    let error = fake.cni().add(&attachment("c1")).unwrap_err();
+    assert_eq!(error.chain(), "run ADD of the network plugin two for test: no subnet: in the file");
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert_eq!(fake.calls(), ["ADD one", "ADD two", "DEL three", "DEL two", "DEL one"]);
+    assert_eq!(fake.records(), 0);
+}
+
+#[test]
+fn an_undoing_that_fails_can_be_tried_again() {
+    let fake = Fake::network(&["one", "two"]);
+    fake.tell("two", "ADD", "echo nothing works >&2; exit 3");
+    fake.tell("one", "DEL", r#"echo '{"code": 11, "msg": "later"}'; exit 1"#);
+    let cni = fake.cni();
+    let error = cni.add(&attachment("c1")).unwrap_err();
+    assert!(error.chain().ends_with("nothing works"), "{error:?}");
+    assert_eq!(fake.records(), 1);
+    let error = cni.delete(&attachment("c1")).unwrap_err();
+    assert_eq!((error.kind(), fake.records()), (Kind::Busy, 1));
+    fake.tell("one", "DEL", "");
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.records(), 0);
+}
+
+#[test]
+fn del_of_a_vanished_namespace_succeeds() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    let gone = Attachment { namespace: fake.directory.path().join("gone"), ..attachment("c1") };
+    cni.add(&gone).unwrap();
+    fake.tell(
+        "one",
+        "DEL",
+        r#"[ -z "$CNI_NETNS" ] || { echo '{"code": 100, "msg": "no such namespace"}'; exit 1; }"#,
+    );
+    cni.delete(&gone).unwrap();
+    // A plugin that does not know the container has nothing to undo.
+    cni.add(&gone).unwrap();
+    fake.tell("one", "DEL", r#"echo '{"code": 3, "msg": "unknown container"}'; exit 1"#);
+    cni.delete(&gone).unwrap();
+    assert_eq!(fake.records(), 0);
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_with_all_it_started() {
+    let fake = Fake::network(&["one"]);
+    fake.tell("one", "ADD", r#"sleep 300 & echo $! >"$directory/pid"; wait"#);
+    let cni = Cni::new(Settings { patience: Duration::from_secs(5), ..fake.settings() });
+    let error = cni.add(&attachment("c1")).unwrap_err();
+    assert_eq!(error.kind(), Kind::TimedOut, "{error:?}");
+    let pid = fs::read_to_string(fake.bin("pid")).unwrap();
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    // Killed, if perhaps not yet reaped by whoever inherited it.
+    for _ in 0..200 {
+        if stat().is_empty() || stat().contains(") Z ") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{}", stat());
+}
+
+#[test]
+fn a_plugin_that_leaves_a_daemon_behind_does_not_make_us_wait() {
+    let fake = Fake::network(&["one"]);
+    fake.tell("one", "ADD", &format!("sleep 300 & echo $! >\"$directory/pid\"; cat <<'END'\n{RESULT}\nEND"));
+    // Waiting for it would end with the patience of these settings, and with an error.
+    fake.cni().add(&attachment("c1")).unwrap();
+    let pid: i32 = fs::read_to_string(fake.bin("pid")).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_network_whose_plugins_are_not_all_there_is_not_begun() {
+    let fake = Fake::network(&["one", "two"]);
+    fs::remove_file(fake.bin("two")).unwrap();
+    let error = fake.cni().add(&attachment("c1")).unwrap_err();
+    assert!(error.chain().contains("there is no network plugin two in "), "{error:?}");
+    assert_eq!((fake.calls(), fake.records()), (vec![], 0));
+}
+
+#[test]
+fn answers_that_make_no_sense_are_errors_and_undone() {
+    for (answer, part) in [
+        ("", "said nothing"),
+        ("echo '{'", "understand its answer"),
+        (r#"echo '{"ips": [{"address": "nowhere"}]}'"#, "nowhere"),
+        ("kill -9 $$", "signal: 9"),
+        ("exit 4", "exit status: 4"),
+    ] {
+        let fake = Fake::network(&["one"]);
+        fake.tell("one", "ADD", answer);
+        let error = fake.cni().add(&attachment("c1")).unwrap_err();
+        assert!(error.chain().contains(part), "{answer}: {error:?}");
+        assert_eq!((fake.calls().last().map(String::as_str), fake.records()), (Some("DEL one"), 0));
+    }
+}
+
+#[test]
+fn capabilities_reach_only_the_plugins_that_have_them() {
+    let fake = Fake::network(&["plain", "able"]);
+    fake.configure(
+        "10-test.conflist",
+        r#"{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "plain"},
+            {"type": "able", "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": false}}]}"#,
+    );
+    let capabilities = Capabilities {
+        ports: vec![PortMapping {
+            protocol: "tcp",
+            host_port: 8080,
+            container_port: 80,
+            host_ip: "127.0.0.1".parse().ok(),
+        }],
+        bandwidth: Bandwidth { ingress: Some(1_000_000), egress: None },
+        ips: vec!["10.1.0.7/16".into()],
+        mac: Some("02:00:00:00:00:07".into()),
+        dns: Some(Dns { servers: vec!["1.1.1.1".into()], ..Dns::default() }),
+        aliases: vec!["web".into()],
+        ..Capabilities::default()
+    };
+    let args = [("IgnoreUnknown", "1"), ("K8S_POD_NAME", "web")];
+    let args = args.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let cni = fake.cni();
+    cni.add(&Attachment { capabilities, args, ..attachment("c1") }).unwrap();
+    assert_eq!(fake.input("plain", "ADD").get("runtimeConfig"), None);
+    let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"});
+    let told = json!({
+        "portMappings": [port],
+        "bandwidth": {"ingressRate": 1_000_000, "ingressBurst": i32::MAX},
+        "ips": ["10.1.0.7/16"],
+        "mac": "02:00:00:00:00:07",
+    });
+    assert_eq!(fake.input("able", "ADD")["runtimeConfig"], told);
+    assert!(fake.variables("able", "ADD").contains("args=IgnoreUnknown=1;K8S_POD_NAME=web "));
+    // DEL is told the same, though its caller says nothing.
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.input("able", "DEL")["runtimeConfig"], told);
+}
+
+#[test]
+fn names_that_would_harm_are_refused_before_anything_runs() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    let named = |container: &str, interface: &str| Attachment {
+        interface: interface.into(),
+        ..attachment(container)
+    };
+    for bad in
+        [named("", "eth0"), named("../x", "eth0"), named("a@b", "eth0"), named("c", ""), named("c", "a/b")]
+    {
+        assert_eq!(cni.add(&bad).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+    }
+    let args = [("A".to_owned(), "1;B=2".to_owned())].into();
+    assert_eq!(cni.add(&Attachment { args, ..attachment("c1") }).unwrap_err().kind(), Kind::Invalid);
+    assert_eq!((fake.calls(), fake.records()), (vec![], 0));
+}
+
+#[test]
+fn status_asks_plugins_that_can_be_asked() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    fake.tell("one", "STATUS", r#"echo '{"code": 50, "msg": "no route yet"}'; exit 1"#);
+    cni.status().unwrap();
+    assert_eq!(fake.calls(), [""; 0]);
+    fake.configure(
+        "10-test.conflist",
+        r#"{"cniVersion": "1.1.0", "name": "test", "plugins": [{"type": "one"}]}"#,
+    );
+    let error = cni.status().unwrap_err();
+    assert!(error.chain().ends_with("no route yet"), "{error:?}");
+    fake.tell("one", "STATUS", "");
+    cni.status().unwrap();
+    fs::remove_file(fake.bin("one")).unwrap();
+    let error = cni.status().unwrap_err();
+    assert!(error.chain().contains("there is no network plugin one in "), "{error:?}");
+}
+
+#[test]
+fn a_sweep_detaches_what_nobody_has_any_more() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    for container in ["kept", "lost"] {
+        cni.add(&attachment(container)).unwrap();
+    }
+    fake.calls();
+    let alive = [("kept".to_owned(), "eth0".to_owned())];
+    cni.collect_garbage(&alive).unwrap();
+    assert_eq!(fake.calls(), ["DEL one"]);
+    assert!(fake.variables("one", "DEL").starts_with("lost eth0 "));
+    assert_eq!(fake.records(), 1);
+    fake.configure(
+        "10-test.conflist",
+        r#"{"cniVersion": "1.1.0", "name": "test", "plugins": [{"type": "one"}]}"#,
+    );
+    cni.collect_garbage(&alive).unwrap();
+    assert_eq!(fake.calls(), ["GC one"]);
+    let valid = &fake.input("one", "GC")["cni.dev/valid-attachments"];
+    assert_eq!(*valid, json!([{"containerID": "kept", "ifname": "eth0"}]));
+}
+
+#[test]
+fn a_damaged_record_does_not_stop_a_sweep() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    cni.add(&attachment("lost")).unwrap();
+    fs::write(fake.directory.path().join("records/torn@eth0.json"), "{\"form\": 1,").unwrap();
+    fs::write(fake.directory.path().join("records/half@eth0.new"), "{").unwrap();
+    cni.collect_garbage(&[]).unwrap();
+    assert_eq!(fake.calls(), ["ADD one", "DEL one"]);
+}
+
+#[test]
+fn add_and_del_of_many_containers_run_side_by_side() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let cni = &cni;
+            scope.spawn(move || {
+                let attachment = attachment(&format!("c{number}"));
+                cni.add(&attachment).unwrap();
+                cni.delete(&attachment).unwrap();
+            });
+        }
+    });
+    assert_eq!((fake.calls().len(), fake.records()), (16, 0));
+}

@@ -1,0 +1,94 @@
+//! Namespaces pinned as files: nsfs mounts that keep a namespace alive without a process in it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::statfs;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::{loopback, process};
+
+/// A file below this is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// Makes a network namespace with loopback up, and pins it at `path`. One that is pinned there already is kept: whoever
+/// was interrupted after this step takes it again. The node's user namespace owns it.
+///
+/// # Errors
+/// `Denied` without CAP_SYS_ADMIN, or the path cannot be made.
+pub fn create_network(path: &Path) -> Result<()> {
+    if is_pinned(path) {
+        return Ok(());
+    }
+    // A thread has namespaces of its own, and leaves nothing behind: no process is needed to make one.
+    on_a_thread(|| {
+        process::unshare(libc::CLONE_NEWNET).doing(|| "make a network namespace")?;
+        loopback::bring_up().doing(|| "bring up the loopback interface")?;
+        pin(Path::new("/proc/thread-self/ns/net"), path)
+    })
+}
+
+/// Pins the namespace that `source` is the file of, as `/proc/PID/ns/ipc`, at `path`.
+///
+/// # Errors
+/// `Exists` when a namespace is pinned there, `NotFound` without `source`; nothing is left behind then.
+pub fn pin(source: &Path, path: &Path) -> Result<()> {
+    let doing = || format!("pin {} at {}", source.display(), path.display());
+    if is_pinned(path) {
+        return Err(Error::new(Kind::Exists, format!("{}: there is one already", doing())));
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().mode(0o711).recursive(true).create(directory).doing(doing)?;
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o400).open(path).doing(doing)?;
+    mount_bind(source, path).doing(doing).inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
+}
+
+/// Whether a namespace is pinned at `path`.
+pub fn is_pinned(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(NSFS_MAGIC))
+}
+
+/// Lets go of what is pinned at `path`; absent is fine. The namespace ends with its last process.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    let doing = || format!("unpin {}", path.display());
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not pinned: never finished, or removed half-way.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(e) => return Err(e).doing(doing),
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.doing(doing),
+    }
+}
+
+/// Runs `work` in the network namespace pinned at `path`, on a thread of its own: sockets made there belong to it.
+///
+/// # Errors
+/// `NotFound` when nothing is pinned there, or what `work` answers.
+pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(path).doing(|| format!("open the network namespace {}", path.display()))?;
+    on_a_thread(|| {
+        process::setns(file.as_fd(), libc::CLONE_NEWNET)
+            .doing(|| format!("enter the network namespace {}", path.display()))?;
+        work()
+    })
+}
+
+fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work);
+        let ended = thread.doing(|| "start a thread")?.join();
+        ended.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the thread in the network namespace panicked")))
+    })
+}

@@ -1,0 +1,186 @@
+//! What a keeper survives: upgrades, kills, and its clients' deaths.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::keeper::{Kept, assert_numbers, numbers};
+use crate::launch::prepare;
+use crate::support::wait_until;
+
+const LINES: u32 = 60_000;
+
+#[test]
+fn an_upgrade_loses_no_line_and_no_container() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], &numbers(LINES));
+    let (keeper, mut heir) = kept.keeper();
+    for _ in 0..5 {
+        kept.client().upgrade().unwrap();
+        heir = wait_until("the next image's heir", || Some(kept.keeper().1).filter(|next| *next != heir));
+        assert_eq!(kept.keeper().0, keeper, "its pid stays");
+    }
+    assert_eq!(kept.wait("box"), 5);
+    assert_numbers(&kept.logs("box"), LINES);
+}
+
+#[test]
+fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
+    use std::os::unix::fs::MetadataExt;
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    let program = kept.sandbox.path("coracle-keeper");
+    let install = || {
+        let new = kept.sandbox.path("new");
+        std::fs::copy(env!("CARGO_BIN_EXE_coracle-keeper"), &new).unwrap();
+        std::fs::rename(new, &program).unwrap();
+        std::fs::metadata(&program).unwrap().ino()
+    };
+    let running = |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
+    let first = install();
+    let words = ["-d", "-i", "box", "/bin/sh", "-c", "read x; exit 3"];
+    prepare(&kept.sandbox, "box", words).env("CORACLE_KEEPER", &program).go().ok();
+    let (keeper, heir) = kept.keeper();
+    assert_eq!(running(keeper), first);
+    let second = install();
+    kept.signal_keeper(Signal::HUP);
+    wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
+    assert_eq!((running(keeper), kept.keeper().0), (second, keeper));
+    std::fs::remove_file(&program).unwrap();
+    kept.signal_keeper(Signal::HUP);
+    wait_until("its complaint", || {
+        std::fs::read_to_string(kept.run_dir().join("keeper.log")).ok()?.contains("upgrade: ").then_some(())
+    });
+    kept.client().close_stdin(&kept.sandbox.id("box")).unwrap();
+    assert_eq!(kept.wait("box"), 3);
+}
+
+#[test]
+fn clients_do_not_notice_an_upgrade() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["-i"], "printf 'begun '; read x; echo ended $x; exit 6");
+    let id = kept.sandbox.id("box");
+    let mut attached = kept.client().attach(&id, true).unwrap();
+    let waiting = kept.client();
+    waiting.subscribe(&id).unwrap();
+    let heir = kept.keeper().1;
+    kept.signal_keeper(Signal::HUP);
+    wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
+    attached.send(&coracle::keeper::Frame::Input(b"well\n")).unwrap();
+    assert_eq!(waiting.told().unwrap().code, 6);
+    let mut shown = Vec::new();
+    while let Some(coracle::keeper::Frame::Output(_, data)) = attached.receive().unwrap() {
+        shown.extend_from_slice(data);
+    }
+    assert!(String::from_utf8_lossy(&shown).ends_with("ended well\n"), "{shown:?}");
+    assert_eq!(kept.logs("box"), "begun ended well\n");
+}
+
+/// Killed between a line's way to the log and its way out of the FIFO, the keeper's successor logs it again: no line is
+/// missing, the order holds, and what is there twice is at most what one look takes.
+#[track_caller]
+fn assert_nothing_is_lost(text: &str, count: u32, kills: usize) {
+    let mut next = 0;
+    let mut again = 0;
+    for line in text.lines() {
+        let number: u32 = line.strip_prefix("line ").unwrap().parse().unwrap();
+        assert!(number <= next, "line {next} is missing before {number}");
+        if number < next {
+            again += 1;
+        }
+        next = next.max(number + 1);
+    }
+    assert_eq!(next, count);
+    assert!(again <= kills * 4096, "{again} lines twice");
+}
+
+#[test]
+fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], &numbers(LINES));
+    kept.launch("cat", &["-i"], "cat; exit 2");
+    for _ in 0..5 {
+        let (keeper, heir) = kept.keeper();
+        kept.signal_keeper(Signal::KILL);
+        let next = wait_until("another keeper", || Some(kept.keeper().0).filter(|next| *next != keeper));
+        assert_eq!(next, heir, "after {keeper}");
+    }
+    assert_eq!(
+        kept.wait("box"),
+        5,
+        "no SIGPIPE, and its exit code is known though it is nobody's child here"
+    );
+    assert_nothing_is_lost(&kept.logs("box"), LINES, 5);
+    // Its input did not end when its writer was killed.
+    let id = kept.sandbox.id("cat");
+    assert_eq!(kept.sandbox.status("cat").as_deref(), Some("running"));
+    let attached = kept.client().attach(&id, true).unwrap();
+    attached.send(&coracle::keeper::Frame::Input(b"still here\n")).unwrap();
+    kept.wait_for_log("cat", "still here");
+    kept.client().close_stdin(&id).unwrap();
+    assert_eq!(kept.wait("cat"), 2);
+}
+
+#[test]
+fn an_end_that_no_keeper_saw_is_known_to_the_heir() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["--rm"], "while :; do sleep 0.02; done");
+    kept.launch("kept", &[], "while :; do sleep 0.02; done");
+    let (keeper, _) = kept.keeper();
+    let pids: Vec<i32> = kept.client().list().unwrap().into_iter().map(|(_, pid)| pid).collect();
+    let signal = |pid, signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    // Stopped, it sees nothing; it is killed before it can look.
+    signal(keeper, Signal::STOP);
+    pids.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    signal(keeper, Signal::KILL);
+    assert_eq!(kept.wait("kept"), 137);
+    wait_until("the other to be removed", || kept.sandbox.status("box").is_none().then_some(()));
+}
+
+#[test]
+fn without_an_heir_the_next_keeper_adopts_what_lives() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], &numbers(LINES));
+    kept.launch("dead", &[], "while :; do sleep 0.02; done");
+    let (keeper, heir) = kept.keeper();
+    let dead = kept.sandbox.state("dead")["pid"].as_i64().unwrap();
+    for pid in [heir, keeper, i32::try_from(dead).unwrap()] {
+        // The keeper cannot make another heir: it is stopped first.
+        if pid == heir {
+            kill_process(Pid::from_raw(keeper).unwrap(), Signal::STOP).unwrap();
+        }
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+    wait_until("both to be gone", || {
+        let gone = |pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
+        (gone(keeper) && gone(heir)).then_some(())
+    });
+    assert_eq!(kept.sandbox.status("box").as_deref(), Some("running"), "it waits for somebody to read");
+    kept.launch("other", &["--rm"], "exit 0");
+    assert_eq!(kept.wait("box"), 5);
+    assert_nothing_is_lost(&kept.logs("box"), LINES, 1);
+    // Nobody held its pidfd: how it ended is known only where its new parent was slow to reap it.
+    let (code, state) = (kept.wait("dead"), kept.sandbox.state("dead"));
+    assert!(code == 137 || (code == 255 && state["exitUnknown"] == true), "{code}: {state}");
+}
+
+#[test]
+fn a_keeper_that_is_ended_leaves_its_containers_to_the_next() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["-i"], "trap 'exit 4' TERM; echo ready; while :; do sleep 0.02; done");
+    kept.wait_for_log("box", "ready");
+    let (keeper, heir) = kept.keeper();
+    kept.signal_keeper(Signal::TERM);
+    wait_until("both to be gone", || {
+        let gone = |pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
+        (gone(keeper) && gone(heir)).then_some(())
+    });
+    assert_eq!(kept.sandbox.status("box").as_deref(), Some("running"));
+    kept.launch("other", &["--rm"], "exit 0");
+    kept.sandbox.coracle(["stop", &kept.sandbox.id("box")]).ok();
+    assert_eq!(kept.wait("box"), 4);
+}

@@ -1,0 +1,200 @@
+//! Where an image is looked for: mirrors, TLS, proxies, and what happens when a place is down.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use coracle::error::Kind;
+use coracle::image::registry::places;
+use coracle::store::reference::Reference;
+
+use super::pull_fixture::place;
+use super::support::registry::{Auth, Certificates, Fault, TestRegistry};
+use super::support::{Run, Runtime};
+
+#[test]
+fn a_mirror_is_asked_first_and_says_what_it_may_say() {
+    let (registry, mirror) = (TestRegistry::start(), TestRegistry::start());
+    registry.small("app:1");
+    mirror.small("app:1");
+    let place = place();
+    let hosts = |capabilities: &str| {
+        let (own, other) = (registry.url(), mirror.url());
+        let text = format!("server = \"{own}\"\n[host.\"{other}\"]\ncapabilities = [{capabilities}]\n");
+        place.write(&format!("certs.d/{}/hosts.toml", registry.host()), &text);
+    };
+    hosts("\"pull\"");
+    place.pulled(&registry.name("app:1"));
+    assert_eq!((registry.count("/manifests/"), registry.count("/blobs/")), (1, 0), "only what the tag means");
+    assert_eq!((mirror.count("/manifests/1"), mirror.count("/blobs/")), (0, 3));
+    let asked = format!("?ns={}", registry.host());
+    assert_eq!(mirror.count(&asked), mirror.seen().len(), "{:?}", mirror.seen());
+    registry.forget();
+    hosts("\"pull\", \"resolve\"");
+    let other = super::pull_fixture::place();
+    let mut options = other.options.clone();
+    options.registry.hosts_dirs.clone_from(&place.options.registry.hosts_dirs);
+    let other = super::pull_fixture::Place { options, ..other };
+    other.pulled(&registry.name("app:1"));
+    assert!(registry.seen().is_empty(), "{:?}", registry.seen());
+}
+
+#[test]
+fn a_mirror_that_is_down_or_breaks_halfway_is_replaced_by_the_registry() {
+    let (registry, mirror) = (TestRegistry::start(), TestRegistry::start());
+    let (layer, data) = registry.big("app:1", 500_000);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = place();
+    let text =
+        format!("server = \"{}\"\n[host.\"http://{closed}\"]\n[host.\"{}\"]\n", registry.url(), mirror.url());
+    place.write(&format!("certs.d/{}/hosts.toml", registry.host()), &text);
+    mirror.big("app:1", 500_000);
+    mirror.fault(&layer, 1, Fault::Cut(200_000));
+    mirror.fault(&layer, 99, Fault::HangUp);
+    let image = place.pulled(&registry.name("app:1"));
+    assert!(place.read(&image, "data").unwrap() == data);
+    let seen = registry.seen();
+    let ranges: Vec<_> = seen.iter().filter_map(|s| s.headers.get("range")).collect();
+    assert_eq!(ranges, ["bytes=200000-"]);
+}
+
+#[test]
+fn the_files_of_k3s_and_podman_lead_to_mirrors_too() {
+    let mirror = TestRegistry::start();
+    mirror.small("rewritten/app:1");
+    mirror.require(Auth::Basic("joe:secret"));
+    let place = place();
+    let (host, url) = (mirror.host(), mirror.url());
+    place.write(
+        "registries.yaml",
+        &format!(
+            "mirrors:\n  nowhere.example:\n    endpoint: [\"{url}\"]\n    rewrite: {{\"^ns/(.*)\": \"rewritten/$1\"}}\n\
+             configs:\n  \"{host}\":\n    auth: {{username: joe, password: secret}}\n"
+        ),
+    );
+    place.pulled("nowhere.example/ns/app:1");
+    mirror.require(Auth::Open);
+    let conf = format!(
+        "[[registry]]\nprefix = \"else.example/ns\"\nlocation = \"gone.example\"\n\
+         [[registry.mirror]]\nlocation = \"{host}/rewritten\"\ninsecure = true\n\
+         [[registry]]\nlocation = \"bad.example\"\nblocked = true\n"
+    );
+    let place = super::pull_fixture::place();
+    place.write("registries.conf", &conf);
+    let image = place.pulled("else.example/ns/app:1");
+    assert_eq!(image.names, ["else.example/ns/app:1"]);
+    let place = super::pull_fixture::place();
+    place.write("registries.conf", &conf);
+    place.refused("bad.example/app", Kind::Denied, "blocked");
+}
+
+#[test]
+fn plain_http_is_spoken_only_here_or_where_it_was_asked_for() {
+    let options = place().options.registry;
+    let urls = |name: &str, verify: Option<bool>| {
+        let options = coracle::image::registry::RegistryOptions { tls_verify: verify, ..options.clone() };
+        places(&options, &Reference::parse(name).unwrap()).unwrap()
+    };
+    assert_eq!(urls("r.example/a", None), ["https://r.example/v2/a"]);
+    assert_eq!(urls("r.example/a", Some(false)), ["https://r.example/v2/a", "http://r.example/v2/a"]);
+    assert_eq!(urls("localhost:5000/a", None).len(), 2);
+    assert_eq!(urls("localhost:5000/a", Some(true)), ["https://localhost:5000/v2/a"]);
+    assert_eq!(urls("busybox", None), ["https://registry-1.docker.io/v2/library/busybox"]);
+}
+
+#[test]
+fn tls_takes_only_authorities_that_are_trusted() {
+    needs!(openssl);
+    let mut place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki"));
+    let registry = TestRegistry::start_tls(&certificates);
+    registry.small("app:1");
+    let name = registry.name("app:1");
+    place.options.registry.tls_verify = Some(true);
+    let error = place.refused(&name, Kind::Denied, "set up TLS");
+    assert!(error.first_hint().unwrap().contains("--cert-dir"), "{error:?}");
+    assert!(registry.seen().is_empty());
+    let trusted = place.dir.path().join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(certificates.path("ca.pem"), trusted.join("ca.crt")).unwrap();
+    place.options.registry.cert_dir = Some(trusted);
+    place.pulled(&name);
+    let mut any = super::pull_fixture::place();
+    any.options.registry.tls_verify = Some(false);
+    any.pulled(&name);
+}
+
+#[test]
+fn a_registry_may_want_our_certificate_and_a_redirect_does_not_get_it() {
+    needs!(openssl);
+    let place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki")).wanting_client();
+    let registry = TestRegistry::start_tls(&certificates);
+    let layout = registry.small("app:1");
+    let pem = |file: &str| certificates.path(file).display().to_string();
+    let url = registry.url();
+    let text = |client: &str| {
+        format!("server = \"{url}\"\n[host.\"{url}\"]\nca = \"{}\"\n{client}\n", pem("ca.pem"))
+    };
+    let hosts = format!("certs.d/{}/hosts.toml", registry.host());
+    place.write(&hosts, &text(""));
+    place.refused(&registry.name("app:1"), Kind::Unreachable, "");
+    place.write(&hosts, &text(&format!("client = [[\"{}\", \"{}\"]]", pem("client.pem"), pem("client.key"))));
+    let strange = TestRegistry::start_tls(&certificates);
+    strange.layout(&layout, "app:1");
+    let layer = layout.layer(1).replace("blobs/sha256/", "sha256:");
+    let moved = vec![("Location", format!("{}/v2/app/blobs/{layer}", strange.url()))];
+    registry.fault(&layer, 99, Fault::Status(307, moved));
+    place.refused(&registry.name("app:1"), Kind::Unreachable, "");
+    assert!(strange.seen().is_empty());
+    registry.heal();
+    place.pulled(&registry.name("app:1"));
+}
+
+#[test]
+fn a_redirect_out_of_tls_is_followed_for_what_a_digest_checks_and_no_further() {
+    needs!(openssl);
+    let mut place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki"));
+    let (registry, plain) = (TestRegistry::start_tls(&certificates), TestRegistry::start());
+    let layout = registry.small("app:1");
+    plain.layout(&layout, "app:1");
+    place.options.registry.tls_verify = Some(false);
+    let layer = layout.layer(1).replace("blobs/sha256/", "sha256:");
+    let to = |what: &str| vec![("Location", format!("{}/v2/app/{what}", plain.url()))];
+    registry.fault("/manifests/1", 99, Fault::Status(307, to("manifests/1")));
+    place.options.registry.timing.tries = 1;
+    let error = place.pull(&registry.name("app:1")).unwrap_err();
+    assert!(plain.seen().is_empty(), "{error:?}");
+    registry.heal();
+    registry.fault(&layer, 1, Fault::Status(307, to(&format!("blobs/{layer}"))));
+    place.pulled(&registry.name("app:1"));
+    assert_eq!(plain.count("/blobs/"), 1);
+}
+
+/// Runs the program itself, for what it takes from the environment.
+fn coracle(store: &Path, variables: &[(&str, &str)], args: &[&str]) -> super::support::Output {
+    let mut run =
+        Run::new(Runtime::Ours.program()).arg("--store").arg(store).args(["image", "pull"]).args(args);
+    for (name, value) in variables {
+        run = run.env(name, value);
+    }
+    run.go()
+}
+
+#[test]
+fn a_proxy_is_asked_unless_no_proxy_says_otherwise() {
+    let (place, proxy) = (place(), TestRegistry::start());
+    proxy.small("app:1");
+    let dir = place.dir.path().join("certs.d");
+    place.write("certs.d/r.test/hosts.toml", "server = \"http://r.test\"\n");
+    let store = place.dir.path().join("other");
+    let args = ["--hosts-dir", dir.to_str().unwrap(), "--retry", "1", "r.test/app:1"];
+    coracle(&store, &[("http_proxy", &proxy.url())], &args).ok();
+    assert!(proxy.seen().iter().all(|seen| seen.headers["host"] == "r.test"), "{:?}", proxy.seen());
+    proxy.forget();
+    let args = ["--hosts-dir", dir.to_str().unwrap(), "--retry", "1", "r.test/app:2"];
+    let direct = [("http_proxy", proxy.url()), ("no_proxy", "10.0.0.0/8,.test".to_owned())];
+    let direct = direct.each_ref().map(|(name, value)| (*name, value.as_str()));
+    coracle(&store, &direct, &args).fails();
+    assert!(proxy.seen().is_empty());
+}
