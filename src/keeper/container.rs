@@ -244,6 +244,10 @@ impl Keeper {
         self.heir_forgets(container.id());
         self.clients.forget(key);
         self.listen_again();
+        if self.containers.is_empty() {
+            // There may be nothing to do for long.
+            sys::memory::unmap_code();
+        }
     }
 
     /// The container's terminal has come.

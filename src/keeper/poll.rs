@@ -132,6 +132,8 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Serves until it is told to stop.
     pub(super) fn run(&mut self) {
+        // What only a start needs may go.
+        crate::sys::memory::unmap_code();
         while !self.stop {
             for (token, flags) in self.poll.wait(self.unfinished.is_empty()) {
                 self.handle(token, flags);
