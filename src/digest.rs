@@ -168,6 +168,22 @@ mod tests {
         assert_eq!(hasher.finish(), Digest::parse(ABC).unwrap());
     }
 
+    proptest::proptest! {
+        /// ring hashes, for speed without SHA instructions; sha2 says whether it does so rightly.
+        #[test]
+        fn the_digest_is_the_one_that_sha2_computes(
+            pieces: Vec<Vec<u8>>
+        ) {
+            let mut hasher = Hasher::new();
+            pieces.iter().for_each(|piece| hasher.update(piece));
+            let all = pieces.concat();
+            let other: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(&all).into();
+            let hex: String = other.iter().map(|byte| format!("{byte:02x}")).collect();
+            proptest::prop_assert_eq!(hasher.finish().hex(), hex.as_str());
+            proptest::prop_assert_eq!(Digest::of(&all).hex(), hex.as_str());
+        }
+    }
+
     #[test]
     fn cve_2024_3727_only_the_one_form_is_accepted() {
         let bare = &ABC[7..];
