@@ -58,6 +58,16 @@ fn errors_go_to_the_log_as_callers_read_them() {
 }
 
 #[test]
+fn for_an_engine_an_error_is_one_line() {
+    let sandbox = Sandbox::new();
+    let (log, bundle) = (sandbox.path("log.json"), sandbox.path("no-bundle"));
+    let (log, bundle) = (log.to_str().unwrap(), bundle.to_str().unwrap());
+    let output = sandbox.coracle(["--log", log, "create", "--bundle", bundle, "x"]).exits(1);
+    assert_eq!(output.stderr.lines().count(), 1, "{output}");
+    assert!(output.stderr.contains("config.json: No such file"), "{output}");
+}
+
+#[test]
 fn an_empty_root_has_no_containers() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.coracle(["list", "--quiet"]).ok().stdout, "");
