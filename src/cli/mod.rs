@@ -180,6 +180,10 @@ fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
     report::log_to(global.log.clone(), global.log_format, global.debug);
     let Some((name, of_verb)) = matches.subcommand() else { return ExitCode::FAILURE };
     let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else { return ExitCode::FAILURE };
+    if verb.enters {
+        // What parsed the command line is not needed again, and a start's peak is what a small board has to have.
+        crate::sys::memory::unmap_code();
+    }
     match (verb.run)(&context(&global), of_verb) {
         Ok(code) => code,
         Err(error) => report::fail(&error),

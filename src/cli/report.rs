@@ -1,19 +1,14 @@
 //! The one place where errors are printed and exit codes chosen.
 
 use std::error::Error as _;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
 use crate::error::{Error, Kind};
 
 /// Exit code of every failure of ours, as runc's: callers tell failures apart by the message in the log.
 const FAILURE: u8 = 1;
-
-/// Whether an engine started us (`--log`). podman shows its user only the one line of standard error that it knows a
-/// word of, so an error is one line then.
-static ON_ONE_LINE: OnceLock<bool> = OnceLock::new();
 
 /// Format of the log file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -27,7 +22,6 @@ pub enum Format {
 
 /// Sends warnings, and with `debug` more, to standard error and to the log file.
 pub fn log_to(file: Option<PathBuf>, format: Format, debug: bool) {
-    let _ = ON_ONE_LINE.set(file.is_some());
     crate::log::set_sink(move |level, message| {
         if level == "debug" && !debug {
             return;
@@ -67,24 +61,23 @@ fn exit_code(kind: Kind) -> ExitCode {
 /// Prints an error with its causes and its hint, and puts it into the log.
 pub fn error(error: &Error) {
     crate::log::error(&error.chain());
-    let text = match ON_ONE_LINE.get() {
-        Some(true) => format!("error: {}\n", error.chain()),
-        _ => paragraph(error),
-    };
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(text(error, std::io::stderr().is_terminal()).as_bytes());
 }
 
-fn paragraph(error: &Error) -> String {
-    let mut text = format!("error: {error}\n");
+/// A line for each cause is for people. Whoever else reads it looks for one line: podman shows its user only the one in
+/// which it knows a word.
+fn text(error: &Error, for_people: bool) -> String {
+    let mut text = format!("error: {error}");
     let mut next = error.source();
     while let Some(cause) = next {
-        text.push_str(&format!("  caused by: {cause}\n"));
+        text.push_str(if for_people { "\n  caused by: " } else { ": " });
+        text.push_str(&cause.to_string());
         next = cause.source();
     }
     if let Some(hint) = error.first_hint() {
-        text.push_str(&format!("  hint: {hint}\n"));
+        text.push_str(&format!("\n  hint: {hint}"));
     }
-    text
+    text + "\n"
 }
 
 /// clap's own message. Help and version are no failure; a broken pipe behind them neither.

@@ -19,6 +19,7 @@ use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::undo::Undo;
 use crate::launch::{hooks, namespaces};
 use crate::record::{Config, ContainerState, Extra, Layout, Lock};
+use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
 
 /// How a container is created.
@@ -96,6 +97,8 @@ pub(super) fn make(
     start: Start,
     console: Option<OwnedFd>,
 ) -> Result<Made> {
+    // What read the configuration is not needed again: the peak of a start is what a small board has to have.
+    unmap_code();
     let mut undo = Undo::new();
     if options.root.is_none() {
         check_root(spec, &options.bundle)?;
@@ -145,6 +148,8 @@ pub(super) fn make(
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
     let given = Given { root, console, start_socket, process: None };
     let parent = options.parent.as_deref().unwrap_or(&apply::Own);
+    // Nor is what planned.
+    unmap_code();
     let launched = apply::spawn(&plan, given, Some(&group), parent)?;
     paths.borrow_mut().clone_from(group.paths());
     let state = record(spec, id, options, &launched, &group, runtime.systemd_cgroup)?;
