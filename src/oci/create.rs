@@ -1,5 +1,6 @@
 //! `create`: everything but the payload.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -115,12 +116,7 @@ pub(super) fn make(
     let paths = std::rc::Rc::new(std::cell::RefCell::new(group.paths().clone()));
     undo.push("cgroup", {
         let paths = std::rc::Rc::clone(&paths);
-        move || {
-            if let Ok(group) = Group::from_paths(&paths.borrow()) {
-                let _ = group.kill_all(libc::SIGKILL);
-                let _ = group.remove();
-            }
-        }
+        move || give_back(&paths.borrow())
     });
     let unified = mode == cgroup::Mode::V2;
     let facts = Facts::gather(spec, unified, group.paths().clone())?;
@@ -160,6 +156,14 @@ pub(super) fn make(
     let process = launched.let_go()?;
     undo.disarm();
     Ok(Made { layout, lock, state, process })
+}
+
+/// Ends what is in a cgroup that was made in vain, and removes it.
+fn give_back(paths: &BTreeMap<String, PathBuf>) {
+    if let Ok(group) = Group::from_paths(paths) {
+        let _ = group.kill_all(libc::SIGKILL);
+        let _ = group.remove();
+    }
 }
 
 /// The root filesystem has to be a directory; said here, where there is nothing to undo.
@@ -220,8 +224,7 @@ fn record(
 ) -> Result<ContainerState> {
     let pid = launched.pid();
     let stat = ProcStat::read(pid)?;
-    let annotations: std::collections::BTreeMap<_, _> =
-        spec.annotations().clone().into_iter().flatten().collect();
+    let annotations: BTreeMap<_, _> = spec.annotations().clone().into_iter().flatten().collect();
     let mut labels = vec![format!("bundle={}", options.bundle.display())];
     labels.extend(annotations.iter().map(|(key, value)| format!("{key}={value}")));
     let rootfs = spec.root().as_ref().map(|root| options.bundle.join(root.path())).unwrap_or_default();
