@@ -35,6 +35,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
     ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
     ("yaml_rust2", &["image/registry/"], "one file of K3s is YAML"),
+    ("coracle_cri", &["serve/", "pod/"], "what kubelet says is for whoever answers it"),
     ("tonic", &[], "gRPC lives in cri/"),
     ("prost", &[], "gRPC lives in cri/"),
     ("async_std", &[], "there is one runtime, and it is at the edge"),
