@@ -34,7 +34,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("hyper", &["image/registry/"], "only what talks to registries knows the network"),
     ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
     ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
-    ("yaml_rust2", &["image/registry/"], "one file of K3s is YAML"),
+    ("yaml_rust2", &["image/registry/", "pod/cdi.rs"], "one file of K3s is YAML, and CDI's are"),
     ("coracle_cri", &["serve/", "pod/"], "what kubelet says is for whoever answers it"),
     ("tonic", &[], "gRPC lives in cri/"),
     ("prost", &[], "gRPC lives in cri/"),
