@@ -51,7 +51,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         .thread_keep_alive(KEEP_THREAD)
         .build()
         .doing(|| "set up the server")?;
-    let node = Arc::new(Node::new(config, store));
+    let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
     drop(bound);
