@@ -1,4 +1,7 @@
-//! Tells the linker which functions a start executes, so that they lie side by side: see benches/start-order.
+//! Tells the linker which functions a start executes, so that they lie side by side: see benches/start-order. Tells the
+//! program which commit it is of.
+
+use std::process::Command;
 
 fn main() {
     let is = |name, value| std::env::var(name).is_ok_and(|v| v == value);
@@ -7,4 +10,26 @@ fn main() {
         let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bin=coracle=-Wl,-T,{here}/src/start.ld");
     }
+    println!("cargo:rustc-env=CORACLE_COMMIT={}", commit(is("PROFILE", "release")));
+}
+
+/// What `CORACLE_COMMIT` says, or git; git only for releases, for the whole crate is compiled anew when the answer changes.
+fn commit(is_release: bool) -> String {
+    println!("cargo:rerun-if-env-changed=CORACLE_COMMIT");
+    if let Ok(given) = std::env::var("CORACLE_COMMIT") {
+        return given;
+    }
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
+    };
+    // Sources that are unpacked into another project's repository are not of its commits.
+    let is_ours = || git(&["rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
+    if !is_release || !is_ours() {
+        return "unknown".to_owned();
+    }
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
 }

@@ -16,6 +16,7 @@ mod kill;
 pub mod launch;
 mod list;
 mod logs;
+mod man;
 mod pause;
 mod ps;
 pub mod report;
@@ -28,6 +29,7 @@ mod start;
 mod state;
 mod stop;
 mod update;
+mod version;
 mod wait;
 
 use std::ffi::OsString;
@@ -131,7 +133,7 @@ macro_rules! verbs {
     };
 }
 
-const VERBS: [Verb; 26] = verbs! {
+const VERBS: [Verb; 27] = verbs! {
     "launch" launch::LaunchArgs true,
     "image" image::ImageArgs false,
     "serve" serve::ServeArgs true,
@@ -158,7 +160,11 @@ const VERBS: [Verb; 26] = verbs! {
     "features" features::FeaturesArgs false,
     "completions" completions::CompletionsArgs false,
     "help-all" completions::HelpAllArgs false,
+    "man" man::ManArgs false,
 };
+
+/// Verbs for those who make packages and pages.
+const HIDDEN: [&str; 2] = ["help-all", "man"];
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -248,7 +254,7 @@ fn find_verb(args: &[OsString]) -> Option<&'static Verb> {
 fn base() -> Command {
     let command = Command::new("coracle")
         .about("A container runtime for constrained devices")
-        .version(concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"))
+        .version(version::TEXT)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);
@@ -259,7 +265,7 @@ fn base() -> Command {
 fn full() -> Command {
     VERBS.iter().fold(base(), |command, verb| {
         let parser = (verb.parser)(Command::new(verb.name));
-        command.subcommand(if verb.name == "help-all" { parser.hide(true) } else { parser })
+        command.subcommand(if HIDDEN.contains(&verb.name) { parser.hide(true) } else { parser })
     })
 }
 

@@ -38,5 +38,5 @@ mod stream;
 mod wire;
 
 pub use pod_init::POD_INIT;
-pub use start::{RUN, main};
+pub use start::{RUN, USAGE, main};
 pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};

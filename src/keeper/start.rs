@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
 
 use super::birth::Limits;
+use super::client::Client;
 use super::clients::Clients;
 use super::container::{Container, complain};
 use super::handover;
@@ -24,13 +25,15 @@ use super::stream::{Desk, Source};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
 
-const USAGE: &str = "\
+/// What `--help` prints.
+pub const USAGE: &str = "\
 The one parent of a node's containers: holds their streams, writes their logs, says how they ended.
 
-Usage: coracle-keeper [--run DIR] [--foreground]
+Usage: coracle-keeper [--run DIR] [--foreground | --upgrade]
 
   --run DIR      Directory for the socket and what is known of the containers [default: /run/coracle]
   --foreground   Stay in this session
+  --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP
   --version      Print the version
 
 SIGHUP: execute the program anew, as after an upgrade; no container notices.
@@ -45,6 +48,7 @@ pub const RUN: &str = "/run/coracle";
 enum Ask {
     Help,
     Version,
+    Upgrade(PathBuf),
     Serve { run: PathBuf, foreground: bool, resume: Option<i32> },
 }
 
@@ -56,6 +60,7 @@ pub fn main() -> ExitCode {
     let ended = parse(std::env::args_os().skip(1)).and_then(|ask| match ask {
         Ask::Help => print(USAGE),
         Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ask::Upgrade(run) => Client::connect(&run).and_then(|keeper| keeper.upgrade()),
         Ask::Serve { run, foreground, resume } => start(&run, foreground, resume),
     });
     match ended {
@@ -74,7 +79,7 @@ fn print(text: &str) -> Result<()> {
 
 fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
     let mut args = args;
-    let (mut run, mut foreground, mut resume) = (PathBuf::from(RUN), false, None);
+    let (mut run, mut foreground, mut upgrade, mut resume) = (PathBuf::from(RUN), false, false, None);
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy().into_owned();
         let mut value =
@@ -84,11 +89,12 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
             "--version" | "-V" => return Ok(Ask::Version),
             "--run" => run = value()?.into(),
             "--foreground" => foreground = true,
+            "--upgrade" => upgrade = true,
             "--resume" => resume = value()?.to_str().and_then(|n| n.parse().ok()),
             _ => return Err(Error::invalid(format!("unknown argument {text:?}")).hint("see --help")),
         }
     }
-    Ok(Ask::Serve { run, foreground, resume })
+    Ok(if upgrade { Ask::Upgrade(run) } else { Ask::Serve { run, foreground, resume } })
 }
 
 fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {

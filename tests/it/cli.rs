@@ -126,3 +126,33 @@ fn a_reader_that_leaves_is_no_error() {
     );
     Run::new("bash").args(["-c", &script]).go().ok();
 }
+
+#[test]
+fn the_version_says_commit_specification_and_features() {
+    let output = coracle(&["--version"]).go().ok();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines[0], concat!("coracle ", env!("CARGO_PKG_VERSION")), "{output}");
+    assert!(lines[1].starts_with("commit: ") && lines[1].len() > "commit: ".len(), "{output}");
+    assert_eq!(lines[2], "spec: 1.2.1", "{output}");
+    assert!(lines[3].starts_with("features: ") && lines[3].contains("+SECCOMP"), "{output}");
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_verb() {
+    let sandbox = Sandbox::new();
+    let directory = sandbox.path("man");
+    std::fs::create_dir(&directory).unwrap();
+    coracle(&["man"]).arg(&directory).go().ok();
+    let help = coracle(&["--help"]).go().ok();
+    let verbs = help.stdout.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let verbs: Vec<&str> = verbs.map_while(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.len() > 20, "{verbs:?}");
+    for verb in verbs {
+        let page = std::fs::read_to_string(directory.join(format!("coracle-{verb}.1"))).expect(verb);
+        assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{verb}: {page}");
+    }
+    for page in ["coracle.1", "coracle-keeper.1", "coracle-config.toml.5"] {
+        let page = std::fs::read_to_string(directory.join(page)).expect(page);
+        assert!(page.contains(&format!("coracle {}", env!("CARGO_PKG_VERSION"))), "{page}");
+    }
+}

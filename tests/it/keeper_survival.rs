@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
 use crate::launch::prepare;
-use crate::support::wait_until;
+use crate::support::{Run, wait_until};
 
 const LINES: u32 = 60_000;
 
@@ -42,7 +42,7 @@ fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
     let (keeper, heir) = kept.keeper();
     assert_eq!(running(keeper), first);
     let second = install();
-    kept.signal_keeper(Signal::HUP);
+    Run::new(&program).arg("--upgrade").arg("--run").arg(kept.run_dir()).go().ok();
     wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
     assert_eq!((running(keeper), kept.keeper().0), (second, keeper));
     std::fs::remove_file(&program).unwrap();

@@ -25,6 +25,7 @@ const SIBLINGS: &[(&str, &str)] = &[("error", "id"), ("id", "error")];
 const FENCES: &[(&str, &[&str], &str)] = &[
     ("clap", &["cli"], "arguments are parsed once, at the edge"),
     ("clap_complete", &["cli"], "completions come from the same definition"),
+    ("clap_mangen", &["cli"], "the manual comes from the same definition"),
     ("indicatif", &["cli"], "only the command line draws progress"),
     ("libcontainer", &["launch/", "oci/"], "a toolbox of the plan side, never of the hot path"),
     ("cgroups_rs", &["cgroup/"], "v1, hybrid and systemd stay behind our own cgroup type"),
