@@ -18,6 +18,7 @@
 //! | `record` | the run directory |
 //! | `cgroup` | a cgroup of its own |
 //! | `heir` | who takes over when the keeper is killed |
+//! | `notify` | what systemd is told |
 //! | `pod_init` | the first process of a PID namespace that a pod's containers share |
 //! | `handover`, `start` | executing anew, and the command line |
 
@@ -30,6 +31,7 @@ mod handover;
 mod heir;
 mod log;
 mod machine;
+mod notify;
 mod pod_init;
 mod poll;
 mod record;
@@ -37,6 +39,7 @@ mod start;
 mod stream;
 mod wire;
 
+pub use notify::notify;
 pub use pod_init::POD_INIT;
 pub use start::{RUN, USAGE, main};
 pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};

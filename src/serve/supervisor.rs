@@ -1,28 +1,13 @@
 //! What systemd is told, and what it hands over: sd_notify(3) and sd_listen_fds(3), without its library.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 
 use crate::error::{Doing, Error, Result};
+pub(super) use crate::keeper::notify;
 use crate::sys::fd;
 
 /// The first descriptor that is handed over.
 const FIRST: i32 = 3;
-
-/// Tells whoever supervises this process, if anybody does, for example `READY=1`. That it is not heard is no failure.
-pub(super) fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
-    let address = match path.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop));
-    if let Err(error) = sent {
-        crate::log::debug(&format!("tell {} of {state:?}: {error}", path.display()));
-    }
-}
 
 /// Says that the configuration is being read anew; `READY=1` says that it was.
 pub(super) fn notify_reloading() {
