@@ -163,7 +163,9 @@ fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket
     }
     complain("the keeper is gone: taking over");
     // A service's main process is who gets its signals.
-    super::notify(&format!("MAINPID={}", std::process::id()));
+    if let Err(error) = super::notify(&format!("MAINPID={}", std::process::id())) {
+        complain(&format!("tell the supervisor: {error}"));
+    }
     let own = |fd: &OwnedFd| fd.try_clone();
     match (own(listener), own(lock)) {
         (Ok(listener), Ok(lock)) => super::start::serve(place, listener, lock, inheritance),

@@ -3,11 +3,17 @@
 use std::os::unix::net::UnixListener;
 
 use crate::error::{Doing, Error, Result};
-pub(super) use crate::keeper::notify;
 use crate::sys::fd;
 
 /// The first descriptor that is handed over.
 const FIRST: i32 = 3;
+
+/// Tells whoever supervises this process, if anybody does, for example `READY=1`. That it is not heard is no failure.
+pub(super) fn notify(state: &str) {
+    if let Err(error) = crate::keeper::notify(state) {
+        crate::log::debug(&format!("tell the supervisor of {state:?}: {error}"));
+    }
+}
 
 /// Says that the configuration is being read anew; `READY=1` says that it was.
 pub(super) fn notify_reloading() {
