@@ -70,7 +70,10 @@ impl Pods {
         undo: &mut Undo,
     ) -> Result<()> {
         let root = directory.join("init");
-        std::fs::create_dir(&root).doing(|| format!("make {}", root.display()))?;
+        // With the place of its program: in a user namespace it could not make that itself.
+        std::fs::create_dir(&root)
+            .and_then(|()| std::fs::write(root.join(PROGRAM.trim_start_matches('/')), ""))
+            .doing(|| format!("make {}", root.display()))?;
         let spec = self.first_process(id, wishes, directory, root)?;
         let runtime = self.runtime();
         let own = ContainerId::parse(id)?;

@@ -103,7 +103,10 @@ impl Pods {
         match &wishes.namespaces.user {
             Some(ids) => {
                 let maps = crate::launch::namespaces::IdMaps::new(&ids.uids, &ids.gids);
-                crate::image::rootfs::mount_mapped(&lower, layer, &maps)
+                let host =
+                    |list: &[oci_spec::runtime::LinuxIdMapping]| list.first().map_or(0, |m| m.host_id());
+                let root = (host(&ids.uids), host(&ids.gids));
+                crate::image::rootfs::mount_mapped(&lower, layer, &maps, root)
             }
             // The layer goes with its container: it is never synced, so flash is not worn for nothing.
             None => crate::image::rootfs::mount(&lower, layer, true),
