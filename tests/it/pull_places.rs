@@ -1,7 +1,8 @@
 //! Where an image is looked for: mirrors, TLS, proxies, and what happens when a place is down.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use coracle::error::Kind;
 use coracle::image::registry::places;
@@ -124,6 +125,25 @@ fn tls_takes_only_authorities_that_are_trusted() {
 }
 
 #[test]
+fn a_certificate_that_is_not_good_yet_makes_one_look_at_the_clock() {
+    needs!(openssl);
+    let mut place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki")).of_the_future();
+    let registry = TestRegistry::start_tls(&certificates);
+    registry.small("app:1");
+    let trusted = place.dir.path().join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(certificates.path("ca.pem"), trusted.join("ca.crt")).unwrap();
+    place.options.registry.cert_dir = Some(trusted);
+    place.options.registry.tls_verify = Some(true);
+    let error = place.refused(&registry.name("app:1"), Kind::Denied, "set up TLS");
+    let today = chrono::Utc::now().format("%Y-%m-").to_string();
+    let hint = error.first_hint().unwrap();
+    assert!(hint.contains("clock says") && hint.contains(&today), "{error:?}");
+    assert!(registry.seen().is_empty());
+}
+
+#[test]
 fn a_registry_may_want_our_certificate_and_a_redirect_does_not_get_it() {
     needs!(openssl);
     let place = place();
@@ -179,6 +199,49 @@ fn coracle(store: &Path, variables: &[(&str, &str)], args: &[&str]) -> super::su
         run = run.env(name, value);
     }
     run.go()
+}
+
+/// Listens at an address and answers nobody: what a link is like that drops what it does not like.
+fn dead(at: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind(at).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+#[test]
+fn a_name_with_two_addresses_is_reached_by_the_one_that_lives() {
+    needs!(root, ipv6);
+    for (alive, dead_one) in [("127.0.0.1", "[::1]"), ("[::1]", "127.0.0.1")] {
+        let (place, registry) = (place(), TestRegistry::start_at(alive));
+        registry.small("app:1");
+        let port = registry.host().rsplit_once(':').unwrap().1.to_owned();
+        let dead = dead(format!("{dead_one}:{port}").parse().unwrap());
+        place.write("hosts", "::1 twofold.test\n127.0.0.1 twofold.test\n");
+        let server = format!("server = \"http://twofold.test:{port}\"\n");
+        place.write(&format!("certs.d/twofold.test:{port}/hosts.toml"), &server);
+        let script = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+        let at = |name: &str| place.dir.path().join(name);
+        Run::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(at("hosts"))
+            .arg(Runtime::Ours.program())
+            .arg("--store")
+            .arg(at("other"))
+            .args(["image", "pull", "--retry", "1", "--connect-timeout", "8", "--hosts-dir"])
+            .arg(at("certs.d"))
+            .arg(format!("twofold.test:{port}/app:1"))
+            .go()
+            .ok();
+        drop(dead);
+    }
+    // An address in the place of a name.
+    let registry = TestRegistry::start_at("[::1]");
+    registry.small("app:1");
+    place().pulled(&registry.name("app:1"));
 }
 
 #[test]
