@@ -15,12 +15,12 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes an authority, and a certificate for 127.0.0.1 and localhost.
+    /// Makes an authority, and a certificate for 127.0.0.1, localhost and r.test.
     pub(crate) fn make(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let own = Self { dir: dir.to_owned(), wants_client: false };
         own.openssl("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-        own.signed("server", &["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]);
+        own.signed("server", &["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:r.test"]);
         own.signed("client", &["-addext", "extendedKeyUsage=clientAuth"]);
         own
     }
