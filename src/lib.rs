@@ -26,4 +26,6 @@ pub mod keeper;
 pub mod net;
 pub mod oci;
 
+pub mod pod;
+
 pub mod cli;

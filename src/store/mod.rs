@@ -56,7 +56,7 @@ use lock::{How, Locked};
 use trash::{Trash, names as entry_names};
 
 pub use gc::Cleared;
-pub use hold::Hold;
+pub use hold::{Hold, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
