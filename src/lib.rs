@@ -28,4 +28,6 @@ pub mod oci;
 
 pub mod pod;
 
+pub mod serve;
+
 pub mod cli;

@@ -327,6 +327,16 @@ impl Store {
         usage::usage(self)
     }
 
+    /// The bytes of all layers' files, unpacked, and how many of these there are: by the journal, without looking.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn size_of_layers(&self) -> Result<(u64, u64)> {
+        let view = self.refresh()?;
+        let layers = view.layers.values();
+        Ok(layers.fold((0, 0), |(bytes, files), layer| (bytes + layer.size_bytes, files + layer.entries)))
+    }
+
     /// Compares images with what was unpacked: documents, every path of every layer with its content and attributes,
     /// and the journal. `each` hears of every difference; damaged layers are quarantined until they come in again.
     ///
