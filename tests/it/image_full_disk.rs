@@ -10,6 +10,8 @@ use coracle::image::progress::Silent;
 use coracle::store::Store;
 
 use super::image_fixture::{Image, Layout, Member, Pack, image, tar};
+use super::pull_fixture::{Place, noise, place};
+use super::support::registry::TestRegistry;
 use super::support::{Run, Runtime};
 
 const CHILD: &str = "image_full_disk::child_in_a_mount_namespace_of_its_own";
@@ -33,6 +35,15 @@ fn child_in_a_mount_namespace_of_its_own() {
     }
     assert_eq!(store.images().unwrap(), [small]);
     bring("other-image").unwrap();
+    // Each of these fits, but not all of them: that is known before the first one is got.
+    let registry = TestRegistry::start();
+    let layers = (1..4).map(|n| tar(&[Member::File("noise", &noise((1 << 20) + n))])).collect();
+    let layout = Layout::of(Image { layers, pack: Pack::Plain, platform: "", name: None });
+    registry.layout(&layout, "app:1");
+    let place = Place { store: Store::open(store.root()).unwrap(), ..place() };
+    let error = place.pull(&registry.name("app:1")).unwrap_err();
+    assert!(error.chain().contains("no room in"), "{}", error.chain());
+    assert_eq!(registry.count("/blobs/"), 1, "the configuration alone");
 }
 
 /// Every path in the store.
@@ -61,8 +72,7 @@ fn a_disk_that_fills_up_leaves_the_store_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     // Bytes that do not compress, so that an archive needs room for itself as well.
-    let noise: Vec<u8> =
-        (0..6u64 << 20).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let noise = noise(6 << 20);
     let big = Image {
         layers: vec![tar(&[Member::File("one", b"1")]), tar(&[Member::File("noise", &noise)])],
         pack: Pack::Gzip,
@@ -79,7 +89,7 @@ fn a_disk_that_fills_up_leaves_the_store_as_it_was() {
     big.write(&at("big-image"));
     std::fs::write(at("big.tar"), big.tar(false)).unwrap();
     std::fs::create_dir(at("small")).unwrap();
-    let script = "mount -t tmpfs -o size=4m,nr_inodes=2000 small \"$FULL_DISK_DIR/small\" && exec \"$@\"";
+    let script = "mount -t tmpfs -o size=3m,nr_inodes=2000 small \"$FULL_DISK_DIR/small\" && exec \"$@\"";
     let output = Command::new("timeout")
         .args(["60", "unshare", "--mount", "sh", "-c", script, "sh"])
         .arg(std::env::current_exe().unwrap())
