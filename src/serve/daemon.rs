@@ -125,8 +125,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
         Ok(config) => {
-            let before = node.current();
-            let (config, ignored) = with_what_is_fixed(config, &before.config);
+            let (config, ignored) = with_what_is_fixed(config, &node.config());
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(
@@ -145,13 +144,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
 
 /// The new configuration with the old values of what cannot be changed now, and the names of those that differ.
 fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) {
-    let fixed = Config {
-        images: new.images.clone(),
-        registry: new.registry.clone(),
-        cni: new.cni.clone(),
-        handlers: new.handlers.clone(),
-        ..old.clone()
-    };
+    let fixed = Config { images: new.images.clone(), registry: new.registry.clone(), ..old.clone() };
     let differ = [
         ("socket", new.socket != fixed.socket),
         ("run", new.run != fixed.run),
@@ -160,7 +153,9 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
-        ("security", new.security != fixed.security),
+        ("[security]", new.security != fixed.security),
+        ("[cni]", new.cni != fixed.cni),
+        ("[handlers]", new.handlers != fixed.handlers),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)

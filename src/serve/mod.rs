@@ -32,17 +32,12 @@ use config::Config;
 use images::Images;
 use pods::Pods;
 
-/// What counts now; a reload puts another in its place, and work that has begun goes on with what it began with.
-#[derive(Debug)]
-struct Current {
-    config: Config,
-    cni: Cni,
-}
-
 /// This machine, as kubelet sees it.
 #[derive(Debug)]
 pub struct Node {
-    current: RwLock<Arc<Current>>,
+    /// A reload puts another in its place; work that has begun goes on with what it began with.
+    config: RwLock<Arc<Config>>,
+    cni: Cni,
     images: Images,
     pods: Pods,
     kernel: status::Kernel,
@@ -51,23 +46,22 @@ pub struct Node {
 impl Node {
     /// A node with this store.
     pub fn new(config: Config, store: Arc<Store>) -> Self {
-        let current = Current { cni: Cni::new(config.cni_settings()), config };
         Self {
-            current: RwLock::new(Arc::new(current)),
+            cni: Cni::new(config.cni_settings()),
+            config: RwLock::new(Arc::new(config)),
             images: Images::new(store),
             pods: Pods::default(),
             kernel: status::Kernel::probe(),
         }
     }
 
-    fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on this configuration counts, as far as it can without a restart.
     fn reload(&self, config: Config) {
-        let current = Current { cni: Cni::new(config.cni_settings()), config };
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// Brings in the archives that are there; who asks for an image that is missing waits for it.
@@ -75,7 +69,7 @@ impl Node {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
         // It ends by itself, and what it has not done by then is done at the next start.
-        std::thread::spawn(move || importing.run(&node.images, &node.current().config));
+        std::thread::spawn(move || importing.run(&node.images, &node.config()));
     }
 }
 
@@ -85,12 +79,11 @@ impl Backend for Node {
     }
 
     fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
-        let current = self.current();
-        status::status(&current.config, &current.cni, self.kernel, verbose)
+        Ok(status::status(&self.config(), &self.cni, self.kernel, verbose))
     }
 
     fn cgroup_driver(&self) -> Result<v1::CgroupDriver> {
-        let is_systemd = self.current().config.cgroup_driver.is_systemd();
+        let is_systemd = self.config().cgroup_driver.is_systemd();
         Ok(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
     }
 
@@ -174,11 +167,11 @@ impl Backend for Node {
     }
 
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list(&self.current().config, image)?)
+        Ok(self.images.list(&self.config(), image)?)
     }
 
     fn image_status(&self, image: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
-        Ok(self.images.status(&self.current().config, image, verbose)?)
+        Ok(self.images.status(&self.config(), image, verbose)?)
     }
 
     fn pull_image(
@@ -187,7 +180,7 @@ impl Backend for Node {
         auth: Option<&v1::AuthConfig>,
         call: &Call,
     ) -> Result<String> {
-        Ok(self.images.pull(&self.current().config, image, auth, call)?)
+        Ok(self.images.pull(&self.config(), image, auth, call)?)
     }
 
     fn remove_image(&self, image: &v1::ImageSpec) -> Result<()> {

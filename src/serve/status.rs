@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_cri::{Result, v1};
+use coracle_cri::v1;
 use rustix::io::Errno;
 use serde_json::json;
 
@@ -44,19 +44,14 @@ pub(super) fn version() -> v1::VersionResponse {
     }
 }
 
-pub(super) fn status(
-    config: &Config,
-    cni: &Cni,
-    kernel: Kernel,
-    verbose: bool,
-) -> Result<v1::StatusResponse> {
+pub(super) fn status(config: &Config, cni: &Cni, kernel: Kernel, verbose: bool) -> v1::StatusResponse {
     // A keeper that is gone is started again: nobody else would before the next pod.
     let keeper = Client::connect_or_start(&config.run).map(drop);
     let conditions = vec![
         condition("RuntimeReady", "KeeperNotReady", keeper),
         condition("NetworkReady", "NetworkPluginNotReady", cni.status()),
     ];
-    Ok(v1::StatusResponse {
+    v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions }),
         info: if verbose { info(config) } else { BTreeMap::new() },
         runtime_handlers: handlers(config, kernel),
@@ -64,7 +59,7 @@ pub(super) fn status(
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
         }),
-    })
+    }
 }
 
 fn condition(name: &str, reason: &str, state: crate::error::Result<()>) -> v1::RuntimeCondition {
