@@ -1,6 +1,7 @@
 //! `coracle serve` as kubelet and systemd meet it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 
@@ -127,10 +128,13 @@ fn systemd_is_told_and_hands_over_the_socket() {
     let told = UnixDatagram::bind(serve.path("notify")).unwrap();
     told.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
     let listener = UnixListener::bind(serve.socket()).unwrap();
-    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let inode = |path: &std::path::Path| fs::metadata(path).unwrap().ino();
     let before = inode(&serve.socket());
     let mut command = activated(&serve);
     command.env("NOTIFY_SOCKET", serve.path("notify")).stdin(std::os::fd::OwnedFd::from(listener));
+    // Standard error leads to a file, which stands for the journal here.
+    let journal = fs::metadata(serve.path("serve.log")).unwrap();
+    command.env("JOURNAL_STREAM", format!("{}:{}", journal.dev(), journal.ino()));
     serve.start_as(command);
     let hear = || {
         let mut buffer = [0; 256];
@@ -142,6 +146,11 @@ fn systemd_is_told_and_hands_over_the_socket() {
     serve.signal(Signal::HUP);
     assert!(hear().starts_with("RELOADING=1\nMONOTONIC_USEC="));
     assert_eq!(hear(), "READY=1");
+    serve.configure("no-such-key = 1\n");
+    serve.signal(Signal::HUP);
+    hear();
+    assert_eq!(hear(), "READY=1");
+    assert!(serve.log().starts_with("<4>the configuration stays as it was: "), "{}", serve.log());
     serve.signal(Signal::TERM);
     assert_eq!(hear(), "STOPPING=1");
     assert_eq!(serve.wait().code(), Some(0));
