@@ -46,12 +46,13 @@ pub struct Node {
 impl Node {
     /// A node with this store.
     pub fn new(config: Config, store: Arc<Store>) -> Self {
+        let kernel = status::Kernel::probe(store.root());
         Self {
             cni: Cni::new(config.cni_settings()),
             config: RwLock::new(Arc::new(config)),
             images: Images::new(store),
             pods: Pods::default(),
-            kernel: status::Kernel::probe(),
+            kernel,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `Version` and `Status`: what this runtime is, whether it can work, and what this kernel lets it do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use coracle_cri::v1;
 use rustix::io::Errno;
@@ -8,7 +9,9 @@ use serde_json::json;
 
 use super::config::Config;
 use super::error::one_line;
+use crate::image::rootfs::mount_mapped;
 use crate::keeper::client::Client;
+use crate::launch::namespaces::IdMaps;
 use crate::net::cni::Cni;
 use crate::sys::mount::{MountAttr, mount_setattr_path};
 
@@ -17,22 +20,29 @@ use crate::sys::mount::{MountAttr, mount_setattr_path};
 pub(super) struct Kernel {
     /// Mounts below a mount can be made read-only with it (mount_setattr(2), 5.12).
     recursive_read_only: bool,
-    /// There are user namespaces, and id-mapped mounts to show images in them.
+    /// Containers in user namespaces can be shown the layers of this store with their ids mapped (5.19).
     user_namespaces: bool,
 }
 
 impl Kernel {
-    pub(super) fn probe() -> Self {
+    pub(super) fn probe(store: &Path) -> Self {
         // Nothing is there to be changed: a kernel that has the call says so.
         let answer = mount_setattr_path(c"/proc/self/no-such-entry", true, &MountAttr::default());
         let has_mount_setattr = !matches!(answer, Err(Errno::NOSYS | Errno::PERM));
-        let has_user_namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
-            .is_ok_and(|limit| limit.trim().parse::<u64>().is_ok_and(|limit| limit > 0));
-        Self {
-            recursive_read_only: has_mount_setattr,
-            user_namespaces: has_mount_setattr && has_user_namespaces,
-        }
+        Self { recursive_read_only: has_mount_setattr, user_namespaces: maps_ids(store) }
     }
+}
+
+/// Whether what a container in a user namespace needs can be mounted, found by mounting it once.
+fn maps_ids(store: &Path) -> bool {
+    let place = store.join("probe");
+    let lower = place.join("lower");
+    let ids = "0 100000 65536\n".to_owned();
+    let maps = IdMaps { uid: ids.clone(), gid: ids };
+    let mounted = std::fs::create_dir_all(&lower).is_ok() && mount_mapped(&[lower], &place, &maps).is_ok();
+    // What is left of it does no harm, and is used the next time.
+    let _ = std::fs::remove_dir_all(&place);
+    mounted
 }
 
 pub(super) fn version() -> v1::VersionResponse {

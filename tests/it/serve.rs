@@ -30,6 +30,10 @@ fn it_says_who_it_is_and_whether_it_can_work() {
     assert!(conditions[1].message.contains("net.d"), "{conditions:?}");
     let names: Vec<_> = status.runtime_handlers.iter().map(|handler| handler.name.as_str()).collect();
     assert_eq!(names, ["", "coracle", "crun", "nvidia", "runc"]);
+    let features = status.runtime_handlers[0].features;
+    assert!(status.runtime_handlers.iter().all(|handler| handler.features == features));
+    assert!(features.is_some_and(|can| can.recursive_read_only_mounts || !can.user_namespaces));
+    assert!(!serve.path("store/probe").exists());
     assert!(status.features.unwrap().supplemental_groups_policy);
     let config: serde_json::Value = serde_json::from_str(&status.info["config"]).unwrap();
     assert_eq!(config["stateDir"], serve.kept().run_dir().to_str().unwrap());
