@@ -125,8 +125,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
         Ok(config) => {
-            let before = node.current();
-            let (config, ignored) = with_what_is_fixed(config, &before.config);
+            let (config, ignored) = with_what_is_fixed(config, &node.config());
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(
@@ -160,7 +159,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
-        ("security", new.security != fixed.security),
+        ("[security]", new.security != fixed.security),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)

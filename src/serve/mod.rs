@@ -33,7 +33,7 @@ use images::Images;
 /// What counts now; a reload puts another in its place, and work that has begun goes on with what it began with.
 #[derive(Debug)]
 struct Current {
-    config: Config,
+    config: Arc<Config>,
     offer: Arc<Offer>,
 }
 
@@ -42,7 +42,7 @@ impl Current {
         let gets_gpus = |kind| kind == HandlerKind::Nvidia;
         let handlers = config.handlers.iter().map(|(name, handler)| (name.clone(), gets_gpus(handler.kind)));
         let offer = Offer { handlers: handlers.collect(), cni: Cni::new(config.cni_settings()) };
-        Self { offer: Arc::new(offer), config }
+        Self { offer: Arc::new(offer), config: Arc::new(config) }
     }
 }
 
@@ -71,18 +71,18 @@ impl Node {
             apparmor: config.security.apparmor,
             selinux: config.security.selinux,
         };
+        let kernel = status::Kernel::probe(store.root());
         let current = Current::new(config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
-        Ok(Self {
-            current: RwLock::new(Arc::new(current)),
-            images: Images::new(store),
-            pods,
-            kernel: status::Kernel::probe(),
-        })
+        Ok(Self { current: RwLock::new(Arc::new(current)), images: Images::new(store), pods, kernel })
     }
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.current().config)
     }
 
     /// From now on this configuration counts, as far as it can without a restart.
@@ -97,7 +97,7 @@ impl Node {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
         // It ends by itself, and what it has not done by then is done at the next start.
-        std::thread::spawn(move || importing.run(&node.images, &node.current().config));
+        std::thread::spawn(move || importing.run(&node.images, &node.config()));
     }
 }
 
@@ -108,11 +108,11 @@ impl Backend for Node {
 
     fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
         let current = self.current();
-        status::status(&current.config, &current.offer.cni, self.kernel, verbose)
+        Ok(status::status(&current.config, &current.offer.cni, self.kernel, verbose))
     }
 
     fn cgroup_driver(&self) -> Result<v1::CgroupDriver> {
-        let is_systemd = self.current().config.cgroup_driver.is_systemd();
+        let is_systemd = self.config().cgroup_driver.is_systemd();
         Ok(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
     }
 
@@ -197,11 +197,11 @@ impl Backend for Node {
     }
 
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list(&self.current().config, image)?)
+        Ok(self.images.list(&self.config(), image)?)
     }
 
     fn image_status(&self, image: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
-        Ok(self.images.status(&self.current().config, image, verbose)?)
+        Ok(self.images.status(&self.config(), image, verbose)?)
     }
 
     fn pull_image(
@@ -210,7 +210,7 @@ impl Backend for Node {
         auth: Option<&v1::AuthConfig>,
         call: &Call,
     ) -> Result<String> {
-        Ok(self.images.pull(&self.current().config, image, auth, call)?)
+        Ok(self.images.pull(&self.config(), image, auth, call)?)
     }
 
     fn remove_image(&self, image: &v1::ImageSpec) -> Result<()> {
