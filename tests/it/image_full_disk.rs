@@ -113,6 +113,7 @@ fn a_quota_that_is_used_up_leaves_the_store_as_it_was() {
         let run = Run::new("strace")
             .args([
                 "-f",
+                "--seccomp-bpf",
                 "-qq",
                 "-o",
                 "/dev/null",
