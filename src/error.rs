@@ -33,6 +33,8 @@ pub enum Kind {
     Unreachable,
     /// It took longer than allowed.
     TimedOut,
+    /// Whoever asked does not want it any more.
+    Cancelled,
     /// A system call failed for a reason outside the other kinds.
     System,
     /// A broken promise of this program's own code.

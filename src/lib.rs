@@ -26,4 +26,8 @@ pub mod keeper;
 pub mod net;
 pub mod oci;
 
+pub mod pod;
+
+pub mod serve;
+
 pub mod cli;

@@ -20,6 +20,9 @@ pub use call::Call;
 pub use error::{Error, Kind, Result};
 pub use server::serve;
 
+/// What turns messages into bytes and back, for those who store them.
+pub use prost::Message;
+
 /// The messages and services of `proto/api.proto`, as prost and tonic generate them; the proto documents each.
 #[expect(
     missing_docs,

@@ -21,6 +21,9 @@ use crate::error::{Doing, Error, Kind, Result};
 /// How long a process that is just being made may refuse to be moved.
 const ATTACH_TRIES: u32 = 5;
 
+/// How often the processes of a group without cgroup.kill are signalled.
+const APART_ROUNDS: u32 = 100;
+
 /// A container's cgroup: one directory on v2, one in each hierarchy on v1.
 #[derive(Debug)]
 pub struct Group {
@@ -78,6 +81,56 @@ impl Group {
             _ => Mode::V1,
         };
         Ok(Self::new(mode, paths.clone(), Path::new(MOUNT), None))
+    }
+
+    /// Makes a group inside this one, in the v2 hierarchy, for processes that may have to be ended apart from the others; none
+    /// on hosts without that hierarchy.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn apart(&self, name: &str) -> Result<Option<Self>> {
+        let Some(path) = self.paths.get("").map(|whole| whole.join(name)) else { return Ok(None) };
+        std::fs::create_dir(&path).doing(|| format!("make cgroup {}", path.display()))?;
+        let mut paths = self.paths.clone();
+        paths.insert(String::new(), path);
+        Ok(Some(Self::new(self.mode, paths, &self.root, None)))
+    }
+
+    /// Kills what is in a group that was made by [`Group::apart`], and nothing else, and removes it.
+    ///
+    /// # Errors
+    /// Its processes do not die.
+    pub fn end_apart(&self) -> Result<()> {
+        let Some(path) = self.paths.get("") else { return Ok(()) };
+        if !self.kill_by_file()? {
+            // Who forks meanwhile is caught by the next round.
+            for _ in 0..APART_ROUNDS {
+                let pids = dir::pids_below(path)?;
+                if pids.is_empty() {
+                    break;
+                }
+                for pid in pids {
+                    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+        }
+        dir::remove(path, &|_, tries| dir::pause(tries))
+    }
+
+    /// Moves what is left in a group that was made by [`Group::apart`] to where the others are, and removes it.
+    ///
+    /// # Errors
+    /// A process cannot be moved, or the group cannot be removed.
+    pub fn rejoin(&self) -> Result<()> {
+        let Some(path) = self.paths.get("") else { return Ok(()) };
+        for pid in dir::pids_below(path)? {
+            match path.parent().map(|whole| enter(whole, pid)) {
+                // It has ended meanwhile.
+                Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        dir::remove(path, &|_, tries| dir::pause(tries))
     }
 
     /// The directories, as runc's state.json has them in `cgroup_paths`: by controller on v1, under "" on v2 (and, on

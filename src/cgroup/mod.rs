@@ -31,6 +31,7 @@ mod limits_v2;
 mod oom;
 mod place;
 mod plan;
+mod pressure;
 mod scale;
 mod stats;
 mod systemd;
@@ -46,6 +47,7 @@ pub use group::Group;
 pub use limits::Limits;
 pub use place::Place;
 pub use plan::Plan;
+pub use pressure::{Pressure, Stalled};
 pub use stats::{Cpu, Memory, Pids, Stats};
 pub use write::{Missing, Write};
 

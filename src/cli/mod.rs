@@ -5,6 +5,7 @@
 
 mod attach;
 mod completions;
+mod config;
 mod create;
 mod delete;
 mod events;
@@ -21,6 +22,7 @@ pub mod report;
 mod resume;
 mod rm;
 mod run;
+mod serve;
 mod spec;
 mod start;
 mod state;
@@ -48,6 +50,21 @@ pub struct Context {
     /// Caches that may vanish at any time, such as compiled seccomp programs (`/run/coracle/cache`).
     pub cache: PathBuf,
     /// Ask systemd for a scope instead of making cgroups ourselves (`--systemd-cgroup`).
+    pub systemd_cgroup: bool,
+    /// Which of these were said, and are no defaults.
+    pub given: Given,
+}
+
+/// What stood on the command line or in the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// `--root`
+    pub root: Option<PathBuf>,
+    /// `--store`
+    pub store: Option<PathBuf>,
+    /// `--run`
+    pub run: Option<PathBuf>,
+    /// `--systemd-cgroup`
     pub systemd_cgroup: bool,
 }
 
@@ -114,9 +131,11 @@ macro_rules! verbs {
     };
 }
 
-const VERBS: [Verb; 24] = verbs! {
+const VERBS: [Verb; 26] = verbs! {
     "launch" launch::LaunchArgs true,
     "image" image::ImageArgs false,
+    "serve" serve::ServeArgs true,
+    "config" config::ConfigArgs false,
     "logs" logs::LogsArgs false,
     "attach" attach::AttachArgs false,
     "stop" stop::StopArgs false,
@@ -191,16 +210,24 @@ fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
 }
 
 fn context(global: &GlobalArgs) -> Context {
-    let directory = |flag: &Option<PathBuf>, variable: &str, default: &str| {
+    let directory = |flag: &Option<PathBuf>, variable: &str| {
         let from_environment = || std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
-        flag.clone().or_else(from_environment).unwrap_or_else(|| PathBuf::from(default))
+        flag.clone().or_else(from_environment)
     };
+    let given = Given {
+        root: directory(&global.root, "CORACLE_ROOT"),
+        store: directory(&global.store, "CORACLE_STORE"),
+        run: directory(&global.run, "CORACLE_RUN"),
+        systemd_cgroup: global.systemd_cgroup,
+    };
+    let or = |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
     Context {
-        root: directory(&global.root, "CORACLE_ROOT", "/run/coracle/containers"),
-        store: directory(&global.store, "CORACLE_STORE", "/var/lib/coracle"),
-        run: directory(&global.run, "CORACLE_RUN", crate::keeper::RUN),
+        root: or(&given.root, "/run/coracle/containers"),
+        store: or(&given.store, "/var/lib/coracle"),
+        run: or(&given.run, crate::keeper::RUN),
         cache: PathBuf::from("/run/coracle/cache"),
         systemd_cgroup: global.systemd_cgroup,
+        given,
     }
 }
 

@@ -30,9 +30,26 @@ pub fn log_to(file: Option<PathBuf>, format: Format, debug: bool) {
             append(file, format, level, message);
         }
         if level != "error" {
-            let _ = writeln!(std::io::stderr(), "{level}: {message}");
+            let _ = std::io::stderr().write_all(line(level, message).as_bytes());
         }
     });
+}
+
+/// A line for standard error. The journal wants the level as a number (sd-daemon(3)).
+fn line(level: &str, message: &str) -> String {
+    let number = match level {
+        "error" => 3,
+        "warning" => 4,
+        _ => 7,
+    };
+    if is_journal() { format!("<{number}>{message}\n") } else { format!("{level}: {message}\n") }
+}
+
+/// Whether standard error leads to the journal, and not only that of the process that started this one.
+fn is_journal() -> bool {
+    let stat = rustix::fs::fstat(rustix::stdio::stderr());
+    let own = stat.map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| own.is_ok_and(|own| own == stream))
 }
 
 /// Prints an error with its causes and its hint, puts it into the log, and picks the exit code.
@@ -53,6 +70,7 @@ fn exit_code(kind: Kind) -> ExitCode {
         | Kind::Corrupt
         | Kind::Unreachable
         | Kind::TimedOut
+        | Kind::Cancelled
         | Kind::System
         | Kind::Bug => FAILURE,
     })

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::Context;
-use super::kill::parse_signal;
 use crate::error::Result;
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
+use crate::oci::kill::parse_signal;
 use crate::oci::stop;
 
 /// Stop containers: by the signal their image names or SIGTERM, then by SIGKILL

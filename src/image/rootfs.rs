@@ -3,17 +3,22 @@
 //! The mount is attached nowhere: it lives in a descriptor that the container's first process attaches in its own
 //! mount namespace. So the host sees no mount, and a process that is killed leaves none behind.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount as mount_fs, mount_change, move_mount, open_tree,
 };
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::launch::namespaces::IdMaps;
+use crate::launch::prepare;
+use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// fsconfig(2) takes strings of up to 255 bytes.
 const LONGEST: usize = 255;
@@ -24,14 +29,7 @@ const LONGEST: usize = 255;
 /// # Errors
 /// The kernel has no overlay filesystem, or the store lies on a filesystem that cannot hold a writable layer.
 pub fn mount(lower: &[PathBuf], directory: &Path, volatile: bool) -> Result<OwnedFd> {
-    let (upper, work) = (directory.join("upper"), directory.join("work"));
-    for made in [&upper, &work] {
-        let mode = if *made == upper { 0o755 } else { 0o700 };
-        match std::fs::DirBuilder::new().mode(mode).create(made) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => other.doing(|| format!("make {}", made.display()))?,
-        }
-    }
+    make_writable(directory)?;
     let mounted = mount_with(lower, directory, volatile);
     // KERNEL(5.10): volatile is younger than the rest.
     let mounted = match mounted {
@@ -39,6 +37,18 @@ pub fn mount(lower: &[PathBuf], directory: &Path, volatile: bool) -> Result<Owne
         other => other,
     };
     mounted.map_err(|(call, errno)| explain(call, errno, directory))
+}
+
+/// Makes the directories of a writable layer.
+fn make_writable(directory: &Path) -> Result<()> {
+    for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
+        let made = directory.join(name);
+        match std::fs::DirBuilder::new().mode(mode).create(&made) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.doing(|| format!("make {}", made.display()))?,
+        }
+    }
+    Ok(())
 }
 
 type Call<T> = std::result::Result<T, (&'static str, Errno)>;
@@ -77,11 +87,84 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
     if joined.len() > LONGEST {
         return Err(Errno::NAMETOOLONG);
     }
-    let here = std::env::current_dir().map_err(|_| Errno::NOENT)?;
-    rustix::process::chdir(base)?;
-    let answer = fsconfig_set_string(context, c"lowerdir", joined);
-    rustix::process::chdir(&here)?;
-    answer
+    // A thread with a working directory of its own: others may be using ours.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            crate::sys::process::unshare(libc::CLONE_FS)?;
+            rustix::process::chdir(base)?;
+            fsconfig_set_string(context, c"lowerdir", joined)
+        });
+        thread.join().unwrap_or(Err(Errno::IO))
+    })
+}
+
+/// Mounts layers, topmost first, without a writable one. `directory` is one of the caller's: an overlay needs two layers, so
+/// an empty directory is made there.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
+    let empty = directory.join("empty");
+    std::fs::create_dir_all(&empty).doing(|| format!("make {}", empty.display()))?;
+    let lower: Vec<PathBuf> = lower.iter().cloned().chain([empty]).collect();
+    let made = || {
+        let at = |call| move |errno| (call, errno);
+        let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen(overlay)"))?;
+        fsconfig_set_string(&context, c"source", c"overlay").map_err(at("fsconfig(source)"))?;
+        set_lower(&context, &lower).map_err(at("fsconfig(lowerdir)"))?;
+        fsconfig_create(&context).map_err(at("fsconfig(CMD_CREATE)"))?;
+        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, read_only).map_err(at("fsmount"))
+    };
+    made().map_err(|(call, errno)| explain(call, errno, directory))
+}
+
+/// As [`mount`], for a container whose ids are mapped: it sees the layers' owners as if nothing were mapped, and what it
+/// writes is stored so. KERNEL(5.19)
+///
+/// # Errors
+/// As [`mount`], and where the file system of the store cannot map ids.
+pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps) -> Result<OwnedFd> {
+    make_writable(directory)?;
+    let namespace = prepare::user_namespace(maps)?;
+    // The kernel wants layers that are mounted somewhere: a mount namespace of a thread, which goes with it.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            crate::sys::process::unshare(libc::CLONE_NEWNS | libc::CLONE_FS)
+                .doing(|| "make a mount namespace")?;
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).doing(|| "make a mount namespace private")?;
+            let base = directory.join("mapped");
+            std::fs::create_dir_all(&base).doing(|| format!("make {}", base.display()))?;
+            mount_fs("tmpfs", &base, "tmpfs", MountFlags::empty(), c"mode=700")
+                .doing(|| format!("mount {}", base.display()))?;
+            let mapped = |(number, source): (usize, &PathBuf)| {
+                let target = base.join(number.to_string());
+                map_at(source, &target, &namespace).map(|()| target)
+            };
+            let lower = lower.iter().enumerate().map(mapped).collect::<Result<Vec<_>>>()?;
+            // Both in one mount: a file is moved from work to upper.
+            let writable = base.join("writable");
+            map_at(directory, &writable, &namespace)?;
+            mount_with(&lower, &writable, true).map_err(|(call, errno)| explain(call, errno, directory))
+        });
+        let ended = thread.join();
+        ended.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the thread that mounts layers panicked")))
+    })
+}
+
+/// Mounts `source` on `target`, which is made, with its ids mapped.
+fn map_at(source: &Path, target: &Path, namespace: &OwnedFd) -> Result<()> {
+    let doing = || format!("map the owners of {}", source.display());
+    std::fs::create_dir(target).doing(|| format!("make {}", target.display()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, source, flags).doing(doing)?;
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
+    let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), false, &attr)
+        .doing(doing)
+        .map_err(|e| e.hint("the store's file system may not support id-mapped mounts on this kernel"))?;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)
 }
 
 fn explain(call: &'static str, errno: Errno, directory: &Path) -> Error {

@@ -155,6 +155,15 @@ impl Client {
         self.done(&Request::Resize { id: id.to_owned(), rows, columns })
     }
 
+    /// Is told of every container's end from now on.
+    ///
+    /// # Errors
+    /// The keeper cannot be asked.
+    pub fn watch(self) -> Result<Watch> {
+        self.done(&Request::Watch)?;
+        Ok(Watch(self))
+    }
+
     /// The containers, with the pids of their first processes.
     ///
     /// # Errors
@@ -172,6 +181,23 @@ impl Client {
     /// The keeper cannot be asked.
     pub fn upgrade(&self) -> Result<()> {
         self.done(&Request::Upgrade)
+    }
+}
+
+/// A connection over which the ends of containers are told.
+#[derive(Debug)]
+pub struct Watch(Client);
+
+impl Watch {
+    /// Waits for the next end: whose, and which.
+    ///
+    /// # Errors
+    /// `Unreachable` when the keeper is gone, or finds this side too slow: ends may have been missed.
+    pub fn next(&self) -> Result<(String, Exit)> {
+        match self.0.hear()? {
+            (Reply::Ended(id, exit), _) => Ok((id, exit)),
+            _ => Err(unexpected()),
+        }
     }
 }
 
@@ -217,7 +243,8 @@ fn start(run: &Path) -> Result<()> {
     Err(Error::new(kind, format!("start {}", program.display())).because(Error::new(kind, said)))
 }
 
-fn keeper_program() -> PathBuf {
+/// The keeper's program: where `CORACLE_KEEPER` says, beside this one, or on the path.
+pub fn keeper_program() -> PathBuf {
     let named = std::env::var_os(PROGRAM).filter(|name| !name.is_empty()).map(PathBuf::from);
     let beside = || own_path().map(|own| own.with_file_name("coracle-keeper")).filter(|path| path.exists());
     named.or_else(beside).unwrap_or_else(|| PathBuf::from("coracle-keeper"))

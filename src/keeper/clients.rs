@@ -43,6 +43,8 @@ pub(super) enum Mode {
     Waiting(u32),
     /// It is shown this container's output; with `stdin` it gives it input, too.
     Attached { key: u32, stdin: bool },
+    /// It is told of every container's end.
+    Watching,
 }
 
 impl Clients {
@@ -94,8 +96,17 @@ impl Clients {
         }
     }
 
-    /// Tells a container's end to those who wait for it or are attached.
-    pub(super) fn tell_exit(&mut self, poll: &Poll, container: u32, exit: Exit) {
+    /// Tells a container's end to those who wait for it, are attached, or watch them all.
+    pub(super) fn tell_exit(&mut self, poll: &Poll, container: u32, id: &str, exit: Exit) {
+        let ended = Reply::Ended(id.to_owned(), exit);
+        // Who is too slow to hear of one is let go: it comes back, and looks for what it missed.
+        self.0.retain(|_, client| {
+            let heard = client.mode != Mode::Watching || wire::send(&client.socket, &ended, &[]).is_ok();
+            if !heard {
+                poll.remove(&client.socket);
+            }
+            heard
+        });
         for (key, client) in self.attached(container) {
             client.goodbye = Some(exit);
             client.say_goodbye(poll, *key);
@@ -120,7 +131,7 @@ impl Clients {
     pub(super) fn forget(&mut self, container: u32) {
         for client in self.0.values_mut() {
             let its = match client.mode {
-                Mode::Asking => false,
+                Mode::Asking | Mode::Watching => false,
                 Mode::Attending(key) | Mode::Waiting(key) => key == container,
                 // It hears of the end first.
                 Mode::Attached { key, .. } => key == container && client.goodbye.is_none(),
@@ -217,7 +228,7 @@ impl Keeper {
         match client.mode {
             Mode::Attending(container) => self.happen(container, Event::Unattended),
             Mode::Attached { key: container, stdin: true } => self.input_ended(container),
-            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) => {}
+            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Watching => {}
         }
     }
 
@@ -283,6 +294,10 @@ impl Keeper {
                 done(found.and_then(|container| self.resize(container, rows, columns)))
             }
             Request::Reopen(id) => done(self.reopen(&id)),
+            Request::Watch => {
+                self.set_mode(key, Mode::Watching);
+                done(Ok(()))
+            }
             Request::List => {
                 let pid = |c: &Container| (c.id().to_owned(), c.record.pid);
                 Some(Reply::Listed(self.containers.values().map(pid).collect()))

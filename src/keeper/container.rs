@@ -222,8 +222,9 @@ impl Keeper {
     }
 
     fn tell(&mut self, key: u32) {
-        let exit = self.containers.get(&key).and_then(|container| container.exit);
-        self.clients.tell_exit(&self.poll, key, exit.unwrap_or_else(Exit::unknown));
+        let Some(container) = self.containers.get(&key) else { return };
+        let exit = container.exit.unwrap_or_else(Exit::unknown);
+        self.clients.tell_exit(&self.poll, key, container.id(), exit);
     }
 
     fn run_command(&mut self, key: u32) {

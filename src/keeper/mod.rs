@@ -18,6 +18,7 @@
 //! | `record` | the run directory |
 //! | `cgroup` | a cgroup of its own |
 //! | `heir` | who takes over when the keeper is killed |
+//! | `pod_init` | the first process of a PID namespace that a pod's containers share |
 //! | `handover`, `start` | executing anew, and the command line |
 
 mod birth;
@@ -29,11 +30,13 @@ mod handover;
 mod heir;
 mod log;
 mod machine;
+mod pod_init;
 mod poll;
 mod record;
 mod start;
 mod stream;
 mod wire;
 
+pub use pod_init::POD_INIT;
 pub use start::{RUN, main};
 pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};

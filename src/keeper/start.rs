@@ -50,6 +50,9 @@ enum Ask {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == super::POD_INIT) {
+        return super::pod_init::run();
+    }
     let ended = parse(std::env::args_os().skip(1)).and_then(|ask| match ask {
         Ask::Help => print(USAGE),
         Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -89,6 +89,8 @@ pub(super) enum Request {
     },
     /// Open a container's log anew by its path. Answer: `Done`.
     Reopen(String),
+    /// Be told of every container's end from now on. Answer: `Done`, then `Ended` each time.
+    Watch,
     /// Answer: `Listed`.
     List,
     /// Execute the keeper's program anew. Answer: `Done`, before it happens.
@@ -110,6 +112,8 @@ pub(super) enum Reply {
     Exited(Exit),
     /// The containers, with the pids of their first processes.
     Listed(Vec<(String, i32)>),
+    /// This container has ended.
+    Ended(String, Exit),
 }
 
 /// On which terms a client is attached.

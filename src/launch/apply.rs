@@ -60,7 +60,7 @@ pub struct Own;
 
 impl Parent for Own {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, 0)
+        clone_in_place(&birth, 0, None)
     }
 }
 
@@ -70,7 +70,17 @@ pub struct OwnParent;
 
 impl Parent for OwnParent {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, libc::CLONE_PARENT as u64)
+        clone_in_place(&birth, libc::CLONE_PARENT as u64, None)
+    }
+}
+
+/// This process is the parent, and these become the new process's standard input, output and error.
+#[derive(Debug)]
+pub struct OwnWithStreams(pub [OwnedFd; 3]);
+
+impl Parent for OwnWithStreams {
+    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
+        clone_in_place(&birth, 0, Some(&self.0))
     }
 }
 
@@ -99,11 +109,17 @@ pub fn spawn<'p>(
 }
 
 /// The parent enters what only a child can be born into, clones, and goes back to where it was.
-fn clone_in_place(birth: &Birth<'_>, parent: u64) -> Result<Spawned> {
+fn clone_in_place(birth: &Birth<'_>, parent: u64, streams: Option<&[OwnedFd; 3]>) -> Result<Spawned> {
     let Birth { plan, fds, sync, cgroup, .. } = *birth;
     let _home = Home::leave(plan, fds)?;
     let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned()) | parent;
-    let child = || init::run(plan, fds, sync);
+    let child = || {
+        for (number, fd) in (0..).zip(streams.into_iter().flatten()) {
+            // Both are open: this cannot fail.
+            let _ = sys::process::dup_onto(fd.as_fd(), number);
+        }
+        init::run(plan, fds, sync)
+    };
     sys::process::spawn(flags, cgroup, child).doing(|| "clone the container's first process").map_err(|e| {
         match e.kind() {
             Kind::Denied => e.hint("new namespaces need root, or a user namespace"),

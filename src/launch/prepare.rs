@@ -85,9 +85,24 @@ fn tree(path: &Path, recursive: bool, propagation: u64, idmap: Option<&(IdMaps, 
 }
 
 /// A user namespace with the maps, for mount_setattr(2): held by a child just long enough to be opened.
-fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
+///
+/// # Errors
+/// It cannot be made, or the maps are refused.
+pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
+    with_namespaces(libc::CLONE_NEWUSER, maps, |pid| {
+        let path = format!("/proc/{pid}/ns/user");
+        File::open(&path).doing(|| format!("open {path}")).map(OwnedFd::from)
+    })
+}
+
+/// Makes namespaces of these kinds, owned by a user namespace with the maps, for as long as `use_them` takes: it gets the
+/// pid of a child that is in them.
+///
+/// # Errors
+/// They cannot be made, or what `use_them` answers.
+pub fn with_namespaces<T>(kinds: i32, maps: &IdMaps, use_them: impl FnOnce(i32) -> Result<T>) -> Result<T> {
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")?;
-    let flags = u64::from(libc::CLONE_NEWUSER.cast_unsigned());
+    let flags = u64::from((kinds | libc::CLONE_NEWUSER).cast_unsigned());
     let holder = sys::process::spawn(flags, None, || {
         // Reads until the parent is done, or dead: then the pipe has no writer any more.
         let mut byte = [0];
@@ -95,17 +110,14 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
         let _ = rustix::io::read(&ours, &mut byte);
         sys::process::exit_now(0)
     })
-    .doing(|| "make a user namespace for the id map")?;
-    let namespace = write_maps(holder.pid, maps).and_then(|()| {
-        let path = format!("/proc/{}/ns/user", holder.pid);
-        File::open(&path).doing(|| format!("open {path}")).map(OwnedFd::from)
-    });
+    .doing(|| "make a user namespace")?;
+    let answer = write_maps(holder.pid, maps).and_then(|()| use_them(holder.pid));
     drop(theirs);
     let _ = rustix::process::waitpid(
         rustix::process::Pid::from_raw(holder.pid),
         rustix::process::WaitOptions::empty(),
     );
-    namespace
+    answer
 }
 
 /// Writes the id maps of a process's new user namespace.

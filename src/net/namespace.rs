@@ -11,6 +11,8 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::launch::namespaces::IdMaps;
+use crate::launch::prepare;
 use crate::sys::{loopback, process};
 
 /// A file below this is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
@@ -25,12 +27,70 @@ pub fn create_network(path: &Path) -> Result<()> {
     if is_pinned(path) {
         return Ok(());
     }
-    // A thread has namespaces of its own, and leaves nothing behind: no process is needed to make one.
-    on_a_thread(|| {
-        process::unshare(libc::CLONE_NEWNET).doing(|| "make a network namespace")?;
-        loopback::bring_up().doing(|| "bring up the loopback interface")?;
-        pin(Path::new("/proc/thread-self/ns/net"), path)
-    })
+    create(&[(libc::CLONE_NEWNET, path)], || Ok(()))
+}
+
+/// Makes namespaces of these kinds (`CLONE_NEWNET` with loopback up, `CLONE_NEWIPC`, `CLONE_NEWUTS`), has `set_up` work
+/// inside them, and pins each at its path. The node's user namespace owns them.
+///
+/// # Errors
+/// `Denied` without CAP_SYS_ADMIN, a path cannot be made, or what `set_up` answers; nothing stays pinned then.
+pub fn create(kinds: &[(i32, &Path)], set_up: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let flags = kinds.iter().fold(0, |flags, (kind, _)| flags | kind);
+    // A thread has namespaces of its own, and leaves nothing behind: no process is needed to make some.
+    let made = on_a_thread(|| {
+        process::unshare(flags).doing(|| "make namespaces")?;
+        if flags & libc::CLONE_NEWNET != 0 {
+            loopback::bring_up().doing(|| "bring up the loopback interface")?;
+        }
+        set_up()?;
+        kinds
+            .iter()
+            .try_for_each(|(kind, path)| pin(&Path::new("/proc/thread-self/ns").join(name_of(*kind)), path))
+    });
+    made.inspect_err(|_| kinds.iter().for_each(|(_, path)| drop(remove(path))))
+}
+
+/// As [`create`], owned by a new user namespace with these maps, which is one of `kinds` itself.
+///
+/// # Errors
+/// As [`create`], or the maps are refused.
+pub fn create_owned(
+    kinds: &[(i32, &Path)],
+    maps: &IdMaps,
+    set_up: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    let flags = kinds.iter().fold(0, |flags, (kind, _)| flags | kind);
+    let made = prepare::with_namespaces(flags, maps, |pid| {
+        for (kind, path) in kinds {
+            pin(&Path::new("/proc").join(format!("{pid}/ns/{}", name_of(*kind))), path)?;
+        }
+        // From outside: who may make a user namespace has all rights over what it owns.
+        on_a_thread(|| {
+            for (kind, path) in kinds.iter().filter(|(kind, _)| *kind != libc::CLONE_NEWUSER) {
+                let file = File::open(path).doing(|| format!("open {}", path.display()))?;
+                process::setns(file.as_fd(), *kind).doing(|| format!("enter {}", path.display()))?;
+            }
+            if flags & libc::CLONE_NEWNET != 0 {
+                loopback::bring_up().doing(|| "bring up the loopback interface")?;
+            }
+            set_up()
+        })
+    });
+    made.inspect_err(|_| kinds.iter().for_each(|(_, path)| drop(remove(path))))
+}
+
+/// The name of a kind of namespace below /proc/PID/ns.
+pub fn name_of(kind: i32) -> &'static str {
+    match kind {
+        libc::CLONE_NEWNET => "net",
+        libc::CLONE_NEWIPC => "ipc",
+        libc::CLONE_NEWUTS => "uts",
+        libc::CLONE_NEWPID => "pid",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        _ => "mnt",
+    }
 }
 
 /// Pins the namespace that `source` is the file of, as `/proc/PID/ns/ipc`, at `path`.

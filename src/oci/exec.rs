@@ -17,6 +17,7 @@ use crate::launch::prepare::Given;
 use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{ExecRequest, Facts, Options};
 use crate::record::{ContainerState, Layout, Lock};
+use crate::sys::process::Spawned;
 
 /// How a process is added.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +76,9 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let mut process = process.clone();
     let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
-    let spawned = spawn(runtime, &spec, &process, options, &state, console)?;
+    let group = Group::from_paths(&state.cgroup_paths)?;
+    let added = Added { spec: &spec, process: &process, options, state: &state };
+    let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
     drop(lock);
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;
@@ -85,32 +88,85 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     attach::attend(&spawned, &signals, master)
 }
 
-fn spawn(
+/// A process that was added with streams of its own.
+#[derive(Debug)]
+pub struct Piped {
+    /// The process; the caller waits for it.
+    pub process: Spawned,
+    /// A cgroup that has only it and its children, where the host can have one.
+    pub apart: Option<Group>,
+}
+
+/// Adds a process with these arguments to a running container, otherwise like the container's own, with these standard
+/// streams; `name` is for a cgroup of its own.
+///
+/// # Errors
+/// As [`exec`].
+pub fn exec_piped(
     runtime: &Runtime,
-    spec: &Spec,
-    process: &Process,
-    options: &ExecOptions,
-    state: &ContainerState,
-    console: Option<OwnedFd>,
-) -> Result<crate::sys::process::Spawned> {
-    let group = Group::from_paths(&state.cgroup_paths)?;
-    let mut with_process = spec.clone();
-    with_process.set_process(Some(process.clone())).set_mounts(None);
-    let facts = Facts::gather(&with_process, false, state.cgroup_paths.clone())?;
-    let seccomp = runtime.compile(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
-    let options = Options {
-        no_new_keyring: true,
-        preserve_fds: options.preserve_fds,
-        parent_attaches: group.dir_fd().is_none(),
-        ..Options::default()
-    };
-    let request = ExecRequest { spec, process, facts: &facts, seccomp: seccomp.as_ref(), options };
-    let plan = Plan::for_exec(&request)?;
-    let given = Given { root: None, console, start_socket: None, process: Some(target(state)?) };
-    let launched = apply::spawn(&plan, given, Some(&group), &apply::Own)?;
-    launched.go()?;
-    launched.follow(|| Ok(()))?;
-    launched.let_go()
+    id: &ContainerId,
+    args: &[String],
+    streams: [OwnedFd; 3],
+    name: &str,
+) -> Result<Piped> {
+    let spec = spec_of(runtime, id)?;
+    let layout = Layout::new(&runtime.root, id);
+    let _lock = Lock::take(&layout)?;
+    let state = ContainerState::load(&layout)?;
+    Status::of(&state, &layout)?.admits(Event::Exec)?;
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(args.to_vec())).set_terminal(Some(false));
+    let options = ExecOptions::default();
+    let whole = Group::from_paths(&state.cgroup_paths)?;
+    let apart = whole.apart(name)?;
+    let added = Added { spec: &spec, process: &process, options: &options, state: &state };
+    let parent = apply::OwnWithStreams(streams);
+    match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
+        Ok(process) => Ok(Piped { process, apart }),
+        Err(error) => {
+            if let Some(apart) = apart {
+                let _ = apart.end_apart();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A process to be added.
+struct Added<'a> {
+    spec: &'a Spec,
+    process: &'a Process,
+    options: &'a ExecOptions,
+    state: &'a ContainerState,
+}
+
+impl Added<'_> {
+    fn spawn(
+        &self,
+        runtime: &Runtime,
+        group: &Group,
+        console: Option<OwnedFd>,
+        parent: &dyn apply::Parent,
+    ) -> Result<Spawned> {
+        let mut with_process = self.spec.clone();
+        with_process.set_process(Some(self.process.clone())).set_mounts(None);
+        let facts = Facts::gather(&with_process, false, self.state.cgroup_paths.clone())?;
+        let seccomp = runtime.compile(self.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
+        let options = Options {
+            no_new_keyring: true,
+            preserve_fds: self.options.preserve_fds,
+            parent_attaches: group.dir_fd().is_none(),
+            ..Options::default()
+        };
+        let seccomp = seccomp.as_ref();
+        let request = ExecRequest { spec: self.spec, process: self.process, facts: &facts, seccomp, options };
+        let plan = Plan::for_exec(&request)?;
+        let given = Given { root: None, console, start_socket: None, process: Some(target(self.state)?) };
+        let launched = apply::spawn(&plan, given, Some(group), parent)?;
+        launched.go()?;
+        launched.follow(|| Ok(()))?;
+        launched.let_go()
+    }
 }
 
 /// A pidfd of the container's first process, made sure of by its start time.

@@ -53,3 +53,52 @@ pub fn signal_from(number: i32) -> Option<Signal> {
         real_time.then(|| crate::sys::signal::from_raw(number))
     })
 }
+
+/// A signal's number from its number or name, with or without SIG; real-time ones as RTMIN+n and RTMAX-n.
+///
+/// # Errors
+/// `Invalid` when there is no such signal.
+pub fn parse_signal(text: &str) -> Result<i32> {
+    let unknown = || {
+        Error::invalid(format!("there is no signal {text:?}"))
+            .hint("see signal(7): KILL, SIGTERM, 15, RTMIN+1")
+    };
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let (low, high) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let number = if let Ok(number) = name.parse::<i32>() {
+        Some(number)
+    } else if let Some(offset) = name.strip_prefix("RTMIN") {
+        if offset.is_empty() {
+            Some(low)
+        } else {
+            offset.strip_prefix('+').and_then(|n| Some(low + n.parse::<i32>().ok()?))
+        }
+    } else if let Some(offset) = name.strip_prefix("RTMAX") {
+        if offset.is_empty() {
+            Some(high)
+        } else {
+            offset.strip_prefix('-').and_then(|n| Some(high - n.parse::<i32>().ok()?))
+        }
+    } else {
+        format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    };
+    number.filter(|n| (1..32).contains(n) || (low..=high).contains(n)).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in
+            [("KILL", 9), ("SIGTERM", 15), ("sigusr1", 10), ("1", 1), ("RTMIN+1", libc::SIGRTMIN() + 1)]
+        {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "SIG", "NOPE", "0", "-9", "99", "RTMIN+99", "RTMIN-1", "32"] {
+            assert!(parse_signal(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -46,6 +46,29 @@ impl Hold {
     }
 }
 
+/// Removes a container's directory with its writable layer; absent is fine. The hold on the image goes last: until then its
+/// layers stay.
+///
+/// # Errors
+/// Something in it cannot be removed.
+pub fn remove_container(directory: &Path) -> Result<()> {
+    for name in ["upper", "work"] {
+        remove_tree(&directory.join(name))?;
+    }
+    remove_tree(directory)
+}
+
+/// Removes a directory with all below it; absent is fine.
+///
+/// # Errors
+/// Something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).doing(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
 /// Makes container `owner` a user of `image`.
 pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Hold> {
     let owner = ContainerId::parse(owner)?;

@@ -56,7 +56,7 @@ use lock::{How, Locked};
 use trash::Trash;
 
 pub use gc::Cleared;
-pub use hold::Hold;
+pub use hold::{Hold, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
@@ -326,6 +326,16 @@ impl Store {
     /// When something cannot be read.
     pub fn usage(&self) -> Result<Usage> {
         usage::usage(self)
+    }
+
+    /// The bytes of all layers' files, unpacked, and how many of these there are: by the journal, without looking.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn size_of_layers(&self) -> Result<(u64, u64)> {
+        let view = self.refresh()?;
+        let layers = view.layers.values();
+        Ok(layers.fold((0, 0), |(bytes, files), layer| (bytes + layer.size_bytes, files + layer.entries)))
     }
 
     /// Compares images with what was unpacked: documents, every path of every layer with its content and attributes,

@@ -18,20 +18,25 @@ pub(crate) struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        for _ in 0..300 {
-            let keepers = self.keepers();
-            if keepers.is_empty() {
-                return;
-            }
-            for (pid, _) in keepers {
-                // The heir takes this for its keeper's word only.
-                let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        end_keepers(&self.run_dir());
+    }
+}
+
+/// Ends the keeper of this run directory, and its heir.
+pub(crate) fn end_keepers(run: &Path) {
+    let keepers = || processes("coracle-keeper", run);
+    for _ in 0..300 {
+        if keepers().is_empty() {
+            return;
         }
-        for (pid, _) in self.keepers().into_iter().rev() {
-            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        for (pid, _) in keepers() {
+            // The heir takes this for its keeper's word only.
+            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM);
         }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    for (pid, _) in keepers().into_iter().rev() {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
     }
 }
 

@@ -55,6 +55,8 @@ mod pull_fixture;
 mod pull_places;
 mod pull_signed;
 mod seccomp;
+mod serve;
+mod serve_images;
 mod supply;
 mod systemd;
 mod v2_limits;

@@ -73,6 +73,7 @@ impl RegistryArgs {
             registries_conf: self.registries_conf.clone().or_else(from_env).unwrap_or(usual.registries_conf),
             k3s_registries: self.k3s_registries.clone().unwrap_or(usual.k3s_registries),
             timing,
+            ..usual
         })
     }
 }

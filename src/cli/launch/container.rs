@@ -11,14 +11,11 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::Config as ImageConfig;
-use oci_spec::runtime::Mount;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::oci::Runtime;
-use crate::oci::profile::{Wishes, user};
 use crate::store::{ImageRecord, Store};
 
 /// Marks a directory that goes with its container; it holds the path of the runtime's root, where the record is.
@@ -97,37 +94,6 @@ impl Container {
         Ok(placed)
     }
 
-    /// Mounts for the image's volumes that nothing of the user's covers. Where the image has the directory, the
-    /// writable layer serves as well as a volume would; under a read-only root it is copied to memory. Where it has
-    /// none, an empty one beside the writable layer is bound.
-    pub(super) fn volumes(&self, image: &ImageConfig, wishes: &Wishes, root: &Path) -> Result<Vec<Mount>> {
-        let mut mounts = Vec::new();
-        for (number, target) in image.volumes().iter().flatten().enumerate() {
-            let target = Path::new(target);
-            if !target.is_absolute() || wishes.mounts.iter().any(|m| m.destination() == target) {
-                continue;
-            }
-            let mut mount = Mount::default();
-            mount.set_destination(target.to_owned());
-            let strings = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
-            match (user::exists_beneath(root, target), wishes.read_only) {
-                (true, false) => continue,
-                (true, true) => {
-                    mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("tmpfs".into()));
-                    mount.set_options(strings(&["nosuid", "nodev", "tmpcopyup"]));
-                }
-                (false, _) => {
-                    let source = self.directory.join(format!("volume{number}"));
-                    std::fs::create_dir_all(&source).doing(|| format!("make {}", source.display()))?;
-                    mount.set_typ(Some("bind".to_owned())).set_source(Some(source));
-                    mount.set_options(strings(&["rbind", "rprivate"]));
-                }
-            }
-            mounts.push(mount);
-        }
-        Ok(mounts)
-    }
-
     /// The container goes on without us: its directory stays until somebody removes it.
     pub(super) fn leave(mut self) {
         self.finished = true;
@@ -148,21 +114,9 @@ impl Drop for Container {
     }
 }
 
-/// Removes a container's directory. The hold on the image goes last: until then its layers stay.
+/// Removes a container's directory.
 pub(super) fn remove(directory: &Path) -> Result<()> {
-    for name in ["upper", "work"] {
-        remove_tree(&directory.join(name))?;
-    }
-    remove_tree(directory)
-}
-
-fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).doing(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    crate::store::remove_container(directory)
 }
 
 /// Removes what launches that were killed left behind.

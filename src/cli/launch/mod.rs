@@ -141,7 +141,9 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
     let user = args.wishes.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
     let hostname = wishes.hostname.clone().unwrap_or_else(|| profile::short_name(id.as_str()));
     wishes.extra_groups = args.wishes.extra_groups(&databases)?;
-    let volumes = container.volumes(&config, &wishes, &inside)?;
+    let is_covered = |target: &Path| wishes.mounts.iter().any(|m| m.destination() == target);
+    let directory = container.directory();
+    let volumes = profile::volumes::of_image(&config, &is_covered, wishes.read_only, directory, &inside)?;
     wishes.mounts.extend(volumes);
     let place = Place {
         id: id.to_string(),

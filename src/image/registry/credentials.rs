@@ -53,7 +53,7 @@ impl Login {
     }
 
     /// Reads the base64 of `name:password`, as the files have it.
-    pub(super) fn of_encoded(text: &str) -> Option<Self> {
+    pub fn of_encoded(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.trim()).ok()?;
         // docker pads with zeros.
         let text = String::from_utf8(bytes).ok()?;

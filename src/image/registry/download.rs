@@ -130,6 +130,7 @@ impl<'a> Download<'a> {
     /// After a fault: waits and lets the same be tried again, or another source, or gives up.
     fn recover(&mut self, fault: Fault) -> Result<()> {
         self.answer = None;
+        self.repository.session.options.cancel.check()?;
         let timing = &self.repository.session.options.timing;
         if self.at > self.stood_at {
             (self.tries, self.stood_at) = (0, self.at);
@@ -168,8 +169,11 @@ impl<'a> Download<'a> {
                 return Ok(());
             }
         }
-        std::thread::sleep(wait(timing, self.tries, fault.again));
-        Ok(())
+        let pause = wait(timing, self.tries, fault.again);
+        match &self.wire {
+            Some(wire) => wire.pause(pause),
+            None => Ok(()),
+        }
     }
 }
 

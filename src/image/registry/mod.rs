@@ -11,6 +11,7 @@
 //! SPEC(distribution 1.1)
 
 mod auth;
+mod cancel;
 mod challenge;
 mod credential_program;
 mod credentials;
@@ -29,6 +30,7 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cancel::Cancel;
 pub use credentials::Login;
 pub(super) use download::Download;
 pub(super) use repository::{Found, Repository};
@@ -55,6 +57,8 @@ pub struct RegistryOptions {
     pub k3s_registries: PathBuf,
     /// How long to wait for what.
     pub timing: Timing,
+    /// Ends it all when nobody wants it any more.
+    pub cancel: Cancel,
 }
 
 /// How long to wait, and how often to try again.
@@ -94,6 +98,7 @@ impl Default for RegistryOptions {
             registries_conf: "/etc/containers/registries.conf".into(),
             k3s_registries: "/etc/rancher/k3s/registries.yaml".into(),
             timing: Timing::default(),
+            cancel: Cancel::default(),
         }
     }
 }

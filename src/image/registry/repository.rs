@@ -214,13 +214,18 @@ impl<'a> Repository<'a> {
                     }
                 }
             }
+            if let Err(reason) = self.session.options.cancel.check() {
+                break Err(reason);
+            }
             match (passing, last) {
                 (Some(fault), _) if number >= self.tries() => break Err(fault.error),
                 (Some(fault), _) => {
                     let wait = wait(timing, number, fault.again);
                     let seconds = wait.as_secs_f32();
                     self.progress.warn(&format!("{}; trying again in {seconds:.1} s", fault.error.chain()));
-                    std::thread::sleep(wait);
+                    if let Err(reason) = wire.pause(wait) {
+                        break Err(reason);
+                    }
                 }
                 (None, Some(error)) => break Err(error),
                 (None, None) => break Err(self.nobody(which)),

@@ -54,7 +54,7 @@ impl<'a> Session<'a> {
     pub(super) fn new(options: &'a RegistryOptions) -> Self {
         Self {
             options,
-            dialer: Arc::new(Dialer::new(options.timing)),
+            dialer: Arc::new(Dialer::new(options.timing, options.cancel.clone())),
             spare: Mutex::default(),
             known: Mutex::default(),
             speak_tls: Mutex::default(),

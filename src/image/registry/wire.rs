@@ -19,9 +19,9 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tower_service::Service;
 
-use super::Timing;
 use super::endpoint::{Tls, host_of, is_loopback};
 use super::tls;
+use super::{Cancel, Timing};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// Bytes of a body that wait to be read; the kernel holds the rest back.
@@ -34,6 +34,7 @@ type Sender = http1::SendRequest<Full<Bytes>>;
 /// What all connections share.
 pub(super) struct Dialer {
     pub(super) timing: Timing,
+    cancel: Cancel,
     proxies: Matcher,
     tls: Mutex<HashMap<Tls, Arc<rustls::ClientConfig>>>,
 }
@@ -78,8 +79,8 @@ pub(super) struct Wire {
 }
 
 impl Dialer {
-    pub(super) fn new(timing: Timing) -> Self {
-        Self { timing, proxies: Matcher::from_env(), tls: Mutex::default() }
+    pub(super) fn new(timing: Timing, cancel: Cancel) -> Self {
+        Self { timing, cancel, proxies: Matcher::from_env(), tls: Mutex::default() }
     }
 
     fn tls_config(&self, tls: &Tls) -> Result<Arc<rustls::ClientConfig>> {
@@ -181,9 +182,20 @@ impl Wire {
     /// Waits for `future`, at most for `limit`.
     fn wait<T>(&self, limit: Duration, doing: &str, future: impl Future<Output = T>) -> Result<T> {
         let Some(runtime) = &self.runtime else { return Err(Error::new(Kind::Bug, "the client is gone")) };
-        runtime.block_on(async { tokio::time::timeout(limit, future).await }).map_err(|_elapsed| {
+        let waited = runtime.block_on(async {
+            tokio::select! {
+                reason = self.dialer.cancel.wait() => Err(reason),
+                waited = tokio::time::timeout(limit, future) => Ok(waited),
+            }
+        })?;
+        waited.map_err(|_elapsed| {
             Error::new(Kind::TimedOut, format!("{doing}: nothing came for {} s", limit.as_secs_f64()))
         })
+    }
+
+    /// Waits before trying again.
+    pub(super) fn pause(&self, duration: Duration) -> Result<()> {
+        self.wait(duration + Duration::from_secs(1), "wait", tokio::time::sleep(duration))
     }
 
     /// Sends a request and waits for the head of the answer. `connect` limits the making of a connection.
@@ -250,7 +262,10 @@ impl Wire {
                 self.wait(self.dialer.timing.progress, "read from the registry", answer.body.frame())?;
             match frame.transpose().map_err(lost)?.map(hyper::body::Frame::into_data) {
                 None => return Ok(None),
-                Some(Ok(bytes)) if !bytes.is_empty() => return Ok(Some(bytes)),
+                Some(Ok(bytes)) if !bytes.is_empty() => {
+                    self.dialer.cancel.has_progress();
+                    return Ok(Some(bytes));
+                }
                 // Trailers.
                 Some(_) => {}
             }

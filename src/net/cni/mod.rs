@@ -1,8 +1,9 @@
 //! The Container Network Interface: plugins are programs that connect a network namespace. SPEC(cni 1.1.0)
 //!
 //! Configurations are read at each use: they are one small file, and what an operator changes counts at once. What was
-//! attached is kept in a record, so that it is detached with the configuration it was attached with, even after a reboot
-//! or when its namespace is gone.
+//! attached is kept in a record, so that it is detached with the configuration it was attached with, or when its namespace
+//! is gone. Records lie in memory: a reboot takes them along with the namespaces, and what plugins keep on disk of
+//! containers that are gone is freed by [`Cni::collect_garbage`], by those that know GC (CNI 1.1).
 
 mod attachment;
 mod cache;
@@ -57,7 +58,7 @@ impl Default for Settings {
                 "/var/lib/rancher/k3s/data/current/bin",
                 "/var/snap/microk8s/current/opt/cni/bin",
             ]),
-            records: PathBuf::from("/var/lib/coracle/cni"),
+            records: PathBuf::from("/run/coracle/cni"),
             patience: Duration::from_secs(60),
         }
     }

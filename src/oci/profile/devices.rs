@@ -53,6 +53,33 @@ fn node(host: &Path, inside: PathBuf) -> Result<LinuxDevice> {
     Ok(device)
 }
 
+/// The node at a path of the host, to be at `inside`; or all below a directory.
+///
+/// # Errors
+/// `Invalid` for what is neither; it cannot be found.
+pub fn below(host: &Path, inside: &Path) -> Result<Vec<LinuxDevice>> {
+    let doing = || format!("find the device {}", host.display());
+    // A link is as good as what it leads to, and keeps its name inside.
+    let found = std::fs::canonicalize(host).doing(doing)?;
+    if !found.is_dir() {
+        return Ok(vec![node(&found, inside.to_owned())?]);
+    }
+    let mut all = Vec::new();
+    let mut directories = vec![found.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).doing(doing)?.flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().doing(doing)?);
+            let target = inside.join(path.strip_prefix(&found).unwrap_or(&path));
+            if kind.is_dir() {
+                directories.push(path);
+            } else if let Ok(device) = node(&path, target) {
+                all.push(device);
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Every node of the host's /dev, for a privileged container; links, terminals' and private directories left out.
 ///
 /// # Errors

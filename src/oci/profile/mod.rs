@@ -9,6 +9,7 @@ pub mod devices;
 pub mod mounts;
 pub mod security;
 pub mod user;
+pub mod volumes;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;

@@ -67,7 +67,7 @@ pub fn capabilities(add: &[String], drop: &[String], privileged: bool) -> Result
 }
 
 /// All that the kernel running now knows.
-fn every() -> HashSet<Capability> {
+pub fn every() -> HashSet<Capability> {
     caps::all().into_iter().map(Capability::from_cap).collect()
 }
 

@@ -10,6 +10,7 @@ mod leftovers;
 pub(crate) mod registry;
 mod runtime;
 mod sandbox;
+mod serve;
 mod wait;
 
 pub(crate) use bundle::{Bundle, fixture};
@@ -18,4 +19,5 @@ pub(crate) use console::{ConsoleSocket, read_terminal};
 pub(crate) use needs::{missing, skip};
 pub(crate) use runtime::{Runtime, runtime_under_test};
 pub(crate) use sandbox::Sandbox;
+pub(crate) use serve::Serve;
 pub(crate) use wait::wait_until;

@@ -45,6 +45,11 @@ impl Sandbox {
         self
     }
 
+    /// What every name of this sandbox contains.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
+    }
+
     /// A path in the sandbox's own directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

@@ -1,0 +1,134 @@
+//! CreateContainer: everything but its process.
+
+use std::sync::Arc;
+
+use coracle_cri::{ContainerRequest, v1};
+
+use super::{Container, Prepared};
+use crate::error::{Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::launch::undo::Undo;
+use crate::pod::machine::State;
+use crate::pod::records::ContainerRecord;
+use crate::pod::sandbox::Sandbox;
+use crate::pod::{Pods, files, new_id, now_ns, volumes};
+use crate::store::{ImageRecord, remove_container};
+
+/// Marks a directory in the store as that of a pod's container: it holds the run directory's path.
+pub(in crate::pod) const MARK: &str = "pod";
+
+impl Pods {
+    /// Creates a container and answers its id. A created one with the same metadata and configuration in the pod is the
+    /// answer: the first call may have finished after its caller had given up.
+    ///
+    /// # Errors
+    /// `NotFound` without the pod or the image, `WrongState` in a pod that is not ready, `Exists` for another container of
+    /// that name, or what the configuration asks for cannot be had; nothing is left behind then.
+    pub fn create_container(&self, request: &ContainerRequest) -> Result<String> {
+        let sandbox = self.sandbox(&request.sandbox_id)?;
+        let _at_work = sandbox.at_work()?;
+        if let Some(id) = self.same_container(&sandbox, &request.config)? {
+            return Ok(id);
+        }
+        let id = new_id()?;
+        let mut undo = Undo::new();
+        let container = self.make_container(&id, &sandbox, request, &mut undo)?;
+        self.table().containers.insert(id.clone(), Arc::new(container));
+        undo.disarm();
+        Ok(id)
+    }
+
+    /// The container that this request asks for, if it is there.
+    fn same_container(&self, sandbox: &Sandbox, config: &v1::ContainerConfig) -> Result<Option<String>> {
+        let of_pod = self.table().of_pod(&sandbox.id);
+        let named = of_pod.into_iter().find(|c| c.life().config.metadata == config.metadata);
+        let Some(container) = named else { return Ok(None) };
+        let life = container.life();
+        if life.record.state == State::Created && life.config == *config {
+            return Ok(Some(container.id.clone()));
+        }
+        let name = config.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default();
+        let what = format!("container {name:?} of the same attempt is there already: {}", container.id);
+        Err(Error::new(Kind::Exists, what).hint("remove it, or count the attempt up"))
+    }
+
+    fn make_container(
+        &self,
+        id: &str,
+        sandbox: &Sandbox,
+        request: &ContainerRequest,
+        undo: &mut Undo,
+    ) -> Result<Container> {
+        let image = self.image_of(&request.config)?;
+        let stored = self.store.container_dir(&ContainerId::parse(id)?);
+        let directory = sandbox.directory.container(id);
+        undo.push("container", {
+            let (directory, stored, layer) = (directory.clone(), stored.clone(), self.directories.layer(id));
+            move || {
+                volumes::unmount_all(directory.path());
+                let removed = [directory.remove(), remove_container(&layer), remove_container(&stored)];
+                for error in removed.into_iter().filter_map(Result::err) {
+                    crate::log::warning(&error.chain());
+                }
+            }
+        });
+        self.hold(id, &image)?;
+        directory.make()?;
+        directory.save_config(&request.config)?;
+        if let Some(logs) = request.wishes.log_path.as_deref().and_then(std::path::Path::parent) {
+            files::make_log_directory(logs)?;
+        }
+        let prepared = self.prepare(id, sandbox, &image, &directory, &request.wishes)?;
+        let record = record_of(&image, &prepared, request.wishes.stop_signal.as_deref(), &self.store)?;
+        directory.save(&record)?;
+        let container =
+            Container::new(id.to_owned(), sandbox.id.clone(), directory, request.config.clone(), record);
+        container.life().prepared = Some(Box::new(prepared));
+        Ok(container)
+    }
+
+    /// The image that kubelet names: by what PullImage answered, or by a name.
+    pub(in crate::pod) fn image_of(&self, config: &v1::ContainerConfig) -> Result<ImageRecord> {
+        let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+        self.store.find(name).map_err(|e| match e.kind() {
+            Kind::NotFound => {
+                Error::new(Kind::NotFound, format!("image {name:?} is not here: pull it first"))
+            }
+            _ => e,
+        })
+    }
+
+    /// Keeps the image from being removed, and marks the directory as ours, for the daemon that finds it after a reboot.
+    fn hold(&self, id: &str, image: &ImageRecord) -> Result<()> {
+        use crate::error::Doing;
+        let hold = self.store.hold(image, id)?;
+        let mark = hold.directory().join(MARK);
+        let text = self.settings.run.as_os_str().as_encoded_bytes();
+        std::fs::write(&mark, text).doing(|| format!("write {}", mark.display()))
+    }
+}
+
+fn record_of(
+    image: &ImageRecord,
+    prepared: &Prepared,
+    wished_signal: Option<&str>,
+    store: &crate::store::Store,
+) -> Result<ContainerRecord> {
+    let configured = store.config(image)?.config().as_ref().and_then(|config| config.stop_signal().clone());
+    let signal = wished_signal.map(str::to_owned).or(configured);
+    let user = prepared.spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
+    let others = user.additional_gids().clone().unwrap_or_default();
+    Ok(ContainerRecord {
+        state: State::Created,
+        image_id: image.id.to_string(),
+        image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+        stop_signal: signal.unwrap_or_default(),
+        user: (user.uid(), user.gid(), others),
+        created_ns: now_ns(),
+        started_ns: 0,
+        finished_ns: 0,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+    })
+}

@@ -1,0 +1,120 @@
+//! What is told of containers.
+
+use std::collections::BTreeMap;
+
+use coracle_cri::convert::{ContainerWishes, signal_named};
+use coracle_cri::v1;
+
+use super::{Container, Life};
+use crate::error::{Error, Result};
+use crate::pod::Pods;
+use crate::pod::machine::State;
+
+fn state_of(state: State) -> i32 {
+    match state {
+        State::Created | State::Starting => v1::ContainerState::ContainerCreated,
+        State::Running => v1::ContainerState::ContainerRunning,
+        State::Exited | State::Gone => v1::ContainerState::ContainerExited,
+    }
+    .into()
+}
+
+impl Container {
+    fn summary(&self) -> v1::Container {
+        let life = self.life();
+        v1::Container {
+            id: self.id.clone(),
+            pod_sandbox_id: self.pod.clone(),
+            metadata: life.config.metadata.clone(),
+            image: life.config.image.clone(),
+            image_ref: life.record.image_id.clone(),
+            state: state_of(life.record.state),
+            created_at: life.record.created_ns,
+            labels: life.config.labels.clone(),
+            annotations: life.config.annotations.clone(),
+            image_id: life.record.image_id.clone(),
+        }
+    }
+
+    fn status(&self, sandbox: &v1::PodSandboxConfig) -> Result<v1::ContainerStatus> {
+        let life = self.life();
+        let wishes = ContainerWishes::of(&life.config, sandbox).map_err(|e| Error::invalid(e.message))?;
+        let log_path = wishes.log_path.map(|path| path.display().to_string()).unwrap_or_default();
+        let Life { config, record, .. } = &*life;
+        let limits = config.linux.as_ref().and_then(|linux| linux.resources.clone());
+        let (uid, gid, groups) = &record.user;
+        let stop_signal = match record.stop_signal.as_str() {
+            "" => v1::Signal::Sigterm,
+            name => signal_named(name),
+        };
+        Ok(v1::ContainerStatus {
+            id: self.id.clone(),
+            metadata: config.metadata.clone(),
+            state: state_of(record.state),
+            created_at: record.created_ns,
+            started_at: record.started_ns,
+            finished_at: record.finished_ns,
+            exit_code: record.exit_code,
+            image: config.image.as_ref().map(name_for_people),
+            image_ref: record.image_ref.clone(),
+            reason: record.reason.clone(),
+            message: record.message.clone(),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            mounts: config.mounts.clone(),
+            log_path,
+            resources: Some(v1::ContainerResources {
+                linux: Some(limits.unwrap_or_default()),
+                windows: None,
+            }),
+            image_id: record.image_id.clone(),
+            user: Some(v1::ContainerUser {
+                linux: Some(v1::LinuxContainerUser {
+                    uid: (*uid).into(),
+                    gid: (*gid).into(),
+                    supplemental_groups: groups.iter().map(|group| (*group).into()).collect(),
+                }),
+            }),
+            stop_signal: stop_signal.into(),
+        })
+    }
+}
+
+/// The name by which the user asked for the image, when kubelet tells it.
+fn name_for_people(image: &v1::ImageSpec) -> v1::ImageSpec {
+    let name = match image.user_specified_image.as_str() {
+        "" => image.image.as_str(),
+        name => name,
+    };
+    v1::ImageSpec { image: name.to_owned(), ..image.clone() }
+}
+
+impl Pods {
+    /// All containers, from memory.
+    pub fn list_containers(&self) -> Vec<v1::Container> {
+        self.table().containers.values().map(|container| container.summary()).collect()
+    }
+
+    /// A container's status.
+    ///
+    /// # Errors
+    /// `NotFound`
+    pub fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
+        let container = self.container(id)?;
+        let sandbox = self.sandbox(&container.pod)?;
+        let status = container.status(&sandbox.config)?;
+        let mut info = BTreeMap::new();
+        if verbose {
+            let running = container.state() == State::Running;
+            let pid = running.then(|| self.pid_of(&container.id).ok()).flatten();
+            let text = serde_json::json!({
+                "sandboxID": container.pod,
+                "pid": pid,
+                "directory": container.directory.path(),
+                "record": container.life().record,
+            });
+            info.insert("info".to_owned(), text.to_string());
+        }
+        Ok(v1::ContainerStatusResponse { status: Some(status), info })
+    }
+}

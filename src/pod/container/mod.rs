@@ -1,0 +1,149 @@
+//! A container of a pod.
+
+mod create;
+mod exec;
+mod list;
+mod remove;
+mod start;
+mod stop;
+mod update;
+
+pub(super) use create::MARK;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use coracle_cri::v1;
+use oci_spec::runtime::Spec;
+
+use super::machine::{Event, State, step};
+use super::records::{ContainerRecord, Directory};
+use super::stats::Measured;
+use super::{Pods, now_ns, table};
+use crate::error::{Error, Kind, Result};
+use crate::keeper::Exit;
+
+/// What a start that failed is told as: containerd's code and reason.
+const START_ERROR: (i32, &str) = (128, "StartError");
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    /// The pod's id.
+    pub(super) pod: String,
+    pub(super) directory: Directory,
+    life: Mutex<Life>,
+    /// Told of every change of its life.
+    changed: Condvar,
+    /// How large its writable layer was when it was last looked at.
+    pub(super) measured: Mutex<Option<Measured>>,
+}
+
+/// What changes in the life of a container.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// As kubelet sent it; its limits are those in force.
+    pub(super) config: v1::ContainerConfig,
+    pub(super) record: ContainerRecord,
+    /// What was made for its start, until then.
+    prepared: Option<Box<Prepared>>,
+    /// It was asked to end, and is killed then.
+    kill_at: Option<Instant>,
+}
+
+/// What is needed to start a container.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) spec: Spec,
+    /// Its root, mounted and attached nowhere.
+    pub(super) root: OwnedFd,
+}
+
+impl Container {
+    pub(super) fn new(
+        id: String,
+        pod: String,
+        directory: Directory,
+        config: v1::ContainerConfig,
+        record: ContainerRecord,
+    ) -> Self {
+        let life = Life { config, record, prepared: None, kill_at: None };
+        let (life, changed, measured) = (Mutex::new(life), Condvar::new(), Mutex::default());
+        Self { id, pod, directory, life, changed, measured }
+    }
+
+    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    pub(super) fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.life().record.state
+    }
+
+    /// Takes it through the table, with what else changes then, in memory and on disk.
+    ///
+    /// # Errors
+    /// `WrongState` when the event is not allowed now; the record cannot be written.
+    pub(super) fn happen(&self, event: Event, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        let mut life = self.life();
+        let state = life.record.state;
+        let Some(next) = step(state, event) else {
+            let doing = format!("cannot {event} container {}: it is {state}", self.id);
+            return Err(Error::new(Kind::WrongState, doing));
+        };
+        // What happened once is not changed by hearing of it again.
+        if next != state || next != State::Exited {
+            change(&mut life.record);
+        }
+        life.record.state = next;
+        let saved = if next == State::Gone { Ok(()) } else { self.directory.save(&life.record) };
+        self.changed.notify_all();
+        saved
+    }
+
+    /// Its process has ended.
+    pub(super) fn ended(&self, exit: Exit) -> Result<()> {
+        let reason = match exit {
+            Exit { unknown: true, .. } => "Unknown",
+            Exit { oom: true, .. } => "OOMKilled",
+            Exit { code: 0, .. } => "Completed",
+            _ => "Error",
+        };
+        self.happen(Event::Ended, |record| {
+            record.finished_ns = if exit.at_ns > 0 { exit.at_ns } else { now_ns() };
+            record.exit_code = exit.code.into();
+            reason.clone_into(&mut record.reason);
+        })
+    }
+}
+
+impl Pods {
+    /// A container by id or the beginning of one.
+    pub(super) fn find_container(&self, id: &str) -> Result<Option<Arc<Container>>> {
+        table::find(&self.table().containers, id)
+    }
+
+    /// A container by id or the beginning of one.
+    ///
+    /// # Errors
+    /// `NotFound`
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.find_container(id)?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id}")))
+    }
+
+    /// A container that runs.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`
+    pub(super) fn running(&self, id: &str) -> Result<Arc<Container>> {
+        let container = self.container(id)?;
+        match container.state() {
+            State::Running => Ok(container),
+            state => Err(Error::new(Kind::WrongState, format!("container {} is {state}", container.id))),
+        }
+    }
+}

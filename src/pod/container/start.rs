@@ -1,0 +1,65 @@
+//! StartContainer.
+
+use std::sync::Arc;
+
+use coracle_cri::convert::ContainerWishes;
+
+use super::{Container, Prepared, START_ERROR};
+use crate::error::{Error, Result};
+use crate::keeper::{Order, Stdin};
+use crate::pod::machine::Event;
+use crate::pod::sandbox::Sandbox;
+use crate::pod::{Pods, now_ns};
+
+impl Pods {
+    /// Starts a created container. When that fails the container is exited, with the reason in its status.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, or why its process cannot run.
+    pub fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let sandbox = self.sandbox(&container.pod)?;
+        let _at_work = sandbox.at_work()?;
+        container.happen(Event::Start, |_| ())?;
+        match self.launch(&sandbox, &container) {
+            Ok(()) => container.happen(Event::Started, |record| record.started_ns = now_ns()),
+            Err(error) => {
+                // It may have run for a moment before its launch was found to be bad.
+                let told = container.happen(Event::Failed, |record| {
+                    record.finished_ns = now_ns();
+                    (record.exit_code, record.reason) = (START_ERROR.0, START_ERROR.1.to_owned());
+                    record.message = error.chain();
+                });
+                told.and(Err(error))
+            }
+        }
+    }
+
+    fn launch(&self, sandbox: &Sandbox, container: &Arc<Container>) -> Result<()> {
+        let (config, prepared) = {
+            let mut life = container.life();
+            (life.config.clone(), life.prepared.take())
+        };
+        let wishes = ContainerWishes::of(&config, &sandbox.config).map_err(|e| Error::invalid(e.message))?;
+        let prepared = match prepared {
+            Some(prepared) => *prepared,
+            // Made by a daemon that is no more.
+            None => {
+                let image = self.image_of(&config)?;
+                self.prepare(&container.id, sandbox, &image, &container.directory, &wishes)?
+            }
+        };
+        let Prepared { spec, root } = prepared;
+        let order = Order {
+            id: container.id.clone(),
+            log: wishes.log_path.clone(),
+            stdin: match (wishes.stdin, wishes.stdin_once) {
+                (false, _) => Stdin::None,
+                (true, false) => Stdin::Open,
+                (true, true) => Stdin::Once,
+            },
+            ..Order::default()
+        };
+        self.entrust(&container.id, &spec, Some(root), order, wishes.tty)
+    }
+}

@@ -1,0 +1,72 @@
+//! UpdateContainerResources and ReopenContainerLog.
+
+use coracle_cri::convert::Resources;
+use coracle_cri::v1;
+
+use crate::error::{Error, Kind, Result};
+use crate::id::ContainerId;
+use crate::keeper::client::Client;
+use crate::oci::ps;
+use crate::pod::Pods;
+use crate::pod::machine::State;
+
+impl Pods {
+    /// New limits for a created or running container; what is not said stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState` for one that has ended, or a limit that the kernel refuses.
+    pub fn update_container(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
+        let container = self.container(&request.container_id)?;
+        let Some(new) = &request.linux else { return Ok(()) };
+        let limits = Resources::of(Some(new)).map_err(|e| Error::invalid(e.message))?;
+        match container.state() {
+            State::Created => {}
+            State::Running => {
+                ps::update(&self.runtime(), &ContainerId::parse(&container.id)?, &limits.cgroup)?;
+            }
+            state => {
+                let what = format!("container {} is {state}: it has no limits to change", container.id);
+                return Err(Error::new(Kind::WrongState, what));
+            }
+        }
+        let mut life = container.life();
+        let config = life.config.linux.get_or_insert_default();
+        merge(config.resources.get_or_insert_default(), new);
+        // What was made for its start has the old limits.
+        life.prepared = None;
+        container.directory.save_config(&life.config)
+    }
+
+    /// Opens a container's log again by its path.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState` for one that does not run, or the file cannot be opened.
+    pub fn reopen_log(&self, id: &str) -> Result<()> {
+        let container = self.running(id)?;
+        Client::connect(&self.settings.run)?.reopen(&container.id)
+    }
+}
+
+/// What is said replaces what was.
+fn merge(old: &mut v1::LinuxContainerResources, new: &v1::LinuxContainerResources) {
+    let number = |old: &mut i64, new: i64| {
+        if new != 0 {
+            *old = new;
+        }
+    };
+    number(&mut old.cpu_period, new.cpu_period);
+    number(&mut old.cpu_quota, new.cpu_quota);
+    number(&mut old.cpu_shares, new.cpu_shares);
+    number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
+    number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
+    number(&mut old.oom_score_adj, new.oom_score_adj);
+    for (old, new) in [(&mut old.cpuset_cpus, &new.cpuset_cpus), (&mut old.cpuset_mems, &new.cpuset_mems)] {
+        if !new.is_empty() {
+            old.clone_from(new);
+        }
+    }
+    if !new.hugepage_limits.is_empty() {
+        old.hugepage_limits.clone_from(&new.hugepage_limits);
+    }
+    old.unified.extend(new.unified.clone());
+}

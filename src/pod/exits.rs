@@ -1,0 +1,117 @@
+//! Hearing of containers that end: a thread that asks the keeper, and sleeps until it says something.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Pods;
+use super::container::Container;
+use super::machine::{Event, State};
+use crate::error::{Doing, Kind, Result};
+use crate::id::ContainerId;
+use crate::keeper::Exit;
+use crate::keeper::client::{Client, Watch};
+use crate::oci::{delete, kill};
+use crate::record::{self, Layout};
+
+/// How long is waited before a keeper that cannot be reached is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts the thread. It holds no pods: when they are gone, so is it at the next thing it hears.
+pub(super) fn start(pods: &Arc<Pods>) -> Result<()> {
+    // Before anybody can be told of a pod: what ended while nobody listened is known then.
+    let watch = pods.catch_up()?;
+    let weak = Arc::downgrade(pods);
+    let thread = std::thread::Builder::new().name("exits".to_owned()).stack_size(256 << 10);
+    thread.spawn(move || listen(&weak, watch)).map(drop).doing(|| "start a thread")
+}
+
+fn listen(pods: &Weak<Pods>, first: Watch) {
+    let mut watch = Some(first);
+    loop {
+        let heard = watch.as_ref().map(Watch::next);
+        let Some(pods) = pods.upgrade() else { return };
+        match heard {
+            Some(Ok((id, exit))) => pods.heard(&id, exit),
+            // The keeper is another one now, or found us too slow: what was missed is looked for.
+            Some(Err(_)) | None => {
+                watch = pods.catch_up().map_err(|error| crate::log::warning(&error.chain())).ok();
+                if watch.is_none() {
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+}
+
+impl Pods {
+    /// Connects to the keeper, and looks for containers that have ended unheard.
+    fn catch_up(&self) -> Result<Watch> {
+        let run = &self.settings.run;
+        let watch = Client::connect_or_start(run)?.watch()?;
+        // Only now: what ends from here on is told.
+        let kept = Client::connect(run)?.list()?;
+        let containers: Vec<_> = self.table().containers.values().cloned().collect();
+        for container in containers {
+            let is_kept = kept.iter().any(|(id, _)| *id == container.id);
+            if !is_kept && container.state() == State::Running {
+                self.heard(&container.id, self.exit_on_disk(&container.id));
+            }
+        }
+        let pods: Vec<_> = self.table().sandboxes.values().cloned().collect();
+        for pod in pods {
+            if pod.namespace("pid").is_some() && !kept.iter().any(|(id, _)| *id == pod.id) {
+                self.heard(&pod.id, Exit { code: 255, unknown: true, ..Exit::default() });
+            }
+        }
+        Ok(watch)
+    }
+
+    /// What the keeper wrote when a container ended; unknown when it did not.
+    fn exit_on_disk(&self, id: &str) -> Exit {
+        let unknown = Exit { code: 255, unknown: true, ..Exit::default() };
+        let Ok(id) = ContainerId::parse(id) else { return unknown };
+        let Some(exit) = record::Exit::load(&Layout::new(&self.settings.root, &id)) else { return unknown };
+        let at = chrono::DateTime::parse_from_rfc3339(&exit.finished_at).ok();
+        Exit {
+            code: exit.exit_code,
+            signal: None,
+            oom: exit.oom_killed,
+            unknown: exit.exit_unknown,
+            at_ns: at.and_then(|at| at.timestamp_nanos_opt()).unwrap_or(0),
+        }
+    }
+
+    /// Something that the keeper had has ended.
+    fn heard(&self, id: &str, exit: Exit) {
+        let (container, sandbox) = {
+            let table = self.table();
+            (table.containers.get(id).cloned(), table.sandboxes.get(id).cloned())
+        };
+        let done = match (container, sandbox) {
+            (Some(container), _) => self.container_ended(&container, exit),
+            (None, Some(sandbox)) => sandbox.lost_its_process(),
+            // Of `coracle launch`, or of a pod that is being made or removed.
+            (None, None) => Ok(()),
+        };
+        if let Err(error) = done {
+            crate::log::warning(&error.doing(format!("note the end of {id}")).chain());
+        }
+    }
+
+    fn container_ended(&self, container: &Arc<Container>, exit: Exit) -> Result<()> {
+        let id = ContainerId::parse(&container.id)?;
+        container.ended(exit)?;
+        // In a PID namespace that is not its own it may leave processes behind.
+        let _ = kill::kill(&self.runtime(), &id, libc::SIGKILL, true);
+        match delete::delete(&self.runtime(), &id, true) {
+            // Whoever removes the container meanwhile does it.
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A container that the keeper has, although nobody remembers having started it: its daemon was killed in between.
+    pub(super) fn adopt(&self, container: &Container) -> Result<()> {
+        container.happen(Event::Started, |record| record.started_ns = super::now_ns())
+    }
+}

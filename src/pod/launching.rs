@@ -1,0 +1,161 @@
+//! Launching by the keeper: of containers, and of the first process of a pod that shares its PID namespace.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use coracle_cri::convert::SandboxWishes;
+use oci_spec::runtime::{Linux, LinuxCapabilities, LinuxNamespaceType, Mount, Process, Root, Spec};
+
+use super::Pods;
+use super::place::{namespace, namespaces_of};
+use super::records::Directory;
+use crate::error::{Doing, Result};
+use crate::id::ContainerId;
+use crate::keeper::client::{Client, Launching, keeper_program};
+use crate::keeper::{Order, POD_INIT};
+use crate::launch::undo::Undo;
+use crate::oci::create::CreateOptions;
+use crate::oci::{attach, delete, run};
+use crate::record::{ContainerState, Layout};
+
+/// The program's place in the root of a pod's first process.
+const PROGRAM: &str = "/keeper";
+
+impl Pods {
+    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name.
+    ///
+    /// # Errors
+    /// Why it cannot run; nothing is left of it then.
+    pub(super) fn entrust(
+        &self,
+        id: &str,
+        spec: &Spec,
+        root: Option<OwnedFd>,
+        order: Order,
+        tty: bool,
+    ) -> Result<()> {
+        let id = ContainerId::parse(id)?;
+        let (ours, theirs) =
+            if tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
+        let layout = Layout::new(&self.settings.root, &id);
+        let order = Order { exit_file: Some(layout.exit()), ..order };
+        let keeper = Client::connect_or_start(&self.settings.run)?;
+        let launching = Rc::new(Launching::new(keeper, order, ours));
+        let create = CreateOptions {
+            bundle: layout.directory().to_owned(),
+            root: root.map(Arc::new),
+            parent: Some(Rc::clone(&launching) as Rc<_>),
+            ..CreateOptions::default()
+        };
+        match run::entrust(&self.runtime(), &id, spec, &create, theirs) {
+            Ok(()) => launching.keep(),
+            Err(error) => {
+                launching.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the process that is the first of a shared PID namespace, and pins that. It waits, and reaps orphans.
+    ///
+    /// # Errors
+    /// It cannot run; nothing is left of it then.
+    pub(super) fn start_first_process(
+        &self,
+        id: &str,
+        wishes: &SandboxWishes,
+        directory: &Directory,
+        undo: &mut Undo,
+    ) -> Result<()> {
+        let root = directory.join("init");
+        std::fs::create_dir(&root).doing(|| format!("make {}", root.display()))?;
+        let spec = self.first_process(id, wishes, directory, root)?;
+        let runtime = self.runtime();
+        let own = ContainerId::parse(id)?;
+        self.entrust(id, &spec, None, Order { id: id.to_owned(), ..Order::default() }, false)?;
+        undo.push("first process of the pod", {
+            let own = own.clone();
+            move || drop(delete::delete(&runtime, &own, true))
+        });
+        let state = ContainerState::load(&Layout::new(&self.settings.root, &own))?;
+        let source = PathBuf::from(format!("/proc/{}/ns/pid", state.init_process_pid));
+        crate::net::namespace::pin(&source, &directory.join("pid"))
+    }
+
+    fn first_process(
+        &self,
+        id: &str,
+        wishes: &SandboxWishes,
+        directory: &Directory,
+        root: PathBuf,
+    ) -> Result<Spec> {
+        let program = keeper_program();
+        let program = std::fs::canonicalize(&program)
+            .doing(|| format!("find {}", program.display()))
+            .map_err(|e| e.hint("the first process of a shared PID namespace is coracle-keeper itself"))?;
+        let mut spec = Spec::default();
+        let mut linux = Linux::default();
+        let own = &wishes.namespaces;
+        let shared = namespaces_of(own, directory);
+        let pids = namespace(LinuxNamespaceType::Pid, None);
+        linux
+            .set_namespaces(Some(shared.chain([pids, namespace(LinuxNamespaceType::Mount, None)]).collect()))
+            .set_uid_mappings(own.user.as_ref().map(|user| user.uids.clone()))
+            .set_gid_mappings(own.user.as_ref().map(|user| user.gids.clone()))
+            .set_cgroups_path(Some(self.cgroup_of(wishes.cgroup_parent.as_deref(), id)))
+            .set_resources(None);
+        spec.set_version(crate::record::OCI_VERSION.to_owned())
+            .set_hostname(None)
+            .set_root(Some(read_only_root(root)))
+            .set_process(Some(waiting_process()))
+            .set_mounts(Some(vec![program_mount(program)]))
+            .set_linux(Some(linux));
+        Ok(spec)
+    }
+
+    /// Ends the first process of a pod, if it has one.
+    pub(super) fn end_first_process(&self, id: &str) -> Result<()> {
+        delete::delete(&self.runtime(), &ContainerId::parse(id)?, true)
+    }
+}
+
+fn read_only_root(path: PathBuf) -> Root {
+    let mut root = Root::default();
+    root.set_path(path).set_readonly(Some(true));
+    root
+}
+
+/// Without any right: all that it does is wait.
+fn waiting_process() -> Process {
+    let mut process = Process::default();
+    process
+        .set_args(Some([PROGRAM, POD_INIT].map(str::to_owned).into()))
+        .set_env(None)
+        .set_cwd("/".into())
+        .set_capabilities(Some(none_at_all()))
+        .set_rlimits(None)
+        .set_no_new_privileges(Some(true));
+    process
+}
+
+fn none_at_all() -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    let none = || Some(Default::default());
+    sets.set_bounding(none())
+        .set_effective(none())
+        .set_permitted(none())
+        .set_inheritable(none())
+        .set_ambient(none());
+    sets
+}
+
+fn program_mount(program: PathBuf) -> Mount {
+    let mut bind = Mount::default();
+    bind.set_typ(Some("bind".to_owned()))
+        .set_source(Some(program))
+        .set_destination(PROGRAM.into())
+        .set_options(Some(["bind", "ro"].map(str::to_owned).into()));
+    bind
+}

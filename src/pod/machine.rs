@@ -1,0 +1,122 @@
+//! The life of a container in a pod as a table: state and event in, next state out, or why not.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Made, never started.
+    Created,
+    /// Being started.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Its process has ended, or could not be started.
+    Exited,
+    /// Being removed, or removed.
+    Gone,
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// kubelet wants it started.
+    Start,
+    /// Its process runs.
+    Started,
+    /// It could not be started.
+    Failed,
+    /// Its process has ended.
+    Ended,
+    /// kubelet wants it removed.
+    Remove,
+}
+
+/// The next state; `None` when the event is not allowed now.
+pub fn step(state: State, event: Event) -> Option<State> {
+    use Event as E;
+    use State as S;
+    match (state, event) {
+        (S::Created, E::Start) => Some(S::Starting),
+        (S::Created, E::Remove) => Some(S::Gone),
+        // Found running by a daemon that does not remember having started it.
+        (S::Created, E::Started) => Some(S::Running),
+        (S::Created, E::Failed | E::Ended) => Some(S::Exited),
+
+        (S::Starting, E::Started) => Some(S::Running),
+        (S::Starting, E::Failed | E::Ended) => Some(S::Exited),
+        (S::Starting, E::Start | E::Remove) => None,
+
+        (S::Running, E::Ended) => Some(S::Exited),
+        (S::Running, E::Started | E::Failed) => Some(S::Running),
+        (S::Running, E::Start | E::Remove) => None,
+
+        (S::Exited, E::Remove) => Some(S::Gone),
+        // It ended before whoever started it could say so, or was seen to end twice.
+        (S::Exited, E::Started | E::Failed | E::Ended) => Some(S::Exited),
+        (S::Exited, E::Start) => None,
+
+        (S::Gone, E::Started | E::Failed | E::Ended | E::Remove) => Some(S::Gone),
+        (S::Gone, E::Start) => None,
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Starting => "being started",
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Gone => "removed",
+        })
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Started => "see the start of",
+            Self::Failed => "see the failure of",
+            Self::Ended => "see the end of",
+            Self::Remove => "remove",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Event::{Ended, Failed, Remove, Start, Started};
+
+    const EVENTS: [Event; 5] = [Start, Started, Failed, Ended, Remove];
+
+    fn run(events: &[Event]) -> Option<State> {
+        events.iter().try_fold(State::Created, |state, event| step(state, *event))
+    }
+
+    #[test]
+    fn whole_lives() {
+        assert_eq!(run(&[Start, Started, Ended, Remove]), Some(State::Gone), "as it should be");
+        assert_eq!(run(&[Start, Ended, Started]), Some(State::Exited), "it ended at once");
+        assert_eq!(run(&[Start, Failed, Remove]), Some(State::Gone), "it could not be started");
+        assert_eq!(run(&[Remove]), Some(State::Gone), "never started");
+        assert_eq!(run(&[Start, Started, Start]), None, "starting is no repetition");
+        assert_eq!(run(&[Start, Started, Remove]), None, "what runs is ended first");
+    }
+
+    #[test]
+    fn nothing_comes_back_to_life() {
+        for event in EVENTS {
+            assert!(matches!(step(State::Gone, event), Some(State::Gone) | None));
+            assert!(!matches!(
+                step(State::Exited, event),
+                Some(State::Running | State::Starting | State::Created)
+            ));
+        }
+    }
+}

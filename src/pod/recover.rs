@@ -1,0 +1,151 @@
+//! After a restart: what is known of pods and containers is read, and work that was interrupted is undone.
+
+use std::sync::Arc;
+
+use coracle_cri::v1;
+
+use super::container::Container;
+use super::machine::State;
+use super::records::{ContainerRecord, Directory, SandboxRecord};
+use super::sandbox::Sandbox;
+use super::{Pods, files, volumes};
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+use crate::keeper::client::Client;
+use crate::oci::delete;
+use crate::store::remove_container;
+
+/// A pod's interface and id, as the network knows it.
+type Attached = (String, String);
+
+impl Pods {
+    /// Reads everything. What cannot be read or undone is said in the log: the other pods are served all the same.
+    pub(super) fn recover(&self) -> Result<()> {
+        let kept = match Client::connect(&self.settings.run) {
+            Ok(keeper) => keeper.list()?.into_iter().map(|(id, _)| id).collect(),
+            // None has run since the machine was started, or it comes back by its records once it is asked for.
+            Err(_) => Vec::new(),
+        };
+        for id in self.directories.all()? {
+            let directory = self.directories.pod(&id);
+            match directory.load::<v1::PodSandboxConfig, SandboxRecord>() {
+                Ok(Some((config, record))) => self.recover_sandbox(id, config, record, directory, &kept),
+                Ok(None) => complain(self.undo_sandbox(&id, &directory)),
+                Err(error) => {
+                    complain(Err(error));
+                    complain(self.undo_sandbox(&id, &directory));
+                }
+            }
+        }
+        self.remove_leftovers();
+        let alive: Vec<Attached> = {
+            let table = self.table();
+            table.sandboxes.keys().map(|id| (id.clone(), super::sandbox::INTERFACE.to_owned())).collect()
+        };
+        complain(
+            self.offer().cni.collect_garbage(&alive).map_err(|e| e.doing("free what pods that are gone had")),
+        );
+        Ok(())
+    }
+
+    fn recover_sandbox(
+        &self,
+        id: String,
+        config: v1::PodSandboxConfig,
+        record: SandboxRecord,
+        directory: Directory,
+        kept: &[String],
+    ) {
+        for container in directory.containers().unwrap_or_default() {
+            let its = directory.container(&container);
+            match its.load::<v1::ContainerConfig, ContainerRecord>() {
+                Ok(Some(found)) => {
+                    complain(self.recover_container(container, &id, found, its, kept));
+                }
+                Ok(None) => complain(self.undo_container(&container, &its)),
+                Err(error) => {
+                    complain(Err(error));
+                    complain(self.undo_container(&container, &its));
+                }
+            }
+        }
+        let sandbox = Sandbox::new(id.clone(), config, directory, record);
+        self.table().sandboxes.insert(id, Arc::new(sandbox));
+    }
+
+    fn recover_container(
+        &self,
+        id: String,
+        pod: &str,
+        (config, mut record): (v1::ContainerConfig, ContainerRecord),
+        directory: Directory,
+        kept: &[String],
+    ) -> Result<()> {
+        let own = ContainerId::parse(&id)?;
+        let was_starting = record.state == State::Starting;
+        let layout = crate::record::Layout::new(&self.settings.root, &own);
+        let ran = kept.contains(&id) || layout.exit().exists();
+        if was_starting {
+            // Whether it got as far as running, the keeper knows; else it is as if its start had never been tried.
+            record.state = State::Created;
+        }
+        let container = Container::new(id.clone(), pod.to_owned(), directory, config, record);
+        if was_starting && ran {
+            self.adopt(&container)?;
+        } else if was_starting {
+            delete::delete(&self.runtime(), &own, true)?;
+        }
+        self.table().containers.insert(id, Arc::new(container));
+        Ok(())
+    }
+
+    /// Undoes a pod that was being made or removed.
+    fn undo_sandbox(&self, id: &str, directory: &Directory) -> Result<()> {
+        for container in directory.containers()? {
+            self.undo_container(&container, &directory.container(&container))?;
+        }
+        if ContainerId::parse(id).is_ok() {
+            self.end_first_process(id)?;
+            let attached = crate::net::cni::Attachment {
+                container: id.to_owned(),
+                namespace: directory.join("net"),
+                interface: super::sandbox::INTERFACE.to_owned(),
+                ..Default::default()
+            };
+            self.offer().cni.delete(&attached)?;
+        }
+        files::take_down(directory);
+        directory.remove()
+    }
+
+    /// Undoes a container that was being made or removed.
+    fn undo_container(&self, id: &str, directory: &Directory) -> Result<()> {
+        let own = ContainerId::parse(id)?;
+        delete::delete(&self.runtime(), &own, true)?;
+        volumes::unmount_all(directory.path());
+        directory.remove()?;
+        remove_container(&self.directories.layer(id))?;
+        remove_container(&self.store.container_dir(&own))
+    }
+
+    /// Removes writable layers of containers that are no more: after a reboot that is all of them.
+    fn remove_leftovers(&self) {
+        let Ok(entries) = std::fs::read_dir(self.store.root().join("containers")) else { return };
+        let run = self.settings.run.as_os_str().as_encoded_bytes();
+        for entry in entries.flatten() {
+            let mark = entry.path().join(super::container::MARK);
+            let is_ours = std::fs::read(mark).is_ok_and(|of| of == run);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_ours && !self.table().containers.contains_key(&name) {
+                complain(remove_container(&entry.path()));
+            }
+        }
+    }
+}
+
+/// Says an error in the log.
+fn complain(result: Result<(), Error>) {
+    if let Err(error) = result {
+        crate::log::warning(&error.chain());
+    }
+}

@@ -1,0 +1,172 @@
+//! RunPodSandbox: all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use coracle_cri::SandboxRequest;
+use coracle_cri::convert::{Protocol, SandboxWishes, Scope};
+use coracle_cri::v1;
+
+use super::Sandbox;
+use crate::error::{Error, Kind, Result};
+use crate::launch::undo::Undo;
+use crate::net::cni::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
+use crate::pod::records::{Directory, SandboxRecord};
+use crate::pod::{Pods, files, new_id, now_ns};
+
+/// The interface that the network's plugins make in a pod.
+pub(in crate::pod) const INTERFACE: &str = "eth0";
+
+impl Pods {
+    /// Starts a pod and answers its id. A ready pod with the same metadata and configuration is the answer: the first call
+    /// may have finished after its caller had given up.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown handler, `Exists` for another pod of that name, or what cannot be made; nothing is left
+    /// behind then.
+    pub fn run_sandbox(&self, request: &SandboxRequest) -> Result<String> {
+        self.check_handler(&request.handler)?;
+        if let Some(id) = self.same_sandbox(request)? {
+            return Ok(id);
+        }
+        let id = new_id()?;
+        let mut undo = Undo::new();
+        let sandbox = self.make_sandbox(&id, request, &mut undo)?;
+        self.table().sandboxes.insert(id.clone(), Arc::new(sandbox));
+        undo.disarm();
+        Ok(id)
+    }
+
+    /// The pod that this request asks for, if it is there.
+    fn same_sandbox(&self, request: &SandboxRequest) -> Result<Option<String>> {
+        let table = self.table();
+        let mut named = table.sandboxes.values().filter(|pod| pod.config.metadata == request.config.metadata);
+        let Some(pod) = named.next() else { return Ok(None) };
+        let record = pod.record();
+        if record.ready && record.handler == request.handler && pod.config == request.config {
+            return Ok(Some(pod.id.clone()));
+        }
+        let name = request.config.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default();
+        Err(Error::new(
+            Kind::Exists,
+            format!("pod {name:?} of the same attempt is there already: {}", pod.id),
+        )
+        .hint("remove it, or count the attempt up"))
+    }
+
+    fn make_sandbox(&self, id: &str, request: &SandboxRequest, undo: &mut Undo) -> Result<Sandbox> {
+        let wishes = &request.wishes;
+        let directory = self.directories.pod(id);
+        directory.make()?;
+        undo.push("directory of the pod", {
+            let directory = directory.clone();
+            move || drop(directory.remove())
+        });
+        directory.save_config(&request.config)?;
+        if let Some(logs) = &wishes.log_directory {
+            files::make_log_directory(logs)?;
+        }
+        undo.push("namespaces and mounts of the pod", {
+            let directory = directory.clone();
+            move || files::take_down(&directory)
+        });
+        super::namespaces::make(wishes, &directory)?;
+        files::put_up(wishes, &directory)?;
+        let addresses = self.attach(id, &request.config, wishes, &directory, undo)?;
+        if wishes.namespaces.pid == Scope::Pod {
+            self.start_first_process(id, wishes, &directory, undo)?;
+        }
+        let record =
+            SandboxRecord { handler: request.handler.clone(), created_ns: now_ns(), addresses, ready: true };
+        directory.save(&record)?;
+        Ok(Sandbox::new(id.to_owned(), request.config.clone(), directory, record))
+    }
+
+    /// Attaches a pod with a network namespace of its own.
+    fn attach(
+        &self,
+        id: &str,
+        config: &v1::PodSandboxConfig,
+        wishes: &SandboxWishes,
+        directory: &Directory,
+        undo: &mut Undo,
+    ) -> Result<Vec<IpAddr>> {
+        if wishes.namespaces.network != Scope::Pod {
+            return Ok(Vec::new());
+        }
+        let attachment = attachment(id, config, wishes, directory);
+        let offer = self.offer();
+        let outcome = offer
+            .cni
+            .add(&attachment)
+            .map_err(|e| e.doing(format!("connect pod {} to the network", name_of(config))))?;
+        undo.push("network of the pod", move || {
+            if let Err(error) = offer.cni.delete(&attachment) {
+                crate::log::warning(&error.chain());
+            }
+        });
+        Ok(outcome.addresses)
+    }
+}
+
+/// What is attached for a pod, and what plugins are asked for.
+pub(in crate::pod) fn attachment(
+    id: &str,
+    config: &v1::PodSandboxConfig,
+    wishes: &SandboxWishes,
+    directory: &Directory,
+) -> Attachment {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let args = [
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", &metadata.namespace),
+        ("K8S_POD_NAME", &metadata.name),
+        ("K8S_POD_INFRA_CONTAINER_ID", id),
+        ("K8S_POD_UID", &metadata.uid),
+    ];
+    Attachment {
+        container: id.to_owned(),
+        namespace: directory.join("net"),
+        interface: INTERFACE.to_owned(),
+        args: args.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        capabilities: capabilities(config, wishes),
+    }
+}
+
+fn capabilities(config: &v1::PodSandboxConfig, wishes: &SandboxWishes) -> Capabilities {
+    let ports = wishes.ports.iter().map(|port| PortMapping {
+        protocol: match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        },
+        host_port: port.host_port,
+        container_port: port.container_port,
+        host_ip: port.host_ip,
+    });
+    let mut others = BTreeMap::new();
+    if !config.annotations.is_empty() {
+        let annotations = serde_json::json!(config.annotations);
+        others.insert("io.kubernetes.cri.pod-annotations".to_owned(), annotations);
+    }
+    if let Some(parent) = &wishes.cgroup_parent {
+        others.insert("cgroupPath".to_owned(), serde_json::json!(parent));
+    }
+    Capabilities {
+        ports: ports.collect(),
+        bandwidth: Bandwidth { ingress: wishes.bandwidth.ingress, egress: wishes.bandwidth.egress },
+        dns: config.dns_config.as_ref().map(|dns| Dns {
+            servers: dns.servers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.clone(),
+        }),
+        others,
+        ..Capabilities::default()
+    }
+}
+
+fn name_of(config: &v1::PodSandboxConfig) -> String {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    format!("{}/{}", metadata.namespace, metadata.name)
+}

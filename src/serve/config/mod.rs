@@ -1,0 +1,275 @@
+//! The configuration of `coracle serve`: what there is to choose, and what is chosen where nothing is said.
+//!
+//! `default.toml` documents each key; `coracle config --default` prints it, and packages ship it.
+
+mod read;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::policy::PolicyOptions;
+use crate::image::pull::PullOptions;
+use crate::image::registry::{RegistryOptions, Timing};
+use crate::net::cni;
+
+pub use read::{load, to_toml};
+
+/// Where the configuration lies unless another file is named.
+pub const FILE: &str = "/etc/coracle/config.toml";
+
+/// Every key, with a comment, commented out.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// What `coracle serve` can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The socket that kubelet connects to.
+    #[serde(deserialize_with = "read::absolute")]
+    pub socket: PathBuf,
+    /// Records of pods and containers, pinned namespaces, the keeper's socket.
+    #[serde(deserialize_with = "read::absolute")]
+    pub run: PathBuf,
+    /// The state of containers, as the OCI verbs have it (`--root`).
+    #[serde(deserialize_with = "read::absolute")]
+    pub root: PathBuf,
+    /// The image store and the writable layers.
+    #[serde(deserialize_with = "read::absolute")]
+    pub store: PathBuf,
+    /// Writable layers lie below `run`.
+    pub state_on_tmpfs: bool,
+    /// Who makes the cgroups of pods.
+    pub cgroup_driver: CgroupDriver,
+    /// How many calls are worked on at a time.
+    #[serde(deserialize_with = "read::calls")]
+    pub max_parallel_calls: u32,
+    /// What containers are confined by.
+    pub security: Security,
+    /// What is done with images.
+    pub images: Images,
+    /// How registries are reached, and what may come in.
+    pub registry: Registry,
+    /// How pods get a network.
+    pub cni: Cni,
+    /// Runtime handlers by name, the default one (`""`) left out.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// Who makes the cgroups of pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// systemd where it is process 1, else we.
+    #[default]
+    Auto,
+    /// systemd makes slices and scopes.
+    Systemd,
+    /// We make directories.
+    Cgroupfs,
+}
+
+impl CgroupDriver {
+    /// Whether systemd is asked. K3s decides likewise (`INVOCATION_ID`, or systemd as process 1), and kubelet has to
+    /// agree with us.
+    pub fn is_systemd(self) -> bool {
+        match self {
+            Self::Auto => {
+                Path::new("/run/systemd/system").is_dir() && std::env::var_os("INVOCATION_ID").is_some()
+                    || std::fs::read_to_string("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd")
+            }
+            Self::Systemd => true,
+            Self::Cgroupfs => false,
+        }
+    }
+}
+
+/// What containers are confined by, where kubelet leaves it to the runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Security {
+    /// The runtime's default seccomp profile is in force where it is asked for.
+    pub seccomp: bool,
+    /// The same of AppArmor.
+    pub apparmor: bool,
+    /// SELinux labels are set.
+    pub selinux: bool,
+}
+
+/// What is done with images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    /// Names or ids of images that are reported as pinned; `*` at the end stands for anything.
+    pub pinned: Vec<String>,
+    /// Directories whose archives are imported at the start.
+    #[serde(deserialize_with = "read::absolutes")]
+    pub import_dirs: Vec<PathBuf>,
+    /// A pull during which nothing came for so long is given up.
+    #[serde(deserialize_with = "read::seconds")]
+    pub progress_timeout_seconds: u64,
+}
+
+/// How registries are reached, and what may come in; see [`RegistryOptions`] and [`PolicyOptions`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "as in RegistryOptions, PolicyOptions and Timing")]
+pub struct Registry {
+    #[serde(deserialize_with = "read::absolutes")]
+    pub hosts_dirs: Vec<PathBuf>,
+    #[serde(deserialize_with = "read::absolute")]
+    pub registries_conf: PathBuf,
+    #[serde(deserialize_with = "read::absolute")]
+    pub k3s_registries: PathBuf,
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub auth_file: Option<PathBuf>,
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub policy: Option<PathBuf>,
+    #[serde(deserialize_with = "read::absolute")]
+    pub verifiers: PathBuf,
+    #[serde(deserialize_with = "read::seconds")]
+    pub connect_timeout_seconds: u64,
+    #[serde(deserialize_with = "read::seconds")]
+    pub read_timeout_seconds: u64,
+    #[serde(deserialize_with = "read::tries")]
+    pub tries: u32,
+}
+
+/// How pods get a network; see [`cni::Settings`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cni {
+    /// Directories with network configurations.
+    #[serde(deserialize_with = "read::absolutes")]
+    pub conf_dirs: Vec<PathBuf>,
+    /// Directories with plugins.
+    #[serde(deserialize_with = "read::absolutes")]
+    pub bin_dirs: Vec<PathBuf>,
+    /// Records of what is attached; `cni` below [`Config::run`] by default.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub records: Option<PathBuf>,
+    /// How long one plugin may take.
+    #[serde(deserialize_with = "read::seconds")]
+    pub plugin_timeout_seconds: u64,
+}
+
+/// A runtime handler: what a RuntimeClass may name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Handler {
+    /// What is special about its containers.
+    pub kind: HandlerKind,
+}
+
+/// What is special about the containers of a handler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerKind {
+    /// Nothing.
+    #[default]
+    Coracle,
+    /// They get the GPUs that NVIDIA_VISIBLE_DEVICES names.
+    Nvidia,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let coracle = ["coracle", "runc", "crun"].map(|name| (name.to_owned(), Handler::default()));
+        let nvidia = ("nvidia".to_owned(), Handler { kind: HandlerKind::Nvidia });
+        Self {
+            socket: "/run/coracle/coracle.sock".into(),
+            run: crate::keeper::RUN.into(),
+            root: "/run/coracle/containers".into(),
+            store: "/var/lib/coracle".into(),
+            state_on_tmpfs: false,
+            cgroup_driver: CgroupDriver::Auto,
+            max_parallel_calls: 32,
+            security: Security::default(),
+            images: Images::default(),
+            registry: Registry::default(),
+            cni: Cni::default(),
+            handlers: coracle.into_iter().chain([nvidia]).collect(),
+        }
+    }
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self { seccomp: true, apparmor: true, selinux: false }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            pinned: Vec::new(),
+            import_dirs: vec!["/var/lib/rancher/k3s/agent/images".into()],
+            progress_timeout_seconds: 300,
+        }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let (usual, policy) = (RegistryOptions::default(), PolicyOptions::default());
+        Self {
+            hosts_dirs: usual.hosts_dirs,
+            registries_conf: usual.registries_conf,
+            k3s_registries: usual.k3s_registries,
+            auth_file: usual.auth_file,
+            policy: policy.file,
+            verifiers: policy.verifiers,
+            connect_timeout_seconds: usual.timing.connect.as_secs(),
+            read_timeout_seconds: usual.timing.progress.as_secs(),
+            tries: usual.timing.tries,
+        }
+    }
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        let usual = cni::Settings::default();
+        Self {
+            conf_dirs: usual.configurations,
+            bin_dirs: usual.plugins,
+            records: None,
+            plugin_timeout_seconds: usual.patience.as_secs(),
+        }
+    }
+}
+
+impl Config {
+    /// How pods get a network.
+    pub fn cni_settings(&self) -> cni::Settings {
+        cni::Settings {
+            configurations: self.cni.conf_dirs.clone(),
+            plugins: self.cni.bin_dirs.clone(),
+            records: self.cni.records.clone().unwrap_or_else(|| self.run.join("cni")),
+            patience: Duration::from_secs(self.cni.plugin_timeout_seconds),
+        }
+    }
+
+    /// How images are pulled, by nobody in particular.
+    pub fn pull_options(&self) -> PullOptions {
+        let (registry, usual) = (&self.registry, Timing::default());
+        PullOptions {
+            registry: RegistryOptions {
+                auth_file: registry.auth_file.clone(),
+                hosts_dirs: registry.hosts_dirs.clone(),
+                registries_conf: registry.registries_conf.clone(),
+                k3s_registries: registry.k3s_registries.clone(),
+                timing: Timing {
+                    connect: Duration::from_secs(registry.connect_timeout_seconds),
+                    progress: Duration::from_secs(registry.read_timeout_seconds),
+                    tries: registry.tries,
+                    ..usual
+                },
+                ..RegistryOptions::default()
+            },
+            policy: PolicyOptions { file: registry.policy.clone(), verifiers: registry.verifiers.clone() },
+            ..PullOptions::default()
+        }
+    }
+}

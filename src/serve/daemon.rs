@@ -1,0 +1,220 @@
+//! The process: its lock, its socket, its signals and its end. Between calls it sleeps: there is no timer.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use rustix::process::umask;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::config::Config;
+use super::error::one_line;
+use super::{Node, supervisor};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::keeper::client::Client;
+use crate::store::Store;
+
+/// How long calls that are worked on have to end, once this process was told to. kubelet asks again for what was not
+/// answered, and what was begun is found by the next process.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a thread waits for more work.
+const KEEP_THREAD: Duration = Duration::from_secs(5);
+
+/// Answers kubelet until SIGTERM or SIGINT. `load` reads the configuration: now, and at each SIGHUP.
+///
+/// # Errors
+/// It cannot begin: another one serves the same directory or socket, or the store or the keeper fails.
+pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<()> {
+    let inherited = supervisor::inherited_socket()?;
+    let config = load()?;
+    let _lock = lock(&config.run)?;
+    let (listener, bound) = match inherited {
+        Some(listener) => (listener, None),
+        None => (listen(&config.socket)?, Some(Bound(config.socket.clone()))),
+    };
+    // From here on a client may connect: it waits for its first answer.
+    let store = Arc::new(Store::open(&config.store)?);
+    Client::connect_or_start(&config.run)?;
+    let runtime = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(config.max_parallel_calls as usize)
+        .thread_keep_alive(KEEP_THREAD)
+        .build()
+        .doing(|| "set up the server")?;
+    let node = Arc::new(Node::new(config, store)?);
+    node.import_archives();
+    let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
+    drop(bound);
+    // What is still worked on ends with the process.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Result<Config>) -> Result<()> {
+    let mut signals = Signals::new().doing(|| "wait for signals")?;
+    listener.set_nonblocking(true).doing(|| "set up the socket")?;
+    let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    supervisor::notify("READY=1");
+    loop {
+        tokio::select! {
+            () = &mut serving => return Ok(()),
+            told = signals.next() => match told {
+                Told::End => break,
+                Told::Reload => reload(node, &load),
+            },
+        }
+    }
+    supervisor::notify("STOPPING=1");
+    node.images.cancel_pulls();
+    drop(stop);
+    // Whoever tells it twice does not want to wait.
+    tokio::select! {
+        () = &mut serving => {}
+        _ = signals.next() => {}
+        () = tokio::time::sleep(GRACE) => {
+            crate::log::warning("some calls did not end in time; they are left to the next start");
+        }
+    }
+    Ok(())
+}
+
+/// What a signal means.
+enum Told {
+    End,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+}
+
+/// Reads the configuration anew. One that cannot be read changes nothing.
+fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
+    supervisor::notify_reloading();
+    match load() {
+        Ok(config) => {
+            let before = node.current();
+            let (config, ignored) = with_what_is_fixed(config, &before.config);
+            if !ignored.is_empty() {
+                let names = ignored.join(", ");
+                crate::log::warning(&format!(
+                    "changed in the configuration, but fixed until a restart: {names}"
+                ));
+            }
+            node.reload(config);
+            node.import_archives();
+        }
+        Err(error) => {
+            crate::log::warning(&one_line(&error.doing("the configuration stays as it was")));
+        }
+    }
+    supervisor::notify("READY=1");
+}
+
+/// The new configuration with the old values of what cannot be changed now, and the names of those that differ.
+fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) {
+    let fixed = Config {
+        images: new.images.clone(),
+        registry: new.registry.clone(),
+        cni: new.cni.clone(),
+        handlers: new.handlers.clone(),
+        ..old.clone()
+    };
+    let differ = [
+        ("socket", new.socket != fixed.socket),
+        ("run", new.run != fixed.run),
+        ("root", new.root != fixed.root),
+        ("store", new.store != fixed.store),
+        ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
+        ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
+        ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
+        ("security", new.security != fixed.security),
+    ];
+    let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
+    (fixed, ignored)
+}
+
+/// Held as long as this process lives: two would not know of each other's pods.
+fn lock(run: &Path) -> Result<File> {
+    make_dir(run)?;
+    let path = run.join("serve.lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.doing(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let doing = format!("another coracle serve uses {}", run.display());
+            Err(Error::new(Kind::Busy, doing)
+                .hint("a second one needs other directories: run, root and socket"))
+        }
+        Err(TryLockError::Error(error)) => Err(error).doing(|| format!("lock {}", path.display())),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
+    made.doing(|| format!("make {}", path.display()))
+}
+
+/// Listens at `path`, where a dead process may have left a socket. Only root, and who is in its group, may connect.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let doing = || format!("listen on {}", path.display());
+    path.parent().map_or(Ok(()), make_dir)?;
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Ok(meta) if meta.file_type().is_socket() => match UnixStream::connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).doing(doing)?;
+            }
+            _ => return Err(Error::new(Kind::Busy, doing()).because("somebody answers there already")),
+        },
+        Ok(_) => return Err(Error::new(Kind::Exists, doing()).because("there is a file that is no socket")),
+        Err(error) => return Err(error).doing(doing),
+    }
+    // There is one thread yet. The mode has to be right from the first moment.
+    let before = umask(Mode::from_raw_mode(0o117));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound.doing(doing)
+}
+
+/// A socket of ours in the file system; it goes with us.
+struct Bound(PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,283 @@
+//! ImageService: the store in the CRI's terms. The id of an image is the digest of its configuration, everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use coracle_cri::{Call, v1};
+use serde_json::{Value, json};
+
+use super::archives::{Archives, Importing};
+use super::config::Config;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::image::progress::{Outcome, Progress};
+use crate::image::pull::pull;
+use crate::image::registry::{Cancel, Login};
+use crate::store::reference::Reference;
+use crate::store::{ImageRecord, Store};
+
+/// kubelet's question for one image has two minutes.
+const PATIENCE_WITH_ARCHIVES: Duration = Duration::from_secs(100);
+
+/// The images of this node.
+#[derive(Debug)]
+pub(super) struct Images {
+    store: Arc<Store>,
+    archives: Arc<Archives>,
+    /// Who an image's processes are, by its id: read once from its configuration.
+    users: Mutex<BTreeMap<Digest, String>>,
+    /// What ends the pulls that are under way.
+    pulls: Mutex<BTreeMap<u64, Cancel>>,
+}
+
+impl Images {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        let archives = Arc::new(Archives::open(store.root()));
+        Self { store, archives, users: Mutex::default(), pulls: Mutex::default() }
+    }
+
+    /// From now on, who asks for an image that is missing waits until archives were looked through.
+    pub(super) fn begin_import(&self) -> Importing {
+        Importing::begin(&self.archives)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// All images, or the one that `wanted` means.
+    pub(super) fn list(&self, config: &Config, wanted: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
+        let all = self.store.images()?;
+        let only = match wanted {
+            None => None,
+            Some(wanted) => match self.find(&wanted.image)? {
+                Some(image) => Some(image.id),
+                None => return Ok(Vec::new()),
+            },
+        };
+        self.forget_users_but(&all);
+        let pinned = self.archives.pinned();
+        let mut seen = BTreeSet::new();
+        let first = all.iter().filter(|image| only.is_none_or(|id| id == image.id) && seen.insert(image.id));
+        Ok(first.map(|image| self.answer(config, &pinned, &with_id(&all, image.id))).collect())
+    }
+
+    /// The image that `wanted` means; none is no error.
+    pub(super) fn status(
+        &self,
+        config: &Config,
+        wanted: &v1::ImageSpec,
+        verbose: bool,
+    ) -> Result<v1::ImageStatusResponse> {
+        let mut found = self.find(&wanted.image)?;
+        if found.is_none() && self.archives.wait(PATIENCE_WITH_ARCHIVES)? {
+            found = self.find(&wanted.image)?;
+        }
+        let Some(image) = found else { return Ok(v1::ImageStatusResponse::default()) };
+        let records = self.store.images()?;
+        let answer = self.answer(config, &self.archives.pinned(), &with_id(&records, image.id));
+        let info = if verbose { self.describe(&image)? } else { BTreeMap::new() };
+        Ok(v1::ImageStatusResponse { image: Some(answer), info })
+    }
+
+    /// Pulls an image and answers its id.
+    pub(super) fn pull(
+        &self,
+        config: &Config,
+        wanted: &v1::ImageSpec,
+        auth: Option<&v1::AuthConfig>,
+        call: &Call,
+    ) -> Result<String> {
+        let reference = Reference::parse(&wanted.image)?;
+        let mut options = config.pull_options();
+        options.registry.login = auth.map(|auth| login(auth, &reference)).transpose()?.flatten();
+        let patience = Duration::from_secs(config.images.progress_timeout_seconds);
+        options.registry.cancel = Cancel::after(patience);
+        let under_way = UnderWay::begin(&self.pulls, &options.registry.cancel);
+        call.on_cancel({
+            let cancel = options.registry.cancel.clone();
+            move || cancel.cancel()
+        });
+        let pulled = pull(&self.store, &reference, &options, &Told)?;
+        drop(under_way);
+        let image = pulled.images.first();
+        let image = image.ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))?;
+        Ok(image.id.to_string())
+    }
+
+    /// Ends all pulls: this process is about to end.
+    pub(super) fn cancel_pulls(&self) {
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Cancel::cancel);
+    }
+
+    /// Removes an image with all its names. One that is not here is no error.
+    pub(super) fn remove(&self, wanted: &v1::ImageSpec) -> Result<()> {
+        let Some(image) = self.find(&wanted.image)? else { return Ok(()) };
+        let all = self.store.images()?;
+        let manifests =
+            with_id(&all, image.id).iter().map(|image| image.manifest.to_string()).collect::<Vec<_>>();
+        match self.store.remove(&manifests) {
+            // Somebody else was quicker.
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// What images take on disk, by the store's own record.
+    pub(super) fn fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
+        let (bytes, files) = self.store.size_of_layers()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        let usage = v1::FilesystemUsage {
+            timestamp: now,
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: self.store.root().display().to_string() }),
+            used_bytes: Some(v1::UInt64Value { value: bytes }),
+            inodes_used: Some(v1::UInt64Value { value: files }),
+        };
+        // Images and writable layers share one file system.
+        Ok(v1::ImageFsInfoResponse {
+            image_filesystems: vec![usage.clone()],
+            container_filesystems: vec![usage],
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Option<ImageRecord>> {
+        match self.store.find(name) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// One image from all records with its id: the same configuration may have come with several manifests.
+    fn answer(&self, config: &Config, pinned: &BTreeSet<Digest>, records: &[&ImageRecord]) -> v1::Image {
+        let all = |of: fn(&ImageRecord) -> &Vec<String>| {
+            records.iter().flat_map(|image| of(image)).cloned().collect::<BTreeSet<_>>()
+        };
+        let (names, digests) = (all(|image| &image.names), all(|image| &image.repo_digests));
+        let id = records.first().map_or_else(String::new, |image| image.id.to_string());
+        let user = records.first().map_or_else(String::new, |image| self.user(image));
+        // `name:group` or `uid:gid`.
+        let user = user.split(':').next().unwrap_or_default();
+        let uid = user.parse().ok();
+        let is_pinned = records.iter().any(|image| pinned.contains(&image.id))
+            || config.images.pinned.iter().any(|pin| is_meant(pin, &id, &names));
+        v1::Image {
+            // kubelet refuses an image without a size.
+            size: records.iter().map(|image| image.size_bytes).max().unwrap_or(0).max(1),
+            repo_tags: names.into_iter().collect(),
+            repo_digests: digests.into_iter().collect(),
+            uid: uid.map(|value| v1::Int64Value { value }),
+            username: if uid.is_some() { String::new() } else { user.to_owned() },
+            spec: None,
+            pinned: is_pinned,
+            id,
+        }
+    }
+
+    /// What the configuration says of the user. A damaged one says nothing, which is root to kubelet.
+    fn user(&self, image: &ImageRecord) -> String {
+        let lock = || self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(user) = lock().get(&image.id) {
+            return user.clone();
+        }
+        let Ok(config) = self.store.config(image) else { return String::new() };
+        let user = config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
+        lock().insert(image.id, user.clone());
+        user
+    }
+
+    fn forget_users_but(&self, images: &[ImageRecord]) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|id, _| images.iter().any(|image| image.id == *id));
+    }
+
+    /// What `crictl inspecti` shows beside the image.
+    fn describe(&self, image: &ImageRecord) -> Result<BTreeMap<String, String>> {
+        let config: Value = serde_json::from_slice(&self.store.blob(&image.id)?)
+            .map_err(|error| Error::new(Kind::Corrupt, "read the image's configuration").because(error))?;
+        let layers: Vec<String> =
+            self.store.layers(image)?.iter().map(|layer| layer.diff_id.to_string()).collect();
+        let info = json!({
+            "manifest": image.manifest,
+            "platform": image.platform,
+            "layers": layers,
+            "imageSpec": config,
+        });
+        Ok(BTreeMap::from([("info".to_owned(), info.to_string())]))
+    }
+}
+
+fn with_id(images: &[ImageRecord], id: Digest) -> Vec<&ImageRecord> {
+    images.iter().filter(|image| image.id == id).collect()
+}
+
+/// Whether a pin of the configuration means this image.
+fn is_meant(pin: &str, id: &str, names: &BTreeSet<String>) -> bool {
+    if let Some(begin) = pin.strip_suffix('*') {
+        return names.iter().any(|name| name.starts_with(begin));
+    }
+    let full = Reference::parse(pin).map(|reference| reference.to_string());
+    pin == id || names.contains(pin) || full.is_ok_and(|full| names.contains(&full))
+}
+
+/// Who kubelet says we are. What is meant for another host than the image's is left out.
+fn login(auth: &v1::AuthConfig, reference: &Reference) -> Result<Option<Login>> {
+    let host = auth.server_address.trim_start_matches("https://").trim_start_matches("http://");
+    let host = host.split('/').next().unwrap_or_default();
+    let host = if host.ends_with(".docker.io") { "docker.io" } else { host };
+    if !host.is_empty() && host != reference.registry() {
+        return Ok(None);
+    }
+    if !auth.registry_token.is_empty() {
+        return Ok(Some(Login::Bearer(auth.registry_token.clone())));
+    }
+    if !auth.identity_token.is_empty() {
+        return Ok(Some(Login::Identity(auth.identity_token.clone())));
+    }
+    if !auth.username.is_empty() {
+        let (username, password) = (auth.username.clone(), auth.password.clone());
+        return Ok(Some(Login::Password { username, password }));
+    }
+    if auth.auth.is_empty() {
+        return Ok(None);
+    }
+    let login = Login::of_encoded(&auth.auth);
+    login
+        .map(Some)
+        .ok_or_else(|| Error::invalid("the login that came with the call is not the base64 of name:password"))
+}
+
+/// Keeps a pull in the list of those that can be ended.
+struct UnderWay<'a> {
+    all: &'a Mutex<BTreeMap<u64, Cancel>>,
+    number: u64,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(all: &'a Mutex<BTreeMap<u64, Cancel>>, cancel: &Cancel) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(number, cancel.clone());
+        Self { all, number }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+/// What a pull or an import has to say goes to the log.
+pub(super) struct Told;
+
+impl Progress for Told {
+    fn begin(&self, _layer: &Digest, _size_bytes: u64) {}
+    fn advance(&self, _layer: &Digest, _bytes: u64) {}
+    fn end(&self, _layer: &Digest, _outcome: Outcome) {}
+
+    fn warn(&self, text: &str) {
+        crate::log::warning(text);
+    }
+}

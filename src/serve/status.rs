@@ -1,0 +1,98 @@
+//! `Version` and `Status`: what this runtime is, whether it can work, and what this kernel lets it do.
+
+use std::collections::BTreeMap;
+
+use coracle_cri::{Result, v1};
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::config::Config;
+use super::error::one_line;
+use crate::keeper::client::Client;
+use crate::net::cni::Cni;
+use crate::sys::mount::{MountAttr, mount_setattr_path};
+
+/// What the kernel can do, asked once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel {
+    /// Mounts below a mount can be made read-only with it (mount_setattr(2), 5.12).
+    recursive_read_only: bool,
+    /// There are user namespaces, and id-mapped mounts to show images in them.
+    user_namespaces: bool,
+}
+
+impl Kernel {
+    pub(super) fn probe() -> Self {
+        // Nothing is there to be changed: a kernel that has the call says so.
+        let answer = mount_setattr_path(c"/proc/self/no-such-entry", true, &MountAttr::default());
+        let has_mount_setattr = !matches!(answer, Err(Errno::NOSYS | Errno::PERM));
+        let has_user_namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+            .is_ok_and(|limit| limit.trim().parse::<u64>().is_ok_and(|limit| limit > 0));
+        Self {
+            recursive_read_only: has_mount_setattr,
+            user_namespaces: has_mount_setattr && has_user_namespaces,
+        }
+    }
+}
+
+pub(super) fn version() -> v1::VersionResponse {
+    v1::VersionResponse {
+        version: "0.1.0".to_owned(),
+        runtime_name: "coracle".to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: "v1".to_owned(),
+    }
+}
+
+pub(super) fn status(
+    config: &Config,
+    cni: &Cni,
+    kernel: Kernel,
+    verbose: bool,
+) -> Result<v1::StatusResponse> {
+    // A keeper that is gone is started again: nobody else would before the next pod.
+    let keeper = Client::connect_or_start(&config.run).map(drop);
+    let conditions = vec![
+        condition("RuntimeReady", "KeeperNotReady", keeper),
+        condition("NetworkReady", "NetworkPluginNotReady", cni.status()),
+    ];
+    Ok(v1::StatusResponse {
+        status: Some(v1::RuntimeStatus { conditions }),
+        info: if verbose { info(config) } else { BTreeMap::new() },
+        runtime_handlers: handlers(config, kernel),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    })
+}
+
+fn condition(name: &str, reason: &str, state: crate::error::Result<()>) -> v1::RuntimeCondition {
+    match state {
+        Ok(()) => v1::RuntimeCondition { r#type: name.to_owned(), status: true, ..Default::default() },
+        Err(error) => v1::RuntimeCondition {
+            r#type: name.to_owned(),
+            status: false,
+            reason: reason.to_owned(),
+            message: one_line(&error),
+        },
+    }
+}
+
+/// A row for each handler, and one for the default.
+fn handlers(config: &Config, kernel: Kernel) -> Vec<v1::RuntimeHandler> {
+    let features = v1::RuntimeHandlerFeatures {
+        recursive_read_only_mounts: kernel.recursive_read_only,
+        user_namespaces: kernel.user_namespaces,
+    };
+    let names = std::iter::once("").chain(config.handlers.keys().map(String::as_str));
+    names.map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) }).collect()
+}
+
+fn info(config: &Config) -> BTreeMap<String, String> {
+    // Tests of Kubernetes' own look there for the directory that pods' files lie on.
+    let mut shown = json!(config);
+    shown["stateDir"] = json!(config.run);
+    shown["rootDir"] = json!(config.store);
+    BTreeMap::from([("config".to_owned(), shown.to_string())])
+}
