@@ -94,7 +94,7 @@ fn refuse_used(store: &Store, doomed: &Doomed) -> Result<()> {
             let name = doomed.images.get(&held).and_then(|image| image.names.first().cloned());
             let name = name.unwrap_or_else(|| held.to_string());
             Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}"))
-                .hint(format!("delete it first: coracle delete {container}")))
+                .hint(format!("remove it first: coracle rm {container}")))
         }
     }
 }
