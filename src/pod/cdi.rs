@@ -7,7 +7,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
-use super::Pods;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::profile::devices;
 
@@ -72,20 +71,18 @@ struct Hooked {
     timeout: Option<i64>,
 }
 
-impl Pods {
-    /// Puts what these devices need into a runtime configuration.
-    ///
-    /// # Errors
-    /// `NotFound` when no file has a device, `Invalid` for a file of its kind that cannot be understood.
-    pub(super) fn inject(&self, names: &[String], spec: &mut Spec) -> Result<()> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        inject(&DIRECTORIES.map(PathBuf::from), names, spec)
+/// Puts what these devices need into a runtime configuration.
+///
+/// # Errors
+/// `NotFound` when no file has a device, `Invalid` for a file that cannot be understood.
+pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
     }
+    inject_from(&DIRECTORIES.map(PathBuf::from), names, spec)
 }
 
-fn inject(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
+fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
     let documents = load(directories)?;
     let mut kinds_done: Vec<&str> = Vec::new();
     for name in names {
@@ -234,7 +231,7 @@ mod tests {
         }
         let mut spec = crate::oci::template::spec();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        inject(&[directory.path().to_owned()], &names, &mut spec).map(|()| spec)
+        inject_from(&[directory.path().to_owned()], &names, &mut spec).map(|()| spec)
     }
 
     #[test]

@@ -26,11 +26,12 @@ mod stats;
 mod table;
 mod volumes;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::{Error, Kind, Result};
-use crate::net::cni::{self, Cni};
+use crate::net::cni::Cni;
 use crate::oci::Runtime;
 use crate::store::Store;
 use records::Directories;
@@ -49,10 +50,21 @@ pub struct Settings {
     pub systemd_cgroup: bool,
     /// Writable layers lie in memory, below the run directory, and not in the store.
     pub layers_in_memory: bool,
-    /// Runtime handlers besides `""`.
-    pub handlers: Vec<String>,
-    /// The networks.
-    pub cni: cni::Settings,
+    /// The runtime's default seccomp profile is in force where it is asked for.
+    pub seccomp: bool,
+    /// The same of AppArmor.
+    pub apparmor: bool,
+    /// SELinux labels are set.
+    pub selinux: bool,
+}
+
+/// What may change while pods run.
+#[derive(Debug)]
+pub struct Offer {
+    /// Runtime handlers besides `""`, and whether their containers get GPUs as NVIDIA's images ask for them.
+    pub handlers: BTreeMap<String, bool>,
+    /// The networks that pods are attached to.
+    pub cni: Cni,
 }
 
 /// The pods of a node.
@@ -60,7 +72,7 @@ pub struct Settings {
 pub struct Pods {
     settings: Settings,
     store: Arc<Store>,
-    cni: Arc<Cni>,
+    offer: RwLock<Arc<Offer>>,
     directories: Directories,
     table: Mutex<Table>,
 }
@@ -71,19 +83,23 @@ impl Pods {
     ///
     /// # Errors
     /// The run directory cannot be read or written.
-    pub fn open(settings: Settings, store: Arc<Store>) -> Result<Arc<Self>> {
+    pub fn open(settings: Settings, offer: Arc<Offer>, store: Arc<Store>) -> Result<Arc<Self>> {
         let directories = Directories::new(&settings.run);
         directories.make()?;
-        let cni = Arc::new(Cni::new(settings.cni.clone()));
-        let pods = Arc::new(Self { settings, store, cni, directories, table: Mutex::default() });
+        let (offer, table) = (RwLock::new(offer), Mutex::default());
+        let pods = Arc::new(Self { settings, store, offer, directories, table });
         pods.recover()?;
         exits::start(&pods)?;
         Ok(pods)
     }
 
-    /// The networks that pods are attached to.
-    pub fn cni(&self) -> &Cni {
-        &self.cni
+    /// From now on this counts.
+    pub fn reload(&self, offer: Arc<Offer>) {
+        *self.offer.write().unwrap_or_else(PoisonError::into_inner) = offer;
+    }
+
+    fn offer(&self) -> Arc<Offer> {
+        Arc::clone(&self.offer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn runtime(&self) -> Runtime {
@@ -100,10 +116,11 @@ impl Pods {
     }
 
     fn check_handler(&self, handler: &str) -> Result<()> {
-        if handler.is_empty() || self.settings.handlers.iter().any(|known| known == handler) {
+        let offer = self.offer();
+        if handler.is_empty() || offer.handlers.contains_key(handler) {
             return Ok(());
         }
-        let known = self.settings.handlers.join(", ");
+        let known = offer.handlers.keys().cloned().collect::<Vec<_>>().join(", ");
         Err(Error::new(Kind::NotFound, format!("no runtime handler {handler:?} is configured"))
             .hint(format!("there are {known}")))
     }

@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, User};
 use super::container::Prepared;
 use super::records::Directory;
 use super::sandbox::Sandbox;
-use super::{Pods, files};
+use super::{Pods, cdi, files};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::oci::profile::user::{Databases, Resolved, complete_home};
@@ -60,8 +60,8 @@ impl Pods {
             default_capabilities: security::CAPABILITIES.into(),
             known_capabilities: security::every(),
             seccomp: None,
-            apparmor: apparmor(&wishes.confinement.apparmor)?,
-            selinux_label: None,
+            apparmor: self.apparmor(&wishes.confinement.apparmor)?,
+            selinux_label: self.selinux(wishes),
             mount_label: None,
         };
         let mut spec = wishes.spec(&place).map_err(|e| Error::invalid(e.message))?;
@@ -72,11 +72,15 @@ impl Pods {
         if let Some(process) = spec.process_mut() {
             complete_home(process, &inside);
         }
-        let seccomp = seccomp(wishes, &spec)?;
+        let seccomp = self.seccomp(wishes, &spec)?;
         if let Some(linux) = spec.linux_mut() {
             linux.set_seccomp(seccomp);
         }
-        self.inject(&wishes.cdi_devices, &mut spec)?;
+        let mut devices = wishes.cdi_devices.clone();
+        if self.offer().handlers.get(&sandbox.handler()) == Some(&true) {
+            devices.extend(gpus(&spec));
+        }
+        cdi::inject(&devices, &mut spec)?;
         Ok(Prepared { spec, root })
     }
 
@@ -206,34 +210,66 @@ fn nodes(wishes: &ContainerWishes) -> Result<Vec<(oci_spec::runtime::LinuxDevice
     Ok(all)
 }
 
-fn seccomp(wishes: &ContainerWishes, spec: &oci_spec::runtime::Spec) -> Result<Option<LinuxSeccomp>> {
-    match &wishes.confinement.seccomp {
-        Profile::Unconfined => Ok(None),
-        Profile::Localhost(path) => security::seccomp_file(path).map(Some),
-        Profile::RuntimeDefault => {
-            let sets = spec.process().as_ref().and_then(|process| process.capabilities().clone());
-            let bounding = sets.and_then(|sets| sets.bounding().clone()).unwrap_or_default();
-            Ok(Some(crate::seccomp::default_profile(&bounding)))
-        }
-    }
-}
-
 /// The runtime's own profile, where it is loaded.
 const APPARMOR_PROFILE: &str = "coracle-default";
 
-fn apparmor(profile: &Profile) -> Result<Option<String>> {
-    let loaded = || std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").ok();
-    let has = |name: &str| {
-        let prefix = format!("{name} (");
-        loaded().is_some_and(|list| list.lines().any(|line| line.starts_with(&prefix)))
-    };
-    match profile {
-        Profile::Unconfined => Ok(None),
-        Profile::RuntimeDefault => Ok(has(APPARMOR_PROFILE).then(|| APPARMOR_PROFILE.to_owned())),
-        Profile::Localhost(name) if has(name) => Ok(Some(name.clone())),
-        Profile::Localhost(name) => {
-            Err(Error::new(Kind::NotFound, format!("the AppArmor profile {name:?} is not loaded"))
-                .hint("load it with apparmor_parser, on a kernel with AppArmor"))
+impl Pods {
+    fn seccomp(
+        &self,
+        wishes: &ContainerWishes,
+        spec: &oci_spec::runtime::Spec,
+    ) -> Result<Option<LinuxSeccomp>> {
+        match &wishes.confinement.seccomp {
+            Profile::Unconfined => Ok(None),
+            Profile::Localhost(path) => security::seccomp_file(path).map(Some),
+            Profile::RuntimeDefault if !self.settings.seccomp => Ok(None),
+            Profile::RuntimeDefault => {
+                let sets = spec.process().as_ref().and_then(|process| process.capabilities().clone());
+                let bounding = sets.and_then(|sets| sets.bounding().clone()).unwrap_or_default();
+                Ok(Some(crate::seccomp::default_profile(&bounding)))
+            }
         }
     }
+
+    fn apparmor(&self, profile: &Profile) -> Result<Option<String>> {
+        let loaded = || std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").ok();
+        let has = |name: &str| {
+            let prefix = format!("{name} (");
+            loaded().is_some_and(|list| list.lines().any(|line| line.starts_with(&prefix)))
+        };
+        match profile {
+            Profile::Unconfined => Ok(None),
+            Profile::RuntimeDefault => {
+                let name = Some(APPARMOR_PROFILE).filter(|name| self.settings.apparmor && has(name));
+                Ok(name.map(str::to_owned))
+            }
+            Profile::Localhost(name) if has(name) => Ok(Some(name.clone())),
+            Profile::Localhost(name) => {
+                Err(Error::new(Kind::NotFound, format!("the AppArmor profile {name:?} is not loaded"))
+                    .hint("load it with apparmor_parser, on a kernel with AppArmor"))
+            }
+        }
+    }
+
+    /// The label that kubelet names, completed as container-selinux has it.
+    fn selinux(&self, wishes: &ContainerWishes) -> Option<String> {
+        let label = wishes.confinement.selinux.as_ref().filter(|_| self.settings.selinux)?;
+        let part =
+            |given: &str, usual: &str| if given.is_empty() { usual.to_owned() } else { given.to_owned() };
+        Some(format!(
+            "{}:{}:{}:{}",
+            part(&label.user, "system_u"),
+            part(&label.role, "system_r"),
+            part(&label.typ, "container_t"),
+            part(&label.level, "s0")
+        ))
+    }
+}
+
+/// The CDI names of the GPUs that an image of NVIDIA's asks for by its environment.
+fn gpus(spec: &oci_spec::runtime::Spec) -> Vec<String> {
+    let env = spec.process().as_ref().and_then(|process| process.env().clone()).unwrap_or_default();
+    let value = env.iter().find_map(|entry| entry.strip_prefix("NVIDIA_VISIBLE_DEVICES="));
+    let wanted = value.unwrap_or_default().split(',').filter(|name| !matches!(*name, "" | "void" | "none"));
+    wanted.map(|name| format!("nvidia.com/gpu={name}")).collect()
 }

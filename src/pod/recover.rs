@@ -42,7 +42,9 @@ impl Pods {
             let table = self.table();
             table.sandboxes.keys().map(|id| (id.clone(), super::sandbox::INTERFACE.to_owned())).collect()
         };
-        complain(self.cni.collect_garbage(&alive).map_err(|e| e.doing("free what pods that are gone had")));
+        complain(
+            self.offer().cni.collect_garbage(&alive).map_err(|e| e.doing("free what pods that are gone had")),
+        );
         Ok(())
     }
 
@@ -110,7 +112,7 @@ impl Pods {
                 interface: super::sandbox::INTERFACE.to_owned(),
                 ..Default::default()
             };
-            self.cni.delete(&attached)?;
+            self.offer().cni.delete(&attached)?;
         }
         files::take_down(directory);
         directory.remove()

@@ -51,7 +51,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         .thread_keep_alive(KEEP_THREAD)
         .build()
         .doing(|| "set up the server")?;
-    let node = Arc::new(Node::new(config, store));
+    let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
     drop(bound);
@@ -66,6 +66,8 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    // What only the start needed is not needed again.
+    crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
@@ -125,7 +127,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
         Ok(config) => {
-            let (config, ignored) = with_what_is_fixed(config, &node.config());
+            let (config, ignored) = with_what_is_fixed(config, &node.current().config);
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(
@@ -144,7 +146,13 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
 
 /// The new configuration with the old values of what cannot be changed now, and the names of those that differ.
 fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) {
-    let fixed = Config { images: new.images.clone(), registry: new.registry.clone(), ..old.clone() };
+    let fixed = Config {
+        images: new.images.clone(),
+        registry: new.registry.clone(),
+        cni: new.cni.clone(),
+        handlers: new.handlers.clone(),
+        ..old.clone()
+    };
     let differ = [
         ("socket", new.socket != fixed.socket),
         ("run", new.run != fixed.run),
@@ -154,8 +162,6 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
         ("[security]", new.security != fixed.security),
-        ("[cni]", new.cni != fixed.cni),
-        ("[handlers]", new.handlers != fixed.handlers),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)

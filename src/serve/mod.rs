@@ -6,7 +6,6 @@
 //! | `config` | what it can be told |
 //! | `images`, `archives` | ImageService |
 //! | `status` | `Version` and `Status` |
-//! | `pods` | RuntimeService's pods and containers |
 //! | `supervisor` | systemd: sockets that it hands over, what it is told |
 //! | `error` | our errors in the CRI's terms |
 
@@ -15,7 +14,6 @@ pub mod config;
 mod daemon;
 mod error;
 mod images;
-mod pods;
 mod status;
 mod supervisor;
 
@@ -27,42 +25,67 @@ use coracle_cri::{Backend, Call, ContainerRequest, Result, SandboxRequest, v1};
 pub use daemon::run;
 
 use crate::net::cni::Cni;
+use crate::pod::{Offer, Pods, Settings};
 use crate::store::Store;
-use config::Config;
+use config::{Config, HandlerKind};
 use images::Images;
-use pods::Pods;
+
+/// What counts now; a reload puts another in its place, and work that has begun goes on with what it began with.
+#[derive(Debug)]
+struct Current {
+    config: Config,
+    offer: Arc<Offer>,
+}
+
+impl Current {
+    fn new(config: Config) -> Self {
+        let gets_gpus = |kind| kind == HandlerKind::Nvidia;
+        let handlers = config.handlers.iter().map(|(name, handler)| (name.clone(), gets_gpus(handler.kind)));
+        let offer = Offer { handlers: handlers.collect(), cni: Cni::new(config.cni_settings()) };
+        Self { offer: Arc::new(offer), config }
+    }
+}
 
 /// This machine, as kubelet sees it.
 #[derive(Debug)]
 pub struct Node {
-    /// A reload puts another in its place; work that has begun goes on with what it began with.
-    config: RwLock<Arc<Config>>,
-    cni: Cni,
+    current: RwLock<Arc<Current>>,
     images: Images,
-    pods: Pods,
+    pods: Arc<Pods>,
     kernel: status::Kernel,
 }
 
 impl Node {
-    /// A node with this store.
-    pub fn new(config: Config, store: Arc<Store>) -> Self {
+    /// A node with this store, and with the pods that run already.
+    ///
+    /// # Errors
+    /// The run directory cannot be used, or the keeper not be reached.
+    pub fn new(config: Config, store: Arc<Store>) -> crate::error::Result<Self> {
+        let settings = Settings {
+            run: config.run.clone(),
+            root: config.root.clone(),
+            cache: config.run.join("cache"),
+            systemd_cgroup: config.cgroup_driver.is_systemd(),
+            layers_in_memory: config.state_on_tmpfs,
+            seccomp: config.security.seccomp,
+            apparmor: config.security.apparmor,
+            selinux: config.security.selinux,
+        };
+        let current = Current::new(config);
+        let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
         let kernel = status::Kernel::probe(store.root());
-        Self {
-            cni: Cni::new(config.cni_settings()),
-            config: RwLock::new(Arc::new(config)),
-            images: Images::new(store),
-            pods: Pods::default(),
-            kernel,
-        }
+        Ok(Self { current: RwLock::new(Arc::new(current)), images: Images::new(store), pods, kernel })
     }
 
-    fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on this configuration counts, as far as it can without a restart.
     fn reload(&self, config: Config) {
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        let current = Current::new(config);
+        self.pods.reload(Arc::clone(&current.offer));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
     }
 
     /// Brings in the archives that are there; who asks for an image that is missing waits for it.
@@ -70,7 +93,7 @@ impl Node {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
         // It ends by itself, and what it has not done by then is done at the next start.
-        std::thread::spawn(move || importing.run(&node.images, &node.config()));
+        std::thread::spawn(move || importing.run(&node.images, &node.current().config));
     }
 }
 
@@ -80,11 +103,12 @@ impl Backend for Node {
     }
 
     fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
-        Ok(status::status(&self.config(), &self.cni, self.kernel, verbose))
+        let current = self.current();
+        Ok(status::status(&current.config, &current.offer.cni, self.kernel, verbose))
     }
 
     fn cgroup_driver(&self) -> Result<v1::CgroupDriver> {
-        let is_systemd = self.config().cgroup_driver.is_systemd();
+        let is_systemd = self.current().config.cgroup_driver.is_systemd();
         Ok(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
     }
 
@@ -94,63 +118,64 @@ impl Backend for Node {
     }
 
     fn run_pod_sandbox(&self, request: &SandboxRequest) -> Result<String> {
-        self.pods.run_pod_sandbox(request)
+        Ok(self.pods.run_sandbox(request)?)
     }
 
     fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
-        self.pods.stop_pod_sandbox(id)
+        Ok(self.pods.stop_sandbox(id)?)
     }
 
     fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
-        self.pods.remove_pod_sandbox(id)
+        Ok(self.pods.remove_sandbox(id)?)
     }
 
     fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
-        self.pods.pod_sandbox_status(id, verbose)
+        Ok(self.pods.sandbox_status(id, verbose)?)
     }
 
     fn list_pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>> {
-        self.pods.list_pod_sandboxes()
+        Ok(self.pods.list_sandboxes())
     }
 
+    /// The pod's own cgroup is kubelet's, and so are its limits: nothing is left to be done here.
     fn update_pod_sandbox_resources(&self, request: &v1::UpdatePodSandboxResourcesRequest) -> Result<()> {
-        self.pods.update_pod_sandbox_resources(request)
+        self.pods.sandbox_status(&request.pod_sandbox_id, false).map(drop).map_err(Into::into)
     }
 
     fn pod_sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
-        self.pods.pod_sandbox_stats(id)
+        Ok(self.pods.sandbox_stats(id)?)
     }
 
     fn create_container(&self, request: &ContainerRequest) -> Result<String> {
-        self.pods.create_container(request)
+        Ok(self.pods.create_container(request)?)
     }
 
     fn start_container(&self, id: &str) -> Result<()> {
-        self.pods.start_container(id)
+        Ok(self.pods.start_container(id)?)
     }
 
-    fn stop_container(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
-        self.pods.stop_container(id, grace, call)
+    fn stop_container(&self, id: &str, grace: Duration, _: &Call) -> Result<()> {
+        Ok(self.pods.stop_container(id, grace)?)
     }
 
     fn remove_container(&self, id: &str) -> Result<()> {
-        self.pods.remove_container(id)
+        Ok(self.pods.remove_container(id)?)
     }
 
     fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
-        self.pods.container_status(id, verbose)
+        Ok(self.pods.container_status(id, verbose)?)
     }
 
     fn list_containers(&self) -> Result<Vec<v1::Container>> {
-        self.pods.list_containers()
+        Ok(self.pods.list_containers())
     }
 
     fn update_container_resources(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
-        self.pods.update_container_resources(request)
+        Ok(self.pods.update_container(request)?)
     }
 
     fn reopen_container_log(&self, id: &str) -> Result<()> {
-        self.pods.reopen_container_log(id)
+        Ok(self.pods.reopen_log(id)?)
     }
 
     fn exec_sync(
@@ -160,19 +185,19 @@ impl Backend for Node {
         timeout: Option<Duration>,
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
-        self.pods.exec_sync(id, command, timeout, call)
+        Ok(self.pods.exec_sync(id, command, timeout, call)?)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {
-        self.pods.container_stats(id)
+        Ok(self.pods.container_stats(id)?)
     }
 
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list(&self.config(), image)?)
+        Ok(self.images.list(&self.current().config, image)?)
     }
 
     fn image_status(&self, image: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
-        Ok(self.images.status(&self.config(), image, verbose)?)
+        Ok(self.images.status(&self.current().config, image, verbose)?)
     }
 
     fn pull_image(
@@ -181,7 +206,7 @@ impl Backend for Node {
         auth: Option<&v1::AuthConfig>,
         call: &Call,
     ) -> Result<String> {
-        Ok(self.images.pull(&self.config(), image, auth, call)?)
+        Ok(self.images.pull(&self.current().config, image, auth, call)?)
     }
 
     fn remove_image(&self, image: &v1::ImageSpec) -> Result<()> {

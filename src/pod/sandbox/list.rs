@@ -7,37 +7,39 @@ use coracle_cri::v1;
 use super::Sandbox;
 use crate::error::Result;
 use crate::pod::Pods;
+use crate::pod::records::SandboxRecord;
+
+fn state_of(record: &SandboxRecord) -> i32 {
+    let state = match record.ready {
+        true => v1::PodSandboxState::SandboxReady,
+        false => v1::PodSandboxState::SandboxNotready,
+    };
+    state.into()
+}
 
 impl Sandbox {
-    fn state(&self) -> i32 {
-        let state = match self.record().ready {
-            true => v1::PodSandboxState::SandboxReady,
-            false => v1::PodSandboxState::SandboxNotready,
-        };
-        state.into()
-    }
-
     fn summary(&self) -> v1::PodSandbox {
+        let record = self.record();
         v1::PodSandbox {
             id: self.id.clone(),
             metadata: self.config.metadata.clone(),
-            state: self.state(),
-            created_at: self.record().created_ns,
+            state: state_of(&record),
+            created_at: record.created_ns,
             labels: self.config.labels.clone(),
             annotations: self.config.annotations.clone(),
-            runtime_handler: self.record().handler.clone(),
+            runtime_handler: record.handler,
         }
     }
 
     fn status(&self) -> v1::PodSandboxStatus {
-        let record = self.record().clone();
+        let record = self.record();
         let mut addresses = record.addresses.iter().map(ToString::to_string);
         let security = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let options = security.and_then(|security| security.namespace_options.clone()).unwrap_or_default();
         v1::PodSandboxStatus {
             id: self.id.clone(),
             metadata: self.config.metadata.clone(),
-            state: self.state(),
+            state: state_of(&record),
             created_at: record.created_ns,
             network: Some(v1::PodSandboxNetworkStatus {
                 ip: addresses.next().unwrap_or_default(),
@@ -71,7 +73,7 @@ impl Pods {
             let text = serde_json::json!({
                 "directory": sandbox.directory.path(),
                 "networkNamespace": network,
-                "record": &*sandbox.record(),
+                "record": sandbox.record(),
             });
             info.insert("info".to_owned(), text.to_string());
         }

@@ -39,14 +39,19 @@ impl Sandbox {
         Self { id, config, directory, record: Mutex::new(record), work: RwLock::default() }
     }
 
-    /// What became of it; nothing foreign runs while it is held, so a poisoned one is sound.
-    fn record(&self) -> MutexGuard<'_, SandboxRecord> {
+    /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
+    fn record(&self) -> SandboxRecord {
+        self.locked().clone()
+    }
+
+    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    fn locked(&self) -> MutexGuard<'_, SandboxRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the record, in memory and on disk.
     fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
-        let mut record = self.record();
+        let mut record = self.locked();
         change(&mut record);
         self.directory.save(&*record)
     }
@@ -66,6 +71,11 @@ impl Sandbox {
             return Ok(guard);
         }
         Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
+    }
+
+    /// Its runtime handler.
+    pub(super) fn handler(&self) -> String {
+        self.record().handler
     }
 
     /// What its configuration comes to.

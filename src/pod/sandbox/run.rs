@@ -96,13 +96,13 @@ impl Pods {
             return Ok(Vec::new());
         }
         let attachment = attachment(id, config, wishes, directory);
-        let outcome = self
+        let offer = self.offer();
+        let outcome = offer
             .cni
             .add(&attachment)
             .map_err(|e| e.doing(format!("connect pod {} to the network", name_of(config))))?;
-        let cni = Arc::clone(&self.cni);
         undo.push("network of the pod", move || {
-            if let Err(error) = cni.delete(&attachment) {
+            if let Err(error) = offer.cni.delete(&attachment) {
                 crate::log::warning(&error.chain());
             }
         });

@@ -24,14 +24,16 @@ impl Pods {
         // Before anything is taken away, so that nothing new is started in what is left.
         sandbox.change(|record| record.ready = false)?;
         let _alone = sandbox.work.write().unwrap_or_else(PoisonError::into_inner);
-        for container in self.table().of_pod(&sandbox.id) {
+        // The guard of the table would live as long as a loop over it.
+        let containers = self.table().of_pod(&sandbox.id);
+        for container in containers {
             self.end(&container, Duration::ZERO)?;
         }
         self.end_first_process(&sandbox.id)?;
         let wishes = sandbox.wishes()?;
         if sandbox.network(&wishes).is_some() {
             let attached = attachment(&sandbox.id, &sandbox.config, &wishes, &sandbox.directory);
-            self.cni.delete(&attached)?;
+            self.offer().cni.delete(&attached)?;
             crate::net::namespace::remove(&sandbox.directory.join("net"))?;
         }
         Ok(())
@@ -44,7 +46,8 @@ impl Pods {
     pub fn remove_sandbox(&self, id: &str) -> Result<()> {
         let Some(sandbox) = self.find_sandbox(id)? else { return Ok(()) };
         self.stop_found(&sandbox)?;
-        for container in self.table().of_pod(&sandbox.id) {
+        let containers = self.table().of_pod(&sandbox.id);
+        for container in containers {
             self.remove_found(&container)?;
         }
         files::take_down(&sandbox.directory);
