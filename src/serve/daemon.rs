@@ -66,6 +66,8 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    // What only the start needed is not needed again.
+    crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
@@ -125,7 +127,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
         Ok(config) => {
-            let (config, ignored) = with_what_is_fixed(config, &node.config());
+            let (config, ignored) = with_what_is_fixed(config, &node.current().config);
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(

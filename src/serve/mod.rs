@@ -97,7 +97,7 @@ impl Node {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
         // It ends by itself, and what it has not done by then is done at the next start.
-        std::thread::spawn(move || importing.run(&node.images, &node.config()));
+        std::thread::spawn(move || importing.run(&node.images, &node.current().config));
     }
 }
 
@@ -112,7 +112,7 @@ impl Backend for Node {
     }
 
     fn cgroup_driver(&self) -> Result<v1::CgroupDriver> {
-        let is_systemd = self.config().cgroup_driver.is_systemd();
+        let is_systemd = self.current().config.cgroup_driver.is_systemd();
         Ok(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
     }
 
@@ -197,11 +197,11 @@ impl Backend for Node {
     }
 
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list(&self.config(), image)?)
+        Ok(self.images.list(&self.current().config, image)?)
     }
 
     fn image_status(&self, image: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
-        Ok(self.images.status(&self.config(), image, verbose)?)
+        Ok(self.images.status(&self.current().config, image, verbose)?)
     }
 
     fn pull_image(
@@ -210,7 +210,7 @@ impl Backend for Node {
         auth: Option<&v1::AuthConfig>,
         call: &Call,
     ) -> Result<String> {
-        Ok(self.images.pull(&self.config(), image, auth, call)?)
+        Ok(self.images.pull(&self.current().config, image, auth, call)?)
     }
 
     fn remove_image(&self, image: &v1::ImageSpec) -> Result<()> {

@@ -30,8 +30,8 @@ const CONTAINER_KIB: u64 = 16;
 /// `coracle serve` when nothing happens, in KiB of its own share of memory.
 const SERVE_KIB: u64 = if OPTIMISED { 8_192 } else { 20_000 };
 
-/// Threads of an idle `coracle serve`.
-const OWN_THREADS: usize = 1;
+/// Threads of an idle `coracle serve`: one answers, one hears of containers that end.
+const OWN_THREADS: usize = 2;
 
 /// The size of the keeper's program in bytes. A static program that only prints a word has 1.08 million: libc and std.
 const KEEPER_BYTES: u64 = 1_450_000;

@@ -120,6 +120,8 @@ fn after_a_reboot_the_writable_layers_of_pods_are_gone() {
     let c = serve.run_container(&id, &pod, &container(&pod, "box", "echo > /file; sleep 1000"));
     assert!(serve.path("store/containers").join(&c).exists());
     serve.try_stop(&c, 0).unwrap();
+    let state = serve.sandbox().root().join(&c);
+    wait_until("its state to be removed", || (!state.exists()).then_some(()));
     serve.stop();
     // What is in memory is gone, and no mount survives.
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();

@@ -193,10 +193,13 @@ fn a_reload_takes_what_is_new_and_keeps_what_it_has_if_that_is_wrong() {
     reload("images.pined = []\n", "did you mean pinned?");
     assert!(serve.log().contains("10-test.toml:1: unknown field `pined`"), "{}", serve.log());
     assert!(is_pinned());
+    let handlers = || status(&serve).runtime_handlers.len();
+    let before = handlers();
     reload(
-        "max_parallel_calls = 8\nstate_on_tmpfs = true\n",
-        "fixed until a restart: state_on_tmpfs, max_parallel_calls",
+        "max_parallel_calls = 8\n[security]\nselinux = true\n[handlers.more]\n",
+        "fixed until a restart: max_parallel_calls, [security]",
     );
+    wait_until("the new handler", || (handlers() == before + 1).then_some(()));
     assert!(!is_pinned());
 }
 
