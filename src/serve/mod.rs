@@ -33,7 +33,7 @@ use images::Images;
 /// What counts now; a reload puts another in its place, and work that has begun goes on with what it began with.
 #[derive(Debug)]
 struct Current {
-    config: Arc<Config>,
+    config: Config,
     offer: Arc<Offer>,
 }
 
@@ -42,7 +42,7 @@ impl Current {
         let gets_gpus = |kind| kind == HandlerKind::Nvidia;
         let handlers = config.handlers.iter().map(|(name, handler)| (name.clone(), gets_gpus(handler.kind)));
         let offer = Offer { handlers: handlers.collect(), cni: Cni::new(config.cni_settings()) };
-        Self { offer: Arc::new(offer), config: Arc::new(config) }
+        Self { offer: Arc::new(offer), config }
     }
 }
 
@@ -79,10 +79,6 @@ impl Node {
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.current().config)
     }
 
     /// From now on this configuration counts, as far as it can without a restart.
