@@ -253,7 +253,8 @@ fn build_root(
     let isolate = root_propagation.map_or(crate::sys::mount::SLAVE, |(flag, _)| flag);
     // An unbindable tree could not be cloned, which is how everything is mounted from here on.
     let isolate = if isolate == crate::sys::mount::UNBINDABLE { crate::sys::mount::PRIVATE } else { isolate };
-    let parent_opens = namespaces.has_user();
+    // In a shared root the child has to make the mount of `/` private, and what it opens there would be the host's no more.
+    let parent_opens = namespaces.has_user() || isolate == crate::sys::mount::SHARED;
     let source = if request.root_is_given {
         Source::Opened(opens.push(Open::Root))
     } else if parent_opens {

@@ -38,10 +38,11 @@ impl Pods {
     ) -> Result<Prepared> {
         let stored = self.store.container_dir(&ContainerId::parse(id)?);
         let layer = if self.settings.layers_in_memory { self.directories.layer(id) } else { stored.clone() };
+        let pod = sandbox.wishes()?;
+        let wishes = &ContainerWishes { namespaces: within(&pod.namespaces, wishes), ..wishes.clone() };
         let root = self.mount_root(image, &layer, wishes)?;
         let inside = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
         let config = self.store.config(image)?.config().clone().unwrap_or_default();
-        let pod = sandbox.wishes()?;
         let place = Place {
             root: stored.join("root"),
             image: ImageDefaults {
@@ -152,6 +153,16 @@ impl Pods {
         let layout = crate::record::Layout::new(&self.settings.root, &ContainerId::parse(id)?);
         crate::record::ContainerState::load(&layout)
     }
+}
+
+/// What a container has of its pod is as the pod has it, whatever the container's configuration repeats of that.
+fn within(pod: &Namespaces, wishes: &ContainerWishes) -> Namespaces {
+    let pid = match (&wishes.namespaces.pid, &pod.pid) {
+        // There is none to share.
+        (Scope::Pod, Scope::Container | Scope::Node) => pod.pid.clone(),
+        (own, _) => own.clone(),
+    };
+    Namespaces { pid, ..pod.clone() }
 }
 
 /// The namespaces that a pod's processes share.

@@ -1,6 +1,7 @@
 //! Pods and containers as kubelet runs them.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1::*;
@@ -332,6 +333,53 @@ fn volumes_come_from_the_host_and_from_images() {
     for (sub, name) in [("no/such", "a"), ("../..", "b")] {
         let config = ContainerConfig { mounts: vec![of_image(sub)], ..container(&pod, name, "true") };
         serve.try_create(&id, &pod, &config).unwrap_err();
+    }
+    serve.removes_all();
+}
+
+#[test]
+fn mounts_made_inside_are_seen_by_the_node_where_that_is_wished() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::stopped("");
+    // A mount namespace of the node's own, whose mounts propagate.
+    let own = serve.command();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        "mount --make-rshared / && exec \"$@\"",
+        "sh",
+    ]);
+    command.arg(own.get_program()).args(own.get_args());
+    for (key, value) in own.get_envs() {
+        command.env(key, value.unwrap_or_default());
+    }
+    serve.start_as(command);
+    let mut pod = serve.logged(pod_on_host("shared"));
+    pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    let id = serve.run_pod(&pod);
+    let host = serve.path("volume");
+    fs::create_dir(&host).unwrap();
+    for (name, propagation, expected) in [
+        ("private", MountPropagation::PropagationPrivate, false),
+        ("slave", MountPropagation::PropagationHostToContainer, false),
+        ("shared", MountPropagation::PropagationBidirectional, true),
+    ] {
+        let mut config = container(&pod, name, "sleep 100");
+        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+        config.mounts = vec![Mount {
+            container_path: "/volume".to_owned(),
+            host_path: host.display().to_string(),
+            propagation: propagation.into(),
+            ..Default::default()
+        }];
+        let c = serve.run_container(&id, &pod, &config);
+        serve.output_in(&c, &format!("mkdir /volume/{name} && mount -t tmpfs {name} /volume/{name}"));
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", serve.pid())).unwrap();
+        assert_eq!(mounts.contains(&format!("{}/{name}", host.display())), expected, "{name}: {mounts}");
     }
     serve.removes_all();
 }
