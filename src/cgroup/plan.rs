@@ -1,5 +1,6 @@
 //! What a container's cgroup shall be, worked out before anything is touched, and making it so.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxMemory, LinuxResources};
@@ -85,10 +86,19 @@ impl Plan {
     /// `Busy` when the cgroup exists and has processes, `WrongState` when it is frozen; a failed limit names its
     /// field. Directories made on the way are removed again.
     pub fn apply(&self) -> Result<Group> {
+        self.apply_after(&|_| Ok(()))
+    }
+
+    /// [`Plan::apply`], with a word to `note` on the directories ([`Group::paths`]) before the first is made: so that
+    /// they are found even if we are killed right then. Scopes are systemd's, which removes them by itself.
+    ///
+    /// # Errors
+    /// Those of [`Plan::apply`] and of `note`.
+    pub fn apply_after(&self, note: Note<'_>) -> Result<Group> {
         match (self.mode, &self.place) {
             (_, Place::Scope { .. }) => Group::pending(self.clone()),
-            (Mode::V1, _) => v1::create(self),
-            (Mode::V2, _) => v2::create(self, &self.root),
+            (Mode::V1, _) => v1::create(self, note),
+            (Mode::V2, _) => v2::create(self, &self.root, note),
         }
     }
 
@@ -96,6 +106,9 @@ impl Plan {
         &self.root
     }
 }
+
+/// Is told of the directories that will be made.
+pub(crate) type Note<'a> = &'a dyn Fn(&BTreeMap<String, PathBuf>) -> Result<()>;
 
 /// Directories made so far; removed again, last first, unless kept.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use cgroups_rs::fs::hierarchies::mountinfo_self;
 use super::dir::Dir;
 use super::filter::in_user_namespace;
 use super::group::Group;
-use super::plan::{Made, Plan, refuse_used};
+use super::plan::{Made, Note, Plan, refuse_used};
 use super::write::write_all;
 use super::{MOUNT, Mode, is_cgroup2};
 use crate::error::{Doing, Error, Kind, Result};
@@ -41,8 +41,9 @@ struct Hierarchy {
     root: PathBuf,
 }
 
-pub(crate) fn create(plan: &Plan) -> Result<Group> {
+pub(crate) fn create(plan: &Plan, note: Note<'_>) -> Result<Group> {
     let paths = paths(plan)?;
+    note(&paths)?;
     let mut made = Made::default();
     let mut new = true;
     for (controller, path) in &paths {

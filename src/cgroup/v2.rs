@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::dir::Dir;
 use super::group::Group;
 use super::place::Place;
-use super::plan::{Made, Plan, refuse_used};
+use super::plan::{Made, Note, Plan, refuse_used};
 use super::write::{Write, write_all};
 use super::{Mode, filter};
 use crate::error::{Doing, Error, Kind, Result};
@@ -27,14 +27,17 @@ pub(crate) fn controllers(writes: &[Write]) -> Vec<String> {
 }
 
 /// Makes the plan's cgroup below `root`, the mount of the hierarchy.
-pub(crate) fn create(plan: &Plan, root: &Path) -> Result<Group> {
+pub(crate) fn create(plan: &Plan, root: &Path, note: Note<'_>) -> Result<Group> {
     let below = plan.place.below_root(&own(&plan.place)?)?;
     let mut made = Made::default();
     let path = root.join(&below);
+    let paths = BTreeMap::from([(String::new(), path)]);
+    note(&paths)?;
+    let path = &paths[""];
     let new = make_path(&mut made, root, &below)?;
     let refused = enable(root, &below, &plan.controllers);
-    let dir = Dir::open(&path).doing(|| format!("open cgroup {}", path.display()))?;
-    let group = Group::new(Mode::V2, BTreeMap::from([(String::new(), path)]), root, Some(dir));
+    let dir = Dir::open(path).doing(|| format!("open cgroup {}", path.display()))?;
+    let group = Group::new(Mode::V2, paths, root, Some(dir));
     if new {
         group.set_pinned(plan.controllers.iter().any(|name| name == "cpuset"));
     } else {

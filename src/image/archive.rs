@@ -7,7 +7,7 @@ use super::import::{Job, Planned, Stream, plan};
 use super::layer::{Decoder, Limits};
 use super::layout::check_version;
 use super::progress::Silent;
-use super::resolve::{self, Choice, Selected};
+use super::resolve::{self, Selected};
 use super::shelf::{ByContent, Facts, Shelf, blob_name};
 use super::tar::{Archive, Entry, Kind as Member};
 use super::unpack::{Layers, Place};
@@ -137,7 +137,7 @@ impl<'a> Intake<'_, 'a> {
     }
 
     fn select(&self) -> Result<Vec<Selected>> {
-        let choice = Choice { wanted: &self.job.wanted, label: self.label.as_deref() };
+        let choice = self.job.choice(self.label.as_deref());
         let index = self.document("index.json")?.unwrap_or_default();
         // Its warnings come with the real selection, at the end.
         resolve::select(&index, &self.shelf, &choice, &Silent)
@@ -153,7 +153,7 @@ impl<'a> Intake<'_, 'a> {
             check_version(&version)?;
         }
         if let Some(index) = self.document("index.json")? {
-            let choice = Choice { wanted: &self.job.wanted, label: self.label.as_deref() };
+            let choice = self.job.choice(self.label.as_deref());
             let selected = resolve::select(&index, &self.shelf, &choice, self.job.progress)?;
             let selected = self.job.named(selected)?;
             return match self.job.known(&selected)? {

@@ -79,6 +79,7 @@ fn image_of(entry: &Entry, shelf: &Shelf) -> Result<Selected> {
         names: Vec::new(),
         repo_digests: Vec::new(),
         platform: platform_of(&config),
+        others: Vec::new(),
     })
 }
 

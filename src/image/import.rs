@@ -1,5 +1,6 @@
 //! `image import`: OCI layouts and docker archives, from a directory, a file or a pipe, in one pass.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -15,7 +16,7 @@ use super::{archive, names};
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
-use crate::store::{ImageRecord, NewImage, Pick, Store, chain_id};
+use crate::store::{ImageRecord, Label, NewImage, Pick, Store, chain_id};
 
 /// Where an image comes from.
 pub enum Source {
@@ -59,6 +60,8 @@ impl Source {
 pub struct ImportOptions {
     /// The platform to choose; this machine's by default.
     pub platform: Option<Platform>,
+    /// The images for every other platform too, for whoever serves other machines.
+    pub all_platforms: bool,
     /// Names in the place of those that the source gives; then there must be only one image.
     pub names: Vec<String>,
     /// What a layer may cost.
@@ -146,7 +149,7 @@ pub(super) struct Planned {
 impl<'a> Job<'a> {
     fn layout(&self, layout: &Layout) -> Result<Vec<ImageRecord>> {
         let label = names::label_of(layout.path());
-        let choice = Choice { wanted: &self.wanted, label: label.as_deref() };
+        let choice = self.choice(label.as_deref());
         let doing = || format!("import {}", layout.path().display());
         let selected = resolve::select(&layout.index()?, layout, &choice, self.progress)
             .map_err(|e| e.doing(doing()))?;
@@ -163,6 +166,11 @@ impl<'a> Job<'a> {
         self.finish(layers, selected, layout).map_err(|e| e.doing(doing()))
     }
 
+    /// What to choose by from a source that is called `label`.
+    pub(super) fn choice<'c>(&'c self, label: Option<&'c str>) -> Choice<'c> {
+        Choice { wanted: &self.wanted, all: self.options.all_platforms, label }
+    }
+
     pub(super) fn begin(&self) -> Result<Layers<'a>> {
         Layers::begin(self.store, self.options.limits, self.progress)
     }
@@ -171,11 +179,16 @@ impl<'a> Job<'a> {
     pub(super) fn named(&self, mut selected: Vec<Selected>) -> Result<Vec<Selected>> {
         let names = self.options.names.iter().map(|name| Ok(Reference::parse(name)?.to_string()));
         let names = names.collect::<Result<Vec<_>>>()?;
-        match (names.is_empty(), selected.as_mut_slice()) {
-            (true, _) => {}
-            (false, [image]) => image.names = names,
-            (false, _) => {
-                let doing = format!("there are {} images; a name can be given to one only", selected.len());
+        if names.is_empty() {
+            return Ok(selected);
+        }
+        let others: BTreeSet<Digest> = selected.iter().flat_map(|image| &image.others).copied().collect();
+        let mut heads: Vec<&mut Selected> =
+            selected.iter_mut().filter(|image| !others.contains(&image.manifest)).collect();
+        match heads.as_mut_slice() {
+            [image] => image.names = names,
+            heads => {
+                let doing = format!("there are {} images; a name can be given to one only", heads.len());
                 return Err(Error::invalid(doing).hint("leave --name out, or import them one by one"));
             }
         }
@@ -194,7 +207,10 @@ impl<'a> Job<'a> {
         }
         selected
             .iter()
-            .map(|image| self.store.label(&image.manifest, &image.names, &image.repo_digests))
+            .map(|image| {
+                let Selected { names, repo_digests, others, .. } = image;
+                self.store.label(&image.manifest, &Label { names, repo_digests, others })
+            })
             .collect()
     }
 
@@ -234,6 +250,7 @@ impl<'a> Job<'a> {
                 names: planned.image.names,
                 repo_digests: planned.image.repo_digests,
                 platform: planned.image.platform,
+                others: planned.image.others,
                 layers: picks,
             });
         }

@@ -13,7 +13,6 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, U
 use rustix::io::Errno;
 
 use crate::error::{Doing, Result};
-use crate::store::entry_names;
 use crate::store::index::{Attributes, Record, Writer};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -26,6 +25,9 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 /// # Errors
 /// When something cannot be read or set.
 pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> Result<()> {
+    if lowers.is_empty() {
+        return Ok(());
+    }
     let doing = || "take the attributes of directories from the layers below";
     let lowers =
         lowers.iter().map(|path| open(CWD, path.as_os_str())).collect::<Result<Vec<_>, _>>().doing(doing)?;
@@ -34,7 +36,7 @@ pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> R
     let mut todo: Vec<Vec<OsString>> = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let dir = walk(root, &path).doing(doing)?;
-        for name in entry_names(dir.as_fd()).doing(doing)? {
+        for name in names_of_directories(&dir).doing(doing)? {
             let child = match open(dir.as_fd(), &name) {
                 Err(Errno::NOTDIR | Errno::LOOP) => continue,
                 other => other.doing(doing)?,
@@ -50,6 +52,20 @@ pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> R
         }
     }
     record.close()
+}
+
+/// The directories in a directory, and what the file system does not tell apart from them.
+fn names_of_directories(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let may_be_one = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        if may_be_one && name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Notes the attributes that a directory has now.

@@ -172,11 +172,9 @@ impl Pull<'_, '_> {
         let all = self.options.all_platforms;
         let mut selected = resolve::select_from(top.clone(), remote, &self.job.wanted, all)?;
         for (number, image) in selected.iter_mut().enumerate() {
-            let own = self.name_of(&image.manifest);
-            image.repo_digests = vec![own];
+            // As docker and containerd have it: the digest that was asked for, which may be an index's.
+            image.repo_digests = vec![self.name_of(if number == 0 { &digest } else { &image.manifest })];
             if number == 0 {
-                image.repo_digests.push(self.name_of(&digest));
-                image.repo_digests.dedup();
                 // A digest says exactly which image is meant; the tag beside it may mean another one by now.
                 if self.reference.digest().is_none() {
                     image.names = vec![self.reference.to_string()];

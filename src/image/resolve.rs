@@ -1,5 +1,7 @@
 //! From an index to the manifests to import: names are grouped, nested indexes opened, one platform chosen each.
 
+use std::collections::BTreeSet;
+
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 
 use super::document::{self, Blobs, Document};
@@ -24,11 +26,15 @@ pub(super) struct Selected {
     /// What a registry knows it by.
     pub(super) repo_digests: Vec<String>,
     pub(super) platform: Platform,
+    /// The manifests of the images for other platforms that its names stand for as well.
+    pub(super) others: Vec<Digest>,
 }
 
 /// What to choose by.
 pub(super) struct Choice<'a> {
     pub(super) wanted: &'a Platform,
+    /// The images for other platforms are wanted too.
+    pub(super) all: bool,
     /// What the source is called, for images that have only a tag.
     pub(super) label: Option<&'a str>,
 }
@@ -39,7 +45,8 @@ struct Leaf {
     platform: Platform,
 }
 
-/// Reads `index.json` and selects the images in it that run on the wanted platform: of each name the best one.
+/// Reads `index.json` and selects the images in it that run on the wanted platform: of each name the best one, and with
+/// [`Choice::all`] the others behind it.
 ///
 /// # Errors
 /// `NotFound` when a document is missing or nothing fits the platform.
@@ -59,15 +66,21 @@ pub(super) fn select(
     for (name, entries) in by_name(&index, choice.label, progress) {
         let leaves = walk.leaves(&entries, 0)?;
         let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-        let Some(best) = platform::choose(&platforms, choice.wanted) else {
+        let Some(best) = platform::choose(&platforms, choice.wanted).or(choice.all.then_some(0)) else {
             offered.extend(platforms);
             continue;
         };
+        if choice.all && name.is_some() {
+            let mut all = read_all(blobs, leaves, best)?.into_iter();
+            all.next().into_iter().for_each(|head| add(&mut selected, head, name.as_deref()));
+            all.for_each(|other| add(&mut selected, other, None));
+            continue;
+        }
         let best_platform = platforms[best].clone();
         for (place, leaf) in leaves.into_iter().enumerate() {
             // Nameless entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
-            if place == best || is_another {
+            if place == best || is_another || choice.all {
                 add(&mut selected, read(blobs, leaf)?, name.as_deref());
             }
         }
@@ -92,19 +105,32 @@ pub(super) fn select_from(
     all: bool,
 ) -> Result<Vec<Selected>> {
     let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
-    let mut leaves = walk.leaves(&[top], 0)?;
+    let leaves = walk.leaves(&[top], 0)?;
     let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-    match (platform::choose(&platforms, wanted), walk.refused) {
-        (Some(best), _) => leaves.swap(0, best),
+    let best = match (platform::choose(&platforms, wanted), walk.refused) {
+        (Some(best), _) => best,
         (None, Some(refused)) if leaves.is_empty() => return Err(refused),
         (None, _) if leaves.is_empty() => {
             return Err(Error::new(Kind::NotFound, "there is no image in the index"));
         }
         (None, _) if !all => return Err(platform::none_fits(wanted, &platforms)),
-        (None, _) => {}
+        (None, _) => 0,
+    };
+    if all {
+        return read_all(blobs, leaves, best);
     }
-    leaves.truncate(if all { leaves.len() } else { 1 });
-    leaves.into_iter().map(|leaf| read(blobs, leaf)).collect()
+    leaves.into_iter().skip(best).take(1).map(|leaf| read(blobs, leaf)).collect()
+}
+
+/// Reads all leaves, the one at `best` first, which stands for the others too.
+fn read_all(blobs: &dyn Blobs, mut leaves: Vec<Leaf>, best: usize) -> Result<Vec<Selected>> {
+    leaves.swap(0, best);
+    let mut all = leaves.into_iter().map(|leaf| read(blobs, leaf)).collect::<Result<Vec<_>>>()?;
+    if let Some((head, others)) = all.split_first_mut() {
+        let others = others.iter().map(|other| other.manifest).filter(|other| *other != head.manifest);
+        head.others = others.collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    Ok(all)
 }
 
 /// The entries of an index by the name they give, in their order; all without a name are one group.
@@ -139,7 +165,15 @@ fn read(blobs: &dyn Blobs, leaf: Leaf) -> Result<Selected> {
     let manifest = document::digest_of(&leaf.descriptor)?;
     let (manifest_bytes, parsed) = read_manifest(blobs, &leaf.descriptor)?;
     let platform = leaf.platform;
-    Ok(Selected { manifest, manifest_bytes, parsed, names: Vec::new(), repo_digests: Vec::new(), platform })
+    Ok(Selected {
+        manifest,
+        manifest_bytes,
+        parsed,
+        names: Vec::new(),
+        repo_digests: Vec::new(),
+        platform,
+        others: Vec::new(),
+    })
 }
 
 fn read_manifest(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(Vec<u8>, ImageManifest)> {

@@ -119,13 +119,16 @@ pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
     made().map_err(|(call, errno)| explain(call, errno, directory))
 }
 
-/// As [`mount`], for a container whose ids are mapped: it sees the layers' owners as if nothing were mapped, and what it
-/// writes is stored so. KERNEL(5.19)
+/// As [`mount`], for a container whose ids are mapped, its root to `root` outside: it sees the layers' owners as if nothing
+/// were mapped. What it writes has the mapped owners on disk, and goes with it. KERNEL(5.19)
 ///
 /// # Errors
 /// As [`mount`], and where the file system of the store cannot map ids.
-pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps) -> Result<OwnedFd> {
+pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u32, u32)) -> Result<OwnedFd> {
     make_writable(directory)?;
+    let upper = directory.join("upper");
+    std::os::unix::fs::chown(&upper, Some(root.0), Some(root.1))
+        .doing(|| format!("give {} to the container's root", upper.display()))?;
     let namespace = prepare::user_namespace(maps)?;
     // The kernel wants layers that are mounted somewhere: a mount namespace of a thread, which goes with it.
     std::thread::scope(|scope| {
@@ -143,10 +146,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps) -> Resul
                 map_at(source, &target, &namespace).map(|()| target)
             };
             let lower = lower.iter().enumerate().map(mapped).collect::<Result<Vec<_>>>()?;
-            // Both in one mount: a file is moved from work to upper.
-            let writable = base.join("writable");
-            map_at(directory, &writable, &namespace)?;
-            mount_with(&lower, &writable, true).map_err(|(call, errno)| explain(call, errno, directory))
+            mount_with(&lower, directory, true).map_err(|(call, errno)| explain(call, errno, directory))
         });
         let ended = thread.join();
         ended.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the thread that mounts layers panicked")))

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
 
 /// Compressed bytes after which the room on disk is looked at again.
-const LOOK_EVERY: u64 = 16 << 20;
+const LOOK_EVERY: u64 = 1 << 20;
 
 /// A layer's place in an image.
 #[derive(Debug, Clone)]
@@ -109,6 +109,8 @@ impl<'a> Layers<'a> {
                 wanted.push(place);
             }
         }
+        // Sooner refused than after hours on a slow link. Each takes at least the room of its blob, but for rare ones.
+        self.store.ensure_room(wanted.iter().map(|place| place.size).fold(0, u64::saturating_add))?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done = Mutex::new(Vec::new());
         let this = &*self;

@@ -112,6 +112,13 @@ pub fn spawn<'p>(
 fn clone_in_place(birth: &Birth<'_>, parent: u64, streams: Option<&[OwnedFd; 3]>) -> Result<Spawned> {
     let Birth { plan, fds, sync, cgroup, .. } = *birth;
     let _home = Home::leave(plan, fds)?;
+    if let Some(owner) = plan.namespaces.owner {
+        if parent == 0 {
+            return Err(Error::new(Kind::Unsupported, "make namespaces in a user namespace that is joined")
+                .hint("have a user namespace made, or join the mount and PID namespaces as well"));
+        }
+        sys::process::setns(fds[owner.0].as_fd(), libc::CLONE_NEWUSER).doing(|| "join the user namespace")?;
+    }
     let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned()) | parent;
     let child = || {
         for (number, fd) in (0..).zip(streams.into_iter().flatten()) {

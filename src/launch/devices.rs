@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 use super::mounts::MountOptions;
 use super::steps::{DeviceStep, Step};
 use super::text::{below, cpath, cstring};
+use super::toolbox::default_devices;
 use crate::error::{Error, Result};
 
 /// Links that every container has in /dev. SPEC(runtime 1.2 #dev-symbolic-links)
@@ -31,7 +32,7 @@ pub(super) fn is_bind_on_dev(mount: &Mount) -> bool {
 /// # Errors
 /// `Invalid` for a node without a path or with a number out of range.
 pub(super) fn push(configured: &[LinuxDevice], bind: bool, steps: &mut Vec<Step>) -> Result<()> {
-    let defaults = libcontainer::rootfs::utils::default_devices();
+    let defaults = default_devices();
     let overridden = |device: &LinuxDevice| configured.iter().any(|c| c.path() == device.path());
     for device in defaults.iter().filter(|d| !overridden(d)).chain(configured) {
         steps.push(Step::Device(Box::new(device_step(device, bind)?)));

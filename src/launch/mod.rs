@@ -30,6 +30,7 @@ pub mod request;
 pub mod self_protect;
 pub mod steps;
 mod text;
+pub(crate) mod toolbox;
 pub mod undo;
 pub mod wire;
 

@@ -19,6 +19,9 @@ pub struct Namespaces {
     pub clone_flags: i32,
     /// What the parent enters around the clone: slot and `CLONE_NEW*`.
     pub parent_joins: Vec<(super::steps::Slot, i32)>,
+    /// A user namespace that is joined, and has to own what is made: its slot. Only a parent that ends after the clone can
+    /// enter it first, for there is no way back.
+    pub owner: Option<super::steps::Slot>,
     /// All kinds that are not the host's: made or joined.
     pub private: i32,
     /// All kinds that are new.
@@ -131,9 +134,14 @@ impl Namespaces {
         let joined_user = joins.iter().any(|(_, kind, _)| *kind == libc::CLONE_NEWUSER);
         const REVERSIBLE: i32 =
             libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+        let makes_some = self.clone_flags & !libc::CLONE_NEWUSER != 0;
         let mut before = Vec::new();
         let mut after = Vec::new();
         for (slot, kind, path) in joins {
+            if kind == libc::CLONE_NEWUSER && makes_some {
+                self.owner = Some(slot);
+                continue;
+            }
             if kind == libc::CLONE_NEWPID || (new_user && kind & REVERSIBLE != 0) {
                 self.parent_joins.push((slot, kind));
                 continue;

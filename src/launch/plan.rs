@@ -4,8 +4,7 @@
 //! check, and leaves steps in the order in which the new process takes them. A bundle that is not valid fails here,
 //! before anything exists that would have to be undone.
 //!
-//! libcontainer serves where its part is right and off the hot path: whether AppArmor is on (`request`), the default
-//! devices (`devices`), capability names (`process`). Its mount parser, rootfs, hooks, id mapper and console are not
+//! libcontainer serves where its part is right and off the hot path (`toolbox`). Its mount parser, rootfs, hooks, id mapper and console are not
 //! used: they work with paths as strings, allocate after the clone, or want its own `State`; see each module's head.
 
 use std::path::{Path, PathBuf};
@@ -148,6 +147,7 @@ impl Plan {
         if request.options.parent_attaches || process.oom_score_adj().is_some() {
             steps.push(Step::AwaitParent);
         }
+        steps.push(Step::CloseOnExec { first: 3 + request.options.preserve_fds });
         if private != 0 {
             steps.push(Step::JoinProcess { slot: target, kinds: private });
         }
@@ -213,6 +213,7 @@ fn enter_namespaces(
     if namespaces.maps.is_some() || request.options.parent_attaches {
         steps.push(Step::AwaitParent);
     }
+    steps.push(Step::CloseOnExec { first: 3 + request.options.preserve_fds });
     let joins_mounts = joins.pop_if(|s| matches!(s, Step::Join { kind: libc::CLONE_NEWNS, .. }));
     steps.append(&mut joins);
     if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
@@ -252,7 +253,8 @@ fn build_root(
     let isolate = root_propagation.map_or(crate::sys::mount::SLAVE, |(flag, _)| flag);
     // An unbindable tree could not be cloned, which is how everything is mounted from here on.
     let isolate = if isolate == crate::sys::mount::UNBINDABLE { crate::sys::mount::PRIVATE } else { isolate };
-    let parent_opens = namespaces.has_user();
+    // In a shared root the child has to make the mount of `/` private, and what it opens there would be the host's no more.
+    let parent_opens = namespaces.has_user() || isolate == crate::sys::mount::SHARED;
     let source = if request.root_is_given {
         Source::Opened(opens.push(Open::Root))
     } else if parent_opens {

@@ -6,7 +6,6 @@
 use std::path::Path;
 
 use caps::Capability;
-use libcontainer::capabilities::CapabilityExt;
 use oci_spec::runtime::{
     Capabilities, Hook, IOPriorityClass, LinuxCapabilities, LinuxPersonality, LinuxPersonalityDomain,
     LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
@@ -18,6 +17,7 @@ use super::plan::{Open, Opens};
 use super::request::Options;
 use super::steps::{CapabilityMasks, Filter, Identity, Program, Step};
 use super::text::{cpath, cstring};
+use super::toolbox::CapabilityExt;
 use crate::error::{Error, Result};
 use crate::sys::process::{SchedAttr, StringArray};
 
@@ -67,7 +67,6 @@ pub(super) fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step
     steps.push(Step::Umask(user.umask()));
     steps.push(Step::WorkingDirectory { path: cwd, early: false });
     steps.push(Step::FindProgram);
-    steps.push(Step::CloseOnExec { first: 3 + tail.options.preserve_fds });
     steps.push(Step::AwaitGo);
     let notifies = tail.seccomp.is_some_and(|s| s.listener.is_some());
     if notifies {

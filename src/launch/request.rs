@@ -95,7 +95,7 @@ impl Facts {
         let asks_selinux = process.and_then(|p| p.selinux_label().as_ref()).is_some_and(|p| !p.is_empty());
         let mounts_cgroup = spec.mounts().iter().flatten().any(|m| m.typ().as_deref() == Some("cgroup"));
         Ok(Self {
-            apparmor: asks_apparmor && libcontainer::apparmor::is_enabled().unwrap_or(false),
+            apparmor: asks_apparmor && super::toolbox::apparmor_is_enabled().unwrap_or(false),
             selinux: asks_selinux && Path::new("/sys/fs/selinux/enforce").exists(),
             unified,
             hierarchies: if mounts_cgroup && !unified { hierarchies()? } else { Vec::new() },

@@ -379,7 +379,7 @@ pub enum Step {
     },
     /// Find the payload before anybody is told that the container is ready.
     FindProgram,
-    /// Every descriptor from this number on closes at execve.
+    /// Every descriptor from this number on closes at execve; while /proc is still the host's.
     CloseOnExec {
         /// 3 + preserved ones.
         first: u32,

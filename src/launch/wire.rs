@@ -91,6 +91,7 @@ ops! {
     FsCreate = "fsconfig(CMD_CREATE)",
     FsMount = "fsmount",
     FsOpen = "fsopen",
+    GetDents = "getdents64",
     HookExit = "it exited with an error",
     HookTimeout = "it took longer than its timeout",
     IoPriority = "ioprio_set",

@@ -19,7 +19,7 @@ use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::undo::Undo;
 use crate::launch::{hooks, namespaces};
-use crate::record::{Config, ContainerState, Extra, Layout, Lock};
+use crate::record::{Config, ContainerState, Extra, Layout, Lock, note_group};
 use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
 
@@ -112,7 +112,7 @@ pub(super) fn make(
         move || drop(layout.remove())
     });
     let lock = Lock::take(&layout)?;
-    let group = group_plan.apply()?;
+    let group = group_plan.apply_after(&|paths| note_group(&layout, paths))?;
     let paths = std::rc::Rc::new(std::cell::RefCell::new(group.paths().clone()));
     undo.push("cgroup", {
         let paths = std::rc::Rc::clone(&paths);
@@ -159,7 +159,7 @@ pub(super) fn make(
 }
 
 /// Ends what is in a cgroup that was made in vain, and removes it.
-fn give_back(paths: &BTreeMap<String, PathBuf>) {
+pub(super) fn give_back(paths: &BTreeMap<String, PathBuf>) {
     if let Ok(group) = Group::from_paths(paths) {
         let _ = group.kill_all(libc::SIGKILL);
         let _ = group.remove();

@@ -11,7 +11,7 @@ use crate::cgroup::Group;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::hooks;
-use crate::record::{ContainerState, Layout, Lock};
+use crate::record::{ContainerState, Layout, Lock, noted_group};
 
 /// How long a killed container may take to die.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,7 +28,10 @@ pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
     };
     let state = match ContainerState::load(&layout) {
         // A create that was killed before it wrote its record, or a record that is damaged.
-        Err(e) if force && matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => return layout.remove(),
+        Err(e) if force && matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => {
+            super::create::give_back(&noted_group(&layout));
+            return layout.remove();
+        }
         other => other?,
     };
     let status = Status::of(&state, &layout)?;

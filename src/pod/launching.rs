@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use coracle_cri::convert::SandboxWishes;
-use oci_spec::runtime::{Linux, LinuxCapabilities, LinuxNamespaceType, Mount, Process, Root, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Root, Spec,
+};
 
 use super::Pods;
 use super::place::{namespace, namespaces_of};
@@ -71,6 +73,12 @@ impl Pods {
     ) -> Result<()> {
         let root = directory.join("init");
         std::fs::create_dir(&root).doing(|| format!("make {}", root.display()))?;
+        if let Some(user) = &wishes.namespaces.user {
+            // The root of the user namespace sets it up.
+            let first = |list: &[LinuxIdMapping]| list.first().map(LinuxIdMapping::host_id);
+            std::os::unix::fs::chown(&root, first(&user.uids), first(&user.gids))
+                .doing(|| format!("give {} to the pod's root", root.display()))?;
+        }
         let spec = self.first_process(id, wishes, directory, root)?;
         let runtime = self.runtime();
         let own = ContainerId::parse(id)?;

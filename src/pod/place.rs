@@ -38,10 +38,11 @@ impl Pods {
     ) -> Result<Prepared> {
         let stored = self.store.container_dir(&ContainerId::parse(id)?);
         let layer = if self.settings.layers_in_memory { self.directories.layer(id) } else { stored.clone() };
+        let pod = sandbox.wishes()?;
+        let wishes = &ContainerWishes { namespaces: within(&pod.namespaces, wishes), ..wishes.clone() };
         let root = self.mount_root(image, &layer, wishes)?;
         let inside = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
         let config = self.store.config(image)?.config().clone().unwrap_or_default();
-        let pod = sandbox.wishes()?;
         let place = Place {
             root: stored.join("root"),
             image: ImageDefaults {
@@ -103,7 +104,10 @@ impl Pods {
         match &wishes.namespaces.user {
             Some(ids) => {
                 let maps = crate::launch::namespaces::IdMaps::new(&ids.uids, &ids.gids);
-                crate::image::rootfs::mount_mapped(&lower, layer, &maps)
+                let host =
+                    |list: &[oci_spec::runtime::LinuxIdMapping]| list.first().map_or(0, |m| m.host_id());
+                let root = (host(&ids.uids), host(&ids.gids));
+                crate::image::rootfs::mount_mapped(&lower, layer, &maps, root)
             }
             // The layer goes with its container: it is never synced, so flash is not worn for nothing.
             None => crate::image::rootfs::mount(&lower, layer, true),
@@ -149,6 +153,16 @@ impl Pods {
         let layout = crate::record::Layout::new(&self.settings.root, &ContainerId::parse(id)?);
         crate::record::ContainerState::load(&layout)
     }
+}
+
+/// What a container has of its pod is as the pod has it, whatever the container's configuration repeats of that.
+fn within(pod: &Namespaces, wishes: &ContainerWishes) -> Namespaces {
+    let pid = match (&wishes.namespaces.pid, &pod.pid) {
+        // There is none to share.
+        (Scope::Pod, Scope::Container | Scope::Node) => pod.pid.clone(),
+        (own, _) => own.clone(),
+    };
+    Namespaces { pid, ..pod.clone() }
 }
 
 /// The namespaces that a pod's processes share.

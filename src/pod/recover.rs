@@ -83,6 +83,10 @@ impl Pods {
     ) -> Result<()> {
         let own = ContainerId::parse(&id)?;
         let was_starting = record.state == State::Starting;
+        if record.state == State::Exited {
+            // Its end was noted, and perhaps no more.
+            complain(delete::delete(&self.runtime(), &own, true));
+        }
         let layout = crate::record::Layout::new(&self.settings.root, &own);
         let ran = kept.contains(&id) || layout.exit().exists();
         if was_starting {
@@ -123,9 +127,9 @@ impl Pods {
         let own = ContainerId::parse(id)?;
         delete::delete(&self.runtime(), &own, true)?;
         volumes::unmount_all(directory.path());
-        directory.remove()?;
         remove_container(&self.directories.layer(id))?;
-        remove_container(&self.store.container_dir(&own))
+        remove_container(&self.store.container_dir(&own))?;
+        directory.remove()
     }
 
     /// Removes writable layers of containers that are no more: after a reboot that is all of them.

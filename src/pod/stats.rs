@@ -110,8 +110,8 @@ impl Pods {
 
     fn process_count(&self, container: &Container) -> u64 {
         let group = self.oci_state(&container.id).and_then(|state| Group::from_paths(&state.cgroup_paths));
-        let stats = group.and_then(|group| group.stats());
-        stats.ok().and_then(|stats| stats.pids).map_or(0, |pids| pids.current)
+        // Not what the pids controller counts: that has threads in it, and is off where nothing limits them.
+        group.and_then(|group| group.pids()).map_or(0, |pids| pids.len() as u64)
     }
 }
 

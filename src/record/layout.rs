@@ -37,6 +37,11 @@ impl Layout {
         self.directory.join("start.sock")
     }
 
+    /// The directories of its cgroup, noted before they are made.
+    pub(super) fn cgroup(&self) -> PathBuf {
+        self.directory.join("cgroup.json")
+    }
+
     /// How the container ended, when a keeper saw it.
     pub fn exit(&self) -> PathBuf {
         self.directory.join("exit")
@@ -78,7 +83,8 @@ impl Layout {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        for file in [self.start_socket(), self.config(), self.state(), self.temporary_state(), self.exit()] {
+        let (state, new_state) = (self.state(), self.temporary_state());
+        for file in [self.start_socket(), self.config(), self.cgroup(), state, new_state, self.exit()] {
             let _ = std::fs::remove_file(file);
         }
         match std::fs::remove_dir(&self.directory) {

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<id>/            0711, made by create, gone after delete
 //!     state.json          what is known of the container, in runc's format; replaced whole, never written in place
+//!     cgroup.json         the directories of its cgroup, written before they are made: all there is of a create that was killed
 //!     config.json         the configuration it was created from, for exec
 //!     exit                how it ended, as `key=value` a line; only of containers that a keeper is the parent of
 //!     start.sock          the init listens here until it is started: created while it is there, running after
@@ -11,11 +12,13 @@
 //! The directory itself is the lock (flock(2) on its descriptor): two verbs on one container exclude each other.
 
 mod exit;
+mod group;
 mod layout;
 mod lock;
 mod state;
 
 pub use exit::Exit;
+pub use group::{note_group, noted_group};
 pub use layout::{Layout, ids};
 pub use lock::Lock;
 pub use state::{Config, ContainerState, Extra, OCI_VERSION, PublicState};

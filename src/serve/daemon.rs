@@ -66,6 +66,8 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    // What only the start needed is not needed again.
+    crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
@@ -125,8 +127,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
         Ok(config) => {
-            let before = node.current();
-            let (config, ignored) = with_what_is_fixed(config, &before.config);
+            let (config, ignored) = with_what_is_fixed(config, &node.current().config);
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(
@@ -160,7 +161,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
-        ("security", new.security != fixed.security),
+        ("[security]", new.security != fixed.security),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)

@@ -71,14 +71,10 @@ impl Node {
             apparmor: config.security.apparmor,
             selinux: config.security.selinux,
         };
+        let kernel = status::Kernel::probe(store.root());
         let current = Current::new(config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
-        Ok(Self {
-            current: RwLock::new(Arc::new(current)),
-            images: Images::new(store),
-            pods,
-            kernel: status::Kernel::probe(),
-        })
+        Ok(Self { current: RwLock::new(Arc::new(current)), images: Images::new(store), pods, kernel })
     }
 
     fn current(&self) -> Arc<Current> {
@@ -108,7 +104,7 @@ impl Backend for Node {
 
     fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
         let current = self.current();
-        status::status(&current.config, &current.offer.cni, self.kernel, verbose)
+        Ok(status::status(&current.config, &current.offer.cni, self.kernel, verbose))
     }
 
     fn cgroup_driver(&self) -> Result<v1::CgroupDriver> {

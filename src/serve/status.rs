@@ -1,14 +1,17 @@
 //! `Version` and `Status`: what this runtime is, whether it can work, and what this kernel lets it do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use coracle_cri::{Result, v1};
+use coracle_cri::v1;
 use rustix::io::Errno;
 use serde_json::json;
 
 use super::config::Config;
 use super::error::one_line;
+use crate::image::rootfs::mount_mapped;
 use crate::keeper::client::Client;
+use crate::launch::namespaces::IdMaps;
 use crate::net::cni::Cni;
 use crate::sys::mount::{MountAttr, mount_setattr_path};
 
@@ -17,22 +20,30 @@ use crate::sys::mount::{MountAttr, mount_setattr_path};
 pub(super) struct Kernel {
     /// Mounts below a mount can be made read-only with it (mount_setattr(2), 5.12).
     recursive_read_only: bool,
-    /// There are user namespaces, and id-mapped mounts to show images in them.
+    /// Containers in user namespaces can be shown the layers of this store with their ids mapped (5.19).
     user_namespaces: bool,
 }
 
 impl Kernel {
-    pub(super) fn probe() -> Self {
+    pub(super) fn probe(store: &Path) -> Self {
         // Nothing is there to be changed: a kernel that has the call says so.
         let answer = mount_setattr_path(c"/proc/self/no-such-entry", true, &MountAttr::default());
         let has_mount_setattr = !matches!(answer, Err(Errno::NOSYS | Errno::PERM));
-        let has_user_namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
-            .is_ok_and(|limit| limit.trim().parse::<u64>().is_ok_and(|limit| limit > 0));
-        Self {
-            recursive_read_only: has_mount_setattr,
-            user_namespaces: has_mount_setattr && has_user_namespaces,
-        }
+        Self { recursive_read_only: has_mount_setattr, user_namespaces: maps_ids(store) }
     }
+}
+
+/// Whether what a container in a user namespace needs can be mounted, found by mounting it once.
+fn maps_ids(store: &Path) -> bool {
+    let place = store.join("probe");
+    let lower = place.join("lower");
+    let ids = "0 100000 65536\n".to_owned();
+    let maps = IdMaps { uid: ids.clone(), gid: ids };
+    let mounted = std::fs::create_dir_all(&lower).is_ok()
+        && mount_mapped(&[lower], &place, &maps, (100_000, 100_000)).is_ok();
+    // What is left of it does no harm, and is used the next time.
+    let _ = std::fs::remove_dir_all(&place);
+    mounted
 }
 
 pub(super) fn version() -> v1::VersionResponse {
@@ -44,19 +55,14 @@ pub(super) fn version() -> v1::VersionResponse {
     }
 }
 
-pub(super) fn status(
-    config: &Config,
-    cni: &Cni,
-    kernel: Kernel,
-    verbose: bool,
-) -> Result<v1::StatusResponse> {
+pub(super) fn status(config: &Config, cni: &Cni, kernel: Kernel, verbose: bool) -> v1::StatusResponse {
     // A keeper that is gone is started again: nobody else would before the next pod.
     let keeper = Client::connect_or_start(&config.run).map(drop);
     let conditions = vec![
         condition("RuntimeReady", "KeeperNotReady", keeper),
         condition("NetworkReady", "NetworkPluginNotReady", cni.status()),
     ];
-    Ok(v1::StatusResponse {
+    v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions }),
         info: if verbose { info(config) } else { BTreeMap::new() },
         runtime_handlers: handlers(config, kernel),
@@ -64,7 +70,7 @@ pub(super) fn status(
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
         }),
-    })
+    }
 }
 
 fn condition(name: &str, reason: &str, state: crate::error::Result<()>) -> v1::RuntimeCondition {

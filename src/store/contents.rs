@@ -80,6 +80,9 @@ impl Contents {
             if let Some(known) = self.images.get(&image.manifest) {
                 image.names.extend(known.names.iter().cloned());
                 image.repo_digests.extend(known.repo_digests.iter().cloned());
+                if image.others.is_empty() {
+                    image.others.clone_from(&known.others);
+                }
             }
             image.repo_digests.sort();
             image.repo_digests.dedup();

@@ -44,12 +44,17 @@ pub(super) fn gc(store: &Store) -> Result<Cleared> {
     Ok(cleared)
 }
 
-/// Removes the images without a name, or all that no container uses.
+/// Removes the images that no name stands for, or all that no container uses.
 pub(super) fn prune(store: &Store, all: bool) -> Result<Vec<Removed>> {
     let used: BTreeSet<Digest> = hold::holders(store)?.into_iter().map(|(_, image)| image).collect();
-    let unused = |image: &super::ImageRecord| !used.contains(&image.manifest);
-    let images = store.images()?.into_iter().filter(|image| (all || image.names.is_empty()) && unused(image));
-    let doomed: Vec<String> = images.map(|image| image.manifest.to_string()).collect();
+    let images = store.images()?;
+    let named = images.iter().filter(|image| !image.names.is_empty());
+    let meant: BTreeSet<Digest> = named.flat_map(|image| &image.others).copied().collect();
+    let is_needless = |image: &&super::ImageRecord| {
+        !used.contains(&image.manifest) && (all || image.names.is_empty() && !meant.contains(&image.manifest))
+    };
+    let doomed: Vec<String> =
+        images.iter().filter(is_needless).map(|image| image.manifest.to_string()).collect();
     if doomed.is_empty() { Ok(Vec::new()) } else { store.remove(&doomed) }
 }
 

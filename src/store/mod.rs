@@ -53,7 +53,7 @@ use contents::Contents;
 use journal::{Journal, News};
 use layers::OverlayLayers;
 use lock::{How, Locked};
-use trash::Trash;
+use trash::{Trash, names as entry_names};
 
 pub use gc::Cleared;
 pub use hold::{Hold, remove_container, remove_tree};
@@ -61,8 +61,7 @@ pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
-pub use transaction::{Batch, NewImage, NewLayer, Pick, Transaction};
-pub(crate) use trash::names as entry_names;
+pub use transaction::{Batch, Label, NewImage, NewLayer, Pick, Transaction};
 pub use usage::{Amount, ImageUsage, Usage};
 pub use verify::{Finding, Verdict};
 
@@ -387,21 +386,15 @@ impl Store {
     /// # Errors
     /// When the journal cannot be written.
     pub fn tag(&self, manifest: &Digest, names: &[String]) -> Result<Option<ImageRecord>> {
-        self.label(manifest, names, &[])
+        self.label(manifest, &Label { names, ..Label::default() })
     }
 
-    /// Gives the image with this manifest more names, which other images lose, and more digests that registries know
-    /// it by; `None` when it is not here.
+    /// Makes the image with this manifest known as `label` says, too; `None` when it is not here.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn label(
-        &self,
-        manifest: &Digest,
-        names: &[String],
-        repo_digests: &[String],
-    ) -> Result<Option<ImageRecord>> {
-        transaction::label(self, manifest, names, repo_digests)
+    pub fn label(&self, manifest: &Digest, label: &Label<'_>) -> Result<Option<ImageRecord>> {
+        transaction::label(self, manifest, label)
     }
 
     /// Begins to bring something in.

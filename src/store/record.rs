@@ -51,6 +51,9 @@ pub struct ImageRecord {
     pub repo_digests: Vec<String>,
     /// What it runs on.
     pub platform: Platform,
+    /// The manifests of the images for other platforms that its names stand for as well, as far as they were wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Digest>,
     /// Bytes of all its files, unpacked. Layers shared with other images count in each.
     pub size_bytes: u64,
     /// Its layers, base first.

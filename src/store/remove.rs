@@ -70,7 +70,18 @@ fn doom(now: &Contents, names: &[String]) -> Result<Doomed> {
             doomed.images.insert(image.manifest, image);
         }
     }
+    let others = others(now, &doomed);
+    doomed.images.extend(others);
     Ok(doomed)
+}
+
+/// The images for other platforms that go along, because nothing is left that stands for them.
+fn others(now: &Contents, doomed: &Doomed) -> Vec<(Digest, ImageRecord)> {
+    let stays = |image: &&ImageRecord| !doomed.images.contains_key(&image.manifest);
+    let kept: BTreeSet<&Digest> = now.images.values().filter(stays).flat_map(|image| &image.others).collect();
+    let named = doomed.images.values().flat_map(|image| &image.others).filter(|other| !kept.contains(other));
+    let others = named.filter_map(|other| now.images.get(other).filter(|image| image.names.is_empty()));
+    others.map(|image| (image.manifest, image.clone())).collect()
 }
 
 fn refuse_used(store: &Store, doomed: &Doomed) -> Result<()> {
@@ -83,7 +94,7 @@ fn refuse_used(store: &Store, doomed: &Doomed) -> Result<()> {
             let name = doomed.images.get(&held).and_then(|image| image.names.first().cloned());
             let name = name.unwrap_or_else(|| held.to_string());
             Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}"))
-                .hint(format!("delete it first: coracle delete {container}")))
+                .hint(format!("remove it first: coracle rm {container}")))
         }
     }
 }

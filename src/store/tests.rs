@@ -51,6 +51,7 @@ impl Sample {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             repo_digests: vec![],
             platform: Platform { os: "linux".into(), architecture: "arm".into(), variant: None },
+            others: Vec::new(),
             layers: vec![pick],
         };
         let blob = (Digest::of(b"compressed"), pick);
@@ -186,6 +187,7 @@ fn two_transactions_with_one_layer_commit_it_once() {
             names: vec![],
             repo_digests: vec![],
             platform: Platform { os: "linux".into(), architecture: "arm".into(), variant: None },
+            others: Vec::new(),
             layers: vec![Pick::New(0)],
         };
         txn.commit(&Batch { layers: vec![new], images: vec![image], blobs: vec![] }).unwrap().remove(0)

@@ -71,6 +71,8 @@ pub struct NewImage {
     pub repo_digests: Vec<String>,
     /// What it runs on.
     pub platform: Platform,
+    /// The manifests of the images for other platforms that its names stand for as well.
+    pub others: Vec<Digest>,
     /// Base first.
     pub layers: Vec<Pick>,
 }
@@ -295,6 +297,7 @@ impl Plan {
                 names: image.names.clone(),
                 repo_digests: image.repo_digests.clone(),
                 platform: image.platform.clone(),
+                others: image.others.clone(),
                 size_bytes: all.iter().map(|layer| layer.size_bytes).sum(),
                 hidden: all.iter().rposition(|layer| layer.hides_all_lower).unwrap_or(0),
                 layers,
@@ -335,16 +338,24 @@ impl Plan {
     }
 }
 
+/// What an image is to be known as, besides what it is known as already.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Label<'a> {
+    /// Normalised references; other images lose them.
+    pub names: &'a [String],
+    /// What registries know it by: `repository@digest`.
+    pub repo_digests: &'a [String],
+    /// The manifests of the images for other platforms that its names stand for as well.
+    pub others: &'a [Digest],
+}
+
 /// Adds names and digests to an image that is in the store.
-pub(super) fn label(
-    store: &Store,
-    manifest: &Digest,
-    names: &[String],
-    repo_digests: &[String],
-) -> Result<Option<ImageRecord>> {
+pub(super) fn label(store: &Store, manifest: &Digest, label: &Label<'_>) -> Result<Option<ImageRecord>> {
+    let Label { names, repo_digests, others } = label;
     let has_all = |image: &ImageRecord| {
         names.iter().all(|name| image.names.contains(name))
             && repo_digests.iter().all(|digest| image.repo_digests.contains(digest))
+            && (others.is_empty() || image.others == *others)
     };
     match store.image(manifest)? {
         None => return Ok(None),
@@ -355,6 +366,9 @@ pub(super) fn label(
     let Some(mut image) = now.images.get(manifest).cloned() else { return Ok(None) };
     image.names.extend(names.iter().cloned());
     image.repo_digests.extend(repo_digests.iter().cloned());
+    if !others.is_empty() {
+        image.others = others.to_vec();
+    }
     now.commit(Event::Commit { layers: Vec::new(), images: vec![image], blobs: Vec::new() })?;
     Ok(now.images.get(manifest).cloned())
 }

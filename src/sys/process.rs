@@ -280,7 +280,7 @@ pub fn set_scheduler(attr: &SchedAttr) -> Result<(), Errno> {
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on will close at execve. Child-safe.
 ///
 /// # Errors
-/// `ENOSYS` or `EINVAL` before 5.11; see `fd::cloexec_from` for the fallback.
+/// `ENOSYS` or `EINVAL` before 5.11.
 pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: only the close-on-exec flag changes: no descriptor that Rust owns is closed.

@@ -3,8 +3,10 @@
 
 use std::fs;
 
+use coracle_cri::v1::{ListImagesRequest, StatusRequest};
+
 use crate::keeper::Kept;
-use crate::support::{Runtime, Sandbox, wait_until};
+use crate::support::{Runtime, Sandbox, Serve, wait_until};
 
 /// Unoptimised builds check every descriptor before they close it, and their code is larger: their ceilings are nobody's
 /// promise, and catch only what is grossly wrong.
@@ -24,6 +26,12 @@ const KEEPER_KIB: u64 = if OPTIMISED { 1_024 } else { 3_000 };
 
 /// What the keeper and its heir take for each container, in KiB.
 const CONTAINER_KIB: u64 = 16;
+
+/// `coracle serve` when nothing happens, in KiB of its own share of memory.
+const SERVE_KIB: u64 = if OPTIMISED { 8_192 } else { 20_000 };
+
+/// Threads of an idle `coracle serve`: one answers, one hears of containers that end.
+const OWN_THREADS: usize = 2;
 
 /// The size of the keeper's program in bytes. A static program that only prints a word has 1.08 million: libc and std.
 const KEEPER_BYTES: u64 = 1_450_000;
@@ -125,6 +133,30 @@ fn a_hundred_containers_cost_little_memory_and_wake_nobody() {
     println!("empty {empty} KiB, with {MANY} containers {full} KiB");
     assert!(empty <= KEEPER_KIB, "{empty} KiB empty");
     assert!(full.saturating_sub(empty) <= CONTAINER_KIB * MANY, "{empty} KiB empty, {full} KiB with {MANY}");
+}
+
+#[test]
+fn an_idle_serve_takes_little_memory_and_does_not_wake() {
+    needs!(root, launch_verb);
+    let serve = Serve::new();
+    for _ in 0..20 {
+        serve.run(serve.runtime().status(StatusRequest { verbose: true })).unwrap();
+        serve.run(serve.image().list_images(ListImagesRequest::default())).unwrap();
+    }
+    let pid = serve.pid();
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    wait_until("threads for work to end", || (threads() == OWN_THREADS).then_some(()));
+    let (memory, before) = (pss(pid), switches_of_all(pid));
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    assert_eq!(switches_of_all(pid), before, "nothing happens, but somebody wakes");
+    println!("idle serve {memory} KiB");
+    assert!(memory <= SERVE_KIB, "{memory} KiB");
+}
+
+/// How often any thread of a process went to sleep.
+fn switches_of_all(pid: i32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    tasks.map(|task| switches(task.file_name().to_str().unwrap().parse().unwrap())).collect()
 }
 
 #[test]

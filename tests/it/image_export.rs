@@ -109,6 +109,69 @@ fn every_format_comes_in_again_and_goes_out_the_same() {
     assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap(), "nothing depends on the day");
 }
 
+/// A layout with one name for images of two other platforms than this one, and for this one.
+pub(super) fn for_three_platforms() -> Layout {
+    let mut layout = Layout::new();
+    let host = coracle::image::platform::host().to_string();
+    for (platform, name) in [("linux/s390x", "big"), (host.as_str(), "own"), ("linux/riscv64", "new")] {
+        let descriptor = layout.add(Image { platform, name: None, ..image(name) });
+        let annotations = serde_json::json!({"io.containerd.image.name": "localhost/three:1"});
+        layout.entries().last_mut().unwrap()["annotations"] = annotations;
+        assert!(descriptor["platform"].is_object());
+    }
+    layout
+}
+
+#[test]
+fn images_for_every_platform_go_out_and_come_in_under_one_name_and_stay_together() {
+    needs!(root);
+    let dir = tempfile::tempdir().unwrap();
+    for_three_platforms().write(&dir.path().join("layout"));
+    let all = ImportOptions { all_platforms: true, ..ImportOptions::default() };
+    let open = |name: &str| Store::open(&dir.path().join(name)).unwrap();
+    let bring = |store: &Store, name: &str, options: &ImportOptions| {
+        import(store, open_source(&dir.path().join(name)).unwrap(), options, &Silent).unwrap()
+    };
+    let write = |store: &Store, name: &str, target: Target| {
+        let (image, _) = store.find_named("localhost/three:1").unwrap();
+        let names = image.names.clone();
+        export(store, vec![Named { image, names }], Format::Oci, target).unwrap();
+        dir.path().join(name)
+    };
+    let store = open("store");
+    assert_eq!(bring(&store, "layout", &all).len(), 3);
+    let head = store.find("localhost/three:1").unwrap();
+    assert_eq!((head.platform.clone(), head.others.len()), (coracle::image::platform::host(), 2));
+    // A name stands for them all: none is without use.
+    assert!(store.prune(false).unwrap().is_empty());
+    assert_eq!(store.images().unwrap().len(), 3);
+    let first = write(&store, "first.tar", Target::Archive(dir.path().join("first.tar")));
+    let again = open("again");
+    assert_eq!(bring(&again, "first.tar", &all).len(), 3);
+    let ids = |store: &Store| -> std::collections::BTreeSet<Digest> {
+        store.images().unwrap().iter().map(|image| image.id).collect()
+    };
+    assert_eq!(ids(&again), ids(&store));
+    assert_eq!(again.find("localhost/three:1").unwrap().others.len(), 2);
+    let second = write(&again, "second.tar", Target::Archive(dir.path().join("second.tar")));
+    assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap(), "the same to the last bit");
+    // Whoever wants one gets one, from a directory too; and may get the others later.
+    write(&store, "third", Target::Dir(dir.path().join("third")));
+    let one = open("one");
+    let brought = bring(&one, "third", &ImportOptions::default());
+    assert_eq!((brought.len(), brought[0].id), (1, head.id));
+    bring(&one, "third", &all);
+    assert_eq!((one.images().unwrap().len(), one.find("three:1").unwrap().others.len()), (3, 2));
+    // What was one image goes as one.
+    assert_eq!(one.remove(&["three:1".to_owned()]).unwrap().len(), 4);
+    assert!(one.images().unwrap().is_empty());
+    // One that has a name of its own stays.
+    let big = store.images().unwrap().into_iter().find(|i| i.platform.architecture == "s390x").unwrap();
+    store.tag(&big.manifest, &["localhost/mine:1".to_owned()]).unwrap();
+    store.remove(&["localhost/three:1".to_owned()]).unwrap();
+    assert_eq!(store.images().unwrap().iter().map(|image| image.id).collect::<Vec<_>>(), [big.id]);
+}
+
 #[test]
 fn the_exported_layer_is_the_tar_it_was() {
     needs!(root);

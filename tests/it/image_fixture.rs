@@ -211,6 +211,18 @@ impl Layout {
         }
     }
 
+    /// What [`Self::write`] wrote.
+    pub(crate) fn read(dir: &Path) -> Self {
+        let mut layout = Self::new();
+        for entry in std::fs::read_dir(dir.join("blobs/sha256")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("blobs/sha256/{}", path.file_name().unwrap().to_str().unwrap());
+            layout.files.insert(name, std::fs::read(&path).unwrap());
+        }
+        layout.index = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
+        layout
+    }
+
     /// As a tar; `blobs` come before `index.json` in the alphabet, and with `index_first` after it.
     pub(crate) fn tar(&self, index_first: bool) -> Vec<u8> {
         let files = self.with_index();

@@ -328,7 +328,7 @@ impl Drop for SmallDisk {
 fn want_of_memory_is_told_from_a_kill() {
     needs!(root, busybox, launch_verb, cgroup_limits);
     let kept = Kept::new();
-    let hog = "exec dd if=/dev/zero of=/dev/null bs=200M count=1";
+    let hog = "exec dd if=/dev/zero of=/dev/null bs=60M count=1";
     kept.launch("hog", &["-m", "24m", "--memory-swap", "24m"], hog);
     assert_eq!(kept.wait("hog"), 137);
     assert_eq!(kept.sandbox.state("hog")["oomKilled"], true);

@@ -302,6 +302,31 @@ fn the_next_launch_clears_up_after_a_killed_one() {
 }
 
 #[test]
+fn what_a_launch_left_that_was_killed_before_its_record_goes_with_the_next_or_with_rm() {
+    needs!(root, busybox, launch_verb, strace);
+    let sandbox = plain();
+    let store = sandbox.path("store");
+    // Killed when it makes the container's process: the cgroup is there, the record is not.
+    let script = "exec strace -qq -o /dev/null -e trace=clone3 -e inject=clone3:signal=KILL \"$@\"";
+    let killed = |name: &str, options: &[&str]| {
+        let id = sandbox.id(name);
+        let words =
+            [&["--store", store.to_str().unwrap(), "launch", "--name", &id], options, &["box", "true"]];
+        sandbox.prepare_script(script, words.concat()).go().fails();
+        assert!(!sandbox.root().join(id).join("state.json").exists());
+        assert!(format!("{:?}", sandbox.traces()).contains("Cgroup("), "{:?}", sandbox.traces());
+    };
+    killed("gone", &["--rm"]);
+    prepare(&sandbox, "other", ["--rm", "box", "/bin/true"]).go().ok();
+    assert_clean(&sandbox);
+    killed("kept", &[]);
+    let used = sandbox.coracle(["image", "rm", "box"]).fails();
+    assert!(used.stderr.contains(&format!("coracle rm {}", sandbox.id("kept"))), "{used}");
+    sandbox.coracle(["rm", &sandbox.id("kept")]).ok();
+    assert_clean(&sandbox);
+}
+
+#[test]
 fn without_rm_the_container_is_kept_until_it_is_removed() {
     needs!(root, busybox, launch_verb);
     let sandbox = plain();

@@ -1,4 +1,4 @@
-//! Unpacking takes the same little memory whatever the size of the layer.
+//! Unpacking takes the same little memory whatever the size of the layer, and few system calls for each file.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
 
@@ -9,7 +9,9 @@ use std::process::Command;
 
 use coracle::image::layer::{Limits, apply_recorded};
 
+use crate::image_fixture::{Image, Layout, Pack};
 use crate::layer_tar::{Member, tar};
+use crate::support::{Run, Runtime};
 
 /// Says to the child which layer to unpack: its form, and the megabytes of its one big file.
 const ASKED: &str = "CORACLE_TEST_LAYER_MEMORY";
@@ -102,4 +104,42 @@ fn memory_stays_within_the_budget_and_does_not_grow_with_the_layer() {
         assert!(large <= nothing + budget, "{form}: {nothing} -> {large} KiB");
         assert!(large <= small + 512, "{form}: grows from {small} to {large} KiB");
     }
+}
+
+/// Create, write, owner, mode, time, close; the rest is reading the stream, directories, and the store's own work.
+#[test]
+fn a_file_takes_at_most_eight_system_calls() {
+    needs!(root, strace);
+    const FILES: u64 = 2000;
+    let data = "some text ".repeat(800);
+    let mut members = Vec::new();
+    for n in 0..FILES {
+        if n % 100 == 0 {
+            members.push(Member::dir(&format!("d{}", n / 100)));
+        }
+        members.push(Member::file(&format!("d{}/f{n}", n / 100), &data));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = Image { layers: vec![tar(&members)], pack: Pack::Gzip, platform: "", name: None };
+    Layout::of(image).write(&dir.path().join("layout"));
+    let counts = dir.path().join("counts");
+    Run::new("strace")
+        .args(["-f", "-c", "-U", "calls,name", "-o"])
+        .arg(&counts)
+        .arg(Runtime::Ours.program())
+        .arg("--store")
+        .arg(dir.path().join("store"))
+        .args(["image", "import"])
+        .arg(dir.path().join("layout"))
+        .go()
+        .ok();
+    let text = std::fs::read_to_string(&counts).unwrap();
+    let count = |line: &str| -> Option<u64> {
+        let (count, name) = line.trim().split_once(char::is_whitespace)?;
+        // Rust's standard library looks at each descriptor before it closes it, in unoptimised builds alone.
+        if ["fcntl", "total"].contains(&name.trim()) { None } else { count.parse().ok() }
+    };
+    let calls: u64 = text.lines().filter_map(count).sum();
+    println!("{:.2} calls for each file", calls as f64 / FILES as f64);
+    assert!(calls > 4 * FILES && calls <= 8 * FILES, "{text}");
 }

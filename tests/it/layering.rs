@@ -27,7 +27,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("clap_complete", &["cli"], "completions come from the same definition"),
     ("clap_mangen", &["cli"], "the manual comes from the same definition"),
     ("indicatif", &["cli"], "only the command line draws progress"),
-    ("libcontainer", &["launch/", "oci/"], "a toolbox of the plan side, never of the hot path"),
+    ("libcontainer", &["launch/toolbox.rs"], "a toolbox of the plan side, never of the hot path"),
     ("cgroups_rs", &["cgroup/"], "v1, hybrid and systemd stay behind our own cgroup type"),
     ("seccompiler", &["seccomp/"], "the one compiler of profiles"),
     ("tokio", &["serve/", "image/registry/"], "below serve everything blocks"),

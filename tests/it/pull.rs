@@ -91,6 +91,15 @@ fn every_platform_comes_in_if_asked_for() {
     assert_eq!(place.store.find(&registry.name("app:1")).unwrap(), pulled.images[0]);
     assert_eq!(place.read(&pulled.images[0], "etc/name").unwrap(), b"own");
     assert_eq!(place.read(&pulled.images[1], "etc/name").unwrap(), b"big");
+    assert_eq!(pulled.images[0].others, [pulled.images[1].manifest]);
+    assert!(place.store.prune(false).unwrap().is_empty(), "the name stands for both");
+    // One that was alone here gets the others.
+    let mut other = super::pull_fixture::place();
+    other.pulled(&registry.name("app:1"));
+    other.options.all_platforms = true;
+    other.pull(&registry.name("app:1")).unwrap();
+    assert_eq!(other.store.find(&registry.name("app:1")).unwrap().others.len(), 1);
+    assert!(other.pull(&registry.name("app:1")).unwrap().was_here);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use coracle::image::registry::Login;
 use super::image_fixture::{Layout, image};
 use super::pull_fixture::{Place, place};
 use super::support::registry::{Auth, Fault, TestRegistry};
+use super::support::{Run, Runtime};
 
 fn logged_in(login: &str) -> Place {
     let mut place = place();
@@ -139,4 +140,93 @@ fn cve_2020_15157_the_address_of_a_foreign_layer_gets_no_login() {
     other.require(Auth::Basic("joe:secret"));
     logged_in("joe:secret").refused(&registry.name("app:1"), Kind::Denied, "401");
     assert_told_nothing(&other);
+}
+
+/// A credential helper that writes down what it is asked.
+const HELPER: &str = r#"#!/bin/sh
+read -r host
+echo "$1 $host" >>"$(dirname "$0")/asked"
+case $host in
+*gone*) echo 'credentials not found in native keychain'; exit 1 ;;
+*broken*) echo 'the keychain is locked'; exit 1 ;;
+esac
+cat "$(dirname "$0")/answer"
+"#;
+
+#[test]
+fn credential_helpers_are_asked_for_the_one_host_and_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let (place, registry) = (place(), TestRegistry::start());
+    registry.small("ns/app:1");
+    let host = registry.host();
+    let at = |name: &str| place.dir.path().join(name);
+    place.write("bin/docker-credential-test", HELPER);
+    std::fs::set_permissions(at("bin/docker-credential-test"), std::fs::Permissions::from_mode(0o755))
+        .unwrap();
+    let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
+    let pull = |auth: &str, name: &str| {
+        place.write("auth.json", auth);
+        let _ = std::fs::remove_file(at("bin/asked"));
+        let _ = std::fs::remove_dir_all(at("cli"));
+        Run::new(Runtime::Ours.program())
+            .env("PATH", &path)
+            .arg("--store")
+            .arg(at("cli"))
+            .args(["image", "pull", "--retry", "1", "--authfile"])
+            .arg(at("auth.json"))
+            .arg(name)
+            .go()
+    };
+    // It is asked again when a token has to be renewed: what it answers may be good for a while only.
+    let asked = || {
+        let text = std::fs::read_to_string(at("bin/asked")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let get = |what: &str| std::collections::BTreeSet::from([format!("get {what}")]);
+    let name = registry.name("ns/app:1");
+
+    place.write("bin/answer", r#"{"ServerURL": "x", "Username": "joe", "Secret": "secret"}"#);
+    registry.require(Auth::Basic("joe:secret"));
+    pull(&format!(r#"{{"credHelpers": {{"{host}": "test"}}}}"#), &name).ok();
+    assert_eq!(asked(), get(&host));
+    pull(r#"{"credsStore": "test"}"#, &name).ok();
+    assert_eq!(asked(), get(&host));
+    // The longest name counts; podman has helpers for parts of a registry.
+    pull(&format!(r#"{{"credHelpers": {{"{host}/ns": "test", "{host}": "no-such"}}}}"#), &name).ok();
+    assert_eq!(asked(), get(&format!("{host}/ns")));
+    // One for another host is not asked.
+    pull(r#"{"credHelpers": {"else.example": "test"}}"#, &name).fails();
+    assert!(asked().is_empty());
+
+    // What docker calls an identity token.
+    place.write("bin/answer", r#"{"ServerURL": "x", "Username": "<token>", "Secret": "long-lived"}"#);
+    registry.require(Auth::Bearer { realm: None, login: Some("refresh:long-lived") });
+    pull(r#"{"credsStore": "test"}"#, &name).ok();
+
+    // A helper that knows none leaves us without a login, one that fails is an error that says so.
+    registry.require(Auth::Bearer { realm: None, login: None });
+    place.write("bin/answer", "");
+    let out = pull(r#"{"credsStore": "test"}"#, &name).fails();
+    assert!(out.stderr.contains("docker-credential-test"), "{out}");
+    let helper = |word: &str| HELPER.replace(word, "");
+    place.write("bin/docker-credential-test", &helper("gone"));
+    pull(r#"{"credsStore": "test"}"#, &name).ok();
+    assert_eq!(asked(), get(&host));
+    let broken = HELPER.replace("*gone*", "x").replace("broken", "");
+    place.write("bin/docker-credential-test", &broken);
+    let out = pull(r#"{"credsStore": "test"}"#, &name).fails();
+    assert!(out.stderr.contains("the keychain is locked"), "{out}");
+}
+
+#[test]
+fn a_token_of_the_registry_itself_is_shown_as_it_is() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    registry.require(Auth::Bearer { realm: None, login: Some("nobody:at all") });
+    let mut place = place();
+    place.options.registry.login = Some(Login::Bearer("given".to_owned()));
+    place.pull(&registry.name("app:1")).unwrap_err();
+    let shown: Vec<_> =
+        registry.seen().iter().filter_map(|s| s.headers.get("authorization").cloned()).collect();
+    assert!(shown.iter().any(|shown| shown == "Bearer given"), "{shown:?}");
 }

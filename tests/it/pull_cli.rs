@@ -1,5 +1,6 @@
 //! `coracle image pull` and `coracle launch --pull` as a user types them.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use super::image_fixture::{Image, Layout, Pack, image, tar};
 use super::pull_fixture::place;
 use super::support::registry::{Auth, Fault, TestRegistry};
-use super::support::{Output, Run, Runtime, wait_until};
+use super::support::{Output, Run, Runtime, read_terminal, wait_until};
 
 fn coracle(store: &Path, args: &[&str]) -> Output {
     Run::new(Runtime::Ours.program()).arg("--store").arg(store).args(args).go()
@@ -23,7 +24,10 @@ fn several_images_and_lists_come_in_and_one_failure_does_not_stop_the_others() {
         registry.layout(&Layout::of(image(repository)), name);
     }
     let host = registry.host();
-    place.write("list.txt", &format!("# what the site needs\n{host}/two:2\n\n  {host}/three:3\n"));
+    place.write(
+        "list.txt",
+        &format!("# what the site needs\n{host}/two:2\r\n\r\n  {host}/three:3\n{host}/two:2\n"),
+    );
     let list = place.dir.path().join("list.txt");
     let store = place.dir.path().join("cli");
     let (one, none) = (registry.name("one:1"), registry.name("none:0"));
@@ -35,6 +39,56 @@ fn several_images_and_lists_come_in_and_one_failure_does_not_stop_the_others() {
     let quiet = coracle(&store, &["image", "pull", "-q", &one]).ok();
     assert!(quiet.text().starts_with("sha256:") && quiet.stderr.is_empty(), "{quiet}");
     coracle(&store, &["image", "pull", "Not A Name"]).fails();
+}
+
+#[test]
+fn a_terminal_sees_a_bar_for_each_layer_and_everything_else_next_to_nothing() {
+    let (place, registry) = (place(), TestRegistry::start());
+    let (layer, _) = registry.big("app:1", 200_000);
+    registry.fault("/blobs/", 9, Fault::Drip(20_000, Duration::from_millis(30)));
+    let store = place.dir.path().join("cli");
+    let (master, terminal) = terminal();
+    let mut child = Command::new(Runtime::Ours.program())
+        .arg("--store")
+        .arg(&store)
+        .args(["image", "pull", &registry.name("app:1")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(terminal)
+        .spawn()
+        .unwrap();
+    let seen = read_terminal(&mut std::fs::File::from(master));
+    assert!(child.wait().unwrap().success());
+    let lines = without_escapes(&seen);
+    let of_layer: Vec<&String> = lines.iter().filter(|line| line.starts_with(&layer[7..19])).collect();
+    assert!(of_layer.len() > 2, "it moves: {lines:?}");
+    assert!(of_layer.iter().any(|line| line.contains("=>") && line.contains("/s")), "{lines:?}");
+    assert!(of_layer.last().unwrap().ends_with("unpacked"), "{lines:?}");
+    assert!(lines.iter().all(|line| line.len() <= 80), "{lines:?}");
+    coracle(&store, &["image", "rm", &registry.name("app:1")]).ok();
+    let out = coracle(&store, &["image", "pull", &registry.name("app:1")]).ok();
+    assert!(out.stderr.is_empty() && out.stdout.lines().count() == 1, "it took no ten seconds: {out}");
+}
+
+/// Both ends of a terminal of 80 columns.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
+    (master, terminal)
+}
+
+/// What was drawn, line by line, without the moves of the cursor.
+fn without_escapes(text: &str) -> Vec<String> {
+    let escape = regex::Regex::new("\u{1b}\\[[0-9;?]*[A-Za-z]").unwrap();
+    let plain = escape.replace_all(text, "\n").into_owned();
+    plain.split(['\r', '\n']).map(str::trim_end).filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Where an image is looked for: mirrors, TLS, proxies, and what happens when a place is down.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use coracle::error::Kind;
 use coracle::image::registry::places;
@@ -124,6 +127,25 @@ fn tls_takes_only_authorities_that_are_trusted() {
 }
 
 #[test]
+fn a_certificate_that_is_not_good_yet_makes_one_look_at_the_clock() {
+    needs!(openssl);
+    let mut place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki")).of_the_future();
+    let registry = TestRegistry::start_tls(&certificates);
+    registry.small("app:1");
+    let trusted = place.dir.path().join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(certificates.path("ca.pem"), trusted.join("ca.crt")).unwrap();
+    place.options.registry.cert_dir = Some(trusted);
+    place.options.registry.tls_verify = Some(true);
+    let error = place.refused(&registry.name("app:1"), Kind::Denied, "set up TLS");
+    let today = chrono::Utc::now().format("%Y-%m-").to_string();
+    let hint = error.first_hint().unwrap();
+    assert!(hint.contains("clock says") && hint.contains(&today), "{error:?}");
+    assert!(registry.seen().is_empty());
+}
+
+#[test]
 fn a_registry_may_want_our_certificate_and_a_redirect_does_not_get_it() {
     needs!(openssl);
     let place = place();
@@ -181,6 +203,49 @@ fn coracle(store: &Path, variables: &[(&str, &str)], args: &[&str]) -> super::su
     run.go()
 }
 
+/// Listens at an address and answers nobody: what a link is like that drops what it does not like.
+fn dead(at: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind(at).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+#[test]
+fn a_name_with_two_addresses_is_reached_by_the_one_that_lives() {
+    needs!(root, ipv6);
+    for (alive, dead_one) in [("127.0.0.1", "[::1]"), ("[::1]", "127.0.0.1")] {
+        let (place, registry) = (place(), TestRegistry::start_at(alive));
+        registry.small("app:1");
+        let port = registry.host().rsplit_once(':').unwrap().1.to_owned();
+        let dead = dead(format!("{dead_one}:{port}").parse().unwrap());
+        place.write("hosts", "::1 twofold.test\n127.0.0.1 twofold.test\n");
+        let server = format!("server = \"http://twofold.test:{port}\"\n");
+        place.write(&format!("certs.d/twofold.test:{port}/hosts.toml"), &server);
+        let script = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+        let at = |name: &str| place.dir.path().join(name);
+        Run::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(at("hosts"))
+            .arg(Runtime::Ours.program())
+            .arg("--store")
+            .arg(at("other"))
+            .args(["image", "pull", "--retry", "1", "--connect-timeout", "8", "--hosts-dir"])
+            .arg(at("certs.d"))
+            .arg(format!("twofold.test:{port}/app:1"))
+            .go()
+            .ok();
+        drop(dead);
+    }
+    // An address in the place of a name.
+    let registry = TestRegistry::start_at("[::1]");
+    registry.small("app:1");
+    place().pulled(&registry.name("app:1"));
+}
+
 #[test]
 fn a_proxy_is_asked_unless_no_proxy_says_otherwise() {
     let (place, proxy) = (place(), TestRegistry::start());
@@ -197,4 +262,60 @@ fn a_proxy_is_asked_unless_no_proxy_says_otherwise() {
     let direct = direct.each_ref().map(|(name, value)| (*name, value.as_str()));
     coracle(&store, &direct, &args).fails();
     assert!(proxy.seen().is_empty());
+}
+
+/// A proxy that connects everybody to `to`, whatever they ask for; it tells what it was asked.
+fn tunnel(to: String) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, (sender, asked)) = (listener.local_addr().unwrap(), channel());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut head) = (client.unwrap(), Vec::new());
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            let mut server = TcpStream::connect(&to).unwrap();
+            if sender.send(String::from_utf8(head).unwrap()).is_err() {
+                return;
+            }
+            client.write_all(b"HTTP/1.1 200 so\r\n\r\n").unwrap();
+            let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut up, &mut down));
+            std::thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn through_a_proxy_tls_goes_to_the_registry_itself_and_addresses_may_be_left_out_by_their_net() {
+    needs!(openssl);
+    let place = place();
+    let certificates = Certificates::make(&place.dir.path().join("pki"));
+    let registry = TestRegistry::start_tls(&certificates);
+    registry.small("app:1");
+    let trusted = place.dir.path().join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(certificates.path("ca.pem"), trusted.join("ca.crt")).unwrap();
+    let (proxy, asked) = tunnel(registry.host());
+    let proxy = format!("http://joe:secret@{proxy}");
+    let store = place.dir.path().join("other");
+    let pull = |name: &str, variables: &[(&str, &str)]| {
+        let trusted = trusted.to_str().unwrap();
+        coracle(&store, variables, &["--cert-dir", trusted, "--retry", "1", "--connect-timeout", "1", name])
+    };
+    pull("r.test/app:1", &[("https_proxy", &proxy)]).ok();
+    let head = asked.try_iter().next().unwrap();
+    assert!(head.starts_with("CONNECT r.test:443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("proxy-authorization: basic am9lonnly3jlda=="), "{head}");
+    for seen in registry.seen() {
+        assert!(!seen.headers.contains_key("proxy-authorization"), "that is for the proxy alone: {seen:?}");
+    }
+    // Nobody answers at an address of a documentation's net.
+    let _ = asked.try_iter().count();
+    for (left_out, is_asked) in [("198.51.100.0/24", true), ("192.0.2.0/24", false)] {
+        pull("192.0.2.1/app:1", &[("https_proxy", &proxy), ("no_proxy", left_out)]).fails();
+        assert_eq!(asked.try_iter().count() > 0, is_asked, "{left_out}");
+    }
 }

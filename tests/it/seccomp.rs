@@ -87,7 +87,7 @@ fn keys_and_clone3_are_refused_by_number() {
         return;
     }
     let program = default_with(&[]);
-    let errno = |number: i64, args: &str| {
+    let errno = |number: libc::c_long, args: &str| {
         let script = format!("syscall({number}, {args}) == -1 or exit 0; print $!+0");
         let output = beneath(&program, command(&["perl", "-e", &script])).unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()

@@ -20,6 +20,9 @@ pub(super) struct ImportArgs {
     /// Choose the image for another machine than this one, for example linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// Bring in the images for every platform; a name stands for all of them, and first for the one for this machine
+    #[arg(short = 'a', long)]
+    all_platforms: bool,
     /// Name the image so, instead of what the source says
     #[arg(short = 't', long = "name", value_name = "REF")]
     names: Vec<String>,
@@ -28,7 +31,12 @@ pub(super) struct ImportArgs {
 /// Runs the verb.
 pub(super) fn run(ctx: &Context, args: &ImportArgs) -> Result<ExitCode> {
     let platform = args.platform.as_deref().map(platform::parse).transpose()?;
-    let options = ImportOptions { platform, names: args.names.clone(), ..ImportOptions::default() };
+    let options = ImportOptions {
+        platform,
+        all_platforms: args.all_platforms,
+        names: args.names.clone(),
+        ..ImportOptions::default()
+    };
     let source = open_source(&args.source)?;
     let store = Store::open(&ctx.store)?;
     let report = Report::new();

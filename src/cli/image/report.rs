@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -14,32 +14,67 @@ use crate::image::progress::{Outcome, Progress};
 
 /// Between two lines about the same work, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// How a layer's bar looks in the 80 columns of a terminal.
+const UNDER_WAY: &str = "{prefix} [{bar:20}] {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
+const DONE: &str = "{prefix} [{bar:20}] {decimal_total_bytes:>10} {msg}";
 /// Between two events about the same layer.
 const EVENT_EVERY: Duration = Duration::from_millis(500);
 
-/// Tells of an import on standard error: bars on a terminal, else a line for each layer that is done and one every ten
-/// seconds for what goes on.
+/// Tells of an import on standard error: bars on a terminal, else what goes on, in a line every ten seconds.
 pub(in crate::cli) fn progress() -> Box<dyn Progress> {
     Box::new(Report::new())
 }
 
 pub(super) struct Report {
     bars: Option<MultiProgress>,
-    layers: Mutex<HashMap<Digest, Layer>>,
-    told: Mutex<Instant>,
+    work: Mutex<Work>,
+}
+
+struct Work {
+    layers: HashMap<Digest, Layer>,
+    /// Layers that are done.
+    done: usize,
+    /// When a line was last written.
+    told: Instant,
 }
 
 struct Layer {
     bar: Option<ProgressBar>,
     size_bytes: u64,
     done_bytes: u64,
-    since: Instant,
+}
+
+impl Work {
+    /// The line to write at the time `now`, if it is time for one.
+    fn line(&mut self, now: Instant) -> Option<String> {
+        if now.duration_since(self.told) < LINE_EVERY {
+            return None;
+        }
+        self.told = now;
+        let under_way = self.layers.iter().map(|(digest, layer)| {
+            let (done, size) = (bytes(layer.done_bytes), bytes(layer.size_bytes));
+            format!("layer {}: {done} of {size}", &digest.hex()[..12])
+        });
+        let mut parts: Vec<String> = under_way.collect();
+        parts.sort();
+        match self.done {
+            0 => {}
+            1 => parts.push("1 layer is done".to_owned()),
+            count => parts.push(format!("{count} layers are done")),
+        }
+        Some(parts.join(", "))
+    }
 }
 
 impl Report {
     pub(super) fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { bars, layers: Mutex::default(), told: Mutex::new(Instant::now()) }
+        let work = Work { layers: HashMap::new(), done: 0, told: Instant::now() };
+        Self { bars, work: Mutex::new(work) }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, text: &str) {
@@ -50,70 +85,53 @@ impl Report {
         }
     }
 
-    /// Where nobody sees bars: all that is under way, on one line.
-    fn tell_sometimes(&self, layers: &HashMap<Digest, Layer>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.bars.is_some() || told.elapsed() < LINE_EVERY {
-            return;
-        }
-        *told = Instant::now();
-        let mut all: Vec<String> = layers
-            .iter()
-            .map(|(digest, layer)| {
-                let (done, size) = (bytes(layer.done_bytes), bytes(layer.size_bytes));
-                format!("layer {}: {done} of {size}", &digest.hex()[..12])
-            })
-            .collect();
-        all.sort();
-        self.line(&all.join(", "));
-    }
-
     fn bar(&self, layer: &Digest, size_bytes: u64) -> Option<ProgressBar> {
         let bar = self.bars.as_ref()?.add(ProgressBar::new(size_bytes));
-        let template =
-            "{prefix} [{bar:24}] {bytes:>11} of {total_bytes:11} {binary_bytes_per_sec:>13}  {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
+        style(&bar, UNDER_WAY);
         bar.set_prefix(layer.hex()[..12].to_owned());
         Some(bar)
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
     }
 }
 
 impl Progress for Report {
     fn begin(&self, layer: &Digest, size_bytes: u64) {
         let bar = self.bar(layer, size_bytes);
-        let begun = Layer { bar, size_bytes, done_bytes: 0, since: Instant::now() };
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner).insert(*layer, begun);
+        self.work().layers.insert(*layer, Layer { bar, size_bytes, done_bytes: 0 });
     }
 
     fn advance(&self, layer: &Digest, bytes: u64) {
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(layer) = layers.get_mut(layer) else { return };
+        let mut work = self.work();
+        let Some(layer) = work.layers.get_mut(layer) else { return };
         layer.done_bytes += bytes;
         match &layer.bar {
             Some(bar) => bar.inc(bytes),
-            None => self.tell_sometimes(&layers),
+            None => work.line(Instant::now()).iter().for_each(|line| self.line(line)),
         }
     }
 
     fn end(&self, layer: &Digest, outcome: Outcome) {
-        let known = self.layers.lock().unwrap_or_else(PoisonError::into_inner).remove(layer);
+        let known = {
+            let mut work = self.work();
+            work.done += 1;
+            work.layers.remove(layer)
+        };
         let what = match outcome {
             Outcome::Unpacked => "unpacked",
             Outcome::Present => "already here",
         };
-        match known {
-            Some(Layer { bar: Some(bar), .. }) => bar.finish_with_message(what),
-            Some(Layer { size_bytes, since, .. }) => {
-                let took = Duration::from_millis(since.elapsed().as_millis().try_into().unwrap_or(u64::MAX));
-                self.line(&format!(
-                    "layer {}: {what}, {} in {took:?}",
-                    &layer.hex()[..12],
-                    bytes(size_bytes)
-                ));
+        match (known.and_then(|layer| layer.bar), &self.bars) {
+            (Some(bar), _) => {
+                style(&bar, DONE);
+                bar.finish_with_message(what);
             }
-            None => self.line(&format!("layer {}: {what}", &layer.hex()[..12])),
+            (None, Some(_)) => self.line(&format!("{} {what}", &layer.hex()[..12])),
+            (None, None) => {}
         }
     }
 
@@ -182,5 +200,27 @@ impl Progress for Events {
 
     fn warn(&self, text: &str) {
         Self::send(&json!({"event": "warning", "text": text}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_every_ten_seconds_and_says_all_that_goes_on() {
+        let start = Instant::now();
+        let mut work = Work { layers: HashMap::new(), done: 0, told: start };
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for (name, done_bytes) in [("a", 1 << 20), ("b", 0)] {
+            let layer = Layer { bar: None, size_bytes: 3 << 20, done_bytes };
+            work.layers.insert(Digest::of(name.as_bytes()), layer);
+        }
+        assert_eq!(work.line(at(9)), None);
+        let said = "layer 3e23e8160039: 0 B of 3.1 MB, layer ca978112ca1b: 1.0 MB of 3.1 MB";
+        assert_eq!(work.line(at(10)).unwrap(), said);
+        assert_eq!(work.line(at(19)), None);
+        work.done = 2;
+        assert_eq!(work.line(at(20)).unwrap(), format!("{said}, 2 layers are done"));
     }
 }

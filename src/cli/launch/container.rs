@@ -136,8 +136,9 @@ fn has_ended(runtime: &Runtime, directory: &Path) -> bool {
     let name = directory.file_name().and_then(OsStr::to_str);
     let Some(id) = name.and_then(|name| ContainerId::parse(name).ok()) else { return false };
     match crate::oci::delete::delete(runtime, &id, false) {
-        Err(e) => e.kind() == Kind::NotFound,
-        Ok(()) => true,
+        // What a launch that was killed before it wrote its record left behind goes, too.
+        Err(e) if e.kind() == Kind::NotFound => crate::oci::delete::delete(runtime, &id, true).is_ok(),
+        ended => ended.is_ok(),
     }
 }
 

@@ -222,5 +222,7 @@ pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result
     if !container::is_free(&directory) && !force {
         return Err(Error::new(Kind::WrongState, "it is running").hint("end it first, or use --force"));
     }
+    // What a launch that was killed before it wrote its record left behind.
+    crate::oci::delete::delete(&runtime, id, true)?;
     container::remove(&directory)
 }

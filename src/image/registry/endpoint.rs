@@ -79,6 +79,12 @@ impl Base {
     }
 }
 
+/// Whether what a file of mirrors makes of a repository's name can stand in a URL, and leads nowhere else there.
+pub(super) fn is_repository(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@%\\".contains(&b))
+        && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 fn malformed(text: &str) -> Error {
     let short: String = text.chars().take(100).collect();
     Error::invalid(format!("{short:?} is no address of a registry"))

@@ -6,7 +6,7 @@ use regex::Regex;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::credentials::Login;
-use super::endpoint::{Base, Endpoint, Tls};
+use super::endpoint::{Base, Endpoint, Tls, is_repository};
 use super::table::{malformed, own_base, read};
 use crate::error::Result;
 use crate::store::reference::Reference;
@@ -102,7 +102,9 @@ impl File<'_> {
             };
             let regex = Regex::new(pattern).map_err(|error| malformed(self.path, error))?;
             if regex.is_match(repository) {
-                return Ok(regex.replace_all(repository, replacement).into_owned());
+                let there = regex.replace_all(repository, replacement).into_owned();
+                let why = || malformed(self.path, format!("a rewrite makes {there:?} of {repository:?}"));
+                return if is_repository(&there) { Ok(there) } else { Err(why()) };
             }
         }
         Ok(repository.to_owned())
@@ -167,5 +169,10 @@ configs:
         assert!(parse("a: [", Path::new("f"), &reference).is_err());
         let bad = "mirrors: {x.y: {endpoint: [\"http://a\"], rewrite: {\"(\": \"b\"}}}";
         assert!(parse(bad, Path::new("f"), &reference).is_err());
+        // Found by fuzzing: a tab in what is then a URL.
+        for to in ["a\tb", "a b", "../z", "a?x", "a#", "", "a//b"] {
+            let bad = format!("mirrors: {{x.y: {{endpoint: [\"http://a\"], rewrite: {{z: {to:?}}}}}}}");
+            assert!(parse(&bad, Path::new("f"), &reference).is_err(), "{to:?}");
+        }
     }
 }

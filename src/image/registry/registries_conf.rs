@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::endpoint::{Base, Endpoint};
+use super::endpoint::{Base, Endpoint, is_repository};
 use super::table::{blocked, malformed, own_base, read};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::reference::Reference;
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,6 +120,9 @@ fn add(endpoints: &mut Vec<Endpoint>, place: &str, insecure: bool, reference: &R
     } else {
         Base::parse(&format!("https://{host}"))?.with_api()
     };
+    if !is_repository(repository) {
+        return Err(Error::invalid(format!("{place:?} in registries.conf is no place of a repository")));
+    }
     let is_own = base.authority == own_base(reference.registry())?.authority;
     let mut endpoint = Endpoint::at(base, repository, is_own);
     endpoint.tls.trusts_all = insecure;
@@ -177,5 +180,11 @@ location = "cache.example/corp"
     #[test]
     fn a_blocked_registry_is_denied() {
         assert_eq!(urls("bad.example/x").unwrap_err().kind(), crate::error::Kind::Denied);
+        for bad in ["a.example/x y", "a.example/..", "a.example//x", "a.example/x?y"] {
+            let registries =
+                parse(&format!("[[registry]]\nprefix = \"x.y\"\nlocation = {bad:?}\n"), Path::new("f"));
+            let found = select(&registries.unwrap(), Path::new("f"), &Reference::parse("x.y/z").unwrap());
+            assert_eq!(found.unwrap_err().kind(), crate::error::Kind::Invalid, "{bad}");
+        }
     }
 }

@@ -195,7 +195,8 @@ impl Wire {
 
     /// Waits before trying again.
     pub(super) fn pause(&self, duration: Duration) -> Result<()> {
-        self.wait(duration + Duration::from_secs(1), "wait", tokio::time::sleep(duration))
+        let sleep = async move { tokio::time::sleep(duration).await };
+        self.wait(duration + Duration::from_secs(1), "wait", sleep)
     }
 
     /// Sends a request and waits for the head of the answer. `connect` limits the making of a connection.

@@ -13,9 +13,10 @@ mod root;
 mod terminal;
 
 use std::convert::Infallible;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -337,12 +338,20 @@ fn unshare_time(offsets: Option<&std::ffi::CStr>) -> Outcome {
 /// Marks everything from `first` on close-on-exec, one by one where close_range(2) cannot. KERNEL(5.11)
 fn close_on_exec(first: u32) -> Outcome {
     match sys::process::close_range_cloexec(first) {
-        Err(Errno::NOSYS | Errno::INVAL) => {
-            // Not up to RLIMIT_NOFILE: the payload's may be lower by now than what was open before.
-            const MOST: i32 = 1 << 16;
-            (first.cast_signed()..MOST).for_each(sys::process::set_cloexec);
-            Ok(())
-        }
-        other => other.at(Op::CloseRange),
+        Err(Errno::NOSYS | Errno::INVAL) => {}
+        other => return other.at(Op::CloseRange),
     }
+    // Not all numbers below RLIMIT_NOFILE: there may be a million, and what is open may lie above.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open_ones = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).at(Op::Open)?;
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(&open_ones, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry.at(Op::GetDents)?;
+        let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|number| *number >= first.cast_signed()) {
+            sys::process::set_cloexec(number);
+        }
+    }
+    Ok(())
 }

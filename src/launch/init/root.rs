@@ -52,9 +52,13 @@ impl Init<'_> {
 
     /// pivot_root(2) onto itself: the old root ends up on top of the new one and is taken off.
     pub(super) fn pivot_root(&mut self, shared: bool) -> Outcome {
+        let old = if shared { Some(open_root()?) } else { None };
         fchdir(self.root()?).at(Op::Chdir)?;
         pivot_root(c".", c".").at(Op::PivotRoot)?;
-        if shared {
+        if let Some(old) = old {
+            // Of the old root only: `.` would be the new one still, and its volumes are to stay the host's peers.
+            fchdir(&old).at(Op::Chdir)?;
+            forget(old);
             mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
                 .at(Op::Mount)?;
         }

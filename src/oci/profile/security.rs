@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use oci_spec::runtime::{Capability, LinuxSeccomp};
 
 use crate::error::{Doing, Error, Result};
+use crate::launch::toolbox::CapabilityExt;
 
 /// What docker and containerd grant.
 pub const CAPABILITIES: [Capability; 14] = [
@@ -67,7 +68,6 @@ pub fn capabilities(add: &[String], drop: &[String], privileged: bool) -> Result
 
 /// All that the kernel running now knows.
 pub fn every() -> HashSet<Capability> {
-    use libcontainer::capabilities::CapabilityExt;
     caps::all().into_iter().map(Capability::from_cap).collect()
 }
 
@@ -76,7 +76,6 @@ pub fn every() -> HashSet<Capability> {
 /// # Errors
 /// `Invalid` for an unknown name.
 pub fn capability(name: &str) -> Result<Capability> {
-    use libcontainer::capabilities::CapabilityExt;
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
     full.parse::<caps::Capability>().map(Capability::from_cap).map_err(|_| {

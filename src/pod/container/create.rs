@@ -66,14 +66,15 @@ impl Pods {
             let (directory, stored, layer) = (directory.clone(), stored.clone(), self.directories.layer(id));
             move || {
                 volumes::unmount_all(directory.path());
-                let removed = [directory.remove(), remove_container(&layer), remove_container(&stored)];
+                let removed = [remove_container(&layer), remove_container(&stored), directory.remove()];
                 for error in removed.into_iter().filter_map(Result::err) {
                     crate::log::warning(&error.chain());
                 }
             }
         });
-        self.hold(id, &image)?;
+        // First: by it a daemon that comes after us finds what else there may be.
         directory.make()?;
+        self.hold(id, &image)?;
         directory.save_config(&request.config)?;
         if let Some(logs) = request.wishes.log_path.as_deref().and_then(std::path::Path::parent) {
             files::make_log_directory(logs)?;

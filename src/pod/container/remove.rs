@@ -33,9 +33,10 @@ impl Pods {
         container.directory.forget()?;
         delete::delete(&self.runtime(), &id, true)?;
         volumes::unmount_all(container.directory.path());
-        container.directory.remove()?;
         remove_container(&self.directories.layer(&container.id))?;
         remove_container(&self.store.container_dir(&id))?;
+        // Last: by it a daemon that comes after us finds what is still to be removed.
+        container.directory.remove()?;
         self.table().containers.remove(&container.id);
         Ok(())
     }

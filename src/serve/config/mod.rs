@@ -273,3 +273,50 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documented file with the defaults in it taken at their word.
+    fn taken() -> toml::Table {
+        let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
+        let lines = DEFAULT.lines().map(|line| if is_key(line) { &line[1..] } else { line });
+        lines.collect::<Vec<_>>().join("\n").parse().unwrap()
+    }
+
+    #[test]
+    fn the_documented_file_has_every_key_with_its_default() {
+        let mut documented: Config = taken().try_into().unwrap();
+        // These have no default; the file shows what they may look like.
+        (documented.registry.auth_file, documented.registry.policy) = (None, None);
+        assert_eq!(documented.cni.records.take(), Some(documented.run.join("cni")));
+        assert_eq!(documented, Config::default());
+        fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
+            let inner = |(key, value): (&String, &toml::Value)| match value {
+                toml::Value::Table(table) => keys(table, &format!("{prefix}{key}.")),
+                _ => vec![format!("{prefix}{key}")],
+            };
+            table.iter().flat_map(inner).collect()
+        }
+        let documented = keys(&taken(), "");
+        let all = keys(&toml::Table::try_from(Config::default()).unwrap(), "");
+        let missing: Vec<_> = all.iter().filter(|key| !documented.contains(key)).collect();
+        assert!(missing.is_empty(), "not in default.toml: {missing:?}");
+    }
+
+    #[test]
+    fn the_documented_file_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, DEFAULT).unwrap();
+        assert_eq!(load(&file, true).unwrap(), Config::default());
+        assert_eq!(load(&dir.path().join("none.toml"), false).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read() {
+        let config = Config { max_parallel_calls: 9, ..Config::default() };
+        assert_eq!(toml::from_str::<Config>(&to_toml(&config).unwrap()).unwrap(), config);
+    }
+}

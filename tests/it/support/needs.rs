@@ -67,6 +67,7 @@ fn is_met(need: &str) -> bool {
         "perl" => on_path("perl"),
         "strace" => on_path("strace"),
         "gnu_time" => Path::new("/usr/bin/time").exists(),
+        "ipv6" => std::net::TcpListener::bind("[::1]:0").is_ok(),
         "openssl" => on_path("openssl"),
         "skopeo" => on_path("skopeo"),
         "cni_plugins" => Path::new("/usr/lib/cni/portmap").exists() && on_path("iptables"),

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use coracle_cri::v1::VersionRequest;
 use coracle_cri::v1::image_service_client::ImageServiceClient;
 use coracle_cri::v1::runtime_service_client::RuntimeServiceClient;
 use hyper::body::Incoming;
@@ -164,6 +165,9 @@ impl Serve {
             assert!(!self.has_ended(), "coracle serve ended: {}", self.log());
             UnixStream::connect(self.socket()).ok()
         });
+        // It can be connected to before it has its keeper.
+        let answer = self.run(self.runtime().version(VersionRequest::default()));
+        answer.unwrap_or_else(|error| panic!("{error}; log of coracle serve: {}", self.log()));
     }
 
     fn has_ended(&self) -> bool {
@@ -184,6 +188,7 @@ impl Serve {
     #[track_caller]
     pub(crate) fn wait(&self) -> ExitStatus {
         let status = wait_until("coracle serve to end", || {
+            self.listen_to_goodbyes();
             self.child.borrow_mut().as_mut().unwrap().try_wait().unwrap()
         });
         *self.child.borrow_mut() = None;
@@ -231,6 +236,11 @@ impl Serve {
         self.client.block_on(limited).unwrap_or_else(|_| panic!("the call hangs; log: {}", self.log()))
     }
 
+    /// Lets the connection hear that the server wants to end; it waits for an answer to that.
+    fn listen_to_goodbyes(&self) {
+        self.client.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+    }
+
     fn wire(&self) -> Wire {
         if let Some(wire) = self.wire.borrow().as_ref().filter(|wire| !wire.0.is_closed()) {
             return wire.clone();
@@ -252,11 +262,11 @@ impl Drop for Serve {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-        for _ in 0..500 {
+        for _ in 0..1000 {
             if !matches!(child.try_wait(), Ok(None)) {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            self.listen_to_goodbyes();
         }
         let _ = child.kill();
         let _ = child.wait();

@@ -15,14 +15,39 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes an authority, and a certificate for 127.0.0.1 and localhost.
+    /// Makes an authority, and a certificate for 127.0.0.1, localhost and r.test.
     pub(crate) fn make(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let own = Self { dir: dir.to_owned(), wants_client: false };
         own.openssl("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-        own.signed("server", &["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]);
+        own.signed("server", &["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:r.test"]);
         own.signed("client", &["-addext", "extendedKeyUsage=clientAuth"]);
         own
+    }
+
+    /// The server's certificate is then one that begins to be good in 2099.
+    pub(crate) fn of_the_future(self) -> Self {
+        let at = |file: &str| self.path(file).to_str().unwrap().to_owned();
+        let config = format!(
+            "[ca]\ndefault_ca=own\n[own]\nnew_certs_dir={0}\ndatabase={0}/index.txt\nrand_serial=yes\n\
+             default_md=sha256\npolicy=any\ncopy_extensions=copy\n[any]\ncommonName=supplied\n",
+            self.dir.display()
+        );
+        std::fs::write(at("ca.conf"), config).unwrap();
+        std::fs::write(at("index.txt"), "").unwrap();
+        Run::new("openssl")
+            .args(["req", "-new", "-key", &at("server.key"), "-subj", "/CN=server", "-config", "/dev/null"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1", "-out", &at("server.csr")])
+            .go()
+            .ok();
+        Run::new("openssl")
+            .args(["ca", "-batch", "-notext", "-config", &at("ca.conf")])
+            .args(["-cert", &at("ca.pem"), "-keyfile", &at("ca.key")])
+            .args(["-startdate", "20990101000000Z", "-enddate", "20991231000000Z"])
+            .args(["-in", &at("server.csr"), "-out", &at("server.pem")])
+            .go()
+            .ok();
+        self
     }
 
     /// The server then wants to see the client's certificate.

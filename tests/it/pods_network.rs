@@ -1,0 +1,185 @@
+//! Pods with a network of their own, by Debian's plugins; each test's node has a network namespace of its own, too.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+use coracle_cri::v1::*;
+
+use crate::support::{Serve, container, pod_with, wait_until};
+
+/// A node whose network is apart from the machine's, with a bridge for its pods.
+fn node() -> Serve {
+    let serve = Serve::stopped("");
+    fs::create_dir_all(serve.path("net.d")).unwrap();
+    let text = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "net", "plugins": [
+            {{"type": "bridge", "bridge": "testbr", "isGateway": true, "ipMasq": true,
+              "ipam": {{"type": "host-local", "dataDir": {:?}, "ranges": [[{{"subnet": "10.77.0.0/16"}}]]}}}},
+            {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
+        serve.path("leases")
+    );
+    fs::write(serve.path("net.d/10-net.conflist"), text).unwrap();
+    let own = serve.command();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--net",
+        "sh",
+        "-c",
+        "ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"",
+        "sh",
+    ]);
+    command.arg(own.get_program()).args(own.get_args());
+    for (key, value) in own.get_envs() {
+        command.env(key, value.unwrap_or_default());
+    }
+    let log = fs::File::options().create(true).append(true).open(serve.path("serve.log")).unwrap();
+    command.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    serve.start_as(command);
+    serve
+}
+
+fn in_pod() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
+}
+
+/// What answers at an address of the node's network.
+fn ask(serve: &Serve, address: &str) -> std::io::Result<String> {
+    let path = format!("/proc/{}/ns/net", serve.pid());
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let namespace = fs::File::open(path)?;
+            coracle::sys::process::setns(namespace.as_fd(), libc::CLONE_NEWNET)?;
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        asked.join().unwrap()
+    })
+}
+
+#[test]
+fn a_pod_has_an_address_a_name_a_resolver_and_a_port_of_the_node() {
+    needs!(root, busybox, launch_verb, cni_plugins);
+    let serve = node();
+    let pod = serve.logged(PodSandboxConfig {
+        hostname: "web".to_owned(),
+        dns_config: Some(DnsConfig {
+            servers: vec!["10.96.0.10".to_owned()],
+            searches: vec!["svc.cluster.local".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        }),
+        port_mappings: vec![PortMapping { container_port: 80, host_port: 12080, ..Default::default() }],
+        ..pod_with("web", in_pod())
+    });
+    let id = serve.run_pod(&pod);
+    let network = serve.try_pod_status(&id).unwrap().network.unwrap();
+    assert!(network.ip.starts_with("10.77."), "{network:?}");
+    let script = "echo served > /index.html; exec httpd -f -p 80 -h /";
+    let c = serve.run_container(&id, &pod, &container(&pod, "web", script));
+    assert!(serve.output_in(&c, "ip addr show eth0").contains(&network.ip));
+    assert_eq!(serve.output_in(&c, "hostname; cat /etc/hostname"), "web\nweb");
+    let resolv = serve.output_in(&c, "cat /etc/resolv.conf");
+    for line in ["nameserver 10.96.0.10", "search svc.cluster.local", "options ndots:5"] {
+        assert!(resolv.contains(line), "{resolv}");
+    }
+    for address in [format!("{}:80", network.ip), "127.0.0.1:12080".to_owned()] {
+        let answer = wait_until("an answer", || ask(&serve, &address).ok());
+        assert!(answer.contains("served"), "{address}: {answer}");
+    }
+    // Two containers share it.
+    let other = serve.run_container(&id, &pod, &container(&pod, "other", "sleep 100"));
+    assert!(serve.output_in(&other, "wget -qO- 127.0.0.1:80").contains("served"));
+    let request = PodSandboxStatsRequest { pod_sandbox_id: id.clone() };
+    let stats = serve.run(serve.runtime().pod_sandbox_stats(request)).unwrap().stats.unwrap();
+    let counted = stats.linux.unwrap().network.unwrap().default_interface.unwrap();
+    assert!(counted.name == "eth0" && counted.rx_bytes.unwrap().value > 0);
+
+    serve.try_stop_pod(&id).unwrap();
+    assert_eq!(
+        fs::read_dir(serve.path("leases/net"))
+            .unwrap()
+            .filter(|e| { e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("10.")) })
+            .count(),
+        0,
+        "the address is free again"
+    );
+    ask(&serve, "127.0.0.1:12080").unwrap_err();
+    serve.removes_all();
+}
+
+#[test]
+fn kernel_parameters_are_the_pods_own() {
+    needs!(root, busybox, launch_verb, cni_plugins);
+    let serve = node();
+    let mut pod = serve.logged(pod_with("sysctls", in_pod()));
+    let sysctls = [("net.ipv4.ip_unprivileged_port_start", "80"), ("kernel.shm_rmid_forced", "1")];
+    pod.linux.as_mut().unwrap().sysctls =
+        sysctls.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect();
+    let id = serve.run_pod(&pod);
+    let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 100"));
+    for (key, value) in sysctls {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        assert_eq!(serve.output_in(&c, &format!("cat {path}")), value);
+    }
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "0");
+    serve.removes_all();
+}
+
+#[test]
+fn a_plugin_that_fails_leaves_nothing_of_the_pod() {
+    needs!(root, launch_verb, cni_plugins);
+    let serve = node();
+    // The second plugin fails, when the first has done its work.
+    fs::create_dir(serve.path("plugins")).unwrap();
+    let plugin = serve.path("plugins/fails");
+    let script =
+        "#!/bin/sh\n[ $CNI_COMMAND != ADD ] || { echo '{\"code\": 100, \"msg\": \"no luck\"}'; exit 1; }\n";
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = serve.path("net.d/10-net.conflist");
+    let text = fs::read_to_string(&file).unwrap().replace(r#""type": "portmap""#, r#""type": "fails""#);
+    fs::write(&file, text).unwrap();
+    let pod = serve.logged(pod_with("fails", in_pod()));
+    let refused = serve.try_run_pod(&pod).unwrap_err();
+    assert!(refused.message().contains("no luck"), "{refused}");
+    assert_eq!(serve.all(), (Vec::new(), Vec::new()));
+    serve.is_clean();
+    fs::remove_file(serve.path("net.d/10-net.conflist")).unwrap();
+    let refused = serve.try_run_pod(&pod).unwrap_err();
+    assert!(refused.message().contains("no network configuration"), "{refused}");
+    serve.is_clean();
+}
+
+#[test]
+fn a_user_namespace_owns_the_pod_and_files_look_unmapped() {
+    needs!(root, busybox, launch_verb, cni_plugins, user_namespaces);
+    let serve = node();
+    let mapping = || vec![IdMapping { host_id: 200_000, container_id: 0, length: 65_536 }];
+    let mapped = UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping(), gids: mapping() };
+    for pid in [NamespaceMode::Container, NamespaceMode::Pod] {
+        let options =
+            NamespaceOption { pid: pid.into(), userns_options: Some(mapped.clone()), ..Default::default() };
+        let pod =
+            serve.logged(PodSandboxConfig { hostname: "mapped".to_owned(), ..pod_with("mapped", options) });
+        let id = serve.run_pod(&pod);
+        let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 100"));
+        let owners =
+            serve.output_in(&c, "id -u; stat -c %u /bin/busybox; touch /new; stat -c %u /new; hostname");
+        assert_eq!(owners, "0\n0\n0\nmapped");
+        let request = ContainerStatusRequest { container_id: c.clone(), verbose: true };
+        let verbose = serve.run(serve.runtime().container_status(request)).unwrap();
+        let info: serde_json::Value = serde_json::from_str(&verbose.info["info"]).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", info["pid"])).unwrap();
+        assert!(status.contains("Uid:\t200000"), "{status}");
+        assert_eq!(serve.output_in(&c, "ip -o link show eth0 | wc -l"), "1");
+        serve.removes_all();
+    }
+}
