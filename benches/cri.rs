@@ -1,7 +1,7 @@
 //! How long a CRI endpoint takes for what kubelet asks of it, and how much memory its processes have: Coracle's or another's.
 //!
 //! ```text
-//! cargo bench --bench cri -- SOCKET IMAGE [ROUNDS] [PODS] [--cni]
+//! cargo run --bench cri -- SOCKET IMAGE [ROUNDS] [PODS] [--cni]
 //! ```
 //!
 //! The image is there already. Times are medians over ROUNDS, one call at a time; then PODS pods are started and the list is
@@ -206,7 +206,7 @@ fn main() {
     // cargo bench adds its own.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     if words.len() < 2 {
-        println!("usage: cargo bench --bench cri -- SOCKET IMAGE [ROUNDS] [PODS] [--cni]");
+        println!("usage: cargo run --bench cri -- SOCKET IMAGE [ROUNDS] [PODS] [--cni]");
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
