@@ -6,7 +6,7 @@ use std::fs;
 use coracle_cri::v1::{ListImagesRequest, StatusRequest};
 
 use crate::keeper::Kept;
-use crate::support::{Runtime, Sandbox, Serve, wait_until};
+use crate::support::{Runtime, Sandbox, Serve, container, pod_on_host, wait_until};
 
 /// Unoptimised builds check every descriptor before they close it, and their code is larger: their ceilings are nobody's
 /// promise, and catch only what is grossly wrong.
@@ -23,6 +23,9 @@ const PEAK_KIB: u64 = if OPTIMISED { 3_600 } else { 16_000 };
 
 /// The keeper with its heir and no container, in KiB of their own share of memory.
 const KEEPER_KIB: u64 = if OPTIMISED { 1_024 } else { 3_000 };
+
+/// The daemon, the keeper and its heir with a hundred pods of one container each, in KiB of their own share of memory.
+const NODE_KIB: u64 = if OPTIMISED { 12 << 10 } else { 48 << 10 };
 
 /// What the keeper and its heir take for each container, in KiB.
 const CONTAINER_KIB: u64 = 16;
@@ -151,6 +154,28 @@ fn an_idle_serve_takes_little_memory_and_does_not_wake() {
     assert_eq!(switches_of_all(pid), before, "nothing happens, but somebody wakes");
     println!("idle serve {memory} KiB");
     assert!(memory <= SERVE_KIB, "{memory} KiB");
+}
+
+#[test]
+fn a_hundred_pods_cost_little_memory_and_wake_nobody() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    for number in 0..100 {
+        let pod = pod_on_host(&format!("pod{number}"));
+        let id = serve.run_pod(&pod);
+        serve.run_container(&id, &pod, &container(&pod, "box", "exec sleep 1000"));
+    }
+    let pid = serve.pid();
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    wait_until("threads for work to end", || (threads() == OWN_THREADS).then_some(()));
+    let (keeper, heir) = serve.kept().keeper();
+    let (own, kept) = (pss(pid), pss(keeper) + pss(heir));
+    println!("with 100 pods: serve {own} KiB, keeper and heir {kept} KiB");
+    let before = (switches_of_all(pid), [keeper, heir].map(switches));
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!((switches_of_all(pid), [keeper, heir].map(switches)), before, "somebody wakes");
+    assert!(own + kept <= NODE_KIB, "serve {own} KiB, keeper and heir {kept} KiB");
+    serve.removes_all();
 }
 
 /// How often any thread of a process went to sleep.
