@@ -101,6 +101,7 @@ fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
     // Containers' first processes are copies of this one until they execute something else.
     crate::launch::self_protect::ensure()?;
     umask(Mode::from_raw_mode(0o022));
+    sys::process::heed_signals();
     if let Some(file) = resume {
         match handover::resume(run, file) {
             Ok(mut keeper) => {

@@ -34,6 +34,9 @@ const KEEP_THREAD: Duration = Duration::from_secs(5);
 /// # Errors
 /// It cannot begin: another one serves the same directory or socket, or the store or the keeper fails.
 pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<()> {
+    // Whatever shell or script started us: pods are not to notice.
+    crate::sys::process::heed_signals();
+    umask(Mode::from_raw_mode(0o022));
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;

@@ -201,6 +201,23 @@ pub fn reset_signals() {
     }
 }
 
+/// Every signal that the caller's parent had ignored back to its default action, but for SIGPIPE: a daemon that a script
+/// started in its background would pass an ignored SIGINT on to all it starts.
+pub fn heed_signals() {
+    for number in (1..32).filter(|number| *number != libc::SIGPIPE) {
+        // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask; both pointers are to live locals. No handler is taken away:
+        // only an action that is SIG_IGN is changed.
+        unsafe {
+            let default: libc::sigaction = std::mem::zeroed();
+            let mut now: libc::sigaction = std::mem::zeroed();
+            let known = libc::sigaction(number, std::ptr::null(), &raw mut now) == 0;
+            if known && now.sa_sigaction == libc::SIG_IGN {
+                libc::sigaction(number, &raw const default, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
 /// Whether the working directory lies inside the root, child-safe: getcwd(2) answers a path that does not start with
 /// `/` when it does not (CVE-2024-21626).
 ///

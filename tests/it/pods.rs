@@ -270,6 +270,26 @@ fn processes_are_shared_as_the_pod_says() {
 }
 
 #[test]
+fn a_script_that_ignores_signals_may_start_the_daemon() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::stopped("");
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; trap '' INT HUP; exec \"$@\"", "sh"]);
+    serve.start_as(serve.command_by(command));
+    let pod = serve.logged(pod_on_host("heeds"));
+    let id = serve.run_pod(&pod);
+    let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 100"));
+    for script in ["grep SigIgn /proc/1/status", "grep SigIgn /proc/self/status"] {
+        let line = serve.output_in(&c, script);
+        // The shell itself ignores SIGQUIT.
+        let ignored = u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
+        assert_eq!(ignored & 0b11, 0, "{line}");
+    }
+    assert_eq!(serve.output_in(&c, "stat -c %a /etc/resolv.conf"), "644");
+    serve.removes_all();
+}
+
+#[test]
 fn users_groups_and_rights_are_as_wished() {
     needs!(root, busybox, launch_verb);
     let serve = Serve::new();
@@ -342,22 +362,10 @@ fn mounts_made_inside_are_seen_by_the_node_where_that_is_wished() {
     needs!(root, busybox, launch_verb);
     let serve = Serve::stopped("");
     // A mount namespace of the node's own, whose mounts propagate.
-    let own = serve.command();
     let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        "mount --make-rshared / && exec \"$@\"",
-        "sh",
-    ]);
-    command.arg(own.get_program()).args(own.get_args());
-    for (key, value) in own.get_envs() {
-        command.env(key, value.unwrap_or_default());
-    }
-    serve.start_as(command);
+    let script = "mount --make-rshared / && exec \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    serve.start_as(serve.command_by(command));
     let mut pod = serve.logged(pod_on_host("shared"));
     pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
     let id = serve.run_pod(&pod);

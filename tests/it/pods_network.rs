@@ -23,22 +23,10 @@ fn node() -> Serve {
         serve.path("leases")
     );
     fs::write(serve.path("net.d/10-net.conflist"), text).unwrap();
-    let own = serve.command();
     let mut command = Command::new("unshare");
-    command.args([
-        "--net",
-        "sh",
-        "-c",
-        "ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"",
-        "sh",
-    ]);
-    command.arg(own.get_program()).args(own.get_args());
-    for (key, value) in own.get_envs() {
-        command.env(key, value.unwrap_or_default());
-    }
-    let log = fs::File::options().create(true).append(true).open(serve.path("serve.log")).unwrap();
-    command.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    serve.start_as(command);
+    let script = "ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"";
+    command.args(["--net", "sh", "-c", script, "sh"]);
+    serve.start_as(serve.command_by(command));
     serve
 }
 

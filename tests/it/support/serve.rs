@@ -151,6 +151,18 @@ impl Serve {
         command
     }
 
+    /// The same, executed by a command that is given it as its last arguments.
+    pub(crate) fn command_by(&self, mut wrapper: Command) -> Command {
+        let own = self.command();
+        wrapper.arg(own.get_program()).args(own.get_args());
+        for (key, value) in own.get_envs() {
+            wrapper.env(key, value.unwrap_or_default());
+        }
+        let log = fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
+        wrapper.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        wrapper
+    }
+
     /// Starts it, and waits until it answers.
     #[track_caller]
     pub(crate) fn start(&self) {
