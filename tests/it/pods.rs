@@ -201,7 +201,8 @@ fn limits_change_while_it_runs_and_use_is_counted() {
     let value = |v: Option<UInt64Value>| v.map_or(0, |v| v.value);
     assert!(value(stats.cpu.unwrap().usage_core_nano_seconds) > 0);
     let memory = stats.memory.unwrap();
-    assert!(value(memory.working_set_bytes) > 0);
+    // Not the working set: all that it has in memory may be pages of the file, which nobody touches any more.
+    assert!(value(memory.usage_bytes) > 0);
     assert!(value(memory.available_bytes) < 64 << 20, "{memory:?}");
     assert!(value(stats.writable_layer.unwrap().used_bytes) >= 3 << 20);
     let request = PodSandboxStatsRequest { pod_sandbox_id: id.clone() };
