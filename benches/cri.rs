@@ -14,37 +14,20 @@
     reason = "a benchmark ends where something is wrong"
 )]
 
+#[path = "../cri/tests/wire/connection.rs"]
+mod connection;
+
 use std::future::Future;
 use std::io::{BufRead, Write};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1::runtime_service_client::RuntimeServiceClient;
 use coracle_cri::v1::*;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 
-/// One connection, in the form that generated clients use.
-#[derive(Clone)]
-struct Wire(SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Wire {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
+use connection::Wire;
 
 struct Bench {
     client: RuntimeServiceClient<Wire>,

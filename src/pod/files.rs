@@ -57,7 +57,6 @@ pub(super) fn take_down(directory: &Directory) {
     for error in std::iter::once(unmounted).chain(unpinned).filter_map(Result::err) {
         crate::log::warning(&error.chain());
     }
-    super::volumes::unmount_all(&directory.join("init"));
 }
 
 /// The pod's files, as mounts of a container.

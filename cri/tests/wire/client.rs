@@ -1,44 +1,23 @@
 //! A server on a socket of its own, and clients of it.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use coracle_cri::v1::image_service_client::ImageServiceClient;
 use coracle_cri::v1::runtime_service_client::RuntimeServiceClient;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 
+use crate::connection::Wire;
 use crate::node::Node;
 
 /// Longer than any test takes; a test that hangs fails by it.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// One connection, in the form that generated clients use.
-#[derive(Clone)]
-pub(crate) struct Wire(SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Wire {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 /// What a connection goes over, to cut it.
 pub(crate) struct Socket(std::os::unix::net::UnixStream);

@@ -5,6 +5,8 @@
 mod needs;
 mod bundle;
 mod command;
+#[path = "../../../cri/tests/wire/connection.rs"]
+mod connection;
 mod console;
 mod leftovers;
 mod pods;

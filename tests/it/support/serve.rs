@@ -6,45 +6,24 @@ use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use coracle_cri::v1::VersionRequest;
 use coracle_cri::v1::image_service_client::ImageServiceClient;
 use coracle_cri::v1::runtime_service_client::RuntimeServiceClient;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::{Pid, Signal, kill_process};
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 use tonic::{Response, Status};
 
+use super::connection::Wire;
 use super::{Run, Runtime, Sandbox, wait_until};
 use crate::keeper::Kept;
 
 /// Longer than any call takes; a test that hangs fails by it.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// One connection, in the form that generated clients use.
-#[derive(Clone)]
-pub(crate) struct Wire(SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Wire {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 /// A running `coracle serve`; it ends when dropped, and its keeper and containers with it.
 ///
