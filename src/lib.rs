@@ -19,15 +19,21 @@ pub mod record;
 pub mod seccomp;
 
 pub mod launch;
+#[cfg(feature = "node")]
 pub mod store;
 
+#[cfg(feature = "node")]
 pub mod image;
+#[cfg(feature = "node")]
 pub mod keeper;
+#[cfg(feature = "node")]
 pub mod net;
 pub mod oci;
 
+#[cfg(feature = "node")]
 pub mod pod;
 
+#[cfg(feature = "node")]
 pub mod serve;
 
 pub mod cli;

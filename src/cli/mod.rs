@@ -3,33 +3,42 @@
 //! Only the parser of the verb that was asked for is built: with twenty verbs of many flags each, building all would
 //! cost more than most verbs do.
 
+#[cfg(feature = "node")]
 mod attach;
 mod completions;
+#[cfg(feature = "node")]
 mod config;
 mod create;
 mod delete;
 mod events;
 mod exec;
 mod features;
+#[cfg(feature = "node")]
 pub mod image;
 mod kill;
+#[cfg(feature = "node")]
 pub mod launch;
 mod list;
+#[cfg(feature = "node")]
 mod logs;
 mod man;
 mod pause;
 mod ps;
 pub mod report;
 mod resume;
+#[cfg(feature = "node")]
 mod rm;
 mod run;
+#[cfg(feature = "node")]
 mod serve;
 mod spec;
 mod start;
 mod state;
+#[cfg(feature = "node")]
 mod stop;
 mod update;
 mod version;
+#[cfg(feature = "node")]
 mod wait;
 
 use std::ffi::OsString;
@@ -45,18 +54,22 @@ use crate::error::Result;
 pub struct Context {
     /// Where the OCI verbs keep one directory per container (`--root`, default `/run/coracle/containers`).
     pub root: PathBuf,
+    #[cfg(feature = "node")]
     /// The image store and the writable layers (`--store`, default `/var/lib/coracle`).
     pub store: PathBuf,
+    #[cfg(feature = "node")]
     /// Where the keeper has its socket (`--run`, default `/run/coracle`).
     pub run: PathBuf,
     /// Caches that may vanish at any time, such as compiled seccomp programs (`/run/coracle/cache`).
     pub cache: PathBuf,
     /// Ask systemd for a scope instead of making cgroups ourselves (`--systemd-cgroup`).
     pub systemd_cgroup: bool,
+    #[cfg(feature = "node")]
     /// Which of these were said, and are no defaults.
     pub given: Given,
 }
 
+#[cfg(feature = "node")]
 /// What stood on the command line or in the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
@@ -87,9 +100,11 @@ struct GlobalArgs {
     /// Directory for the state of containers
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+    #[cfg(feature = "node")]
     /// Directory of the image store
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    #[cfg(feature = "node")]
     /// Directory of the keeper's socket
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
@@ -120,8 +135,8 @@ struct Verb {
 }
 
 macro_rules! verbs {
-    ($($name:literal $module:ident :: $args:ident $enters:literal),* $(,)?) => {
-        [$(Verb {
+    ($($(#[$if:meta])* $name:literal $module:ident :: $args:ident $enters:literal),* $(,)?) => {
+        &[$($(#[$if])* Verb {
             name: $name,
             parser: |command| $module::$args::augment_args(command),
             run: |context, matches| {
@@ -133,15 +148,24 @@ macro_rules! verbs {
     };
 }
 
-const VERBS: [Verb; 27] = verbs! {
+static VERBS: &[Verb] = verbs! {
+    #[cfg(feature = "node")]
     "launch" launch::LaunchArgs true,
+    #[cfg(feature = "node")]
     "image" image::ImageArgs false,
+    #[cfg(feature = "node")]
     "serve" serve::ServeArgs true,
+    #[cfg(feature = "node")]
     "config" config::ConfigArgs false,
+    #[cfg(feature = "node")]
     "logs" logs::LogsArgs false,
+    #[cfg(feature = "node")]
     "attach" attach::AttachArgs false,
+    #[cfg(feature = "node")]
     "stop" stop::StopArgs false,
+    #[cfg(feature = "node")]
     "wait" wait::WaitArgs false,
+    #[cfg(feature = "node")]
     "rm" rm::RmArgs false,
     "create" create::CreateArgs true,
     "start" start::StartArgs false,
@@ -191,10 +215,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// docker's and podman's exit codes for what is not the payload's.
+const LAUNCH_FAILURE: u8 = 125;
+
 /// The exit code of a command line that is not understood: `launch` has one of its own, for 1 may be its payload's.
 fn own_failure(verb: Option<&Verb>) -> ExitCode {
     let is_launch = verb.is_some_and(|verb| verb.name == "launch");
-    if is_launch { ExitCode::from(launch::OWN_ERROR) } else { ExitCode::FAILURE }
+    if is_launch { ExitCode::from(LAUNCH_FAILURE) } else { ExitCode::FAILURE }
 }
 
 fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
@@ -220,19 +247,24 @@ fn context(global: &GlobalArgs) -> Context {
         let from_environment = || std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
         flag.clone().or_else(from_environment)
     };
+    let or = |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
+    let root = directory(&global.root, "CORACLE_ROOT");
+    #[cfg(feature = "node")]
     let given = Given {
-        root: directory(&global.root, "CORACLE_ROOT"),
+        root: root.clone(),
         store: directory(&global.store, "CORACLE_STORE"),
         run: directory(&global.run, "CORACLE_RUN"),
         systemd_cgroup: global.systemd_cgroup,
     };
-    let or = |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
     Context {
-        root: or(&given.root, "/run/coracle/containers"),
-        store: or(&given.store, "/var/lib/coracle"),
-        run: or(&given.run, crate::keeper::RUN),
+        root: or(&root, "/run/coracle/containers"),
         cache: PathBuf::from("/run/coracle/cache"),
         systemd_cgroup: global.systemd_cgroup,
+        #[cfg(feature = "node")]
+        store: or(&given.store, "/var/lib/coracle"),
+        #[cfg(feature = "node")]
+        run: or(&given.run, crate::keeper::RUN),
+        #[cfg(feature = "node")]
         given,
     }
 }

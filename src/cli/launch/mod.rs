@@ -73,8 +73,6 @@ enum When {
     Never,
 }
 
-/// docker's and podman's exit codes for what is not the payload's.
-pub(super) const OWN_ERROR: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -97,7 +95,7 @@ fn own_code(error: &Error) -> u8 {
     match (error.to_string().starts_with("execute "), error.kind()) {
         (true, Kind::NotFound) => NOT_FOUND,
         (true, _) => NOT_EXECUTABLE,
-        (false, _) => OWN_ERROR,
+        (false, _) => super::LAUNCH_FAILURE,
     }
 }
 

@@ -1,29 +1,13 @@
-//! `coracle man`: the manual's pages, for those who make packages.
+//! The pages of what is no verb: the configuration and the keeper.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::Path;
 
-use super::{Context, full};
-use crate::error::{Doing, Result};
 use crate::serve::config;
 
-/// Write the manual's pages into a directory
-#[derive(Debug, clap::Args)]
-pub(super) struct ManArgs {
-    /// An existing directory
-    directory: PathBuf,
-}
-
-/// Runs `coracle man`.
-pub(super) fn run(_context: &Context, args: &ManArgs) -> Result<ExitCode> {
-    let doing = || format!("write the manual to {}", args.directory.display());
-    // The first line of the version alone: the rest would break the pages' footers.
-    let command = full().version(env!("CARGO_PKG_VERSION"));
-    clap_mangen::generate_to(command, &args.directory).doing(doing)?;
-    let page = config_page(config::DEFAULT);
-    std::fs::write(args.directory.join("coracle-config.toml.5"), page).doing(doing)?;
-    keeper_page(&args.directory).doing(doing)?;
-    Ok(ExitCode::SUCCESS)
+/// Writes coracle-config.toml(5) and coracle-keeper(1).
+pub(super) fn pages(directory: &Path) -> std::io::Result<()> {
+    std::fs::write(directory.join("coracle-config.toml.5"), config_page(config::DEFAULT))?;
+    keeper_page(directory)
 }
 
 /// The page of the other program, made of what its `--help` says.
