@@ -69,7 +69,7 @@ impl Client {
         Err(Error::new(Kind::TimedOut, "the keeper does not answer"))
     }
 
-    fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
+    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
         wire::send(&self.socket, request, fds).doing(|| "ask the keeper")?;
         self.hear()
     }
@@ -207,7 +207,7 @@ impl AsFd for Client {
     }
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     Error::new(Kind::Bug, "the keeper answered something else than was asked")
 }
 

@@ -306,6 +306,10 @@ impl Keeper {
                 self.upgrade = true;
                 done(Ok(()))
             }
+            Request::Succeed => {
+                self.successor = Some(key);
+                None
+            }
         }
     }
 

@@ -235,7 +235,8 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         next: 0,
         unfinished: Vec::new(),
         upgrade: false,
-        stop: false,
+        successor: None,
+        end: None,
     };
     keeper.watch_all();
     Ok(keeper)

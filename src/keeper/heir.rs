@@ -15,6 +15,15 @@ use super::record::Place;
 use super::wire;
 use crate::sys;
 
+/// What a keeper leaves to the next one.
+#[derive(Debug)]
+pub(super) struct Estate {
+    pub(super) listener: OwnedFd,
+    pub(super) lock: OwnedFd,
+    /// What the containers have open, by id.
+    pub(super) held: BTreeMap<String, Held>,
+}
+
 /// The heir, from the keeper's side.
 #[derive(Debug)]
 pub(super) struct Heir {
@@ -22,20 +31,20 @@ pub(super) struct Heir {
     pub(super) pidfd: OwnedFd,
 }
 
-/// What the heir is told.
+/// What the heir is told, and a successor.
 #[derive(Debug, Serialize, Deserialize)]
-enum Word {
+pub(super) enum Word {
     /// These are a container's descriptors, as many as the flags say.
     Holds(String, Holds),
     /// The container is no more.
     Gone(String),
-    /// There is nothing to inherit: end.
+    /// To the heir: there is nothing to inherit. To a successor: that was all.
     End,
 }
 
 /// Which descriptors come along, in this order.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-struct Holds {
+pub(super) struct Holds {
     process: bool,
     stdin: bool,
     stdout: bool,
@@ -52,15 +61,22 @@ pub(super) struct Held {
 }
 
 impl Container {
-    fn held(&self) -> (Holds, Vec<BorrowedFd<'_>>) {
-        let all = [
+    /// The process, and the keeper's ends of the streams.
+    pub(super) fn open(&self) -> [Option<&OwnedFd>; 4] {
+        [
             self.process.as_ref(),
             self.stdin.as_ref(),
             self.stdout.as_ref().map(|source| &source.fd),
             self.stderr.as_ref().map(|source| &source.fd),
-        ];
+        ]
+    }
+
+    /// The word by which these are left to another.
+    pub(super) fn will(&self) -> (Word, Vec<BorrowedFd<'_>>) {
+        let all = self.open();
         let [process, stdin, stdout, stderr] = all.map(|fd| fd.is_some());
-        (Holds { process, stdin, stdout, stderr }, all.into_iter().flatten().map(AsFd::as_fd).collect())
+        let fds = all.into_iter().flatten().map(AsFd::as_fd).collect();
+        (Word::Holds(self.id().to_owned(), Holds { process, stdin, stdout, stderr }), fds)
     }
 }
 
@@ -108,8 +124,8 @@ impl Keeper {
 
     pub(super) fn tell_heir(&self, key: u32) {
         let Some(container) = self.containers.get(&key).filter(|c| c.process.is_some()) else { return };
-        let (holds, fds) = container.held();
-        self.say_to_heir(&Word::Holds(container.id().to_owned(), holds), &fds);
+        let (word, fds) = container.will();
+        self.say_to_heir(&word, &fds);
     }
 
     pub(super) fn heir_forgets(&self, id: &str) {
@@ -146,20 +162,9 @@ fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket
     let mut keep = [listener.as_raw_fd(), lock.as_raw_fd(), socket.as_raw_fd()];
     keep.sort_unstable();
     sys::process::close_all_but(3, &keep);
-    let mut inheritance = BTreeMap::new();
-    let mut buffer = [0; 1024];
-    loop {
-        sys::memory::unmap_code();
-        let (length, fds) = match wire::receive(socket, &mut buffer) {
-            Ok((length, fds)) if length > 0 => (length, fds),
-            _ => break,
-        };
-        match wire::decode(&buffer[..length]) {
-            Some(Word::Holds(id, holds)) => drop(inheritance.insert(id, Held::new(holds, fds))),
-            Some(Word::Gone(id)) => drop(inheritance.remove(&id)),
-            Some(Word::End) => sys::process::exit_now(0),
-            None => {}
-        }
+    let (ending, held) = read_will(socket, sys::memory::unmap_code);
+    if ending == Ending::Said {
+        sys::process::exit_now(0)
     }
     complain("the keeper is gone: taking over");
     // A service's main process is who gets its signals.
@@ -168,8 +173,36 @@ fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket
     }
     let own = |fd: &OwnedFd| fd.try_clone();
     match (own(listener), own(lock)) {
-        (Ok(listener), Ok(lock)) => super::start::serve(place, listener, lock, inheritance),
+        (Ok(listener), Ok(lock)) => super::start::serve(place, Estate { listener, lock, held }),
         _ => complain("take over: no descriptor is left"),
     }
     sys::process::exit_now(0)
+}
+
+/// How a will came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By [`Word::End`].
+    Said,
+    /// Whose it is, is gone.
+    Gone,
+}
+
+/// Hears what is left to this process until there is no more; does `before` each time before it waits.
+pub(super) fn read_will(socket: impl AsFd, before: impl Fn()) -> (Ending, BTreeMap<String, Held>) {
+    let mut held = BTreeMap::new();
+    let mut buffer = [0; 1024];
+    loop {
+        before();
+        let (length, fds) = match wire::receive(&socket, &mut buffer) {
+            Ok((length, fds)) if length > 0 => (length, fds),
+            _ => return (Ending::Gone, held),
+        };
+        match wire::decode(&buffer[..length]) {
+            Some(Word::Holds(id, holds)) => drop(held.insert(id, Held::new(holds, fds))),
+            Some(Word::Gone(id)) => drop(held.remove(&id)),
+            Some(Word::End) => return (Ending::Said, held),
+            None => {}
+        }
+    }
 }

@@ -18,7 +18,8 @@
 //! | `record` | the run directory |
 //! | `cgroup` | a cgroup of its own |
 //! | `heir` | who takes over when the keeper is killed |
-//! | `notify` | what systemd is told |
+//! | `succession` | giving way to a keeper that is to replace this one |
+//! | `notify`, `fdstore` | what systemd is told, and what is left with it for the next start |
 //! | `pod_init` | the first process of a PID namespace that a pod's containers share |
 //! | `handover`, `start` | executing anew, and the command line |
 
@@ -27,6 +28,7 @@ mod cgroup;
 pub mod client;
 mod clients;
 mod container;
+mod fdstore;
 mod handover;
 mod heir;
 mod log;
@@ -37,6 +39,7 @@ mod poll;
 mod record;
 mod start;
 mod stream;
+mod succession;
 mod wire;
 
 pub use notify::notify;

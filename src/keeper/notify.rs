@@ -1,20 +1,47 @@
 //! What systemd is told: sd_notify(3), without its library.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+/// The variable that names the socket.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Whether there is somebody to tell.
+pub(super) fn is_supervised() -> bool {
+    std::env::var_os(SOCKET).is_some_and(|path| !path.is_empty())
+}
 
 /// Tells whoever supervises this process, if anybody does, for example `READY=1`.
 ///
 /// # Errors
 /// The socket of `NOTIFY_SOCKET` cannot be reached.
 pub fn notify(state: &str) -> std::io::Result<()> {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+    tell(state, &[])
+}
+
+/// As [`notify`], with at most one descriptor.
+pub(super) fn tell(state: &str, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os(SOCKET).filter(|path| !path.is_empty()) else {
         return Ok(());
     };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&path)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    let text = [IoSlice::new(state.as_bytes())];
+    sendmsg(&socket, &text, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -105,6 +105,15 @@ impl Poll {
     }
 }
 
+/// Why a keeper ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// By a signal.
+    Told,
+    /// Another has all that it had.
+    Succeeded,
+}
+
 /// The keeper.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -126,25 +135,41 @@ pub(super) struct Keeper {
     pub(super) unfinished: Vec<Token>,
     /// Execute the program anew as soon as nothing is being launched.
     pub(super) upgrade: bool,
-    pub(super) stop: bool,
+    /// This client is to be the keeper as soon as nothing is being launched.
+    pub(super) successor: Option<u32>,
+    pub(super) end: Option<End>,
 }
 
 impl Keeper {
-    /// Serves until it is told to stop.
-    pub(super) fn run(&mut self) {
+    /// Serves until there is a reason to end.
+    pub(super) fn run(&mut self) -> End {
         // What only a start needs may go.
         crate::sys::memory::unmap_code();
-        while !self.stop {
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
             for (token, flags) in self.poll.wait(self.unfinished.is_empty()) {
                 self.handle(token, flags);
             }
             for token in std::mem::take(&mut self.unfinished) {
                 self.handle(token, EventFlags::IN);
             }
-            if self.upgrade && !self.containers.values().any(Container::is_launching) {
-                self.upgrade = false;
-                self.hand_over();
-            }
+            self.pass_on();
+        }
+    }
+
+    /// Does what has to wait until nothing is being launched: a launch goes over to nobody.
+    fn pass_on(&mut self) {
+        if !(self.upgrade || self.successor.is_some())
+            || self.containers.values().any(Container::is_launching)
+        {
+            return;
+        }
+        if let Some(client) = self.successor.take() {
+            self.give_way(client);
+        } else if std::mem::take(&mut self.upgrade) {
+            self.hand_over();
         }
     }
 
@@ -206,7 +231,7 @@ impl Keeper {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
                 libc::SIGHUP => self.upgrade = true,
                 // The containers stay: a later keeper finds them by their records.
-                libc::SIGTERM | libc::SIGINT => self.stop = true,
+                libc::SIGTERM | libc::SIGINT => self.end = Some(End::Told),
                 _ => {}
             }
         }

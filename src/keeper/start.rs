@@ -16,10 +16,11 @@ use super::birth::Limits;
 use super::client::Client;
 use super::clients::Clients;
 use super::container::{Container, complain};
+use super::fdstore::{self, Left};
 use super::handover;
-use super::heir::Held;
+use super::heir::{Estate, Held};
 use super::machine::State;
-use super::poll::{Keeper, Poll};
+use super::poll::{End, Keeper, Poll};
 use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
 use crate::error::{Doing, Error, Kind, Result};
@@ -29,15 +30,18 @@ use crate::sys;
 pub const USAGE: &str = "\
 The one parent of a node's containers: holds their streams, writes their logs, says how they ended.
 
-Usage: coracle-keeper [--run DIR] [--foreground | --upgrade]
+Usage: coracle-keeper [--run DIR] [--foreground] [--replace]
+       coracle-keeper [--run DIR] --upgrade
 
   --run DIR      Directory for the socket and what is known of the containers [default: /run/coracle]
   --foreground   Stay in this session
+  --replace      When a keeper serves DIR already, take over all it has; it ends
   --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP
   --version      Print the version
 
 SIGHUP: execute the program anew, as after an upgrade; no container notices.
-SIGTERM: end; the containers stay, and the next keeper finds them.
+SIGTERM: end; the containers stay, and the next keeper finds them. What would be lost, terminals and open standard
+inputs, is left with systemd where its unit has a store of file descriptors.
 ";
 
 /// The directory unless another is named.
@@ -49,7 +53,16 @@ enum Ask {
     Help,
     Version,
     Upgrade(PathBuf),
-    Serve { run: PathBuf, foreground: bool, resume: Option<i32> },
+    Serve { run: PathBuf, how: How },
+}
+
+/// How to begin.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct How {
+    foreground: bool,
+    replace: bool,
+    /// The file that an earlier image of this process has written.
+    resume: Option<i32>,
 }
 
 /// The program.
@@ -61,7 +74,7 @@ pub fn main() -> ExitCode {
         Ask::Help => print(USAGE),
         Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),
         Ask::Upgrade(run) => Client::connect(&run).and_then(|keeper| keeper.upgrade()),
-        Ask::Serve { run, foreground, resume } => start(&run, foreground, resume),
+        Ask::Serve { run, how } => start(&run, &how),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,7 +92,7 @@ fn print(text: &str) -> Result<()> {
 
 fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
     let mut args = args;
-    let (mut run, mut foreground, mut upgrade, mut resume) = (PathBuf::from(RUN), false, false, None);
+    let (mut run, mut upgrade, mut how) = (PathBuf::from(RUN), false, How::default());
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy().into_owned();
         let mut value =
@@ -88,26 +101,27 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
             "--help" | "-h" => return Ok(Ask::Help),
             "--version" | "-V" => return Ok(Ask::Version),
             "--run" => run = value()?.into(),
-            "--foreground" => foreground = true,
+            "--foreground" => how.foreground = true,
+            "--replace" => how.replace = true,
             "--upgrade" => upgrade = true,
-            "--resume" => resume = value()?.to_str().and_then(|n| n.parse().ok()),
+            "--resume" => how.resume = value()?.to_str().and_then(|n| n.parse().ok()),
             _ => return Err(Error::invalid(format!("unknown argument {text:?}")).hint("see --help")),
         }
     }
-    Ok(if upgrade { Ask::Upgrade(run) } else { Ask::Serve { run, foreground, resume } })
+    Ok(if upgrade { Ask::Upgrade(run) } else { Ask::Serve { run, how } })
 }
 
-fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
+fn start(run: &Path, how: &How) -> Result<()> {
     // Containers' first processes are copies of this one until they execute something else.
     crate::launch::self_protect::ensure()?;
     umask(Mode::from_raw_mode(0o022));
     sys::process::heed_signals();
-    if let Some(file) = resume {
+    if let Some(file) = how.resume {
         match handover::resume(run, file) {
             Ok(mut keeper) => {
                 keeper.renew_heir();
-                keeper.run();
-                keeper.end();
+                let end = keeper.run();
+                keeper.end(end);
                 return Ok(());
             }
             Err(error) => complain(&format!("resume: {}", error.chain())),
@@ -115,11 +129,15 @@ fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
     }
     let place = Place::new(run);
     make_directories(&place)?;
-    let lock = take_lock(&place)?;
-    let listener = listen_at(&place)?;
     Limits::raise(None);
-    if foreground {
-        serve(place, listener, lock, BTreeMap::new());
+    // Numbers of an earlier image are nothing that systemd has handed over.
+    let left = if how.resume.is_none() { fdstore::find() } else { Left::default() };
+    let estate = match begin(&place, left) {
+        Err(error) if error.kind() == Kind::Busy && how.replace => Client::connect(run)?.succeed()?,
+        begun => begun?,
+    };
+    if how.foreground {
+        serve(place, estate);
         return Ok(());
     }
     let null = open("/dev/null", OFlags::RDWR)?;
@@ -131,11 +149,7 @@ fn start(run: &Path, foreground: bool, resume: Option<i32>) -> Result<()> {
         for (number, fd) in [(0, &null), (1, &complaints), (2, &complaints)] {
             let _ = sys::process::dup_onto(fd.as_fd(), number);
         }
-        let own = |fd: &OwnedFd| fd.try_clone();
-        if let (Ok(listener), Ok(lock)) = (own(&listener), own(&lock)) {
-            // The numbers of the originals are this process's, too; they go with it.
-            serve(place, listener, lock, BTreeMap::new());
-        }
+        serve(place, estate);
         sys::process::exit_now(0)
     };
     sys::process::spawn(0, None, daemon).map(drop).doing(|| "leave this session")
@@ -157,6 +171,13 @@ fn make_directories(place: &Place) -> Result<()> {
             .doing(|| format!("make {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What there is to begin with: what was left with systemd, and otherwise the lock and the socket.
+fn begin(place: &Place, left: Left) -> Result<Estate> {
+    let lock = left.lock.map_or_else(|| take_lock(place), Ok)?;
+    let listener = left.listener.map_or_else(|| listen_at(place), Ok)?;
+    Ok(Estate { listener, lock, held: left.held })
 }
 
 /// Held as long as the keeper or its heir lives, who share it.
@@ -192,15 +213,15 @@ pub(super) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
     SocketAddrUnix::new(path.as_str()).map(|address| (address, directory)).doing(|| "name the socket")
 }
 
-/// Serves with what is known from before: records on disk, and what an heir holds.
-pub(super) fn serve(place: Place, listener: OwnedFd, lock: OwnedFd, inheritance: BTreeMap<String, Held>) {
-    match build(place, listener, lock) {
+/// Serves with what is known from before: records on disk, and what an earlier keeper left.
+pub(super) fn serve(place: Place, estate: Estate) {
+    match build(place, estate.listener, estate.lock) {
         Ok(mut keeper) => {
-            keeper.adopt(inheritance);
+            keeper.adopt(estate.held);
             keeper.watch_all();
             keeper.make_heir();
-            keeper.run();
-            keeper.end();
+            let end = keeper.run();
+            keeper.end(end);
         }
         Err(error) => complain(&format!("serve: {}", error.chain())),
     }
@@ -222,15 +243,16 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
         next: 0,
         unfinished: Vec::new(),
         upgrade: false,
-        stop: false,
+        successor: None,
+        end: None,
     })
 }
 
 impl Keeper {
     /// Takes the containers of an earlier keeper for its own. It is not their parent, but has them by pidfd.
-    fn adopt(&mut self, mut inheritance: BTreeMap<String, Held>) {
+    fn adopt(&mut self, mut left: BTreeMap<String, Held>) {
         for record in self.place.load() {
-            let held = inheritance.remove(&record.order.id).unwrap_or_default();
+            let held = left.remove(&record.order.id).unwrap_or_default();
             let key = self.new_key();
             let container = self.adopted(record, held);
             let has_ended = container.process.is_none();
@@ -265,7 +287,11 @@ impl Keeper {
     }
 
     /// Ends: the containers stay, and their records.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, why: End) {
+        let is_left = match why {
+            End::Told => fdstore::leave(self),
+            End::Succeeded => true,
+        };
         if let Some(heir) = &self.heir {
             let pidfd = heir.pidfd.try_clone();
             self.dismiss_heir();
@@ -276,7 +302,9 @@ impl Keeper {
                 super::birth::reap_now(&pidfd);
             }
         }
-        let _ = std::fs::remove_file(self.place.socket());
+        if !is_left {
+            let _ = std::fs::remove_file(self.place.socket());
+        }
         super::cgroup::leave();
     }
 }

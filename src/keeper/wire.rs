@@ -95,6 +95,9 @@ pub(super) enum Request {
     List,
     /// Execute the keeper's program anew. Answer: `Done`, before it happens.
     Upgrade,
+    /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
+    /// words that an heir hears.
+    Succeed,
 }
 
 /// What the keeper answers.
@@ -114,6 +117,8 @@ pub(super) enum Reply {
     Listed(Vec<(String, i32)>),
     /// This container has ended.
     Ended(String, Exit),
+    /// All this is the client's now.
+    Yours,
 }
 
 /// On which terms a client is attached.

@@ -197,3 +197,44 @@ fn a_keeper_that_is_ended_leaves_its_containers_to_the_next() {
     kept.sandbox.coracle(["stop", &kept.sandbox.id("box")]).ok();
     assert_eq!(kept.wait("box"), 4);
 }
+
+#[test]
+fn a_keeper_that_replaces_another_gets_all_that_one_had() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], &numbers(LINES));
+    kept.launch("terminal", &["-t"], "echo ready; read x; echo got $x; exit 3");
+    kept.wait_for_log("terminal", "ready");
+    let (first, heir) = kept.keeper();
+    let program = env!("CARGO_BIN_EXE_coracle-keeper");
+    let again = || Run::new(program).arg("--run").arg(kept.run_dir());
+    let refused = again().go();
+    assert!(refused.stderr.contains("serves") && refused.stderr.contains("already"), "{refused}");
+    assert_eq!(kept.keeper(), (first, heir));
+    for _ in 0..3 {
+        let before = kept.keeper();
+        again().arg("--replace").go().ok();
+        wait_until("another pair", || {
+            let after = kept.keeper();
+            (after.0 != before.0 && after.1 != before.1).then_some(())
+        });
+    }
+    let attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
+    attached.send(&coracle::keeper::Frame::Input(b"it\n")).unwrap();
+    // None of these keepers was its parent.
+    assert!(kept.wait("terminal") == 3 || !kernel_tells_ends(), "its terminal was hung up");
+    assert!(kept.logs("terminal").contains("got it"));
+    assert!(kept.wait("box") == 5 || !kernel_tells_ends());
+    assert_numbers(&kept.logs("box"), LINES);
+}
+
+#[test]
+fn a_keeper_that_has_none_to_replace_just_begins() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    let start =
+        Run::new(env!("CARGO_BIN_EXE_coracle-keeper")).arg("--replace").arg("--run").arg(kept.run_dir());
+    start.go().ok();
+    kept.launch("box", &[], "exit 4");
+    assert_eq!(kept.wait("box"), 4);
+}
