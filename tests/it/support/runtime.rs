@@ -8,20 +8,23 @@ use std::sync::LazyLock;
 pub(crate) enum Runtime {
     /// The binary of this workspace.
     Ours,
+    /// That without the feature `node`, at `$CORACLE_OCI`.
+    OursAlone,
     /// runc, found as `$RUNC` or on the path.
     Runc,
     /// crun, found as `$CRUN` or on the path.
     Crun,
 }
 
-/// What `RUNTIME_UNDER_TEST` names: `ours` (the default), `runc` or `crun`.
+/// What `RUNTIME_UNDER_TEST` names: `ours` (the default), `oci`, `runc` or `crun`.
 pub(crate) fn runtime_under_test() -> &'static Runtime {
     static CHOSEN: LazyLock<Runtime> =
         LazyLock::new(|| match std::env::var("RUNTIME_UNDER_TEST").as_deref() {
             Err(_) | Ok("ours" | "") => Runtime::Ours,
+            Ok("oci") => Runtime::OursAlone,
             Ok("runc") => Runtime::Runc,
             Ok("crun") => Runtime::Crun,
-            Ok(other) => panic!("RUNTIME_UNDER_TEST={other}: must be ours, runc or crun"),
+            Ok(other) => panic!("RUNTIME_UNDER_TEST={other}: must be ours, oci, runc or crun"),
         });
     &CHOSEN
 }
@@ -33,6 +36,7 @@ impl Runtime {
             |variable, name: &str| std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from);
         match self {
             Self::Ours => Path::new(env!("CARGO_BIN_EXE_coracle")).to_owned(),
+            Self::OursAlone => named("CORACLE_OCI", "coracle"),
             Self::Runc => named("RUNC", "runc"),
             Self::Crun => named("CRUN", "crun"),
         }
@@ -40,6 +44,6 @@ impl Runtime {
 
     /// Whether this is the runtime of this workspace, for the few places where it promises more than its peers.
     pub(crate) fn is_ours(&self) -> bool {
-        *self == Self::Ours
+        matches!(self, Self::Ours | Self::OursAlone)
     }
 }
