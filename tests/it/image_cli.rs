@@ -123,3 +123,34 @@ fn arguments_that_make_no_sense_are_refused() {
         assert!(Line::try_parse_from([&["image"], line].concat()).is_err(), "{line:?}");
     }
 }
+
+#[test]
+fn that_nobody_reads_an_answer_is_no_failure() {
+    needs!(root);
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let layout = dir.path().join("demo");
+    Layout::of(image("demo:1")).write(&layout);
+    let layout = layout.to_str().unwrap();
+    let lines: &[&[&str]] = &[
+        &["import", layout],
+        &["ls"],
+        &["ls", "--quiet"],
+        &["inspect", "demo:1"],
+        &["df", "--verbose"],
+        &["verify"],
+        &["gc"],
+        &["rm", "demo:1"],
+        &["import", layout],
+        &["prune", "--all", "--force"],
+    ];
+    for line in lines {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(Runtime::Ours.program());
+        let output =
+            command.arg("--store").arg(&root).arg("image").args(*line).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("panicked"), "{line:?}: {}: {said}", output.status);
+    }
+}

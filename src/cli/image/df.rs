@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{bytes, print_json, shown_names};
+use super::{bytes, print_json, say, shown_names};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::store::{Amount, Store, Usage};
@@ -25,16 +25,16 @@ pub(super) fn run(ctx: &Context, args: &DfArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&json!(usage))?;
     } else {
-        print_totals(&usage);
+        print_totals(&usage)?;
         if args.verbose {
-            print_images(&usage);
+            print_images(&usage)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_totals(usage: &Usage) {
-    println!("{:17}  {:>5}  {:>6}  {:>9}  {:>11}", "TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE");
+fn print_totals(usage: &Usage) -> Result<()> {
+    say!("{:17}  {:>5}  {:>6}  {:>9}  {:>11}", "TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE")?;
     let rows: [(&str, &Amount); 5] = [
         ("images", &usage.images),
         ("shared layers", &usage.shared),
@@ -44,22 +44,28 @@ fn print_totals(usage: &Usage) {
     ];
     for (name, amount) in rows {
         let (size, reclaimable) = (bytes(amount.size), bytes(amount.reclaimable));
-        println!("{name:17}  {:>5}  {:>6}  {size:>9}  {reclaimable:>11}", amount.total, amount.active);
+        say!("{name:17}  {:>5}  {:>6}  {size:>9}  {reclaimable:>11}", amount.total, amount.active)?;
     }
-    println!("\nfree on the file system of the store: {}", bytes(usage.free));
+    say!("\nfree on the file system of the store: {}", bytes(usage.free))
 }
 
-fn print_images(usage: &Usage) {
+fn print_images(usage: &Usage) -> Result<()> {
     let names: Vec<String> =
         usage.by_image.iter().map(|image| shown_names(&image.image).join(", ")).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("NAME".len());
-    println!(
+    say!(
         "\n{:width$}  {:12}  {:>9}  {:>9}  {:>9}  {:>10}",
-        "NAME", "ID", "SIZE", "SHARED", "UNIQUE", "CONTAINERS"
-    );
+        "NAME",
+        "ID",
+        "SIZE",
+        "SHARED",
+        "UNIQUE",
+        "CONTAINERS"
+    )?;
     for (name, used) in names.iter().zip(&usage.by_image) {
         let [size, shared, unique] = [used.image.size_bytes, used.shared, used.unique].map(bytes);
         let (id, containers) = (&used.image.id.hex()[..12], used.containers);
-        println!("{name:width$}  {id:12}  {size:>9}  {shared:>9}  {unique:>9}  {containers:>10}");
+        say!("{name:width$}  {id:12}  {size:>9}  {shared:>9}  {unique:>9}  {containers:>10}")?;
     }
+    Ok(())
 }

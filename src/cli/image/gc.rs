@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::print_json;
+use super::{print_json, say};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::store::Store;
@@ -23,7 +23,7 @@ pub(super) fn run(ctx: &Context, args: &GcArgs) -> Result<ExitCode> {
         print_json(&json!(cleared))?;
     } else {
         let (transactions, layers, blobs) = (cleared.transactions, cleared.layers, cleared.blobs);
-        println!("cleared {transactions} dead transactions, {layers} layers, {blobs} blobs");
+        say!("cleared {transactions} dead transactions, {layers} layers, {blobs} blobs")?;
     }
     Ok(ExitCode::SUCCESS)
 }

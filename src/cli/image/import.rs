@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::report::Report;
-use super::shown_names;
+use super::{say, shown_names};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::image::import::{ImportOptions, import, open_source};
@@ -43,7 +43,7 @@ pub(super) fn run(ctx: &Context, args: &ImportArgs) -> Result<ExitCode> {
     let images = import(&store, source, &options, &report)?;
     for image in images {
         for name in shown_names(&image) {
-            println!("{name} {}", image.id);
+            say!("{name} {}", image.id)?;
         }
     }
     Ok(ExitCode::SUCCESS)

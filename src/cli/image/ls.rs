@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{bytes, print_json, shown_names, summary};
+use super::{bytes, print_json, say, shown_names, summary};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::store::{ImageRecord, Store};
@@ -23,14 +23,14 @@ pub(super) fn run(ctx: &Context, args: &LsArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&images.iter().map(summary).collect())?;
     } else if args.quiet {
-        images.iter().for_each(|image| println!("{}", image.id));
+        images.iter().try_for_each(|image| say!("{}", image.id))?;
     } else {
-        print_table(&images);
+        print_table(&images)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_table(images: &[ImageRecord]) {
+fn print_table(images: &[ImageRecord]) -> Result<()> {
     let row = |image: &ImageRecord| {
         let fixed = [image.id.hex()[..12].to_owned(), image.platform.to_string(), bytes(image.size_bytes)];
         shown_names(image).into_iter().map(move |name| (name, fixed.clone())).collect::<Vec<_>>()
@@ -40,6 +40,7 @@ fn print_table(images: &[ImageRecord]) {
     rows.extend(images.iter().flat_map(row));
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, [id, platform, size]) in rows {
-        println!("{name:width$}  {id:12}  {platform:14}  {size:>9}");
+        say!("{name:width$}  {id:12}  {platform:14}  {size:>9}")?;
     }
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! `coracle image prune`: remove images that nobody needs.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::bytes;
+use super::{bytes, say};
 use crate::cli::Context;
 use crate::error::{Doing, Result};
 use crate::store::{Removed, Store};
@@ -31,20 +31,19 @@ pub(super) fn run(ctx: &Context, args: &PruneArgs) -> Result<ExitCode> {
     for gone in store.prune(args.all)? {
         *count.entry(matches!(gone, Removed::Image(_))).or_default() += 1;
         match gone {
-            Removed::Name(name) => println!("untagged {name}"),
-            Removed::Image(id) => println!("removed {id}"),
+            Removed::Name(name) => say!("untagged {name}")?,
+            Removed::Image(id) => say!("removed {id}")?,
         }
     }
     let images = count.get(&true).copied().unwrap_or(0);
-    println!("removed {images} images, {} came free", bytes(before.saturating_sub(sizes(&store)?)));
+    say!("removed {images} images, {} came free", bytes(before.saturating_sub(sizes(&store)?)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn asked(all: bool) -> Result<bool> {
     let what = if all { "all images that no container uses" } else { "all images without a name" };
-    print!("Remove {what}? [y/N] ");
+    crate::cli::report::print(&format!("Remove {what}? [y/N] "))?;
     let mut answer = String::new();
-    std::io::stdout().flush().doing(|| "ask on the terminal")?;
     std::io::stdin().read_line(&mut answer).doing(|| "read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

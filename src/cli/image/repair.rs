@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::report::Report;
-use super::{RegistryArgs, chosen, finding_line};
+use super::{RegistryArgs, chosen, finding_line, say};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::image::pull::PullOptions;
@@ -37,17 +37,17 @@ pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
     };
     let repaired = repair(&store, &images, origin.as_ref(), &Report::new())?;
     if repaired.journal {
-        println!("journal: written anew");
+        say!("journal: written anew")?;
     }
     let is_left = |finding| repaired.left.contains(finding);
     for finding in repaired.found.iter().filter(|finding| !is_left(finding)) {
-        println!("repaired: {}", finding_line(finding));
+        say!("repaired: {}", finding_line(finding))?;
     }
     for finding in &repaired.left {
-        println!("still damaged: {}", finding_line(finding));
+        say!("still damaged: {}", finding_line(finding))?;
     }
     if !repaired.journal && repaired.found.is_empty() {
-        println!("nothing is damaged");
+        say!("nothing is damaged")?;
     }
     Ok(if repaired.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

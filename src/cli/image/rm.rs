@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::say;
 use crate::cli::Context;
 use crate::error::Result;
 use crate::store::{Removed, Store};
@@ -17,8 +18,8 @@ pub(super) struct RmArgs {
 pub(super) fn run(ctx: &Context, args: &RmArgs) -> Result<ExitCode> {
     for gone in Store::open(&ctx.store)?.remove(&args.images)? {
         match gone {
-            Removed::Name(name) => println!("untagged {name}"),
-            Removed::Image(id) => println!("removed {id}"),
+            Removed::Name(name) => say!("untagged {name}")?,
+            Removed::Image(id) => say!("removed {id}")?,
         }
     }
     Ok(ExitCode::SUCCESS)

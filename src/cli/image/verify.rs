@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{chosen, finding_line, print_json};
+use super::{chosen, finding_line, print_json, say};
 use crate::cli::Context;
 use crate::error::Result;
 use crate::store::Store;
@@ -27,21 +27,23 @@ pub(super) fn run(ctx: &Context, args: &VerifyArgs) -> Result<ExitCode> {
     let store = Store::open(&ctx.store)?;
     let images = chosen(&store, &args.images)?;
     let mut findings = Vec::new();
+    let mut said = Ok(());
     let verdict = store.verify(&images, &mut |finding| {
-        if !args.json {
-            println!("{}", finding_line(finding));
-        } else if findings.len() < MOST_IN_JSON {
+        if args.json && findings.len() < MOST_IN_JSON {
             findings.push(finding.clone());
+        } else if !args.json && said.is_ok() {
+            said = say!("{}", finding_line(finding));
         }
     })?;
+    said?;
     if args.json {
         print_json(&json!({"verdict": verdict, "findings": findings}))?;
     } else if verdict.findings == 0 {
         let (images, layers, paths) = (verdict.images, verdict.layers, verdict.paths);
-        println!("{images} images, {layers} layers, {paths} paths: all as they came in");
+        say!("{images} images, {layers} layers, {paths} paths: all as they came in")?;
     } else {
         let (found, layers) = (verdict.findings, verdict.damaged_layers);
-        println!("{found} differences, {layers} damaged layers; `coracle image repair` brings them in again");
+        say!("{found} differences, {layers} damaged layers; `coracle image repair` brings them in again")?;
     }
     Ok(if verdict.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
