@@ -40,6 +40,8 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// The root filesystem, mounted and attached nowhere, in place of the one that `root.path` names.
     pub root: Option<std::sync::Arc<OwnedFd>>,
+    /// Count what it uses, though nothing is limited: for statistics that are to be complete.
+    pub accounted: bool,
     /// Who becomes the first process's parent, when it is not the caller.
     pub parent: Option<std::rc::Rc<dyn Parent>>,
 }
@@ -106,6 +108,7 @@ pub(super) fn make(
     }
     let layout = Layout::new(&runtime.root, id);
     let (group_plan, mode) = plan_group(runtime, id, spec)?;
+    let group_plan = if options.accounted { group_plan.accounted() } else { group_plan };
     layout.create()?;
     undo.push("state directory", {
         let layout = layout.clone();

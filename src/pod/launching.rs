@@ -48,6 +48,7 @@ impl Pods {
         let create = CreateOptions {
             bundle: layout.directory().to_owned(),
             root: root.map(Arc::new),
+            accounted: true,
             parent: Some(Rc::clone(&launching) as Rc<_>),
             ..CreateOptions::default()
         };
