@@ -174,7 +174,11 @@ pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
     let child = || -> Infallible {
         Limits::restore();
         // Executes in this process, which is a copy of the keeper: what returns is what went wrong.
-        let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(program).args(args));
+        let mut command = std::process::Command::new(program);
+        for variable in super::notify::VARIABLES {
+            command.env_remove(variable);
+        }
+        let error = std::os::unix::process::CommandExt::exec(command.args(args));
         let _ = std::io::Write::write_all(
             &mut std::io::stderr(),
             format!("execute {program}: {error}\n").as_bytes(),

@@ -23,8 +23,14 @@ pub(super) fn enter() {
     }
 }
 
-/// Moves this process out again, and removes the cgroup unless another keeper is there.
+/// Moves this process out again, if it has one of its own, and removes the cgroup unless another keeper is there.
 pub(super) fn leave() {
+    let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // Where systemd put it, it stays.
+    if !ours.lines().any(|line| line.rsplit(':').next().and_then(|path| path.strip_prefix('/')) == Some(NAME))
+    {
+        return;
+    }
     for root in roots().filter(|root| root.join(NAME).exists()) {
         let _ = std::fs::write(root.join("cgroup.procs"), "0");
         let _ = std::fs::remove_dir(root.join(NAME));

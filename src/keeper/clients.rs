@@ -220,7 +220,7 @@ impl Keeper {
         self.poll.add(&self.listener, (What::Listener, 0));
     }
 
-    fn client_left(&mut self, key: u32) {
+    pub(super) fn client_left(&mut self, key: u32) {
         let Some(client) = self.clients.0.remove(&key) else { return };
         self.poll.remove(&client.socket);
         drop(client.socket);

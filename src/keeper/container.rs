@@ -65,6 +65,11 @@ impl Container {
         self.state == State::Launching
     }
 
+    /// Something of it is on its way here that would be lost on somebody else.
+    pub(super) fn is_arriving(&self) -> bool {
+        self.is_launching() || self.console.is_some()
+    }
+
     pub(super) fn id(&self) -> &str {
         &self.record.order.id
     }
@@ -206,6 +211,16 @@ impl Keeper {
             source.drain(&mut self.desk, &mut container.log, &mut show);
         }
         container.log.finish();
+    }
+
+    /// Logs what would be lost with this process: beginnings of lines, and that there was no room for some.
+    pub(super) fn settle_logs(&mut self) {
+        for container in self.containers.values_mut() {
+            if let Some(source) = &mut container.stdout {
+                source.settle(&mut self.desk, &mut container.log);
+            }
+            container.log.finish();
+        }
     }
 
     fn write_exit(&mut self, key: u32) {

@@ -2,27 +2,26 @@
 //! file descriptors (FileDescriptorStoreMax= in systemd.service(5), sd_pid_notify_with_fds(3), sd_listen_fds(3)).
 //!
 //! With the lock in the store nobody else starts a keeper in between, and who asks for one waits at the socket. When the
-//! unit was to stop, systemd closes all of it.
+//! unit was to stop, systemd closes all of it. What was handed over is taken out of the store at once: a copy there would
+//! hold inputs open that are to end, and come back at the next start for another container.
+//!
+//! All names come in one variable of the environment, of 128 KiB at most: so they are short, and what can be opened again
+//! (FIFOs of output) is not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::container::complain;
+use super::container::{Container, complain};
 use super::heir::Held;
-use super::notify::{is_supervised, tell};
+use super::notify::{FIRST_HANDED_OVER, handed_over, is_supervised, tell};
 use super::poll::Keeper;
+use super::record::Place;
 use crate::sys::fd::inherit;
 
-/// The first descriptor that is handed over.
-const FIRST: i32 = 3;
-
-/// The longest name that systemd takes, in bytes.
-const LONGEST: usize = 255;
-
-/// How long systemd may take to receive all: then it will not any more.
+/// How long systemd may take to receive all; what it has not then, it receives later.
 const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 
 /// What an earlier keeper has left.
@@ -33,32 +32,75 @@ pub(super) struct Left {
     pub(super) held: BTreeMap<String, Held>,
 }
 
-/// Leaves all with systemd; whether there is one that was told. Whether it keeps anything shows only at the next start.
+/// What a descriptor in the store is. By its name: a letter, and for what is a container's the pid of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Listener,
+    Lock,
+    Process(i32),
+    Stdin(i32),
+    Terminal(i32),
+}
+
+impl Name {
+    fn to_text(self) -> String {
+        match self {
+            Self::Listener => "l".to_owned(),
+            Self::Lock => "k".to_owned(),
+            Self::Process(pid) => format!("p{pid}"),
+            Self::Stdin(pid) => format!("i{pid}"),
+            Self::Terminal(pid) => format!("t{pid}"),
+        }
+    }
+
+    fn pid(self) -> Option<i32> {
+        match self {
+            Self::Listener | Self::Lock => None,
+            Self::Process(pid) | Self::Stdin(pid) | Self::Terminal(pid) => Some(pid),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (letter, pid) = text.split_at_checked(1)?;
+        match (letter, pid.parse()) {
+            ("l", Err(_)) if pid.is_empty() => Some(Self::Listener),
+            ("k", Err(_)) if pid.is_empty() => Some(Self::Lock),
+            ("p", Ok(pid)) => Some(Self::Process(pid)),
+            ("i", Ok(pid)) => Some(Self::Stdin(pid)),
+            ("t", Ok(pid)) => Some(Self::Terminal(pid)),
+            _ => None,
+        }
+    }
+}
+
+/// Leaves with systemd all that cannot be opened again; whether there is one. What it has not received yet, it will: so the
+/// socket is not to be removed in any case.
 pub(super) fn leave(keeper: &Keeper) -> bool {
     if !is_supervised() {
         return false;
     }
-    let own = [("listener".to_owned(), &keeper.listener), ("lock".to_owned(), &keeper.lock)];
-    let containers = keeper.containers.values().filter(|container| container.process.is_some());
-    let of_containers = containers.flat_map(|container| {
-        let names = ["process", "stdin", "stdout", "stderr"];
-        let named = names.into_iter().zip(container.open());
-        named.filter_map(|(name, fd)| Some((format!("{name}.{}", container.id()), fd?)))
-    });
-    let all = own.into_iter().chain(of_containers);
-    let left = all.into_iter().try_for_each(|(name, fd)| put(&name, fd.as_fd())).and_then(|()| wait());
-    if let Err(error) = &left {
+    let own = [(Name::Listener, &keeper.listener), (Name::Lock, &keeper.lock)];
+    let all = own.into_iter().chain(keeper.containers.values().flat_map(of_container));
+    let left = all.into_iter().try_for_each(|(name, fd)| put(name, fd.as_fd())).and_then(|()| wait());
+    if let Err(error) = left {
         complain(&format!("leave descriptors with the supervisor: {error}"));
     }
-    left.is_ok()
+    true
 }
 
-fn put(name: &str, fd: BorrowedFd<'_>) -> std::io::Result<()> {
-    if name.len() > LONGEST {
-        return Ok(());
-    }
+fn of_container(container: &Container) -> impl Iterator<Item = (Name, &OwnedFd)> {
+    let pid = container.record.pid;
+    let process = container.process.as_ref().map(|fd| (Name::Process(pid), fd));
+    let input = match container.record.order.has_console {
+        true => container.input_end().map(|fd| (Name::Terminal(pid), fd)),
+        false => container.input_end().map(|fd| (Name::Stdin(pid), fd)),
+    };
+    process.into_iter().chain(input)
+}
+
+fn put(name: Name, fd: BorrowedFd<'_>) -> std::io::Result<()> {
     // Without FDPOLL=0 it drops a stream whose other end is closed, though there may be something left to read.
-    tell(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd])
+    tell(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={}", name.to_text()), &[fd])
 }
 
 /// Waits until all that was said so far is received: it does not count from a process that has ended.
@@ -73,41 +115,48 @@ fn wait() -> std::io::Result<()> {
 }
 
 /// What systemd hands over to this process. To be asked once, before anything else takes descriptors by number.
-pub(super) fn find() -> Left {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    if number("LISTEN_PID") != Some(std::process::id()) {
+pub(super) fn find(place: &Place) -> Left {
+    let count = handed_over();
+    if count == 0 {
         return Left::default();
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let count = number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or_default();
+    let fds: Vec<_> = (FIRST_HANDED_OVER..).take(count).map(|number| inherit(number).ok()).collect();
+    let ids = place.load().into_iter().map(|record| (record.pid, record.order.id)).collect();
     let mut left = Left::default();
-    for (number, name) in (FIRST..).zip(names.split(':')).take(count) {
-        if let Ok(fd) = inherit(number) {
-            left.take(name, fd);
+    for (name, fd) in names.split(':').zip(fds) {
+        if let (Some(name), Some(fd)) = (Name::parse(name), fd) {
+            left.take(name, fd, &ids);
         }
     }
+    clear(&names);
     left
 }
 
+/// Takes all that was handed over out of the store.
+fn clear(names: &str) {
+    let distinct: BTreeSet<_> = names.split(':').filter(|name| !name.is_empty()).collect();
+    for name in distinct {
+        if let Err(error) = tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
+            return complain(&format!("take descriptors out of the supervisor's store: {error}"));
+        }
+    }
+}
+
 impl Left {
-    /// What has a name that is not known here is closed.
-    fn take(&mut self, name: &str, fd: OwnedFd) {
-        let place = match name.split_once('.') {
-            None if name == "listener" => &mut self.listener,
-            None if name == "lock" => &mut self.lock,
-            Some((stream, id)) => {
-                let held = self.held.entry(id.to_owned()).or_default();
-                match stream {
-                    "process" => &mut held.process,
-                    "stdin" => &mut held.stdin,
-                    "stdout" => &mut held.stdout,
-                    "stderr" => &mut held.stderr,
-                    _ => return,
-                }
-            }
-            None => return,
+    /// What was stored last comes first. What belongs to no container is closed.
+    fn take(&mut self, name: Name, fd: OwnedFd, ids: &BTreeMap<i32, String>) {
+        let id = name.pid().and_then(|pid| ids.get(&pid));
+        let held = id.map(|id| self.held.entry(id.clone()).or_default());
+        let place = match (name, held) {
+            (Name::Listener, _) => &mut self.listener,
+            (Name::Lock, _) => &mut self.lock,
+            (Name::Process(_), Some(held)) => &mut held.process,
+            (Name::Stdin(_), Some(held)) => &mut held.stdin,
+            (Name::Terminal(_), Some(held)) => &mut held.stdout,
+            (Name::Process(_) | Name::Stdin(_) | Name::Terminal(_), None) => return,
         };
-        *place = Some(fd);
+        place.get_or_insert(fd);
     }
 }
 
@@ -116,17 +165,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_say_whose_and_what() {
-        let mut left = Left::default();
-        for name in ["lock", "stdin.a.b", "process.a.b", "stdout.c", "unknown", "other.a.b", "listener.d", ""]
+    fn names_are_read_back() {
+        for name in [Name::Listener, Name::Lock, Name::Process(1), Name::Stdin(4_194_304), Name::Terminal(77)]
         {
-            left.take(name, std::io::pipe().unwrap().0.into());
+            assert_eq!(Name::parse(&name.to_text()), Some(name));
         }
-        assert!(left.lock.is_some() && left.listener.is_none());
-        let has = |id: &str| {
-            left.held.get(id).map(|h| [&h.process, &h.stdin, &h.stdout, &h.stderr].map(Option::is_some))
-        };
-        assert_eq!(has("a.b"), Some([true, true, false, false]));
-        assert_eq!(has("c"), Some([false, false, true, false]));
+        for text in ["", "x1", "p", "l1", "stored", "pp", "\u{e9}1"] {
+            assert_eq!(Name::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_one_of_a_name_counts() {
+        use rustix::fs::fstat;
+        let mut left = Left::default();
+        let ids = BTreeMap::from([(7, "box".to_owned())]);
+        let [new, old, other] = [(); 3].map(|()| OwnedFd::from(std::io::pipe().unwrap().0));
+        let inode = |fd: &OwnedFd| fstat(fd).unwrap().st_ino;
+        let expected = inode(&new);
+        left.take(Name::Process(7), new, &ids);
+        left.take(Name::Process(7), old, &ids);
+        left.take(Name::Process(8), other, &ids);
+        assert_eq!(left.held.len(), 1);
+        assert_eq!(left.held["box"].process.as_ref().map(inode), Some(expected));
     }
 }

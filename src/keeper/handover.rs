@@ -20,6 +20,7 @@ use super::machine::State;
 use super::poll::{Keeper, Poll, What};
 use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
+use super::succession::begin_to_serve;
 use super::wire::{Exit, Stream};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
@@ -181,7 +182,11 @@ impl Keeper {
             number.as_ref(),
         ];
         let argv = words.iter().map(|word| string(word.as_bytes())).collect::<Result<Vec<_>>>()?;
-        let env = std::env::vars_os().map(|(k, v)| string(&[k.as_bytes(), b"=", v.as_bytes()].concat()));
+        // What systemd has handed over is of the first image.
+        let of_first = |name: &OsStr| name.as_bytes().starts_with(b"LISTEN_");
+        let env = std::env::vars_os()
+            .filter(|(name, _)| !of_first(name))
+            .map(|(k, v)| string(&[k.as_bytes(), b"=", v.as_bytes()].concat()));
         let envp = env.collect::<Result<Vec<_>>>()?;
         Ok((program, StringArray::new(argv), StringArray::new(envp)))
     }
@@ -220,11 +225,14 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         clients.take(key, inherit(socket)?, mode, lost, goodbye);
     }
     let children = handover.children.into_iter().map(|(key, fd)| Ok((key, inherit(fd)?)));
+    let lock = inherit(handover.lock)?;
+    // It went over with the process, except from an image that did not know of it.
+    begin_to_serve(&lock)?;
     let mut keeper = Keeper {
         poll: Poll::new()?,
         place: Place::new(run),
         listener: inherit(handover.listener)?,
-        lock: inherit(handover.lock)?,
+        lock,
         signals: sys::signal::capture_all()?,
         heir: heir.transpose()?,
         containers,
@@ -237,6 +245,7 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         upgrade: false,
         successor: None,
         end: None,
+        grace: None,
     };
     keeper.watch_all();
     Ok(keeper)

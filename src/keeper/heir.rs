@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
+use super::client::Client;
 use super::container::{Container, complain};
 use super::poll::{Keeper, What};
 use super::record::Place;
@@ -22,6 +23,8 @@ pub(super) struct Estate {
     pub(super) lock: OwnedFd,
     /// What the containers have open, by id.
     pub(super) held: BTreeMap<String, Held>,
+    /// Who is to end: it waits until this is closed.
+    pub(super) predecessor: Option<Client>,
 }
 
 /// The heir, from the keeper's side.
@@ -173,7 +176,9 @@ fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket
     }
     let own = |fd: &OwnedFd| fd.try_clone();
     match (own(listener), own(lock)) {
-        (Ok(listener), Ok(lock)) => super::start::serve(place, Estate { listener, lock, held }),
+        (Ok(listener), Ok(lock)) => {
+            super::start::serve(place, Estate { listener, lock, held, predecessor: None })
+        }
         _ => complain("take over: no descriptor is left"),
     }
     sys::process::exit_now(0)

@@ -42,7 +42,7 @@ mod stream;
 mod succession;
 mod wire;
 
-pub use notify::notify;
+pub use notify::{FIRST_HANDED_OVER, handed_over, notify};
 pub use pod_init::POD_INIT;
 pub use start::{RUN, USAGE, main};
 pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -94,10 +94,10 @@ impl Poll {
         let _ = epoll::delete(&self.0, fd);
     }
 
-    fn wait(&self, sleep: bool) -> Vec<(Token, EventFlags)> {
+    fn wait(&self, longest: Option<Duration>) -> Vec<(Token, EventFlags)> {
         let mut buffer = [MaybeUninit::uninit(); 32];
-        let now = Duration::ZERO.try_into().ok();
-        let (events, _) = match epoll::wait(&self.0, &mut buffer, if sleep { None } else { now.as_ref() }) {
+        let longest = longest.and_then(|time| time.try_into().ok());
+        let (events, _) = match epoll::wait(&self.0, &mut buffer, longest.as_ref()) {
             Ok(found) => found,
             Err(_) => return Vec::new(),
         };
@@ -138,7 +138,12 @@ pub(super) struct Keeper {
     /// This client is to be the keeper as soon as nothing is being launched.
     pub(super) successor: Option<u32>,
     pub(super) end: Option<End>,
+    /// What is on its way when the keeper is told to end may take until then.
+    pub(super) grace: Option<Instant>,
 }
+
+/// How long a launch may take when the keeper is told to end.
+const GRACE: Duration = Duration::from_secs(2);
 
 impl Keeper {
     /// Serves until there is a reason to end.
@@ -146,10 +151,12 @@ impl Keeper {
         // What only a start needs may go.
         crate::sys::memory::unmap_code();
         loop {
-            if let Some(end) = self.end {
+            if let Some(end) = self.may_end() {
                 return end;
             }
-            for (token, flags) in self.poll.wait(self.unfinished.is_empty()) {
+            let longest =
+                if self.unfinished.is_empty() { self.left_of_grace() } else { Some(Duration::ZERO) };
+            for (token, flags) in self.poll.wait(longest) {
                 self.handle(token, flags);
             }
             for token in std::mem::take(&mut self.unfinished) {
@@ -159,16 +166,26 @@ impl Keeper {
         }
     }
 
-    /// Does what has to wait until nothing is being launched: a launch goes over to nobody.
+    /// The reason to end, once nothing is on its way.
+    fn may_end(&self) -> Option<End> {
+        let in_vain = self.left_of_grace().is_none_or(|left| left.is_zero());
+        self.end.filter(|_| in_vain || !self.containers.values().any(Container::is_arriving))
+    }
+
+    fn left_of_grace(&self) -> Option<Duration> {
+        self.grace.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what has to wait until nothing is being launched: a launch goes over to nobody, and a terminal that has not
+    /// come yet only to the next image of this process.
     fn pass_on(&mut self) {
-        if !(self.upgrade || self.successor.is_some())
-            || self.containers.values().any(Container::is_launching)
-        {
-            return;
-        }
-        if let Some(client) = self.successor.take() {
-            self.give_way(client);
-        } else if std::mem::take(&mut self.upgrade) {
+        let any = |is: fn(&Container) -> bool| self.containers.values().any(is);
+        if self.successor.is_some() && !any(Container::is_arriving) {
+            if let Some(client) = self.successor.take() {
+                self.give_way(client);
+            }
+        } else if self.upgrade && !any(Container::is_launching) {
+            self.upgrade = false;
             self.hand_over();
         }
     }
@@ -231,7 +248,10 @@ impl Keeper {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
                 libc::SIGHUP => self.upgrade = true,
                 // The containers stay: a later keeper finds them by their records.
-                libc::SIGTERM | libc::SIGINT => self.end = Some(End::Told),
+                libc::SIGTERM | libc::SIGINT => {
+                    self.end = Some(End::Told);
+                    self.grace.get_or_insert(Instant::now() + GRACE);
+                }
                 _ => {}
             }
         }

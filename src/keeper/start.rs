@@ -23,6 +23,7 @@ use super::machine::State;
 use super::poll::{End, Keeper, Poll};
 use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
+use super::succession::{begin_to_serve, is_served};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
 
@@ -131,7 +132,7 @@ fn start(run: &Path, how: &How) -> Result<()> {
     make_directories(&place)?;
     Limits::raise(None);
     // Numbers of an earlier image are nothing that systemd has handed over.
-    let left = if how.resume.is_none() { fdstore::find() } else { Left::default() };
+    let left = if how.resume.is_none() { fdstore::find(&place) } else { Left::default() };
     let estate = match begin(&place, left) {
         Err(error) if error.kind() == Kind::Busy && how.replace => Client::connect(run)?.succeed()?,
         begun => begun?,
@@ -140,6 +141,11 @@ fn start(run: &Path, how: &How) -> Result<()> {
         serve(place, estate);
         return Ok(());
     }
+    daemonise(place, estate)
+}
+
+/// Serves in a process of its own, without this session.
+fn daemonise(place: Place, estate: Estate) -> Result<()> {
     let null = open("/dev/null", OFlags::RDWR)?;
     let complaints = open(place.complaints(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
     let daemon = || {
@@ -176,17 +182,25 @@ fn make_directories(place: &Place) -> Result<()> {
 /// What there is to begin with: what was left with systemd, and otherwise the lock and the socket.
 fn begin(place: &Place, left: Left) -> Result<Estate> {
     let lock = left.lock.map_or_else(|| take_lock(place), Ok)?;
-    let listener = left.listener.map_or_else(|| listen_at(place), Ok)?;
-    Ok(Estate { listener, lock, held: left.held })
+    // The heir of one that was killed has the lock of the store, too.
+    if is_served(&lock) {
+        return Err(busy(place));
+    }
+    // Of what use is a socket that nobody finds?
+    let found = left.listener.filter(|_| place.socket().exists());
+    let listener = found.map_or_else(|| listen_at(place), Ok)?;
+    Ok(Estate { listener, lock, held: left.held, predecessor: None })
+}
+
+fn busy(place: &Place) -> Error {
+    Error::new(Kind::Busy, format!("a keeper serves {} already", place.run().display()))
 }
 
 /// Held as long as the keeper or its heir lives, who share it.
 fn take_lock(place: &Place) -> Result<OwnedFd> {
     let lock = open(place.lock(), OFlags::RDWR | OFlags::CREATE)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN) => {
-            Err(Error::new(Kind::Busy, format!("a keeper serves {} already", place.run().display())))
-        }
+        Err(Errno::AGAIN) => Err(busy(place)),
         other => other.map(|()| lock).doing(|| format!("lock {}", place.lock().display())),
     }
 }
@@ -215,11 +229,15 @@ pub(super) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
 
 /// Serves with what is known from before: records on disk, and what an earlier keeper left.
 pub(super) fn serve(place: Place, estate: Estate) {
+    if let Err(errno) = begin_to_serve(&estate.lock) {
+        return complain(&format!("serve: another keeper does: {errno}"));
+    }
     match build(place, estate.listener, estate.lock) {
         Ok(mut keeper) => {
             keeper.adopt(estate.held);
             keeper.watch_all();
             keeper.make_heir();
+            drop(estate.predecessor);
             let end = keeper.run();
             keeper.end(end);
         }
@@ -245,6 +263,7 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
         upgrade: false,
         successor: None,
         end: None,
+        grace: None,
     })
 }
 
@@ -288,10 +307,19 @@ impl Keeper {
 
     /// Ends: the containers stay, and their records.
     pub(super) fn end(&mut self, why: End) {
-        let is_left = match why {
+        self.settle_logs();
+        let has_next = match why {
             End::Told => fdstore::leave(self),
             End::Succeeded => true,
         };
+        self.await_end_of_heir();
+        if !has_next {
+            let _ = std::fs::remove_file(self.place.socket());
+        }
+        super::cgroup::leave();
+    }
+
+    fn await_end_of_heir(&mut self) {
         if let Some(heir) = &self.heir {
             let pidfd = heir.pidfd.try_clone();
             self.dismiss_heir();
@@ -302,9 +330,5 @@ impl Keeper {
                 super::birth::reap_now(&pidfd);
             }
         }
-        if !is_left {
-            let _ = std::fs::remove_file(self.place.socket());
-        }
-        super::cgroup::leave();
     }
 }

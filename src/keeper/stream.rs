@@ -124,6 +124,17 @@ impl Source {
         self.turn(&mut Way { desk, log, show, last: true });
     }
 
+    /// Logs the beginning of a line that only this process has.
+    pub(super) fn settle(&mut self, desk: &mut Desk, log: &mut Log) {
+        let Kind::Terminal { tail } = &mut self.kind else { return };
+        if !tail.is_empty() {
+            desk.batch.begin();
+            desk.batch.push(self.stream, false, tail);
+            log.write(&mut desk.batch);
+            tail.clear();
+        }
+    }
+
     fn turn(&mut self, way: &mut Way<'_>) -> Look {
         way.desk.batch.begin();
         match &mut self.kind {

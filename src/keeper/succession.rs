@@ -1,7 +1,15 @@
 //! Giving way to a keeper that is to replace this one, such as systemd's unit when another started a keeper before it.
+//!
+//! Who serves holds the lock for its process alone (fcntl(2), F_SETLK): a copy of the descriptor, in an heir or in systemd's
+//! store, does not. It is let go before the last word to the successor, and tried again once that one has closed the
+//! connection, or is too slow: who has it then is the keeper, and the other one ends.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::client::Client;
@@ -11,21 +19,57 @@ use super::poll::{End, Keeper};
 use super::wire::{self, Reply, Request};
 use crate::error::{Error, Kind, Result};
 
-/// How long a successor may take for each word, in seconds: until then nobody reads what containers write.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a successor may take for each word, and then until it has an heir. Until then nobody reads what containers
+/// write.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often one that is about to serve tries the lock of one that is about to end, and how long it waits in between.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Takes the lock of who serves; it goes with the process.
+///
+/// # Errors
+/// `AGAIN` when another serves and goes on doing so.
+pub(super) fn begin_to_serve(lock: &OwnedFd) -> rustix::io::Result<()> {
+    for _ in 1..TRIES {
+        match try_to_serve(lock) {
+            Err(Errno::AGAIN | Errno::ACCESS) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    try_to_serve(lock)
+}
+
+fn try_to_serve(lock: &OwnedFd) -> rustix::io::Result<()> {
+    fcntl_lock(lock, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn stop_serving(lock: &OwnedFd) -> rustix::io::Result<()> {
+    fcntl_lock(lock, FlockOperation::NonBlockingUnlock)
+}
+
+/// Whether another process serves.
+pub(super) fn is_served(lock: &OwnedFd) -> bool {
+    try_to_serve(lock).and_then(|()| stop_serving(lock)).is_err()
+}
 
 impl Keeper {
     /// Leaves everything to a client, and ends. A client that does not take it changes nothing.
     pub(super) fn give_way(&mut self, client: u32) {
-        match self.pass_all(client) {
-            Ok(()) => self.end = Some(End::Succeeded),
-            Err(errno) => complain(&format!("give way to another keeper: {errno}")),
+        self.settle_logs();
+        let passed = self.pass_all(client);
+        match (try_to_serve(&self.lock), passed) {
+            (Err(_), _) => self.end = Some(End::Succeeded),
+            (Ok(()), Err(errno)) => complain(&format!("give way to another keeper: {errno}")),
+            (Ok(()), Ok(())) => complain("give way to another keeper: it did not take over"),
         }
+        self.client_left(client);
     }
 
     fn pass_all(&self, client: u32) -> rustix::io::Result<()> {
         // It is gone already: there is nobody to give way to.
-        let socket = &self.clients.0.get(&client).ok_or(rustix::io::Errno::PIPE)?.socket;
+        let socket = &self.clients.0.get(&client).ok_or(Errno::PIPE)?.socket;
         rustix::io::ioctl_fionbio(socket, false)?;
         set_socket_timeout(socket, Timeout::Send, Some(PATIENCE))?;
         wire::send(socket, &Reply::Yours, &[self.listener.as_fd(), self.lock.as_fd()])?;
@@ -33,12 +77,15 @@ impl Keeper {
             let (word, fds) = container.will();
             wire::send(socket, &word, &fds)?;
         }
-        wire::send(socket, &Word::End, &[])
+        stop_serving(&self.lock)?;
+        wire::send(socket, &Word::End, &[])?;
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&patience)).map(drop)
     }
 }
 
 impl Client {
-    /// Takes over all that the keeper has; it ends.
+    /// Takes over all that the keeper has; it ends once this connection is closed.
     ///
     /// # Errors
     /// The keeper cannot be asked, or ended before everything had come.
@@ -48,7 +95,7 @@ impl Client {
         let Some([listener, lock]) = both else { return Err(super::client::unexpected()) };
         let (ending, held) = read_will(&self, || {});
         match ending {
-            Ending::Said => Ok(Estate { listener, lock, held }),
+            Ending::Said => Ok(Estate { listener, lock, held, predecessor: Some(self) }),
             Ending::Gone => {
                 Err(Error::new(Kind::Unreachable, "the keeper ended before it had left all it has"))
             }

@@ -1,12 +1,10 @@
-//! What systemd is told, and what it hands over: sd_notify(3) and sd_listen_fds(3), without its library.
+//! What systemd is told of the daemon, and the socket that it hands over.
 
 use std::os::unix::net::UnixListener;
 
 use crate::error::{Doing, Error, Result};
+use crate::keeper::{FIRST_HANDED_OVER, handed_over};
 use crate::sys::fd;
-
-/// The first descriptor that is handed over.
-const FIRST: i32 = 3;
 
 /// Tells whoever supervises this process, if anybody does, for example `READY=1`. That it is not heard is no failure.
 pub(super) fn notify(state: &str) {
@@ -27,20 +25,17 @@ pub(super) fn notify_reloading() {
 /// # Errors
 /// `Invalid` when it is not one listening unix socket.
 pub(super) fn inherited_socket() -> Result<Option<UnixListener>> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    if number("LISTEN_PID") != Some(std::process::id()) {
-        return Ok(None);
-    }
-    match number("LISTEN_FDS") {
-        None | Some(0) => return Ok(None),
-        Some(1) => {}
-        Some(count) => {
+    match handed_over() {
+        0 => return Ok(None),
+        1 => {}
+        count => {
             return Err(Error::invalid(format!(
                 "{count} sockets were handed over (LISTEN_FDS); one is needed"
             )));
         }
     }
-    let socket = fd::inherit(FIRST).doing(|| "take the socket that was handed over (LISTEN_FDS)")?;
+    let socket =
+        fd::inherit(FIRST_HANDED_OVER).doing(|| "take the socket that was handed over (LISTEN_FDS)")?;
     let is_listening = rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false);
     let is_unix = rustix::net::sockopt::socket_domain(&socket) == Ok(rustix::net::AddressFamily::UNIX);
     let is_stream = rustix::net::sockopt::socket_type(&socket) == Ok(rustix::net::SocketType::STREAM);

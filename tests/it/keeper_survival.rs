@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use coracle::keeper::Frame;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
@@ -68,10 +69,10 @@ fn clients_do_not_notice_an_upgrade() {
     let heir = kept.keeper().1;
     kept.signal_keeper(Signal::HUP);
     wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
-    attached.send(&coracle::keeper::Frame::Input(b"well\n")).unwrap();
+    attached.send(&Frame::Input(b"well\n")).unwrap();
     assert_eq!(waiting.told().unwrap().code, 6);
     let mut shown = Vec::new();
-    while let Some(coracle::keeper::Frame::Output(_, data)) = attached.receive().unwrap() {
+    while let Some(Frame::Output(_, data)) = attached.receive().unwrap() {
         shown.extend_from_slice(data);
     }
     assert!(String::from_utf8_lossy(&shown).ends_with("ended well\n"), "{shown:?}");
@@ -119,7 +120,7 @@ fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
     let id = kept.sandbox.id("cat");
     assert_eq!(kept.sandbox.status("cat").as_deref(), Some("running"));
     let attached = kept.client().attach(&id, true).unwrap();
-    attached.send(&coracle::keeper::Frame::Input(b"still here\n")).unwrap();
+    attached.send(&Frame::Input(b"still here\n")).unwrap();
     kept.wait_for_log("cat", "still here");
     kept.client().close_stdin(&id).unwrap();
     let ended = kept.wait("cat");
@@ -220,12 +221,56 @@ fn a_keeper_that_replaces_another_gets_all_that_one_had() {
         });
     }
     let attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
-    attached.send(&coracle::keeper::Frame::Input(b"it\n")).unwrap();
+    attached.send(&Frame::Input(b"it\n")).unwrap();
     // None of these keepers was its parent.
     assert!(kept.wait("terminal") == 3 || !kernel_tells_ends(), "its terminal was hung up");
     assert!(kept.logs("terminal").contains("got it"));
     assert!(kept.wait("box") == 5 || !kernel_tells_ends());
     assert_numbers(&kept.logs("box"), LINES);
+}
+
+#[test]
+fn the_beginning_of_a_terminals_line_is_logged_before_another_keeper_takes_over() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("terminal", &["-t"], "read x; printf 'name: '; read x; exit 3");
+    let mut attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
+    attached.send(&Frame::Input(b"\n")).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"name: ") {
+        match attached.receive().unwrap() {
+            Some(Frame::Output(_, data)) => seen.extend_from_slice(data),
+            other => panic!("{other:?} after {:?}", String::from_utf8_lossy(&seen)),
+        }
+    }
+    let again = || {
+        Run::new(env!("CARGO_BIN_EXE_coracle-keeper")).arg("--replace").arg("--run").arg(kept.run_dir()).go()
+    };
+    again().ok();
+    kept.wait_for_log("terminal", "name: ");
+    let attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
+    attached.send(&Frame::Input(b"\n")).unwrap();
+    assert!(kept.wait("terminal") == 3 || !kernel_tells_ends());
+}
+
+#[test]
+fn a_keeper_whose_successor_fails_goes_on() {
+    needs!(root, busybox, launch_verb, strace);
+    let kept = Kept::new();
+    kept.launch("terminal", &["-t"], "echo ready; read x; echo got $x; exit 3");
+    kept.wait_for_log("terminal", "ready");
+    let before = kept.keeper();
+    let successor = Run::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=epoll_create1"])
+        .args(["-e", "inject=epoll_create1:error=EMFILE", env!("CARGO_BIN_EXE_coracle-keeper"), "--replace"])
+        .arg("--run")
+        .arg(kept.run_dir());
+    successor.go().ok();
+    assert_eq!(kept.keeper(), before);
+    let attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
+    attached.send(&Frame::Input(b"it\n")).unwrap();
+    assert_eq!(kept.wait("terminal"), 3, "its terminal was hung up");
+    assert!(kept.logs("terminal").contains("got it"));
 }
 
 #[test]
