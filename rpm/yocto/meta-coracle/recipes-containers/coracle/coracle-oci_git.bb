@@ -13,6 +13,6 @@ ALTERNATIVE_LINK_NAME[runc] = "${bindir}/runc"
 ALTERNATIVE_TARGET[runc] = "${bindir}/coracle"
 ALTERNATIVE_PRIORITY = "20"
 
-RRECOMMENDS:${PN} = "kernel-module-overlay"
+RRECOMMENDS:${PN}:class-target = "kernel-module-overlay"
 RPROVIDES:${PN} = "virtual-runc"
 RCONFLICTS:${PN} = "coracle runc-opencontainers runc-docker"

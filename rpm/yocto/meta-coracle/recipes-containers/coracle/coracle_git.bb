@@ -12,18 +12,19 @@ FILES:${PN} += "${nonarch_libdir}/modules-load.d ${nonarch_libdir}/sysctl.d ${no
 CONFFILES:${PN} = "${sysconfdir}/coracle/config.toml \
                    ${@bb.utils.contains('DISTRO_FEATURES', 'apparmor', '${sysconfdir}/apparmor.d/coracle-default', '', d)}"
 
-# What the kernel has built in has no package: hence no dependencies. cni, the network plugins, is meta-virtualization's.
-RRECOMMENDS:${PN} = "${@bb.utils.contains('BBFILE_COLLECTIONS', 'virtualization-layer', 'cni', '', d)} \
-                     iptables \
-                     kernel-module-br-netfilter \
-                     kernel-module-bridge \
-                     kernel-module-overlay \
-                     kernel-module-veth \
-                     kernel-module-xt-addrtype \
-                     kernel-module-xt-comment \
-                     kernel-module-xt-conntrack \
-                     kernel-module-xt-mark \
-                     kernel-module-xt-masquerade"
+# What the kernel has built in has no package: hence no dependencies. cni, the network plugins, is meta-virtualization's; where
+# there is no such recipe, bitbake would refuse to go on.
+RRECOMMENDS:${PN}:class-target = "${@bb.utils.contains('BBFILE_COLLECTIONS', 'virtualization-layer', 'cni', '', d)} \
+                                  iptables \
+                                  kernel-module-br-netfilter \
+                                  kernel-module-bridge \
+                                  kernel-module-overlay \
+                                  kernel-module-veth \
+                                  kernel-module-xt-addrtype \
+                                  kernel-module-xt-comment \
+                                  kernel-module-xt-conntrack \
+                                  kernel-module-xt-mark \
+                                  kernel-module-xt-masquerade"
 RPROVIDES:${PN} = "coracle-oci"
 RCONFLICTS:${PN} = "coracle-oci"
 RREPLACES:${PN} = "coracle-oci"
