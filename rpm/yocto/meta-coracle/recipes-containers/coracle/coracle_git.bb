@@ -9,11 +9,10 @@ DEPENDS += "zstd"
 SYSTEMD_SERVICE:${PN} = "coracle-keeper.service coracle.socket coracle.service"
 
 FILES:${PN} += "${nonarch_libdir}/modules-load.d ${nonarch_libdir}/sysctl.d ${nonarch_libdir}/tmpfiles.d"
-CONFFILES:${PN} = "${sysconfdir}/coracle/config.toml \
-                   ${@bb.utils.contains('DISTRO_FEATURES', 'apparmor', '${sysconfdir}/apparmor.d/coracle-default', '', d)}"
+CONFFILES:${PN} = "${sysconfdir}/apparmor.d/coracle-default ${sysconfdir}/coracle/config.toml"
 
-# What the kernel has built in has no package: hence no dependencies. cni, the network plugins, is meta-virtualization's; where
-# there is no such recipe, bitbake would refuse to go on.
+# What the kernel has built in has no package: hence no dependencies. cni, the network plugins, is of meta-virtualization;
+# bitbake refuses to recommend what no recipe makes.
 RRECOMMENDS:${PN}:class-target = "${@bb.utils.contains('BBFILE_COLLECTIONS', 'virtualization-layer', 'cni', '', d)} \
                                   iptables \
                                   kernel-module-br-netfilter \
