@@ -122,7 +122,7 @@ pub(super) fn find(place: &Place) -> Left {
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let fds: Vec<_> = (FIRST_HANDED_OVER..).take(count).map(|number| inherit(number).ok()).collect();
-    let ids = place.load().into_iter().map(|record| (record.pid, record.order.id)).collect();
+    let ids = place.peek().map(|record| (record.pid, record.order.id)).collect();
     let mut left = Left::default();
     for (name, fd) in names.split(':').zip(fds) {
         if let (Some(name), Some(fd)) = (Name::parse(name), fd) {

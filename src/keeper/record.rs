@@ -81,16 +81,24 @@ impl Place {
 
     /// The records of all containers; directories without one, of launches that came to nothing, are removed.
     pub(super) fn load(&self) -> Vec<Record> {
-        let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
-        let mut found = Vec::new();
-        for directory in entries.map(|entry| entry.path()) {
-            let bytes = std::fs::read(directory.join("record")).unwrap_or_default();
-            match postcard::from_bytes::<Record>(&bytes) {
-                Ok(record) => found.push(record),
-                Err(_) => drop(std::fs::remove_dir_all(&directory)),
-            }
+        let (found, empty): (Vec<_>, Vec<_>) = self.directories().partition(|(_, record)| record.is_some());
+        for (directory, _) in empty {
+            let _ = std::fs::remove_dir_all(directory);
         }
-        found
+        found.into_iter().filter_map(|(_, record)| record).collect()
+    }
+
+    /// The records that there are, while perhaps another keeper serves.
+    pub(super) fn peek(&self) -> impl Iterator<Item = Record> {
+        self.directories().filter_map(|(_, record)| record)
+    }
+
+    fn directories(&self) -> impl Iterator<Item = (PathBuf, Option<Record>)> {
+        let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).map(|directory| {
+            let bytes = std::fs::read(directory.join("record")).unwrap_or_default();
+            (directory, postcard::from_bytes(&bytes).ok())
+        })
     }
 }
 
