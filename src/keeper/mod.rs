@@ -1,4 +1,5 @@
-//! The keeper: the one parent of a node's containers. A single thread in a poll loop; it blocks nowhere and has no timer.
+//! The keeper: the one parent of a node's containers. A single thread in a poll loop; until it ends or gives way to another,
+//! it blocks nowhere and has no timer.
 //!
 //! ```text
 //! client (serve, launch -d) --SOCK_SEQPACKET: plan + descriptors--> keeper --clone--> launcher --CLONE_PARENT--> init

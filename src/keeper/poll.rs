@@ -1,5 +1,5 @@
-//! The one loop: what the kernel has to say, one thing after the other. It sleeps until there is something; there is no
-//! timer.
+//! The one loop: what the kernel has to say, one thing after the other. It sleeps until there is something; the only
+//! timer is how long a launch may put off an end.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
