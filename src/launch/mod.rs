@@ -14,8 +14,11 @@
 pub mod apply;
 mod cgroup_mount;
 mod check;
+pub mod deadline;
 mod describe;
 mod devices;
+#[cfg(test)]
+mod exposure;
 pub mod hooks;
 mod init;
 mod listener;
@@ -26,6 +29,7 @@ mod portable;
 pub mod prepare;
 pub mod proc_stat;
 mod process;
+mod procfs;
 pub mod request;
 pub mod self_protect;
 pub mod steps;
