@@ -51,7 +51,7 @@ pub enum Open {
     },
     /// A directory of the host.
     Directory(#[serde(skip)] PathBuf),
-    /// The root filesystem, mounted and attached nowhere yet.
+    /// The root filesystem: mounted and attached nowhere yet, or for a further process the root directory of the first.
     Root,
     /// The socket that receives the terminal.
     Console,
@@ -174,6 +174,10 @@ impl Plan {
         process::push_session(request.options, request.id.as_str(), &mut steps)?;
         if private != 0 {
             steps.push(Step::JoinProcess { slot: target, kinds: private });
+        }
+        if private & libc::CLONE_NEWNS == 0 {
+            // There is no mount namespace whose root would become ours.
+            steps.push(Step::Chroot(opens.push(Open::Root)));
         }
         if namespaces.has_user() {
             steps.push(Step::BecomeNamespaceRoot { set_groups: true });

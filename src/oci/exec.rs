@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::lifecycle::{Event, Status};
@@ -174,11 +175,28 @@ impl Added<'_> {
             options,
         };
         let plan = Plan::for_exec(&request)?;
-        let given = Given { root: None, console, start_socket: None, process: Some(target(self.state)?) };
+        let process = target(self.state)?;
+        let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
+        let given = Given { root, console, start_socket: None, process: Some(process) };
         let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
         launched.follow(|| Ok(()))?;
         launched.let_go()
     }
+}
+
+fn has_mount_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+}
+
+/// The root directory of the container's first process.
+fn root_of(state: &ContainerState) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/root", state.init_process_pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {path}"))?;
+    // It was that process's if the process is still the same.
+    target(state)?;
+    Ok(root)
 }
 
 /// A pidfd of the container's first process, made sure of by its start time.
