@@ -12,10 +12,11 @@ use rustix::process::{
 };
 
 use super::deadline::Deadline;
-use super::plan::{Open, Plan};
+use super::opens::Open;
+use super::plan::Plan;
 use super::prepare::{self, Given};
-use super::wire::{self, Failure, Op, Permission, Word};
-use super::{init, listener};
+use super::wire::{self, Failure, Permission, Word};
+use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
@@ -355,7 +356,7 @@ impl Launched<'_> {
 
     fn explain(&self, failure: Failure) -> Error {
         let step = self.plan.steps.get(usize::try_from(failure.step).unwrap_or(usize::MAX));
-        explain(self.plan, step, failure)
+        explain::explain(self.plan, step, failure)
     }
 
     /// The process is on its own now; its pidfd is the caller's.
@@ -376,59 +377,5 @@ impl Drop for Launched<'_> {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options);
         }
-    }
-}
-
-/// The operation, with what it was at.
-fn call(step: Option<&super::steps::Step>, failure: Failure) -> String {
-    use super::steps::{Source, Step};
-    let parameter = match (step, failure.op) {
-        (Some(Step::Mount(mount)), Op::FsConfig | Op::FsCreate) => match &mount.source {
-            Source::Filesystem { parameters, .. } => parameters
-                .get(usize::try_from(failure.detail).unwrap_or(usize::MAX))
-                .filter(|_| failure.op == Op::FsConfig),
-            _ => None,
-        },
-        _ => None,
-    };
-    match parameter {
-        Some((key, Some(value))) => {
-            format!("{}({}={})", failure.op, key.to_string_lossy(), value.to_string_lossy())
-        }
-        Some((key, None)) => format!("{}({})", failure.op, key.to_string_lossy()),
-        None => failure.op.to_string(),
-    }
-}
-
-/// A failure inside, as an error: the step, the operation and errno, and a hint for the commonest.
-fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> Error {
-    use super::steps::Step;
-    let cause = sys::Error::new(call(step, failure), failure.errno);
-    let kind = crate::error::Cause::kind(&cause);
-    let program =
-        plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let doing = match step {
-        Some(Step::FindProgram | Step::Execute) => format!("execute {program:?}"),
-        Some(step) => step.to_string(),
-        None => "set up the container".to_owned(),
-    };
-    let error = Error::new(kind, doing).because(cause);
-    match (failure.op, failure.errno) {
-        (Op::Access | Op::Execve, Errno::NOENT) => {
-            error.hint("executable file not found: check process.args and PATH in process.env")
-        }
-        (Op::Access | Op::Execve, Errno::ACCESS) => error.hint("the file is not executable for this user"),
-        (Op::Execve, Errno::NOEXEC) => {
-            error.hint("exec format error: is the program for this CPU, or a script without #!?")
-        }
-        (Op::Chdir, Errno::NOENT) => error.hint("the working directory does not exist inside the container"),
-        (Op::FsOpen, Errno::NODEV) => error.hint("this kernel does not know the filesystem type"),
-        (Op::FsConfig | Op::FsCreate, Errno::INVAL) => {
-            error.hint("the filesystem refuses one of its options")
-        }
-        (Op::SetAttr, Errno::NOSYS) => error.hint("recursive mount attributes need Linux 5.12"),
-        (Op::Rlimit, Errno::PERM) => error.hint("raising a hard limit needs CAP_SYS_RESOURCE"),
-        (Op::OpenTree, Errno::NOENT) => error.hint("the source of the mount does not exist on the host"),
-        _ => error,
     }
 }

@@ -17,6 +17,7 @@ mod check;
 pub mod deadline;
 mod describe;
 mod devices;
+mod explain;
 #[cfg(test)]
 mod exposure;
 pub mod hooks;
@@ -24,6 +25,7 @@ mod init;
 mod listener;
 mod mounts;
 pub mod namespaces;
+mod opens;
 pub mod plan;
 mod portable;
 pub mod prepare;

@@ -11,7 +11,7 @@
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Open, Opens};
+use super::opens::{Open, Opens};
 use super::steps::Step;
 use crate::error::{Error, Kind, Result};
 

@@ -7,7 +7,6 @@
 //! libcontainer serves where its part is right and off the hot path (`toolbox`). Its mount parser, rootfs, hooks, id mapper and console are not
 //! used: they work with paths as strings, allocate after the clone, or want its own `State`; see each module's head.
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,8 @@ use oci_spec::runtime::{Linux, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::{MountContext, mount_step, propagation};
-use super::namespaces::{self, IdMaps, Namespaces};
+use super::namespaces::{self, Namespaces};
+use super::opens::{Open, Opens};
 use super::request::{ExecRequest, InitRequest};
 use super::steps::{Below, MountStep, Program, Slot, Source, Step};
 use super::text::{below, cpath, cstring};
@@ -24,63 +24,6 @@ use crate::error::{Error, Result};
 
 /// How long a hook without a timeout may take inside, where something may stop it.
 const UNLIMITED_HOOK: Duration = Duration::from_secs(600);
-
-/// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Open {
-    /// A namespace file.
-    Namespace {
-        /// Where.
-        #[serde(skip)]
-        path: PathBuf,
-        /// Its `CLONE_NEW*`, checked when it is opened.
-        kind: i32,
-    },
-    /// A detached copy of a host tree.
-    Tree {
-        /// Where.
-        #[serde(skip)]
-        path: PathBuf,
-        /// With the mounts below it.
-        recursive: bool,
-        /// `MS_*` for the copy, so that it does not spread to the host.
-        propagation: u64,
-        /// Id maps, with whether they hold for all mounts below too.
-        #[serde(skip)]
-        idmap: Option<(IdMaps, bool)>,
-    },
-    /// A directory of the host.
-    Directory(#[serde(skip)] PathBuf),
-    /// The root filesystem: mounted and attached nowhere yet, or for a further process the root directory of the first.
-    Root,
-    /// The socket that receives the terminal.
-    Console,
-    /// The listening socket on which `start` arrives.
-    StartSocket,
-    /// The pidfd of the process whose namespaces are joined.
-    Process,
-    /// A file that holds the container's state for hooks that the child runs.
-    HookState,
-    /// A procfs of the PID namespace in another slot, attached nowhere.
-    Proc {
-        /// The slot.
-        namespace: Slot,
-        /// For fsconfig(2), in order.
-        parameters: Vec<(CString, Option<CString>)>,
-    },
-}
-
-/// The list of what is opened; its positions are the [`Slot`]s.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Opens(pub Vec<Open>);
-
-impl Opens {
-    /// Adds one and says where it will be.
-    pub fn push(&mut self, open: Open) -> Slot {
-        self.0.push(open);
-        Slot(self.0.len() - 1)
-    }
-}
 
 /// What a launch will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,8 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::namespaces::IdMaps;
-use super::plan::{Open, Plan};
+use super::opens::Open;
+use super::plan::Plan;
 use super::procfs;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;

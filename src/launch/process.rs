@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use rustix::process::Resource;
 
 use super::hooks;
-use super::plan::{Open, Opens};
+use super::opens::{Open, Opens};
 use super::request::Options;
 use super::steps::{CapabilityMasks, Filter, Identity, Program, Step};
 use super::text::{cpath, cstring};

@@ -13,7 +13,7 @@ use super::portable;
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{SchedAttr, StringArray};
 
-/// The number of a descriptor in the plan's list of things the parent opens; see [`super::plan::Open`].
+/// The number of a descriptor in the plan's list of things the parent opens; see [`super::opens::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot(pub usize);
 

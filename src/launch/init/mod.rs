@@ -22,7 +22,8 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::namespaces::CLONE_NEWTIME;
-use super::plan::{Open, Plan};
+use super::opens::Open;
+use super::plan::Plan;
 use super::steps::{Slot, Step};
 use super::wire::{self, Failure, Op, Permission, Word};
 use crate::sys;
