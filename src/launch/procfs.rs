@@ -62,8 +62,10 @@ fn by_child(namespace: BorrowedFd<'_>, parameters: &Parameters) -> std::result::
     let child = || enter_and_make(namespace, parameters, theirs.as_fd(), &keep);
     let child = sys::process::spawn(0, None, child)?;
     drop(theirs);
-    let made = wire::receive_fd(ours.as_fd(), &Deadline::after(SET_UP_LIMIT));
-    // It has ended by itself, or somebody inside has stopped it.
+    let deadline = Deadline::after(SET_UP_LIMIT);
+    let made = wire::receive_fd(ours.as_fd(), &deadline);
+    // It ends by itself once nothing of it is left inside, unless somebody there has stopped its child.
+    let _ = deadline.wait_readable(child.pidfd.as_fd());
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
     let _ = waitpid(rustix::process::Pid::from_raw(child.pid), WaitOptions::empty());
     made
@@ -76,13 +78,15 @@ fn enter_and_make(
     to: BorrowedFd<'_>,
     keep: &[i32],
 ) -> Infallible {
+    let kill = || rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let inside = || -> Infallible {
-        if let Ok(tree) = make(None, parameters) {
+        if kill().is_ok()
+            && let Ok(tree) = make(None, parameters)
+        {
             let _ = wire::send_fd(to, b"proc", tree.as_fd());
         }
         sys::process::exit_now(0)
     };
-    let kill = || rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let made = || -> std::result::Result<(), Errno> {
         kill()?;
         sys::process::close_all_but(3, keep)?;
