@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error", "id"],
-    &["digest", "log"],
+    &["digest", "linux", "log"],
     &["cgroup", "seccomp", "record"],
     &["launch", "store"],
     &["oci", "image", "net", "keeper"],
@@ -330,7 +330,7 @@ fn broken_layers(path: &str, code: &str) -> Vec<String> {
 
 fn may_use(user: &str, used: &str) -> bool {
     if user == "keeper" {
-        return ["launch", "error", "id", "sys"].contains(&used);
+        return ["launch", "linux", "error", "id", "sys"].contains(&used);
     }
     let lower = matches!((layer_of(user), layer_of(used)), (Some(high), Some(low)) if low < high);
     lower || SIBLINGS.contains(&(user, used))

@@ -1,0 +1,4 @@
+//! Typed facts of the kernel that stand above system calls.
+
+pub mod id_map;
+pub mod ids;
