@@ -38,7 +38,8 @@ pub fn check(field: &str, maps: &[LinuxIdMapping]) -> Result<()> {
 
 fn overlaps(one: &LinuxIdMapping, other: &LinuxIdMapping) -> bool {
     let meets = |a: u32, b: u32| {
-        u64::from(a) < u64::from(b) + u64::from(other.size()) && u64::from(b) < u64::from(a) + u64::from(one.size())
+        u64::from(a) < u64::from(b) + u64::from(other.size())
+            && u64::from(b) < u64::from(a) + u64::from(one.size())
     };
     meets(one.container_id(), other.container_id()) || meets(one.host_id(), other.host_id())
 }

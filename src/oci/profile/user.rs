@@ -128,7 +128,8 @@ impl Databases {
             }
             if groups.len() == ids::MOST_GROUPS {
                 let most = ids::MOST_GROUPS;
-                let what = format!("the user {name:?} has more than {most} groups in the container's /etc/group");
+                let what =
+                    format!("the user {name:?} has more than {most} groups in the container's /etc/group");
                 return Err(Error::invalid(what));
             }
             groups.push(gid);
@@ -273,9 +274,10 @@ mod tests {
     #[test]
     fn ids_out_of_range_are_refused_wherever_they_stand() {
         let databases = Databases {
-            passwd: "top:x:4294967295:0::/:\nbig:x:4294967296:0::/:\ngrp:x:5:4294967295::/:\nneg:x:-1:0::/:\n\
+            passwd:
+                "top:x:4294967295:0::/:\nbig:x:4294967296:0::/:\ngrp:x:5:4294967295::/:\nneg:x:-1:0::/:\n\
                 plus:x:+5:0::/:\nshort:x\nempty:x:::::\nhex:x:0x10:0::/:\n+5:x:5:5::/:\n"
-                .into(),
+                    .into(),
             group: "top:x:4294967295:web\nshort\nneg:x:-1:\nempty:x::web\n".into(),
         };
         for bad in ["top", "big", "grp", "neg", "plus", "short", "empty", "hex", "4294967295", "4294967296"] {
