@@ -95,7 +95,9 @@ fn user(process: &Process) -> Result<()> {
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     if groups.len() > ids::MOST_GROUPS {
         let (has, most) = (groups.len(), ids::MOST_GROUPS);
-        return Err(Error::invalid(format!("process.user.additionalGids has {has} groups, more than {most}")));
+        return Err(Error::invalid(format!(
+            "process.user.additionalGids has {has} groups, more than {most}"
+        )));
     }
     groups.iter().try_for_each(|group| ids::check("process.user.additionalGids", *group))
 }

@@ -2,3 +2,4 @@
 
 pub mod id_map;
 pub mod ids;
+pub mod private;

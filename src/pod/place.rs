@@ -14,6 +14,7 @@ use super::{Pods, cdi, files};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::linux::ids::{self, Account, UserSpec};
+use crate::linux::private;
 use crate::oci::profile::user::{Databases, complete_home};
 use crate::oci::profile::{self, devices, security};
 use crate::store::ImageRecord;
@@ -95,7 +96,7 @@ impl Pods {
     ) -> Result<std::os::fd::OwnedFd> {
         use crate::error::Doing;
         if self.settings.layers_in_memory {
-            std::fs::create_dir_all(layer).doing(|| format!("make {}", layer.display()))?;
+            private::make_dirs(layer, private::DIR).doing(|| format!("make {}", layer.display()))?;
         }
         // Of an earlier daemon's preparation, which nobody has written to: the kernel takes a volatile one only once.
         for name in ["upper", "work"] {

@@ -161,10 +161,10 @@ mod the_checks_themselves {
     }
 }
 
-struct Source {
-    path: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
     lines: usize,
-    code: String,
+    pub(crate) code: String,
 }
 
 fn here(path: &str) -> PathBuf {
@@ -172,7 +172,7 @@ fn here(path: &str) -> PathBuf {
 }
 
 /// Every Rust file below a folder of the repository, without comments, strings and test code.
-fn sources(folder: &str) -> Vec<Source> {
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     let mut files = Vec::new();
     let mut folders = vec![here(folder)];
     while let Some(dir) = folders.pop() {

@@ -38,6 +38,7 @@ mod layer_oracle;
 mod layer_semantics;
 mod layer_tar;
 mod layering;
+mod modes;
 mod net;
 mod oci_broken;
 mod oci_cgroups;
