@@ -196,3 +196,85 @@ fn the_programs_are_small() {
         assert!(!OPTIMISED || size <= most, "{program}: {size} bytes, allowed are {most}");
     }
 }
+
+/// What may stay of a flood when it is over, in KiB.
+const FLOOD_KIB: u64 = if OPTIMISED { 2_048 } else { 6_000 };
+
+/// What a flood may take while it lasts, in KiB: the largest messages that are taken at a time, and their decoded form.
+const IN_FLOOD_KIB: u64 = 96 << 10;
+
+/// What an HTTP/2 client begins with: the preface and empty settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[test]
+fn a_daemon_gives_back_what_a_flood_took() {
+    needs!(root, busybox);
+    let serve = Serve::new();
+    let pid = serve.pid();
+    // One round of each, so that what the first call of all allocates is there.
+    serve.run(serve.runtime().status(StatusRequest::default())).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(9));
+    let idle = pss(pid);
+    let back = |what: &str| {
+        wait_until(&format!("the memory of {what} to come back to {idle} KiB"), || {
+            (pss(pid) <= idle + FLOOD_KIB).then_some(())
+        });
+    };
+
+    let connect = || std::os::unix::net::UnixStream::connect(serve.socket());
+    let (mut connections, mut peak) = (Vec::new(), 0);
+    for number in 0..2000 {
+        let mut stream = connect().unwrap();
+        let _ = std::io::Write::write_all(&mut stream, HELLO);
+        connections.push(stream);
+        if number % 100 == 0 {
+            peak = peak.max(pss(pid));
+        }
+    }
+    peak = peak.max(pss(pid));
+    assert!(peak <= idle + (32 << 10), "2000 connections took {} KiB", peak - idle);
+    drop(connections);
+    back("2000 connections");
+
+    let mut large = pod_on_host("large");
+    large.annotations.insert("large".into(), "x".repeat(15 << 20));
+    // Without a name it is refused once it was read.
+    large.metadata = None;
+    let request =
+        || coracle_cri::v1::RunPodSandboxRequest { config: Some(large.clone()), ..Default::default() };
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let mut peak = 0;
+        while ended.recv_timeout(std::time::Duration::from_millis(10)).is_err() {
+            peak = peak.max(pss(pid));
+        }
+        peak
+    });
+    serve.block_on(async {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (mut runtime, request) = (serve.runtime(), request());
+            calls.spawn(async move { runtime.run_pod_sandbox(request).await.unwrap_err().code() });
+        }
+        while let Some(code) = calls.join_next().await {
+            let code = code.unwrap();
+            assert!(
+                matches!(code, tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted),
+                "{code:?}"
+            );
+        }
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..3000 {
+            let mut runtime = serve.runtime();
+            calls.spawn(async move { runtime.status(StatusRequest::default()).await });
+        }
+        while let Some(answer) = calls.join_next().await {
+            answer.unwrap().unwrap();
+        }
+    });
+    done.send(()).unwrap();
+    let peak = watch.join().unwrap();
+    assert!(peak <= idle + IN_FLOOD_KIB, "large messages took {} KiB", peak - idle);
+    back("large messages and many calls");
+    println!("idle {idle} KiB, peak {peak} KiB, afterwards {} KiB", pss(pid));
+}

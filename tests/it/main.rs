@@ -58,6 +58,7 @@ mod pull_faults;
 mod pull_fixture;
 mod pull_places;
 mod pull_signed;
+mod scarcity;
 mod seccomp;
 mod serve;
 mod serve_images;
