@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -124,12 +124,12 @@ async fn connection<B: Backend>(
 struct Open(Mutex<Vec<Arc<Slot>>>);
 
 impl Open {
-    /// A place for one more; if there is none, that of the one that has been idle for the longest time. `None` when all
-    /// have calls open.
+    /// A place for one more; if there is none, that of the one that has been idle for the longest time, of those that have
+    /// made no call yet if there are any: kubelet's rests between its calls. `None` when all have calls open.
     fn take_place(self: &Arc<Self>, most: usize) -> Option<Place> {
         let mut slots = self.lock();
         if slots.len() >= most {
-            let idle = slots.iter().enumerate().filter_map(|(index, slot)| Some((slot.idle_since()?, index)));
+            let idle = slots.iter().enumerate().filter_map(|(index, slot)| Some((slot.rests()?, index)));
             let (_, index) = idle.min()?;
             slots.swap_remove(index).evicted.notify_one();
         }
@@ -161,6 +161,7 @@ struct Slot {
     /// Bytes that came, up to the length of the preface.
     heard: AtomicUsize,
     calls: AtomicUsize,
+    has_called: AtomicBool,
     /// When the last call ended, or the connection was made.
     idle_since: Mutex<Instant>,
     evicted: Notify,
@@ -168,16 +169,19 @@ struct Slot {
 
 impl Slot {
     fn new() -> Self {
-        let (heard, calls) = Default::default();
-        Self { heard, calls, idle_since: Mutex::new(Instant::now()), evicted: Notify::new() }
+        let (heard, calls, has_called) = Default::default();
+        Self { heard, calls, has_called, idle_since: Mutex::new(Instant::now()), evicted: Notify::new() }
     }
 
-    fn idle_since(&self) -> Option<Instant> {
+    /// Whether it has made a call, and since when it has none open; `None` while it has.
+    fn rests(&self) -> Option<(bool, Instant)> {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.calls.load(Ordering::Relaxed) == 0).then_some(since)
+        let rest = (self.has_called.load(Ordering::Relaxed), since);
+        (self.calls.load(Ordering::Relaxed) == 0).then_some(rest)
     }
 
     fn begin_call(self: &Arc<Self>) -> Working {
+        self.has_called.store(true, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
         Working(Arc::clone(self))
     }

@@ -24,8 +24,8 @@ pub struct Limits {
     pub parallel_calls: usize,
     /// Calls that are open at a time, of all connections together; a further one fails.
     pub open_calls: usize,
-    /// Connections at a time. A further one takes the place of the one that has been idle for the longest time, and is
-    /// closed if none is idle.
+    /// Connections at a time. A further one takes the place of one that is idle: of those that never made a call if there are
+    /// any, the one that has been idle for the longest time. It is closed if none is idle.
     pub connections: usize,
     /// How long a connection may take until it has sent what every HTTP/2 connection begins with.
     pub preface: Duration,

@@ -254,12 +254,12 @@ fn a_daemon_gives_back_what_a_flood_took() {
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..16 {
             let (mut runtime, request) = (serve.runtime(), request());
-            calls.spawn(async move { runtime.run_pod_sandbox(request).await.unwrap_err().code() });
+            calls.spawn(async move { runtime.run_pod_sandbox(request).await.unwrap_err() });
         }
         while let Some(code) = calls.join_next().await {
             let code = code.unwrap();
             assert!(
-                matches!(code, tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted),
+                matches!(code.code(), tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted),
                 "{code:?}"
             );
         }

@@ -118,6 +118,8 @@ fn a_connection_too_many_takes_the_place_of_one_that_rests() {
         let mut working = server.runtime().await;
         let call = tokio::spawn(async move { working.version(VersionRequest::default()).await });
         until(|| server.node.state().begun.contains(&"version")).await;
+        let mut kubelet = server.runtime().await;
+        kubelet.status(StatusRequest::default()).await.unwrap();
         let mut resting = Vec::new();
         for _ in 0..200 {
             let mut stream = connect(&server).await;
@@ -130,6 +132,8 @@ fn a_connection_too_many_takes_the_place_of_one_that_rests() {
             closed(stream).await;
         }
         drop(last);
+        // Who has called before is the last to go.
+        kubelet.status(StatusRequest::default()).await.unwrap();
         server.node.release("version");
         call.await.unwrap().unwrap();
     });
