@@ -13,6 +13,8 @@ pub mod digest;
 pub mod error;
 pub mod id;
 pub mod log;
+#[cfg(feature = "node")]
+pub mod yaml;
 
 pub mod cgroup;
 pub mod record;

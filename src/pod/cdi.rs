@@ -1,11 +1,14 @@
 //! Devices by CDI name: what a vendor's file says a container needs for them. SPEC(cdi 1.0)
 
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, Hooks, LinuxDeviceCgroup, Mount, Spec};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::profile::devices;
@@ -74,7 +77,7 @@ struct Hooked {
 /// Puts what these devices need into a runtime configuration.
 ///
 /// # Errors
-/// `NotFound` when no file has a device, `Invalid` for a file that cannot be understood.
+/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
 pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -83,7 +86,7 @@ pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
 }
 
 fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
-    let documents = load(directories)?;
+    let (documents, unusable) = load(directories);
     let mut kinds_done: Vec<&str> = Vec::new();
     for name in names {
         let missing = || Error::new(Kind::NotFound, format!("there is no CDI device {name}"));
@@ -93,7 +96,11 @@ fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Re
             of_kind.clone().find_map(|d| d.devices.iter().find(|own| own.name == device).map(|own| (d, own)));
         let (document, device) = found.ok_or_else(|| {
             let places: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
-            missing().hint(format!("its vendor's file belongs into {}", places.join(" or ")))
+            let hint = format!("its vendor's file belongs into {}", places.join(" or "));
+            match unusable.first() {
+                None => missing().hint(hint),
+                Some(why) => missing().because(why.clone()).hint(hint),
+            }
         })?;
         // What all devices of a file need is needed once.
         if !kinds_done.contains(&kind) {
@@ -105,8 +112,10 @@ fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Re
     Ok(())
 }
 
-fn load(directories: &[PathBuf]) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
+/// All documents, and what is wrong with the files that are none: one of another vendor does not take away the devices of
+/// the others.
+fn load(directories: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
+    let (mut documents, mut unusable) = (Vec::new(), Vec::new());
     for directory in directories {
         let mut files: Vec<_> =
             std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -114,22 +123,36 @@ fn load(directories: &[PathBuf]) -> Result<Vec<Document>> {
         let is_document =
             |path: &&PathBuf| path.extension().is_some_and(|e| e == "json" || e == "yaml" || e == "yml");
         for file in files.iter().filter(is_document) {
-            documents.push(read(file)?);
+            match read(file) {
+                Ok(document) => documents.push(document),
+                Err(error) => unusable.push(error.chain()),
+            }
         }
     }
-    Ok(documents)
+    (documents, unusable)
 }
 
 /// JSON is YAML, too.
 fn read(file: &Path) -> Result<Document> {
     let doing = || format!("understand {}", file.display());
-    let text = std::fs::read_to_string(file).doing(|| format!("read {}", file.display()))?;
-    let yaml = YamlLoader::load_from_str(&text)
-        .map_err(|e| Error::invalid(doing()).because(e.to_string()))?
-        .into_iter()
-        .next()
-        .unwrap_or(Yaml::Null);
+    let text = text_of(file).map_err(|e| e.doing(format!("read {}", file.display())))?;
+    let yaml = crate::yaml::load(&text).doing(doing)?;
     serde_json::from_value(value(yaml)).map_err(|e| Error::invalid(doing()).because(e))
+}
+
+/// The text of a file that is a regular one, of a length that a document may have: a FIFO would make us wait for ever.
+fn text_of(file: &Path) -> Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file).doing(|| "open it")?;
+    let meta = file.metadata().doing(|| "look at it")?;
+    if !meta.is_file() {
+        return Err(Error::invalid("it is no regular file"));
+    }
+    let mut text = String::new();
+    let count = file.take(crate::yaml::LONGEST + 1).read_to_string(&mut text).doing(|| "read it")?;
+    if count as u64 > crate::yaml::LONGEST {
+        return Err(Error::invalid(format!("it has more than {} bytes", crate::yaml::LONGEST)));
+    }
+    Ok(text)
 }
 
 fn value(yaml: Yaml) -> Value {
@@ -256,6 +279,39 @@ mod tests {
         let error = with_files(&[("a.json", json)], &["acme.com/gpu=1"]).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         let error = with_files(&[("a.json", "{")], &["acme.com/gpu=1"]).unwrap_err();
-        assert_eq!(error.kind(), Kind::Invalid);
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.chain().contains("a.json"), "{error:?}");
+    }
+
+    /// Files that lie: none of them hangs us, ends us or takes away another vendor's device.
+    #[test]
+    fn files_that_cannot_be_used_leave_the_devices_of_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("zero.json")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("gone.json")).unwrap();
+        std::fs::create_dir(path("directory.yaml")).unwrap();
+        std::fs::File::create(path("huge.yaml")).unwrap().set_len(1 << 40).unwrap();
+        for (name, text) in [
+            ("deep.json", "[".repeat(1 << 20)),
+            ("deep.yaml", "- ".repeat(1 << 18)),
+            ("bomb.yaml", "a: &a [x,x]\nb: &b [*a,*a]\n".to_owned()),
+            ("text.yaml", "\u{0}\u{1}".to_owned()),
+            ("none.yaml", String::new()),
+            ("wrong.yaml", "kind: [a]\ndevices: 7\n".to_owned()),
+            ("acme.yaml", YAML.to_owned()),
+        ] {
+            std::fs::write(path(name), text).unwrap();
+        }
+        std::fs::write(path("bytes.yaml"), [0xff, 0xfe, 0]).unwrap();
+        let inject = |name: &str| {
+            let mut spec = crate::oci::template::spec();
+            inject_from(&[directory.path().to_owned()], &[name.to_owned()], &mut spec)
+        };
+        inject("acme.com/tpu=0").unwrap();
+        let error = inject("acme.com/tpu=1").unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 
 use coracle_cri::v1::{ListImagesRequest, StatusRequest};
+use tonic::Code;
 
 use crate::keeper::Kept;
 use crate::support::{Runtime, Sandbox, Serve, container, pod_on_host, wait_until};
@@ -206,42 +207,58 @@ const IN_FLOOD_KIB: u64 = 96 << 10;
 /// What an HTTP/2 client begins with: the preface and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-#[test]
-fn a_daemon_gives_back_what_a_flood_took() {
-    needs!(root, busybox);
-    let serve = Serve::new();
-    let pid = serve.pid();
-    // One round of each, so that what the first call of all allocates is there.
-    serve.run(serve.runtime().status(StatusRequest::default())).unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(9));
-    let idle = pss(pid);
-    let back = |what: &str| {
-        wait_until(&format!("the memory of {what} to come back to {idle} KiB"), || {
-            (pss(pid) <= idle + FLOOD_KIB).then_some(())
-        });
-    };
+/// A daemon, and what it takes when nothing happens.
+struct Flooded {
+    serve: Serve,
+    idle: u64,
+}
 
-    let connect = || std::os::unix::net::UnixStream::connect(serve.socket());
+impl Flooded {
+    fn new() -> Self {
+        let serve = Serve::new();
+        // One call, so that what the first of all allocates is there.
+        serve.run(serve.runtime().status(StatusRequest::default())).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(9));
+        let idle = pss(serve.pid());
+        Self { serve, idle }
+    }
+
+    #[track_caller]
+    fn is_idle_again(&self) {
+        let what = format!("the memory to come back to {} KiB", self.idle);
+        let pid = self.serve.pid();
+        wait_until(&what, || (pss(pid) <= self.idle + FLOOD_KIB).then_some(()));
+    }
+}
+
+#[test]
+fn a_daemon_gives_back_what_connections_took() {
+    needs!(root, busybox);
+    let flooded = Flooded::new();
     let (mut connections, mut peak) = (Vec::new(), 0);
     for number in 0..2000 {
-        let mut stream = connect().unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(flooded.serve.socket()).unwrap();
         let _ = std::io::Write::write_all(&mut stream, HELLO);
         connections.push(stream);
         if number % 100 == 0 {
-            peak = peak.max(pss(pid));
+            peak = peak.max(pss(flooded.serve.pid()));
         }
     }
-    peak = peak.max(pss(pid));
-    assert!(peak <= idle + (32 << 10), "2000 connections took {} KiB", peak - idle);
+    peak = peak.max(pss(flooded.serve.pid()));
+    assert!(peak <= flooded.idle + (32 << 10), "2000 connections took {} KiB", peak - flooded.idle);
     drop(connections);
-    back("2000 connections");
+    flooded.is_idle_again();
+}
 
+#[test]
+fn a_daemon_gives_back_what_large_messages_and_many_calls_took() {
+    needs!(root, busybox);
+    let flooded = Flooded::new();
+    let (serve, pid) = (&flooded.serve, flooded.serve.pid());
     let mut large = pod_on_host("large");
     large.annotations.insert("large".into(), "x".repeat(15 << 20));
     // Without a name it is refused once it was read.
     large.metadata = None;
-    let request =
-        || coracle_cri::v1::RunPodSandboxRequest { config: Some(large.clone()), ..Default::default() };
     let (done, ended) = std::sync::mpsc::channel::<()>();
     let watch = std::thread::spawn(move || {
         let mut peak = 0;
@@ -253,15 +270,15 @@ fn a_daemon_gives_back_what_a_flood_took() {
     serve.block_on(async {
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..16 {
-            let (mut runtime, request) = (serve.runtime(), request());
+            let request =
+                coracle_cri::v1::RunPodSandboxRequest { config: Some(large.clone()), ..Default::default() };
+            let mut runtime = serve.runtime();
             calls.spawn(async move { runtime.run_pod_sandbox(request).await.unwrap_err() });
         }
-        while let Some(code) = calls.join_next().await {
-            let code = code.unwrap();
-            assert!(
-                matches!(code.code(), tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted),
-                "{code:?}"
-            );
+        while let Some(error) = calls.join_next().await {
+            let error = error.unwrap();
+            let is_expected = matches!(error.code(), Code::InvalidArgument | Code::ResourceExhausted);
+            assert!(is_expected, "{error:?}");
         }
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..3000 {
@@ -274,7 +291,6 @@ fn a_daemon_gives_back_what_a_flood_took() {
     });
     done.send(()).unwrap();
     let peak = watch.join().unwrap();
-    assert!(peak <= idle + IN_FLOOD_KIB, "large messages took {} KiB", peak - idle);
-    back("large messages and many calls");
-    println!("idle {idle} KiB, peak {peak} KiB, afterwards {} KiB", pss(pid));
+    assert!(peak <= flooded.idle + IN_FLOOD_KIB, "large messages took {} KiB", peak - flooded.idle);
+    flooded.is_idle_again();
 }
