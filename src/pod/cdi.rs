@@ -85,7 +85,11 @@ pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     inject_from(&DIRECTORIES.map(PathBuf::from), names, spec)
 }
 
-fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
+/// As `CreateContainer` does with /etc/cdi and /var/run/cdi, from these directories.
+///
+/// # Errors
+/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
+pub fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
     let (documents, unusable) = load(directories);
     let mut kinds_done: Vec<&str> = Vec::new();
     for name in names {

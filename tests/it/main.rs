@@ -38,6 +38,7 @@ mod layer_semantics;
 mod layer_tar;
 mod layering;
 mod net;
+mod noise;
 mod oci_broken;
 mod oci_cgroups;
 mod oci_console;

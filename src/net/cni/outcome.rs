@@ -38,7 +38,10 @@ struct Ip {
 
 impl Outcome {
     /// Reads the last plugin's result: addresses of the interface of this name inside, and those of no interface.
-    pub(super) fn of(result: &Value, name: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It is not as the specification has it, or names an address that is none.
+    pub fn of(result: &Value, name: &str) -> Result<Self> {
         let doing = || "understand the result of the network plugins";
         if !result.is_object() {
             return Err(crate::error::Error::invalid("it is no JSON object").doing(doing()));
