@@ -88,6 +88,22 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether its cause is a want of descriptors or memory, which says nothing of the thing that was looked at.
+    pub fn is_shortage(&self) -> bool {
+        let mut next: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = next {
+            let code = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error)
+                .or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|errno| errno.raw_os_error()));
+            if code.is_some_and(is_shortage) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+
     /// The first hint on the way from this error to its root cause.
     pub fn first_hint(&self) -> Option<&str> {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self);
@@ -194,6 +210,11 @@ pub fn kind_of_errno(code: i32) -> Kind {
     }
 }
 
+/// Whether an errno means a want of descriptors or memory: see [`Error::is_shortage`].
+pub fn is_shortage(code: i32) -> bool {
+    matches!(code, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+}
+
 /// Adds the doing-phrase to a failing result: `.doing(|| format!("read {path}"))`.
 pub trait Doing<T> {
     /// Wraps the error, if there is one, in the phrase for what was being done.
@@ -209,6 +230,18 @@ impl<T, E: Cause> Doing<T> for std::result::Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shortage_is_known_however_deep_it_lies() {
+        let by = |errno: rustix::io::Errno| {
+            Err::<(), _>(errno).doing(|| "open it").unwrap_err().doing("look at it")
+        };
+        assert!(by(rustix::io::Errno::MFILE).is_shortage() && by(rustix::io::Errno::NOMEM).is_shortage());
+        assert!(!by(rustix::io::Errno::NOENT).is_shortage() && !Error::invalid("no cause").is_shortage());
+        let io =
+            Err::<(), _>(std::io::Error::from_raw_os_error(libc::ENFILE)).doing(|| "open it").unwrap_err();
+        assert!(io.is_shortage());
+    }
 
     #[test]
     fn a_chain_reads_from_the_doing_to_the_cause() {

@@ -14,6 +14,8 @@ pub mod error;
 pub mod id;
 pub mod linux;
 pub mod log;
+#[cfg(feature = "node")]
+pub mod yaml;
 
 pub mod cgroup;
 pub mod record;

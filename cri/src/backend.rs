@@ -142,6 +142,9 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::unimplemented("PortForward"))
     }
 
+    /// Called some seconds after much was asked: the place to give memory back to the system.
+    fn give_back(&self) {}
+
     /// Told of every call that failed, once, with its gRPC code: the place to log it.
     fn failed(&self, _rpc: &str, _code: &str, _message: &str) {}
 }

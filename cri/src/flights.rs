@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
+use crate::workers::{Workers, no_thread};
 
 /// What becomes of a flight that nobody waits for any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(crate) enum Abandoned {
 /// The calls of one RPC that are being worked on, by what tells them apart.
 pub(crate) struct Flights<K, Q, A> {
     abandoned: Abandoned,
+    workers: Arc<Workers>,
     table: Arc<Mutex<Table<K, Q, A>>>,
 }
 
@@ -47,8 +49,8 @@ where
     Q: PartialEq + Send + 'static,
     A: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new(abandoned: Abandoned) -> Self {
-        Self { abandoned, table: Arc::default() }
+    pub(crate) fn new(abandoned: Abandoned, workers: &Arc<Workers>) -> Self {
+        Self { abandoned, workers: Arc::clone(workers), table: Arc::default() }
     }
 
     /// Joins the flight of this key and request, or starts one whose `work` runs on a thread for blocking work.
@@ -70,7 +72,9 @@ where
             }
         };
         if let Some(landing) = landing {
-            tokio::task::spawn_blocking(move || landing.land(work));
+            // A landing that is dropped reports an error, of which nobody hears: the seat is this call's alone, or a
+            // retry's, which may as well try again.
+            self.workers.start(move || landing.land(work)).map_err(|error| no_thread(&error))?;
         }
         seat.result().await
     }
@@ -229,7 +233,7 @@ mod tests {
     #[test]
     fn a_retry_waits_for_the_first_call_and_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
             let (first, open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -244,7 +248,7 @@ mod tests {
     #[test]
     fn a_retry_after_the_first_caller_left_still_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
             let (first, open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn another_request_of_the_same_key_waits_and_then_goes_its_own_way() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
             let (first, open_first) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -276,7 +280,7 @@ mod tests {
     #[test]
     fn a_flight_that_nobody_waits_for_is_cancelled_and_the_next_caller_starts_anew() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::IsCancelled));
+            let flights: Numbers = Arc::new(Flights::new(Abandoned::IsCancelled, &Workers::new(4)));
             let count = Arc::default();
             let (first, _open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn work_that_panics_answers_with_an_error() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
             let answer = flights.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
             assert_eq!(answer.unwrap_err().kind, Kind::Bug);
             assert!(lock(&flights.table).is_empty());

@@ -6,19 +6,23 @@
 
 pub mod backend;
 pub mod call;
+mod connections;
 pub mod convert;
 pub mod error;
 mod filter;
 mod flights;
 mod image;
+mod limits;
 mod runtime;
 mod server;
 mod status;
+mod workers;
 
 pub use backend::{Backend, ContainerRequest, SandboxRequest};
 pub use call::Call;
+pub use connections::serve;
 pub use error::{Error, Kind, Result};
-pub use server::serve;
+pub use limits::Limits;
 
 /// What turns messages into bytes and back, for those who store them.
 pub use prost::Message;

@@ -1,19 +1,11 @@
-//! The server: connections, deadlines, and the one door to work that blocks.
+//! What becomes of a request: its service, its deadline, and the one door to work that blocks.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::hash::Hash;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
@@ -21,92 +13,62 @@ use tonic::{Code, Status};
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::flights::{Abandoned, Flights};
+use crate::limits::{Counted, Load};
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
-
-/// Calls that one connection may have open; kubelet uses one connection for everything.
-const OPEN_CALLS: u32 = 1000;
-
-/// The pause after an accept that failed, for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Answers the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
-/// current-thread runtime with I/O and time enabled; everything that blocks goes to its threads for blocking work, so
-/// its `max_blocking_threads` is how many calls are worked on at a time.
-pub async fn serve<B: Backend>(listener: UnixListener, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
-    let router = Router::new(backend);
-    let (stop, stopping) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, router.clone(), stopping.clone()));
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-    drop(listener);
-    stop.send_replace(true);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn connection<B: Backend>(stream: UnixStream, router: Router<B>, mut stopping: watch::Receiver<bool>) {
-    let answer = service_fn(move |request| router.clone().answer(request));
-    let mut http = http2::Builder::new(TokioExecutor::new());
-    http.max_concurrent_streams(OPEN_CALLS);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
-    // A connection's errors are the client's to see: it is gone, or does not speak HTTP/2.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
-}
+use crate::workers::Workers;
 
 /// Finds the service of a request, holds it to its deadline, and tells the backend of failures.
-struct Router<B> {
+pub(crate) struct Router<B> {
     backend: Arc<B>,
+    load: Arc<Load>,
     runtime: RuntimeServiceServer<Server<B>>,
     image: ImageServiceServer<Server<B>>,
 }
 
 impl<B> Clone for Router<B> {
     fn clone(&self) -> Self {
-        Self { backend: Arc::clone(&self.backend), runtime: self.runtime.clone(), image: self.image.clone() }
+        Self {
+            backend: Arc::clone(&self.backend),
+            load: Arc::clone(&self.load),
+            runtime: self.runtime.clone(),
+            image: self.image.clone(),
+        }
     }
 }
 
 impl<B: Backend> Router<B> {
-    fn new(backend: Arc<B>) -> Self {
-        let server = Arc::new(Server::new(Arc::clone(&backend)));
+    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>) -> Self {
+        let workers = Workers::new(load.limits.parallel_calls);
+        let server = Arc::new(Server::new(Arc::clone(&backend), workers));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
         let image = ImageServiceServer::from_arc(server)
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        Self { backend, runtime, image }
+        Self { backend, load, runtime, image }
     }
 
-    async fn answer(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+    pub(crate) async fn answer(
+        mut self,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Body>, Infallible> {
         let path = request.uri().path().to_owned();
         let rpc = path.rsplit('/').next().unwrap_or_default();
         let deadline = timeout_of(request.headers());
-        let response = match deadline {
-            Some(limit) => match tokio::time::timeout(limit, self.route(&path, request)).await {
+        let request = request.map(|body| Counted::new(body, &self.load));
+        let open = self.load.open();
+        let response = match (&open, deadline) {
+            (Err(status), _) => status.clone().into_http(),
+            (Ok(_), Some(limit)) => match tokio::time::timeout(limit, self.route(&path, request)).await {
                 Ok(response) => response,
                 Err(_) => Status::deadline_exceeded(format!("{rpc} took longer than {limit:?}")).into_http(),
             },
-            None => self.route(&path, request).await,
+            (Ok(_), None) => self.route(&path, request).await,
         };
         if let Some(status) = Status::from_header_map(response.headers()).filter(|s| s.code() != Code::Ok) {
             self.backend.failed(rpc, &format!("{:?}", status.code()), status.message());
@@ -114,7 +76,7 @@ impl<B: Backend> Router<B> {
         Ok(response)
     }
 
-    async fn route(&mut self, path: &str, request: http::Request<Incoming>) -> http::Response<Body> {
+    async fn route(&mut self, path: &str, request: http::Request<Counted>) -> http::Response<Body> {
         let answer = match path.rsplit_once('/').map_or("", |(service, _)| service) {
             "/runtime.v1.RuntimeService" => self.runtime.call(request).await,
             "/runtime.v1.ImageService" => self.image.call(request).await,
@@ -146,6 +108,7 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 /// Both services: the backend, and the slow calls that are being worked on.
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
+    workers: Arc<Workers>,
     pub(crate) run_sandbox: Flights<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: Flights<String, (), ()>,
     pub(crate) remove_sandbox: Flights<String, (), ()>,
@@ -156,16 +119,18 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>) -> Self {
+    fn new(backend: Arc<B>, workers: Arc<Workers>) -> Self {
+        let flights = Abandoned::Finishes;
         Self {
             backend,
-            run_sandbox: Flights::new(Abandoned::Finishes),
-            stop_sandbox: Flights::new(Abandoned::Finishes),
-            remove_sandbox: Flights::new(Abandoned::Finishes),
-            create_container: Flights::new(Abandoned::Finishes),
-            start_container: Flights::new(Abandoned::Finishes),
-            remove_container: Flights::new(Abandoned::Finishes),
-            pull_image: Flights::new(Abandoned::IsCancelled),
+            run_sandbox: Flights::new(flights, &workers),
+            stop_sandbox: Flights::new(flights, &workers),
+            remove_sandbox: Flights::new(flights, &workers),
+            create_container: Flights::new(flights, &workers),
+            start_container: Flights::new(flights, &workers),
+            remove_container: Flights::new(flights, &workers),
+            pull_image: Flights::new(Abandoned::IsCancelled, &workers),
+            workers,
         }
     }
 
@@ -175,8 +140,7 @@ impl<B: Backend> Server<B> {
         work: impl FnOnce(&B) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let backend = Arc::clone(&self.backend);
-        let answer = tokio::task::spawn_blocking(move || work(&backend)).await;
-        answer.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the work on this call ended without a result")))
+        self.workers.run(move || work(&backend)).await
     }
 
     /// As [`Server::ask`], for work that wants to know when its client has gone.

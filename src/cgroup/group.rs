@@ -7,15 +7,14 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
+use rustix::process::Signal;
 
 use super::dir::{self, Dir, is_gone};
 use super::limits::Limits;
 use super::plan::Plan;
-use super::{MOUNT, Mode, devices, filter, is_cgroup2, systemd, v1, v2};
+use super::{MOUNT, Mode, devices, filter, is_cgroup2, signal, systemd, v1, v2};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// How long a process that is just being made may refuse to be moved.
@@ -105,13 +104,10 @@ impl Group {
         if !self.kill_by_file()? {
             // Who forks meanwhile is caught by the next round.
             for _ in 0..APART_ROUNDS {
-                let pids = dir::pids_below(path)?;
-                if pids.is_empty() {
+                if dir::pids_below(path)?.is_empty() {
                     break;
                 }
-                for pid in pids {
-                    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }
+                let _ = signal::send(|| dir::pids_below(path), Signal::KILL);
             }
         }
         dir::remove(path, &|_, tries| dir::pause(tries))
@@ -225,17 +221,17 @@ impl Group {
     /// # Errors
     /// `Invalid` for a number that is no signal. That a process or the group is gone is no error.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
-        let known =
-            Signal::try_from(signal).map_err(|_| Error::invalid(format!("{signal} is not a signal")))?;
+        let known = crate::sys::signal::from_number(signal)
+            .ok_or_else(|| Error::invalid(format!("{signal} is not a signal")))?;
         let was_frozen = self.is_frozen().unwrap_or(false);
-        if known == Signal::SIGKILL && self.kill_by_file()? {
+        if known == Signal::KILL && self.kill_by_file()? {
             // v2 kills frozen processes; on a hybrid host it is v1 that froze them, and there they wait for the thaw.
             return if was_frozen && self.mode() == Mode::V1 { self.thaw() } else { Ok(()) };
         }
         // Without a freezer it is still worth signalling whom we see.
         let frozen = was_frozen || self.freeze().is_ok();
-        let result = self.signal_each(known);
-        if frozen && (!was_frozen || known == Signal::SIGKILL) {
+        let result = signal::send(|| self.pids(), known);
+        if frozen && (!was_frozen || known == Signal::KILL) {
             // On v1 even SIGKILL waits for the thaw.
             self.thaw()?;
         }
@@ -250,17 +246,6 @@ impl Group {
             Err(error) if is_gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
             Err(error) => Err(error).doing(|| format!("write 1 to {}", path.join("cgroup.kill").display())),
         }
-    }
-
-    fn signal_each(&self, signal: Signal) -> Result<()> {
-        let mut refused = Ok(());
-        for pid in self.pids()? {
-            match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
-                Ok(()) | Err(nix::Error::ESRCH) => {}
-                Err(errno) => refused = Err(errno).doing(|| format!("kill({pid}, {signal})")),
-            }
-        }
-        refused
     }
 
     /// Sets the limits that `resources` names and leaves the others. Device rules, where there are any, replace the

@@ -33,6 +33,7 @@ mod place;
 mod plan;
 mod pressure;
 mod scale;
+mod signal;
 mod stats;
 mod systemd;
 mod v1;

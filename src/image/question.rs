@@ -21,13 +21,19 @@ pub(super) fn ask(command: &mut Command, input: &[u8], patience: Duration) -> Re
     let mut child = spawned.doing(doing)?;
     let (sender, answer) = mpsc::channel();
     let (pipe, output, input) = (child.stdin.take(), child.stdout.take(), input.to_vec());
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("ask".to_owned());
+    let started = thread.spawn(move || {
         // A program that reads nothing is judged by what it answers.
         let _ = pipe.map(|mut pipe| pipe.write_all(&input));
         let mut bytes = Vec::new();
         let read = output.map_or(Ok(0), |output| output.take(MOST).read_to_end(&mut bytes));
         sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned()))
     });
+    if let Err(error) = started {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error).doing(|| format!("{}: start a thread", doing()));
+    }
     let Ok(text) = answer.recv_timeout(patience) else {
         let _ = child.kill();
         let _ = child.wait();

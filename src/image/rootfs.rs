@@ -89,12 +89,15 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
     }
     // A thread with a working directory of its own: others may be using ours.
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
             crate::sys::process::unshare(libc::CLONE_FS)?;
             rustix::process::chdir(base)?;
             fsconfig_set_string(context, c"lowerdir", joined)
         });
-        thread.join().unwrap_or(Err(Errno::IO))
+        match thread {
+            Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)),
+        }
     })
 }
 
@@ -132,7 +135,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
     let namespace = prepare::user_namespace(maps)?;
     // The kernel wants layers that are mounted somewhere: a mount namespace of a thread, which goes with it.
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
             crate::sys::process::unshare(libc::CLONE_NEWNS | libc::CLONE_FS)
                 .doing(|| "make a mount namespace")?;
             let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -148,7 +151,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
             let lower = lower.iter().enumerate().map(mapped).collect::<Result<Vec<_>>>()?;
             mount_with(&lower, directory, true).map_err(|(call, errno)| explain(call, errno, directory))
         });
-        let ended = thread.join();
+        let ended = thread.doing(|| "start a thread to mount layers")?.join();
         ended.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the thread that mounts layers panicked")))
     })
 }

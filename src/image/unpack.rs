@@ -128,7 +128,10 @@ impl<'a> Layers<'a> {
         };
         std::thread::scope(|scope| {
             for _ in 1..at_a_time.min(wanted.len()) {
-                scope.spawn(work);
+                // Without more threads this one unpacks all of them, one after the other.
+                if std::thread::Builder::new().name("unpack".to_owned()).spawn_scoped(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::steps::{HookStep, Slot, Step};
@@ -20,7 +20,10 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::process::StringArray;
 
 /// How much of a hook's stderr an error shows.
-const SHOWN_STDERR: u64 = 4096;
+const SHOWN_STDERR: usize = 4096;
+
+/// How much a hook may write to its stderr.
+const LONGEST_STDERR: u64 = 1 << 20;
 
 /// The step that runs hooks in the new process itself.
 ///
@@ -85,7 +88,7 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     let env = hook.env().as_deref().unwrap_or_default();
     command.env_clear().envs(env.iter().filter_map(|e| e.split_once('=')));
     // Files in memory, not pipes: a hook that leaves a daemon behind, or reads nothing, cannot make us wait.
-    let mut said = memory_file()?;
+    let mut said = output_file(LONGEST_STDERR)?;
     let mut stdin = memory_file()?;
     stdin
         .write_all(state.as_bytes())
@@ -104,10 +107,8 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let mut text = String::new();
-    let _ = said.rewind();
-    let _ = said.take(SHOWN_STDERR).read_to_string(&mut text);
-    let text = text.trim();
+    let text = output_of(&mut said).unwrap_or_default();
+    let text: String = String::from_utf8_lossy(&text).trim().chars().take(SHOWN_STDERR).collect();
     Err(Error::new(
         Kind::System,
         if text.is_empty() { status.to_string() } else { format!("{status}: {text}") },
@@ -120,6 +121,34 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
 /// memfd_create(2) fails.
 pub fn memory_file() -> Result<File> {
     memfd_create(c"hook", MemfdFlags::CLOEXEC).map(File::from).doing(|| "make a file in memory")
+}
+
+/// A file in memory that takes this many bytes of what a child has to say; more is an error for the child that writes
+/// it. Without the limit a child that talks without end would take all memory.
+///
+/// # Errors
+/// memfd_create(2) or the seal fails.
+pub fn output_file(limit: u64) -> Result<File> {
+    let doing = || "make a file in memory";
+    let file = memfd_create(c"output", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map(File::from);
+    let file = file.doing(doing)?;
+    // It has its full length from the beginning, and may not grow: how much was written is its position.
+    file.set_len(limit).doing(doing)?;
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL).doing(doing)?;
+    Ok(file)
+}
+
+/// What was written to an [`output_file`].
+///
+/// # Errors
+/// It cannot be read.
+pub fn output_of(file: &mut File) -> Result<Vec<u8>> {
+    let doing = || "read its output";
+    let length = file.stream_position().doing(doing)?;
+    let mut bytes = Vec::new();
+    file.rewind().doing(doing)?;
+    file.take(length).read_to_end(&mut bytes).doing(doing)?;
+    Ok(bytes)
 }
 
 /// Waits for the end of a child, and no longer than `limit`; none when it still runs then.

@@ -1,5 +1,10 @@
 //! Which process a pid is: with its start time a pid names one process for ever. proc_pid_stat(5)
 
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use crate::error::{Doing, Error, Kind, Result};
 
 /// What /proc/PID/stat says that we care about.
@@ -7,6 +12,8 @@ use crate::error::{Doing, Error, Kind, Result};
 pub struct ProcStat {
     /// `R`, `S`, `Z`, ...
     pub state: char,
+    /// The pid of its parent; 0 when that is in a PID namespace further out.
+    pub parent: i32,
     /// Clock ticks since boot.
     pub start_time: u64,
     /// How it ended, as wait(2) has it; 0 while it lives, and for those who may not know.
@@ -41,11 +48,30 @@ impl ProcStat {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        // state is field 3, starttime field 22, exit_code field 52.
-        let start_time = fields.nth(18)?.parse().ok()?;
+        // state is field 3, ppid field 4, starttime field 22, exit_code field 52.
+        let parent = fields.next()?.parse().ok()?;
+        let start_time = fields.nth(17)?.parse().ok()?;
         let exit_status = fields.nth(29).and_then(|code| code.parse().ok()).unwrap_or_default();
-        Some(Self { state, start_time, exit_status })
+        Some(Self { state, parent, start_time, exit_status })
     }
+}
+
+/// A pidfd of the process that has this pid and start time; `None` when there is none any more. The start time is read
+/// when the pidfd is open, so it is that of the process that the pidfd is of.
+///
+/// # Errors
+/// The pidfd cannot be opened for another reason, such as a want of descriptors: that says nothing of the process.
+pub fn open(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
+    // A record that was written to may hold any number, and rustix panics at a negative one.
+    let Some(known) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
+    let pidfd = match pidfd_open(known, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH) => return Ok(None),
+        // The pid is that of a thread by now.
+        Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno).doing(|| format!("open process {pid}")),
+    };
+    Ok(ProcStat::read(pid)?.filter(|stat| stat.start_time == start_time).map(|_| pidfd))
 }
 
 #[cfg(test)]
@@ -55,7 +81,8 @@ mod tests {
     #[test]
     fn names_with_spaces_and_parentheses_do_not_confuse_it() {
         let text = b"42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2 3\n";
-        assert_eq!(ProcStat::parse(text), Some(ProcStat { state: 'S', start_time: 98765, exit_status: 0 }));
+        let expected = ProcStat { state: 'S', parent: 1, start_time: 98765, exit_status: 0 };
+        assert_eq!(ProcStat::parse(text), Some(expected));
     }
 
     #[test]
@@ -63,5 +90,10 @@ mod tests {
         let stat = ProcStat::read(std::process::id().cast_signed()).unwrap().unwrap();
         assert!(!stat.is_dead() && stat.start_time > 0);
         assert_eq!(ProcStat::read(i32::MAX).unwrap(), None);
+        let own = std::process::id().cast_signed();
+        assert!(open(own, stat.start_time).unwrap().is_some());
+        for (pid, start_time) in [(own, 1), (i32::MAX, 1), (0, 1), (-1, 1)] {
+            assert!(open(pid, start_time).unwrap().is_none(), "{pid}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Runtime;
 use super::lifecycle::{Event, Status};
@@ -68,8 +67,7 @@ pub(super) fn remove(layout: &Layout, state: &ContainerState) -> Result<()> {
 }
 
 fn kill_and_wait(state: &ContainerState) -> Result<()> {
-    let pidfd =
-        Pid::from_raw(state.init_process_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd = super::kill::open_init(state)?;
     match super::kill::signal_init(state, libc::SIGKILL) {
         Err(e) if e.kind() != Kind::WrongState => return Err(e),
         _ => {}

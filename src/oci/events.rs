@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Runtime;
 use super::lifecycle::{Event, Status};
@@ -38,9 +37,7 @@ pub fn follow(
 ) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
-    let pid = Pid::from_raw(state.init_process_pid);
-    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    // Asked after the open: so the descriptor is of the container's process, and not of a later one with its pid.
+    let process = super::kill::open_init(&state)?;
     Status::of(&state, &layout)?.admits(Event::Ps)?;
     let process = process.ok_or_else(|| Error::new(Kind::WrongState, "the container has ended"))?;
     let group = Group::from_paths(&state.cgroup_paths)?;

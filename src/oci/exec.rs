@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::lifecycle::{Event, Status};
 use super::{Runtime, attach, create};
@@ -203,12 +202,10 @@ fn root_of(state: &ContainerState) -> Result<OwnedFd> {
 /// A pidfd of the container's first process, made sure of by its start time.
 fn target(state: &ContainerState) -> Result<OwnedFd> {
     let gone = || Error::new(Kind::WrongState, "container not running");
-    let pid = Pid::from_raw(state.init_process_pid).ok_or_else(gone)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    let stat = ProcStat::read(state.init_process_pid)?;
-    if stat.is_some_and(|s| s.start_time == state.init_process_start && !s.is_dead()) {
-        Ok(pidfd)
-    } else {
-        Err(gone())
+    let pidfd = super::kill::open_init(state)?.ok_or_else(gone)?;
+    // It may have ended and wait to be reaped.
+    match ProcStat::read(state.init_process_pid)? {
+        Some(stat) if !stat.is_dead() => Ok(pidfd),
+        _ => Err(gone()),
     }
 }

@@ -1,6 +1,8 @@
 //! `kill`: a signal to a container.
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Runtime;
 use super::lifecycle::{Event, Status};
@@ -30,15 +32,17 @@ pub fn kill(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Resu
     Ok(())
 }
 
-/// Sends a signal to the first process, made sure of by its start time after the pidfd is open.
+/// The container's first process; `None` when it has ended and been reaped.
+///
+/// # Errors
+/// It cannot be opened for another reason: whether it has ended is not known then.
+pub(super) fn open_init(state: &ContainerState) -> Result<Option<OwnedFd>> {
+    crate::launch::proc_stat::open(state.init_process_pid, state.init_process_start)
+}
+
+/// Sends a signal to the first process.
 pub(super) fn signal_init(state: &ContainerState, signal: i32) -> Result<()> {
-    let gone = || Error::new(Kind::WrongState, "container not running");
-    let pid = Pid::from_raw(state.init_process_pid).ok_or_else(gone)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    let stat = crate::launch::proc_stat::ProcStat::read(state.init_process_pid)?;
-    if stat.is_none_or(|stat| stat.start_time != state.init_process_start) {
-        return Err(gone());
-    }
+    let pidfd = open_init(state)?.ok_or_else(|| Error::new(Kind::WrongState, "container not running"))?;
     let Some(signal) = signal_from(signal) else {
         return Err(Error::invalid(format!("there is no signal {signal}")));
     };
@@ -48,10 +52,7 @@ pub(super) fn signal_init(state: &ContainerState, signal: i32) -> Result<()> {
 
 /// A signal by number, real-time ones included.
 pub fn signal_from(number: i32) -> Option<Signal> {
-    Signal::from_named_raw(number).or_else(|| {
-        let real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
-        real_time.then(|| crate::sys::signal::from_raw(number))
-    })
+    crate::sys::signal::from_number(number)
 }
 
 /// A signal's number from its number or name, with or without SIG; real-time ones as RTMIN+n and RTMAX-n.

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Runtime;
 use super::lifecycle::Status;
@@ -30,10 +29,9 @@ pub fn stop(
 ) -> Result<bool> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
-    let pidfd =
-        Pid::from_raw(state.init_process_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    // The pidfd is open before it is looked at whose pid that is.
-    let (Some(pidfd), false) = (pidfd, Status::of(&state, &layout)? == Status::Stopped) else {
+    let (Some(pidfd), false) =
+        (super::kill::open_init(&state)?, Status::of(&state, &layout)? == Status::Stopped)
+    else {
         return Ok(true);
     };
     let asks = choose(state.coracle.annotations.get(STOP_SIGNAL).map(String::as_str));

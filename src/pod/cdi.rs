@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, Hooks, LinuxDeviceCgroup, Mount, Spec};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
@@ -13,9 +13,6 @@ use crate::oci::profile::devices;
 
 /// Where vendors put their files; a device in a later directory hides its namesake in an earlier one.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-
-/// The most that such a file has, in bytes.
-const MOST: u64 = 4 << 20;
 
 #[derive(Debug, Deserialize)]
 struct Document {
@@ -78,7 +75,7 @@ struct Hooked {
 /// Puts what these devices need into a runtime configuration.
 ///
 /// # Errors
-/// `NotFound` when no file has a device, `Invalid` for a file that cannot be understood.
+/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
 pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -86,8 +83,12 @@ pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     inject_from(&DIRECTORIES.map(PathBuf::from), names, spec)
 }
 
-fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
-    let documents = load(directories)?;
+/// As `CreateContainer` does with /etc/cdi and /var/run/cdi, from these directories.
+///
+/// # Errors
+/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
+pub fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
+    let (documents, unusable) = load(directories);
     let mut kinds_done: Vec<&str> = Vec::new();
     for name in names {
         let missing = || Error::new(Kind::NotFound, format!("there is no CDI device {name}"));
@@ -97,7 +98,11 @@ fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Re
             of_kind.clone().find_map(|d| d.devices.iter().find(|own| own.name == device).map(|own| (d, own)));
         let (document, device) = found.ok_or_else(|| {
             let places: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
-            missing().hint(format!("its vendor's file belongs into {}", places.join(" or ")))
+            let hint = format!("its vendor's file belongs into {}", places.join(" or "));
+            match unusable.first() {
+                None => missing().hint(hint),
+                Some(why) => missing().because(why.clone()).hint(hint),
+            }
         })?;
         // What all devices of a file need is needed once.
         if !kinds_done.contains(&kind) {
@@ -109,8 +114,10 @@ fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Re
     Ok(())
 }
 
-fn load(directories: &[PathBuf]) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
+/// All documents, and what is wrong with the files that are none: one of another vendor does not take away the devices of
+/// the others.
+fn load(directories: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
+    let (mut documents, mut unusable) = (Vec::new(), Vec::new());
     for directory in directories {
         let mut files: Vec<_> =
             std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -118,21 +125,23 @@ fn load(directories: &[PathBuf]) -> Result<Vec<Document>> {
         let is_document =
             |path: &&PathBuf| path.extension().is_some_and(|e| e == "json" || e == "yaml" || e == "yml");
         for file in files.iter().filter(is_document) {
-            documents.push(read(file)?);
+            match read(file) {
+                Ok(document) => documents.push(document),
+                Err(error) => unusable.push(error.chain()),
+            }
         }
     }
-    Ok(documents)
+    (documents, unusable)
 }
 
 /// JSON is YAML, too.
 fn read(file: &Path) -> Result<Document> {
     let doing = || format!("understand {}", file.display());
-    let text = private::read_named(file, MOST).doing(|| format!("read {}", file.display()))?;
-    let yaml = YamlLoader::load_from_str(&String::from_utf8_lossy(&text))
-        .map_err(|e| Error::invalid(doing()).because(e.to_string()))?
-        .into_iter()
-        .next()
-        .unwrap_or(Yaml::Null);
+    let text =
+        private::read_named(file, crate::yaml::LONGEST).doing(|| format!("read {}", file.display()))?;
+    let text =
+        String::from_utf8(text).map_err(|e| Error::invalid(format!("read {}", file.display())).because(e))?;
+    let yaml = crate::yaml::load(&text).doing(doing)?;
     serde_json::from_value(value(yaml)).map_err(|e| Error::invalid(doing()).because(e))
 }
 
@@ -260,6 +269,39 @@ mod tests {
         let error = with_files(&[("a.json", json)], &["acme.com/gpu=1"]).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         let error = with_files(&[("a.json", "{")], &["acme.com/gpu=1"]).unwrap_err();
-        assert_eq!(error.kind(), Kind::Invalid);
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.chain().contains("a.json"), "{error:?}");
+    }
+
+    /// Files that lie: none of them hangs us, ends us or takes away another vendor's device.
+    #[test]
+    fn files_that_cannot_be_used_leave_the_devices_of_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("zero.json")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("gone.json")).unwrap();
+        std::fs::create_dir(path("directory.yaml")).unwrap();
+        std::fs::File::create(path("huge.yaml")).unwrap().set_len(1 << 40).unwrap();
+        for (name, text) in [
+            ("deep.json", "[".repeat(1 << 20)),
+            ("deep.yaml", "- ".repeat(1 << 18)),
+            ("bomb.yaml", "a: &a [x,x]\nb: &b [*a,*a]\n".to_owned()),
+            ("text.yaml", "\u{0}\u{1}".to_owned()),
+            ("none.yaml", String::new()),
+            ("wrong.yaml", "kind: [a]\ndevices: 7\n".to_owned()),
+            ("acme.yaml", YAML.to_owned()),
+        ] {
+            std::fs::write(path(name), text).unwrap();
+        }
+        std::fs::write(path("bytes.yaml"), [0xff, 0xfe, 0]).unwrap();
+        let inject = |name: &str| {
+            let mut spec = crate::oci::template::spec();
+            inject_from(&[directory.path().to_owned()], &[name.to_owned()], &mut spec)
+        };
+        inject("acme.com/tpu=0").unwrap();
+        let error = inject("acme.com/tpu=1").unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
     }
 }

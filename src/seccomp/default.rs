@@ -78,10 +78,11 @@ const GROUPS: &[Group] = &[
         names: "io_cancel io_destroy io_getevents io_pgetevents io_pgetevents_time64 io_setup io_submit ioprio_get ioprio_set",
     },
     Group {
-        why: "sockets; which families is a rule of its own. 32-bit x86 makes them through socketcall",
+        why: "sockets; socket and its way through socketcall have rules of their own. socketpair needs none: the \
+            families that are left out make no pairs",
         when: When::Always,
         names: "accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg \
-            recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair",
+            recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketpair",
     },
     Group {
         why: "System V and POSIX message passing, confined by the ipc namespace",
@@ -261,6 +262,10 @@ fn build(capabilities: &Capabilities, arch: &str, kernel: Option<(u32, u32)>) ->
     };
     let names = GROUPS.iter().filter(is_allowed).flat_map(|group| group.names.split_ascii_whitespace());
     let mut syscalls = vec![allow(names.map(str::to_owned).collect(), None)];
+    // Before the families: of several rules with conditions the first that holds decides.
+    if !socketcall_is_the_only_way(arch) {
+        syscalls.push(no_socket_through_socketcall());
+    }
     syscalls.extend(socket_families());
     syscalls.extend(PERSONALITIES.map(|value| allow_if("personality", arg(0, Operator::ScmpCmpEq, value))));
     if !capabilities.contains(&Capability::SysAdmin) {
@@ -278,15 +283,44 @@ fn build(capabilities: &Capabilities, arch: &str, kernel: Option<(u32, u32)>) ->
 
 /// All families but AF_VSOCK, which talks to the hypervisor past every network namespace, and AF_ALG, whose drivers are
 /// a way into the kernel.
-fn socket_families() -> [LinuxSyscall; 3] {
+///
+/// A 64-bit filter compares all 64 bits of an argument, but the kernel takes a family as `int` and drops the upper half:
+/// to it 0x1_0000_0026 is AF_ALG. "Greater than AF_VSOCK" would let that through, so the families above it are listed by
+/// masks that ask for an upper half of zero, up to 63 (the kernel numbers 46 of them).
+fn socket_families() -> [LinuxSyscall; 6] {
     const ALG: u64 = libc::AF_ALG as u64;
     const VSOCK: u64 = libc::AF_VSOCK as u64;
-    const { assert!(ALG + 2 == VSOCK, "one family lies between the two") }
+    const { assert!(ALG == 38 && VSOCK == 40, "the ranges below leave out these two") }
     [
-        allow_if("socket", arg(0, Operator::ScmpCmpLt, ALG)),
-        allow_if("socket", arg(0, Operator::ScmpCmpEq, ALG + 1)),
-        allow_if("socket", arg(0, Operator::ScmpCmpGt, VSOCK)),
+        arg(0, Operator::ScmpCmpLt, ALG),
+        arg(0, Operator::ScmpCmpEq, ALG + 1),
+        arg(0, Operator::ScmpCmpEq, VSOCK + 1),
+        masked(0, !0x1, 42),
+        masked(0, !0x3, 44),
+        masked(0, !0xf, 48),
     ]
+    .map(|family| allow_if("socket", family))
+}
+
+/// Denies to make a socket through socketcall(2), the older way of 32-bit x86, which every x86-64 program has as well
+/// (`int 0x80`). The family lies behind a pointer there, where no filter can see it, so that AF_ALG and AF_VSOCK could
+/// be had. ENOSYS sends a libc that knows both ways (musl) to socket(2); the calls on sockets that exist already remain.
+///
+/// The price is that 32-bit x86 programs of a glibc built for kernels before 4.3, and those of Go, make no sockets. Docker
+/// 29.4.2 paid it as well (moby#52494); it then moved the rule into AppArmor and SELinux policies (moby#52547), which
+/// the hosts that this runtime is made for do not have. `seccomp=FILE` is the way out for a container that needs them.
+fn no_socket_through_socketcall() -> LinuxSyscall {
+    /// `SYS_SOCKET` of linux/net.h.
+    const SYS_SOCKET: u64 = 1;
+    let mut syscall = deny("socketcall", libc::ENOSYS);
+    syscall.set_args(Some(vec![arg(0, Operator::ScmpCmpEq, SYS_SOCKET)]));
+    syscall
+}
+
+/// Whether the ordinary programs of a host make sockets through socketcall(2) and nothing else: those of a 32-bit x86
+/// distribution. Without it no container there would have a network, so there the families are not confined.
+fn socketcall_is_the_only_way(arch: &str) -> bool {
+    arch == "x86"
 }
 
 /// The host's own architecture and those whose programs it runs besides.
@@ -319,10 +353,25 @@ fn deny(name: &str, errno: i32) -> LinuxSyscall {
     syscall
 }
 
+/// The condition that the bits of the argument in `mask` are those of `wanted`.
+fn masked(index: usize, mask: u64, wanted: u64) -> LinuxSeccompArg {
+    built(
+        LinuxSeccompArgBuilder::default()
+            .index(index)
+            .op(Operator::ScmpCmpMaskedEq)
+            .value(mask)
+            .value_two(wanted),
+    )
+}
+
 /// `value` is the mask of `MASKED_EQ`; what must be left is 0.
 fn arg(index: usize, op: Operator, value: u64) -> LinuxSeccompArg {
+    built(LinuxSeccompArgBuilder::default().index(index).op(op).value(value))
+}
+
+fn built(condition: LinuxSeccompArgBuilder) -> LinuxSeccompArg {
     // Building cannot fail, since every field has a default; the type has no other way in.
-    LinuxSeccompArgBuilder::default().index(index).op(op).value(value).build().unwrap_or_default()
+    condition.build().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_cri::Limits;
 use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::runtime::Builder;
@@ -27,9 +28,6 @@ use crate::store::Store;
 /// answered, and what was begun is found by the next process.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How long a thread waits for more work.
-const KEEP_THREAD: Duration = Duration::from_secs(5);
-
 /// Answers kubelet until SIGTERM or SIGINT. `load` reads the configuration: now, and at each SIGHUP.
 ///
 /// # Errors
@@ -38,6 +36,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     // Whatever shell or script started us: pods are not to notice.
     crate::sys::process::heed_signals();
     umask(Mode::from_raw_mode(0o022));
+    crate::sys::memory::keep_little();
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;
@@ -49,13 +48,8 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     // From here on a client may connect: it waits for its first answer.
     let store = Arc::new(Store::open(&config.store)?);
     Client::connect_or_start(&config.run)?;
-    let runtime = Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(config.max_parallel_calls as usize)
-        .thread_keep_alive(KEEP_THREAD)
-        .build()
-        .doing(|| "set up the server")?;
+    let runtime =
+        Builder::new_current_thread().enable_io().enable_time().build().doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
@@ -70,7 +64,10 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     listener.set_nonblocking(true).doing(|| "set up the socket")?;
     let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    let limits =
+        Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
+    let until = async { drop(stopped.await) };
+    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), limits, until));
     // What only the start needed is not needed again.
     crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");

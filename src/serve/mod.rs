@@ -92,8 +92,15 @@ impl Node {
     fn import_archives(self: &Arc<Self>) {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
-        // It ends by itself, and what it has not done by then is done at the next start.
-        std::thread::spawn(move || importing.run(&node.images, &node.current().config));
+        // It ends by itself, and what it has not done by then is done at the next start. Without a thread nobody waits for
+        // it either: `importing` ends as it is dropped.
+        let thread = std::thread::Builder::new().name("archives".to_owned());
+        let started = thread.spawn(move || importing.run(&node.images, &node.current().config));
+        if let Err(error) = started {
+            crate::log::warning(&format!(
+                "archives of images are not imported until the next start or reload: start a thread: {error}"
+            ));
+        }
     }
 }
 
@@ -215,6 +222,10 @@ impl Backend for Node {
 
     fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
         Ok(self.images.fs_info()?)
+    }
+
+    fn give_back(&self) {
+        crate::sys::memory::give_back();
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {

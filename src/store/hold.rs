@@ -81,9 +81,15 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
         return Err(Error::new(Kind::NotFound, gone));
     };
     refuse_damaged(store, &now)?;
-    match private::make_dir(&directory, private::DIR) {
+    let made = private::make_dir(&directory, private::DIR);
+    let is_new = made.is_ok();
+    match made {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => std::os::unix::fs::symlink(image.manifest.to_string(), &link),
+        _ => std::os::unix::fs::symlink(image.manifest.to_string(), &link).inspect_err(|_| {
+            if is_new {
+                let _ = std::fs::remove_dir(&directory);
+            }
+        }),
     }
     .map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => {

@@ -51,17 +51,21 @@ impl Trash {
         let count = first.len() as u64;
         // The priority is the thread's, so it ends with it.
         std::thread::scope(|scope| {
-            let work = scope.spawn(|| {
+            let thread = std::thread::Builder::new().name("trash".to_owned());
+            let thread = thread.spawn_scoped(scope, || {
                 // Where it is not allowed, the work is done all the same.
                 let _ = crate::sys::process::set_io_priority(IDLE);
-                self.empty_from(&trash, first)
+                self.empty_from(&trash, &first)
             });
+            // The room may be wanted right now: without a thread it is freed at the caller's priority.
+            let Ok(work) = thread else { return self.empty_from(&trash, &first) };
             work.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "emptying the trash panicked")))
         })?;
         Ok(count)
     }
 
-    fn empty_from(&self, trash: &OwnedFd, mut found: Vec<OsString>) -> Result<()> {
+    fn empty_from(&self, trash: &OwnedFd, first: &[OsString]) -> Result<()> {
+        let mut found = first.to_owned();
         while !found.is_empty() {
             for name in found {
                 delete(trash.as_fd(), &name, trash).doing(|| format!("empty {}", self.path.display()))?;

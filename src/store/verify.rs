@@ -16,7 +16,7 @@ use super::layers::LayerStore;
 use super::record::{Event, ImageRecord, LayerId, LayerRecord};
 use super::{Step, Store};
 use crate::digest::Digest;
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Doing, Kind, Result, is_shortage};
 
 /// Something that is not as it came in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,10 +105,13 @@ pub(super) fn verify(
 fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Flaw)) -> Result<Checked> {
     let path = store.layers.index(layer.id);
     let root = store.layers.lower(layer.id);
+    let doing = || format!("verify layer {}", layer.diff_id);
     let of = |what: String, name: &str| Flaw { path: name.as_bytes().to_vec(), what };
     let open = || -> std::io::Result<[File; 2]> { Ok([File::open(&path)?, File::open(&path)?]) };
     let files = match open() {
         Ok(files) => files,
+        // That we cannot look does not make the layer a damaged one.
+        Err(error) if error.raw_os_error().is_some_and(is_shortage) => return Err(error).doing(doing),
         Err(error) => {
             flaw(of(format!("the record of the layer is not there: {error}"), index::NAME));
             return Ok(Checked::default());
@@ -117,6 +120,7 @@ fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Fl
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = match rustix::fs::openat(CWD, &root, flags, Mode::empty()) {
         Ok(root) => root,
+        Err(errno) if is_shortage(errno.raw_os_error()) => return Err(errno).doing(doing),
         Err(errno) => {
             flaw(of(format!("the layer's directory is not there: {errno}"), ""));
             return Ok(Checked::default());
@@ -131,7 +135,7 @@ fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Fl
             flaw(of(error.chain(), index::NAME));
             Ok(Checked::default())
         }
-        other => other.doing(|| format!("verify layer {}", layer.diff_id)),
+        other => other.doing(doing),
     }
 }
 
@@ -141,6 +145,7 @@ fn documents(store: &Store, image: &ImageRecord) -> Result<Vec<Finding>> {
     for digest in [image.manifest, image.id] {
         match store.blob(&digest) {
             Ok(_) => {}
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::System) => {
                 let path = format!("blobs/sha256/{}", digest.hex());
                 found.push(Finding { images: shown(image), layer: None, path, what: error.chain() });

@@ -7,12 +7,14 @@ use rustix::process::Signal;
 
 use super::process::last_errno;
 
-/// A signal of any number from 1 to SIGRTMAX; rustix names only the standard ones.
-pub fn from_raw(number: i32) -> Signal {
-    let number = number.clamp(1, libc::SIGRTMAX());
-    // SAFETY: the kernel knows every number in this range; signals that libc keeps for itself (32, 33) are below
-    // SIGRTMIN() and are excluded by the one caller, which checks the range.
-    unsafe { Signal::from_raw_unchecked(number) }
+/// A signal by number, real-time ones included, which rustix does not name. `None` for what is no signal, and for those
+/// below SIGRTMIN that libc keeps for itself.
+pub fn from_number(number: i32) -> Option<Signal> {
+    Signal::from_named_raw(number).or_else(|| {
+        let is_real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
+        // SAFETY: the kernel knows every number in this range, and none of them is libc's own.
+        is_real_time.then(|| unsafe { Signal::from_raw_unchecked(number) })
+    })
 }
 
 /// Blocks all signals but those a fault raises, and opens a signalfd(2) for them: from here on they are read.

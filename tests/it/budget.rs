@@ -4,6 +4,7 @@
 use std::fs;
 
 use coracle_cri::v1::{ListImagesRequest, StatusRequest};
+use tonic::Code;
 
 use crate::keeper::Kept;
 use crate::support::{
@@ -208,4 +209,101 @@ fn the_programs_are_small() {
         assert!(size > 100_000, "{program}: {size} bytes are no program");
         assert!(!are_release_builds() || size <= most, "{program}: {size} bytes, allowed are {most}");
     }
+}
+
+/// What may stay of a flood when it is over, in KiB.
+const FLOOD_KIB: Ceiling<u64> = Ceiling { release: 2_048, unoptimised: 6_000 };
+
+/// What a flood may take while it lasts, in KiB: the largest messages that are taken at a time, and their decoded form.
+const IN_FLOOD_KIB: u64 = 96 << 10;
+
+/// What an HTTP/2 client begins with: the preface and empty settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A daemon, and what it takes when nothing happens.
+struct Flooded {
+    serve: Serve,
+    idle: u64,
+}
+
+impl Flooded {
+    fn new() -> Self {
+        let serve = Serve::new();
+        // One call, so that what the first of all allocates is there.
+        serve.run(serve.runtime().status(StatusRequest::default())).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(9));
+        let idle = pss(serve.pid());
+        Self { serve, idle }
+    }
+
+    #[track_caller]
+    fn is_idle_again(&self) {
+        let what = format!("the memory to come back to {} KiB", self.idle);
+        let pid = self.serve.pid();
+        wait_until(&what, || (pss(pid) <= self.idle + FLOOD_KIB.get()).then_some(()));
+    }
+}
+
+#[test]
+fn a_daemon_gives_back_what_connections_took() {
+    needs!(root, busybox);
+    let flooded = Flooded::new();
+    let (mut connections, mut peak) = (Vec::new(), 0);
+    for number in 0..2000 {
+        let mut stream = std::os::unix::net::UnixStream::connect(flooded.serve.socket()).unwrap();
+        let _ = std::io::Write::write_all(&mut stream, HELLO);
+        connections.push(stream);
+        if number % 100 == 0 {
+            peak = peak.max(pss(flooded.serve.pid()));
+        }
+    }
+    peak = peak.max(pss(flooded.serve.pid()));
+    assert!(peak <= flooded.idle + (32 << 10), "2000 connections took {} KiB", peak - flooded.idle);
+    drop(connections);
+    flooded.is_idle_again();
+}
+
+#[test]
+fn a_daemon_gives_back_what_large_messages_and_many_calls_took() {
+    needs!(root, busybox);
+    let flooded = Flooded::new();
+    let (serve, pid) = (&flooded.serve, flooded.serve.pid());
+    let mut large = pod_on_host("large");
+    large.annotations.insert("large".into(), "x".repeat(15 << 20));
+    // Without a name it is refused once it was read.
+    large.metadata = None;
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let mut peak = 0;
+        while ended.recv_timeout(std::time::Duration::from_millis(10)).is_err() {
+            peak = peak.max(pss(pid));
+        }
+        peak
+    });
+    serve.block_on(async {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let request =
+                coracle_cri::v1::RunPodSandboxRequest { config: Some(large.clone()), ..Default::default() };
+            let mut runtime = serve.runtime();
+            calls.spawn(async move { runtime.run_pod_sandbox(request).await.unwrap_err() });
+        }
+        while let Some(error) = calls.join_next().await {
+            let error = error.unwrap();
+            let is_expected = matches!(error.code(), Code::InvalidArgument | Code::ResourceExhausted);
+            assert!(is_expected, "{error:?}");
+        }
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..3000 {
+            let mut runtime = serve.runtime();
+            calls.spawn(async move { runtime.status(StatusRequest::default()).await });
+        }
+        while let Some(answer) = calls.join_next().await {
+            answer.unwrap().unwrap();
+        }
+    });
+    done.send(()).unwrap();
+    let peak = watch.join().unwrap();
+    assert!(peak <= flooded.idle + IN_FLOOD_KIB, "large messages took {} KiB", peak - flooded.idle);
+    flooded.is_idle_again();
 }

@@ -348,3 +348,29 @@ fn without_rm_the_container_is_kept_until_it_is_removed() {
     sandbox.coracle(["rm", &sandbox.id("kept")]).fails();
     assert_clean(&sandbox);
 }
+
+/// An image cannot hide what the runtime mounts, and its volumes do not keep it from starting.
+#[test]
+fn volumes_of_an_image_at_paths_of_the_kernel_are_left_out() {
+    needs!(root, launch_verb);
+    let volumes = json!({
+        "/proc": {}, "/sys": {}, "/dev": {}, "/": {}, "": {}, "proc": {}, "..": {}, "/proc/self": {}, "/dev/shm": {},
+        "/dev/pts": {}, "/sys/fs/cgroup": {}, "/etc/group": {}, "/var/lib/data": {}, "/var/lib/data/": {},
+        "/var/lib/data/new": {}, "/fresh": {}, "/to-proc": {}, "/to-proc/new": {}, "/to-nowhere": {},
+    });
+    let sandbox = Sandbox::new();
+    import(&sandbox, json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], "Volumes": volumes }), |root| {
+        std::os::unix::fs::symlink("/proc", root.join("to-proc")).unwrap();
+        std::os::unix::fs::symlink("/proc/none", root.join("to-nowhere")).unwrap();
+    });
+    let script = "set -e; grep -q ' /proc proc ' /proc/mounts; test -d /sys/kernel; test -c /dev/null; test -d /dev/shm; \
+                  test -f /etc/group; cat /var/lib/data/kept; echo; echo w > /var/lib/data/w; echo w > /var/lib/data/new/w; \
+                  echo w > /fresh/w; test -d /to-proc/self; ! grep -q ' /to' /proc/mounts";
+    for flags in [&["--read-only"][..], &[]] {
+        let output = shell(&sandbox, flags, script);
+        assert_eq!(output.code(), Some(0), "{flags:?}: {output}");
+        assert_eq!(output.stdout, "from the image\n");
+        assert!(output.stderr.contains("volume /proc is left out"), "{output}");
+    }
+    assert_clean(&sandbox);
+}

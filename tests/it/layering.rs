@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error", "id"],
-    &["digest", "linux", "log"],
+    &["digest", "linux", "log", "yaml"],
     &["cgroup", "seccomp", "record"],
     &["launch", "store"],
     &["oci", "image", "net", "keeper"],
@@ -35,7 +35,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("hyper", &["image/registry/"], "only what talks to registries knows the network"),
     ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
     ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
-    ("yaml_rust2", &["image/registry/", "pod/cdi.rs"], "one file of K3s is YAML, and CDI's are"),
+    ("yaml_rust2", &["yaml.rs", "image/registry/", "pod/cdi.rs"], "one file of K3s is YAML, and CDI's are"),
     ("coracle_cri", &["serve/", "pod/"], "what kubelet says is for whoever answers it"),
     ("tonic", &[], "gRPC lives in cri/"),
     ("prost", &[], "gRPC lives in cri/"),

@@ -97,6 +97,107 @@ fn keys_and_clone3_are_refused_by_number() {
     assert_eq!(errno(4000, "0"), libc::ENOSYS.to_string(), "a call of the future");
 }
 
+/// A 32-bit x86 program of a few instructions: it makes the call `number` with `ebx`, `ecx` and `edx` (for `None` the
+/// address of the words `words`) and exits with the errno of it, or with 0.
+#[cfg(target_arch = "x86_64")]
+fn program_of_i386(number: u32, ebx: u32, ecx: Option<u32>, edx: u32, words: [u32; 3]) -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    const CODE: u32 = 38;
+    let mut code = Vec::new();
+    let mut put = |opcode: u8, value: u32| {
+        code.push(opcode);
+        code.extend(value.to_le_bytes());
+    };
+    put(0xb8, number); // mov eax
+    put(0xbb, ebx); // mov ebx
+    put(0xb9, ecx.unwrap_or(BASE + HEADERS + CODE)); // mov ecx
+    put(0xba, edx); // mov edx
+    code.extend([0xcd, 0x80]); // int 0x80
+    code.extend([0x31, 0xdb]); // xor ebx, ebx
+    code.extend([0x85, 0xc0, 0x79, 0x04]); // test eax, eax; jns over the next two
+    code.extend([0xf7, 0xd8, 0x89, 0xc3]); // neg eax; mov ebx, eax
+    code.extend([0x31, 0xc0, 0x40, 0xcd, 0x80]); // eax = 1: exit
+    code.push(0x90);
+    assert_eq!(code.len(), CODE as usize);
+    let size = HEADERS + CODE + 12;
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    for word in [1, BASE + HEADERS, 52, 0, 0, 32 << 16 | 52, 1, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    for word in [1, 0, BASE, BASE, size, size, 5, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    assert_eq!(elf.len(), HEADERS as usize);
+    elf.extend(code);
+    elf.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    elf
+}
+
+/// What a 32-bit program gets beneath `filter` for a call, as errno, 0 for success. `None` where the kernel runs no such
+/// programs.
+#[cfg(target_arch = "x86_64")]
+fn errno_of_i386(filter: &Program, elf: &[u8]) -> Option<i32> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("i386");
+    std::fs::write(&path, elf).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    match beneath(filter, Command::new(&path)) {
+        Ok(output) => Some(output.status.code().unwrap_or_else(|| panic!("{output:?}"))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_32_bit_program_opens_no_closed_family_by_either_way() {
+    const SOCKETCALL: u32 = 102;
+    const SOCKET: u32 = 359;
+    let filter = default_with(&[]);
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_ALG, libc::AF_VSOCK];
+    for family in families.map(|family| u32::try_from(family).unwrap()) {
+        let closed = matches!(family, 38 | 40);
+        // Type 5 is SOCK_SEQPACKET, which AF_ALG wants, 2 is SOCK_DGRAM, which all others have.
+        let kind = if family == 38 { 5 } else { 2 };
+        let direct = program_of_i386(SOCKET, family, Some(kind), 0, [0; 3]);
+        let through = program_of_i386(SOCKETCALL, 1, None, 0, [family, kind, 0]);
+        let Some(direct) = errno_of_i386(&filter, &direct) else {
+            println!("SKIP: this kernel runs no 32-bit x86 programs");
+            return;
+        };
+        assert_eq!(direct, if closed { libc::EPERM } else { 0 }, "family {family}");
+        assert_eq!(errno_of_i386(&filter, &through), Some(libc::ENOSYS), "family {family}");
+    }
+    // getsockname(-1): calls on sockets that exist go through to the kernel.
+    let existing = program_of_i386(SOCKETCALL, 6, None, 0, [u32::MAX, 0, 0]);
+    assert_eq!(errno_of_i386(&filter, &existing), Some(libc::EBADF));
+}
+
+/// The family is an `int`: what stands in the upper half of the register does not change which one the kernel takes.
+#[test]
+fn a_family_is_closed_whatever_the_upper_half_of_its_register_holds() {
+    if command(&["perl", "-e", "1"]).output().is_err() {
+        println!("SKIP: no perl to make system calls with");
+        return;
+    }
+    let program = default_with(&[]);
+    let mut numbers = vec![libc::SYS_socket];
+    if cfg!(target_arch = "x86_64") {
+        numbers.push(libc::SYS_socket | 0x4000_0000); // the same by way of x32
+    }
+    for number in numbers {
+        for family in [38_u64, 40, 1 << 32 | 38, 1 << 32 | 40, u64::from(u32::MAX) << 32 | 38] {
+            let kind = if family & 0xff == 38 { 5 } else { 1 };
+            let script = format!("syscall({number}, {family}, {kind}, 0) == -1 and print $!+0");
+            let output = beneath(&program, command(&["perl", "-e", &script])).unwrap();
+            let errno = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(errno, libc::EPERM.to_string(), "{number:#x} {family:#x}: {output:?}");
+        }
+    }
+}
+
 #[test]
 fn the_errno_of_a_rule_reaches_the_program() {
     let program = program(

@@ -38,13 +38,18 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(node: Node) -> Self {
+        Self::with(node, coracle_cri::Limits::default())
+    }
+
+    /// One with limits of its own.
+    pub(crate) fn with(node: Node, limits: coracle_cri::Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cri.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let node = Arc::new(node);
         let (stop, stopped) = oneshot::channel();
         let until = async move { drop(stopped.await) };
-        let done = tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), until));
+        let done = tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), limits, until));
         Self { node, path, stop: Some(stop), done, _dir: dir }
     }
 

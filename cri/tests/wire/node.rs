@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) held: Vec<&'static str>,
     /// Calls that were cancelled while they were held.
     pub(crate) cancelled: Vec<&'static str>,
+    /// How often it was told to give memory back.
+    pub(crate) gave_back: u32,
     /// What the server said of failed calls.
     pub(crate) failures: Vec<String>,
     /// What is handed out by `exec_sync`.
@@ -75,6 +77,7 @@ fn usage(timestamp: i64) -> v1::CpuUsage {
 
 impl Backend for Node {
     fn version(&self) -> Result<v1::VersionResponse> {
+        drop(self.begin("version", None)?);
         Ok(v1::VersionResponse {
             version: "0.1.0".into(),
             runtime_name: "fake".into(),
@@ -290,6 +293,10 @@ impl Backend for Node {
             image_filesystems: vec![v1::FilesystemUsage { timestamp: 1, ..Default::default() }],
             container_filesystems: vec![],
         })
+    }
+
+    fn give_back(&self) {
+        self.state().gave_back += 1;
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {

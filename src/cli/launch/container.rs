@@ -28,8 +28,13 @@ pub(super) struct Container {
     directory: PathBuf,
     ephemeral: bool,
     finished: bool,
-    _lock: File,
+    /// The lock is the first one. All are closed before the directory is removed: that takes some descriptors, and the
+    /// launch may have failed for want of them.
+    kept_open: Vec<File>,
 }
+
+/// Descriptors that are kept back for the removal of a container's directory: one for each level of it.
+const FOR_REMOVAL: usize = 6;
 
 /// Twelve random hexadecimal digits.
 pub(super) fn random_name() -> Result<String> {
@@ -56,10 +61,16 @@ impl Container {
             _ => e,
         })?;
         let directory = hold.directory().to_owned();
+        // From here on the directory goes when anything fails.
+        let mut container = Self { directory, ephemeral, finished: false, kept_open: Vec::new() };
+        let directory = container.directory.clone();
         let lock = File::open(&directory).doing(|| format!("open {}", directory.display()))?;
         flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
             .doing(|| format!("lock {}", directory.display()))?;
-        let container = Self { directory, ephemeral, finished: false, _lock: lock };
+        container.kept_open.push(lock);
+        for _ in 0..FOR_REMOVAL {
+            container.kept_open.push(File::open("/").doing(|| "keep descriptors for the container's end")?);
+        }
         if ephemeral {
             let mark = container.directory.join(EPHEMERAL);
             let root = std::path::absolute(&runtime.root).unwrap_or_else(|_| runtime.root.clone());
@@ -104,6 +115,7 @@ impl Container {
     /// The container has ended: its directory goes, or stays under its name.
     pub(super) fn finish(mut self) -> Result<()> {
         self.finished = true;
+        self.kept_open.clear();
         if self.ephemeral { remove(&self.directory) } else { Ok(()) }
     }
 }
@@ -111,6 +123,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if !self.finished {
+            self.kept_open.clear();
             let _ = remove(&self.directory);
         }
     }

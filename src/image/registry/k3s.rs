@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 use super::credentials::Login;
 use super::endpoint::{Base, Endpoint, Tls, is_repository};
@@ -20,9 +20,11 @@ pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec
 }
 
 fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
-    let documents = YamlLoader::load_from_str(text).map_err(|error| malformed(path, error))?;
-    let Some(root) = documents.first() else { return Ok(None) };
-    let file = File { root, path };
+    let root = match crate::yaml::load(text).map_err(|error| malformed(path, error))? {
+        Yaml::Null => return Ok(None),
+        root => root,
+    };
+    let file = File { root: &root, path };
     let registry = reference.registry();
     let own = own_base(registry)?;
     let mirrors = file.entry("mirrors", registry);

@@ -20,6 +20,7 @@ mod endpoint;
 mod fault;
 mod hosts_toml;
 mod k3s;
+mod lookup;
 mod registries_conf;
 mod repository;
 mod session;

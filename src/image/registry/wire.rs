@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower_service::Service;
 
 use super::endpoint::{Tls, host_of, is_loopback};
+use super::lookup::Lookup;
 use super::tls;
 use super::{Cancel, Timing};
 use crate::error::{Doing, Error, Kind, Result};
@@ -105,7 +106,7 @@ impl Dialer {
     /// A connection that ends at the host of `uri`, or at the proxy that is asked for a plain one.
     async fn reach(&self, uri: &Uri, proxy: Option<&Intercept>) -> Result<TokioIo<TcpStream>> {
         let authority = authority(uri);
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Lookup);
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(self.timing.connect));

@@ -50,7 +50,10 @@ impl Network {
     }
 
     /// Reads a list of plugins, or a single one, which is a list of itself.
-    pub(super) fn parse(value: Value) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field that is missing or malformed.
+    pub fn parse(value: Value) -> Result<Self> {
         let Value::Object(mut top) = value else { return Err(Error::invalid("it is not a JSON object")) };
         let name = match top.get("name") {
             Some(Value::String(name)) if is_name(name) => name.clone(),

@@ -38,8 +38,14 @@ struct Ip {
 
 impl Outcome {
     /// Reads the last plugin's result: addresses of the interface of this name inside, and those of no interface.
-    pub(super) fn of(result: &Value, name: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It is not as the specification has it, or names an address that is none.
+    pub fn of(result: &Value, name: &str) -> Result<Self> {
         let doing = || "understand the result of the network plugins";
+        if !result.is_object() {
+            return Err(crate::error::Error::invalid("it is no JSON object").doing(doing()));
+        }
         let answer = Answer::deserialize(result).doing(doing)?;
         let is_ours = |ip: &&Ip| match ip.interface.and_then(|i| answer.interfaces.get(i)) {
             Some(interface) => interface.name == name && !interface.sandbox.is_empty(),

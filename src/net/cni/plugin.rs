@@ -1,6 +1,6 @@
 //! Running one plugin: configuration on stdin, result or error object on stdout.
 
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::hooks::{memory_file, wait};
+use crate::launch::hooks::{memory_file, output_file, output_of, wait};
 
 /// How much of what a plugin writes is read: results are a few kilobytes.
 const LONGEST: u64 = 1 << 20;
@@ -50,7 +50,7 @@ pub(super) fn run(
     // A group of its own, so that a hang is ended together with what it started.
     command.envs(variables.iter().map(|(k, v)| (*k, v))).process_group(0).current_dir("/");
     // Files in memory, not pipes: a plugin that leaves a daemon behind, or reads nothing, cannot make us wait.
-    let (mut stdin, mut stdout, mut stderr) = (memory_file()?, memory_file()?, memory_file()?);
+    let (mut stdin, mut stdout, mut stderr) = (memory_file()?, output_file(LONGEST)?, output_file(LONGEST)?);
     let text = serde_json::to_vec(input).doing(|| "write its configuration")?;
     stdin.write_all(&text).and_then(|()| stdin.rewind()).doing(|| "write its configuration")?;
     let copy = |file: &std::fs::File| file.try_clone().doing(|| "keep its output");
@@ -61,6 +61,13 @@ pub(super) fn run(
         let _ = child.wait();
         return Err(Error::new(Kind::TimedOut, format!("it took longer than {patience:?} and was killed")));
     };
+    if !status.success() && [&mut stdout, &mut stderr].into_iter().any(is_full) {
+        // The plugin only knows that its write was not permitted.
+        return Err(Error::new(
+            Kind::System,
+            format!("it failed when it had written {LONGEST} bytes, which is all that is taken"),
+        ));
+    }
     let said = text_of(&mut stdout)?;
     if status.success() {
         let answer = Some(said.trim()).filter(|t| !t.is_empty());
@@ -70,11 +77,14 @@ pub(super) fn run(
     Err(failure(&said, &complaint).unwrap_or_else(|| Error::new(Kind::System, status.to_string())))
 }
 
+/// Whether there was no room for more of what a plugin writes at once.
+fn is_full(file: &mut std::fs::File) -> bool {
+    const AT_ONCE: u64 = 256 << 10;
+    file.stream_position().is_ok_and(|position| position + AT_ONCE > LONGEST)
+}
+
 fn text_of(file: &mut std::fs::File) -> Result<String> {
-    let mut bytes = Vec::new();
-    file.rewind().doing(|| "read its output")?;
-    file.take(LONGEST).read_to_end(&mut bytes).doing(|| "read its output")?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&output_of(file)?).into_owned())
 }
 
 /// The error object of a plugin. SPEC(cni 1.1.0 #error)
@@ -94,7 +104,8 @@ fn failure(stdout: &str, stderr: &str) -> Option<Error> {
         if !details.is_empty() {
             message.push_str(&format!(": {details}"));
         }
-        return Some(Error::new(kind(code), message));
+        // kubelet reads it in a header, which has no room for all that a plugin may say.
+        return Some(Error::new(kind(code), message.chars().take(SHOWN).collect::<String>()));
     }
     let written = if stderr.trim().is_empty() { stdout } else { stderr }.trim();
     let shown: String = written.chars().take(SHOWN).collect();

@@ -217,13 +217,14 @@ pub fn complete_home(process: &mut oci_spec::runtime::Process, root: &Path) {
     }
 }
 
-/// Whether a path exists beneath a root, links followed inside it only.
-pub fn exists_beneath(root: &Path, path: &Path) -> bool {
+/// Opens what is at a path beneath a root (`O_PATH`), links followed inside it only.
+///
+/// # Errors
+/// The errno of openat2.
+pub fn open_beneath(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let Ok(root) = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty()) else {
-        return false;
-    };
-    openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).is_ok()
+    let root = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! ExecSync: a command in a container, its output, and an end to all of it when its time is over.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use coracle_cri::{Call, v1};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
@@ -139,11 +138,9 @@ impl Running<'_> {
         if !has_ended {
             match &self.piped.apart {
                 Some(apart) => apart.end_apart()?,
-                None => kill_tree(pid),
+                None => super::kill_tree::kill_tree(pid),
             }
-            if let Some(pid) = Pid::from_raw(pid) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            let _ = pidfd_send_signal(&self.piped.process.pidfd, Signal::KILL);
         }
         let status = waitid(WaitId::PidFd(self.piped.process.pidfd.as_fd()), WaitIdOptions::EXITED)
             .doing(|| "wait for the command")?;
@@ -156,28 +153,5 @@ impl Running<'_> {
             (None, signal) => signal.map(|signal| 128 + signal),
         });
         Ok(code.unwrap_or(255))
-    }
-}
-
-/// Kills a process and all that descend from it, for hosts where it has no cgroup of its own.
-fn kill_tree(top: i32) {
-    let mut seen = BTreeSet::new();
-    // Who forks meanwhile is found by the next round; a stopped process does not.
-    let mut todo = vec![top];
-    while let Some(pid) = todo.pop() {
-        if !seen.insert(pid) {
-            continue;
-        }
-        if let Some(known) = Pid::from_raw(pid) {
-            let _ = kill_process(known, Signal::STOP);
-        }
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        for task in tasks {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            todo.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<i32>().ok()));
-        }
-    }
-    for pid in seen.into_iter().filter_map(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
     }
 }

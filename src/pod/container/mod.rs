@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+mod kill_tree;
 mod list;
 mod remove;
 mod start;

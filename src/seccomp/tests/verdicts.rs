@@ -379,6 +379,49 @@ fn the_default_profile_allows_work_and_denies_power() {
     }
 }
 
+/// The family is an `int` in the kernel: whatever the upper half of the register holds, the lower one counts.
+#[test]
+fn no_upper_half_of_a_register_opens_a_family_that_the_default_profile_closes() {
+    let native = Abi::native().unwrap();
+    let program = compiled(&default_profile(&Capabilities::new()), native);
+    for family in 0..64 {
+        let closed = matches!(family, 38 | 40);
+        let plain = call(&program, native, "socket", &[family]).verdict;
+        assert_eq!(plain, if closed { EPERM } else { ALLOW }, "family {family}");
+        if !native.is_64_bit() {
+            continue;
+        }
+        for upper in [1, 0x8000_0000, 0xffff_ffff, 0x26, 0x28] {
+            let verdict = call(&program, native, "socket", &[upper << 32 | family]).verdict;
+            assert!(!closed || verdict == EPERM, "family {family} below {upper:#x}");
+        }
+    }
+}
+
+/// Each ABI that the host runs besides its own has the same rules for families, and none a way around them.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn no_other_abi_of_the_host_opens_a_family_that_the_default_profile_closes() {
+    let native = Abi::native().unwrap();
+    let program = compiled(&default_profile(&Capabilities::new()), native);
+    let others: &[Abi] = if native == Abi::X8664 { &[Abi::X86, Abi::X32] } else { &[Abi::Arm] };
+    for abi in others {
+        let number = table::find("socket").unwrap().number(*abi).unwrap() | abi.number_bits();
+        let socket = |family: u64| run(&program, &Data::new(abi.audit(), number, &[family])).verdict;
+        for (family, expected) in [(2, ALLOW), (38, EPERM), (39, ALLOW), (40, EPERM), (41, ALLOW)] {
+            assert_eq!(socket(family), expected, "{abi:?} family {family}");
+        }
+    }
+    if native == Abi::X8664 {
+        let through = |call: u64| run(&program, &Data::new(X86, 102, &[call, 0xbad])).verdict;
+        assert_eq!(through(1), ENOSYS, "socket");
+        for existing in (2..=20).chain([8]) {
+            assert_eq!(through(existing), ALLOW, "call {existing} works on a socket that exists");
+        }
+        assert_eq!(run(&program, &Data::new(X86, 102, &[0xdead_0000_0001])).verdict, ENOSYS, "upper half");
+    }
+}
+
 #[test]
 fn a_call_of_the_default_profile_costs_at_most_ten_comparisons() {
     let program = compiled(&default_profile(&Capabilities::new()), Abi::native().unwrap());

@@ -10,7 +10,7 @@ use super::gone::Gone;
 use super::rebuild::data;
 use super::{Attributes, NAME, Node, Reader, Record, Tree};
 use crate::digest::{Digest, Hasher};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result, is_shortage};
 
 /// Bytes read at once.
 const BUFFER: usize = 64 << 10;
@@ -176,8 +176,8 @@ impl Check<'_> {
             Record::File { extents, crc, .. } if self.depth == Depth::Content => {
                 self.content(path, extents, *crc)?;
             }
-            Record::Link { target, .. } if !gone.takes(target, number) => self.link(path, target, &stat),
-            Record::Symlink { target, .. } => self.symlink(path, target),
+            Record::Link { target, .. } if !gone.takes(target, number) => self.link(path, target, &stat)?,
+            Record::Symlink { target, .. } => self.symlink(path, target)?,
             Record::Dir { opaque, .. } if !behind_end => self.directory(path, *opaque)?,
             _ => {}
         }
@@ -274,23 +274,33 @@ impl Check<'_> {
         match actual {
             Ok(Some(actual)) if actual == crc => {}
             Ok(_) => self.tell(path, "its content differs"),
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => self.tell(path, format!("its content cannot be read: {}", error.chain())),
         }
         Ok(())
     }
 
-    fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) {
+    fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) -> Result<()> {
         match self.stat(target) {
             Ok(other) if (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            Err(errno) if is_shortage(errno.raw_os_error()) => {
+                return Err(errno).doing(|| format!("look at \"{}\"", target.escape_ascii()));
+            }
             _ => self.tell(path, format!("it is no longer the same file as \"{}\"", target.escape_ascii())),
         }
+        Ok(())
     }
 
-    fn symlink(&mut self, path: &[u8], target: &[u8]) {
+    fn symlink(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         let actual = self.tree.at(path).and_then(|(dir, name)| rustix::fs::readlinkat(dir, name, Vec::new()));
-        if !actual.is_ok_and(|actual| actual.as_bytes() == target) {
-            self.tell(path, "it leads somewhere else");
+        match actual {
+            Ok(actual) if actual.as_bytes() == target => {}
+            Err(errno) if is_shortage(errno.raw_os_error()) => {
+                return Err(errno).doing(|| format!("read the link \"{}\"", path.escape_ascii()));
+            }
+            _ => self.tell(path, "it leads somewhere else"),
         }
+        Ok(())
     }
 
     fn directory(&mut self, path: &[u8], opaque: bool) -> Result<()> {

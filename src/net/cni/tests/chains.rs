@@ -161,6 +161,64 @@ fn answers_that_make_no_sense_are_errors_and_undone() {
     }
 }
 
+/// What a plugin says without end, or at great length, takes neither our memory nor our time.
+#[test]
+fn a_plugin_that_says_too_much_fails_and_is_undone() {
+    for (answer, part) in [
+        ("yes", "1048576 bytes"),
+        ("yes >&2", "1048576 bytes"),
+        ("head -c 100000000 /dev/zero", "1048576 bytes"),
+        (
+            r#"printf '{"ips": [], "x": "'; head -c 2000000 /dev/zero | tr '\\0' x; echo '"}'"#,
+            "1048576 bytes",
+        ),
+        (
+            r#"printf '{"code": 7, "msg": "'; head -c 100000 /dev/zero | tr '\\0' m; echo '"}'; exit 1"#,
+            "mmmm",
+        ),
+    ] {
+        let fake = Fake::network(&["one"]);
+        fake.tell("one", "ADD", answer);
+        let error = fake.cni().add(&attachment("c1")).unwrap_err();
+        assert!(error.chain().contains(part), "{answer}: {error:?}");
+        assert!(error.chain().len() < 10_000, "{answer}: {} bytes", error.chain().len());
+        assert_eq!(
+            (fake.calls().last().map(String::as_str), fake.records()),
+            (Some("DEL one"), 0),
+            "{answer}"
+        );
+    }
+}
+
+/// Results that name what is not there: interfaces, containers, addresses with anything behind them.
+#[test]
+fn a_result_that_lies_gives_addresses_or_an_error_and_nothing_else() {
+    let reply = |text: &str| {
+        let fake = Fake::network(&["one"]);
+        fake.tell("one", "ADD", &format!("cat <<'END'\n{text}\nEND"));
+        let added = fake.cni().add(&attachment("c1")).map(|outcome| outcome.addresses.len());
+        assert_eq!(fake.records(), usize::from(added.is_ok()), "{text}");
+        added
+    };
+    for (text, count) in [
+        (r#"{"ips": [{"address": "10.0.0.2/24", "interface": 99}]}"#, Some(1)),
+        (
+            r#"{"ips": [{"address": "10.0.0.2/24", "interface": 0}], "interfaces": [{"name": "other", "sandbox": "/x"}]}"#,
+            Some(0),
+        ),
+        (r#"{"ips": [{"address": "10.0.0.2\\n/24"}]}"#, None),
+        (r#"{"ips": [{"address": "10.0.0.2/24", "interface": -1}]}"#, None),
+        (r#"{"ips": {"address": "10.0.0.2"}}"#, None),
+        (r#"{"dns": {"nameservers": ["1.1.1.1\\noptions x"]}, "ips": []}"#, Some(0)),
+        ("[]", None),
+        ("7", None),
+        ("null", None),
+    ] {
+        assert_eq!(reply(text).ok(), count, "{text}");
+    }
+    assert!(reply(&"[".repeat(500_000)).is_err(), "depth is refused, not followed");
+}
+
 #[test]
 fn capabilities_reach_only_the_plugins_that_have_them() {
     let fake = Fake::network(&["plain", "able"]);

@@ -1,0 +1,215 @@
+//! What clients may make the server hold, and that it is given back.
+//!
+//! The clients are root's, but one that runs wild must not take the memory of a small machine, nor the place of kubelet.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::codegen::StdError;
+
+use crate::MESSAGE_LIMIT;
+use crate::backend::Backend;
+
+/// How much the clients may ask for at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls that are worked on at a time; others wait for a thread.
+    pub parallel_calls: usize,
+    /// Calls that are open at a time, of all connections together; a further one fails.
+    pub open_calls: usize,
+    /// Connections at a time. A further one takes the place of one that is idle: of those that never made a call if there are
+    /// any, the one that has been idle for the longest time. It is closed if none is idle.
+    pub connections: usize,
+    /// How long a connection may take until it has sent what every HTTP/2 connection begins with.
+    pub preface: Duration,
+    /// How long a request may take to arrive.
+    pub request: Duration,
+    /// Bytes of large requests that are held at a time, of all connections together; a further one fails.
+    pub request_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            parallel_calls: 32,
+            open_calls: 1000,
+            connections: 256,
+            preface: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            request_bytes: 2 * MESSAGE_LIMIT,
+        }
+    }
+}
+
+/// Bytes of a request that count for nothing: a client's ordinary calls go through whatever others send.
+const SMALL: usize = 16 << 10;
+
+/// Work after which it is worth to look for memory that can be given back, in bytes of requests; each call counts as some.
+const MUCH: usize = 1 << 20;
+const CALL: usize = 16 << 10;
+
+/// How long after work memory is given back: when whoever is at it has paused, and when its threads have ended.
+const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
+
+/// What is held just now, and what was since memory was given back.
+pub(crate) struct Load {
+    pub(crate) limits: Limits,
+    open_calls: AtomicUsize,
+    request_bytes: AtomicUsize,
+    since: AtomicUsize,
+    much: Notify,
+}
+
+impl Load {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        let (open_calls, request_bytes, since) = Default::default();
+        Arc::new(Self { limits, open_calls, request_bytes, since, much: Notify::new() })
+    }
+
+    /// Counts a call as open until what is returned is dropped.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when as many are open as may be.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<OpenCall, Status> {
+        let call = OpenCall(Arc::clone(self));
+        if self.open_calls.fetch_add(1, Ordering::Relaxed) < self.limits.open_calls {
+            return Ok(call);
+        }
+        let limit = self.limits.open_calls;
+        Err(Status::resource_exhausted(format!("{limit} calls are open; try again when some have ended")))
+    }
+
+    /// Counts work that was done; after much of it memory is given back.
+    fn count(&self, bytes: usize) {
+        if self.since.fetch_add(bytes, Ordering::Relaxed) + bytes >= MUCH {
+            self.rest();
+        }
+    }
+
+    /// Has memory given back soon.
+    pub(crate) fn rest(&self) {
+        self.since.store(0, Ordering::Relaxed);
+        self.much.notify_one();
+    }
+
+    /// Has `backend` give memory back some time after much was held; without load it sleeps. Never ends.
+    pub(crate) async fn give_back<B: Backend>(&self, backend: &B) {
+        loop {
+            self.much.notified().await;
+            for pause in PAUSES {
+                tokio::time::sleep(pause).await;
+                backend.give_back();
+            }
+        }
+    }
+
+    /// Takes room for more bytes of a request.
+    fn take(&self, bytes: usize) -> Result<(), Status> {
+        let limit = self.limits.request_bytes;
+        let fits = |held: usize| held.checked_add(bytes).filter(|all| *all <= limit);
+        match self.request_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Status::resource_exhausted(format!(
+                "more than {limit} bytes of requests are being received; try again"
+            ))),
+        }
+    }
+
+    fn put_back(&self, bytes: usize) {
+        self.request_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A call that is open.
+pub(crate) struct OpenCall(Arc<Load>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.0.count(CALL);
+    }
+}
+
+/// The body of a request, which takes room while it is there: as much as it says that its message is long, for so much is
+/// set aside for it at once (gRPC: a byte of flags, four of length, the message).
+pub(crate) struct Counted {
+    inner: Incoming,
+    load: Arc<Load>,
+    /// The first bytes of it, until the length is known.
+    head: Vec<u8>,
+    received: usize,
+    taken: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Counted {
+    pub(crate) fn new(inner: Incoming, load: &Arc<Load>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(load.limits.request));
+        Self { inner, load: Arc::clone(load), head: Vec::new(), received: 0, taken: 0, deadline }
+    }
+
+    /// Counts a piece that came.
+    fn count(&mut self, piece: &[u8]) -> Result<(), Status> {
+        const HEAD: usize = 5;
+        self.received += piece.len();
+        let missing = HEAD - self.head.len();
+        self.head.extend(piece.iter().take(missing));
+        let promised = match self.head[..] {
+            // What is longer than a message may be is refused before anything is set aside for it.
+            [_, a, b, c, d] => (u32::from_be_bytes([a, b, c, d]) as usize).min(MESSAGE_LIMIT),
+            _ => 0,
+        };
+        let large = promised.max(self.received).saturating_sub(SMALL);
+        if let Some(more) = large.checked_sub(self.taken).filter(|more| *more > 0) {
+            self.load.take(more)?;
+            self.taken = large;
+        }
+        Ok(())
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            ready!(self.deadline.as_mut().poll(context));
+            let limit = self.load.limits.request;
+            let late = Status::deadline_exceeded(format!("the request did not arrive within {limit:?}"));
+            return Poll::Ready(Some(Err(late.into())));
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let counted = frame.data_ref().map_or(Ok(()), |piece| self.count(piece));
+                Some(counted.map(|()| frame).map_err(Into::into))
+            }
+            other => other.map(|end| end.map_err(Into::into)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.load.put_back(self.taken);
+        self.load.count(self.received);
+    }
+}

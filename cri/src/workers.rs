@@ -1,0 +1,176 @@
+//! Threads for work that blocks: as many as are needed, up to a limit, kept for a while and then gone.
+//!
+//! tokio has such threads too, but its way to them panics when the kernel refuses a thread (pids.max, RLIMIT_NPROC, no
+//! memory), and a panic ends the daemon. Here a call that finds no thread fails, and the next one tries again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Kind, Result};
+
+/// How long a thread waits for more work before it ends.
+const KEEP_THREAD: Duration = Duration::from_secs(5);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads, and the work that waits for one.
+pub(crate) struct Workers {
+    /// How many threads there may be, and so how many calls are worked on at a time.
+    most: usize,
+    /// How many bytes of stack each has.
+    stack: usize,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Workers {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Self::with_stack(most, 2 << 20)
+    }
+
+    fn with_stack(most: usize, stack: usize) -> Arc<Self> {
+        Arc::new(Self { most: most.max(1), stack, state: Mutex::default(), wake: Condvar::new() })
+    }
+
+    /// Runs `work` on a thread and waits for what it returns.
+    ///
+    /// # Errors
+    /// What `work` returns; `System` when there is no thread and none can be started; `Bug` when `work` panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.start(move || drop(sender.send(work()))).map_err(|error| no_thread(&error))?;
+        let lost = || Err(Error::new(Kind::Bug, "the work on this call ended without a result"));
+        receiver.await.unwrap_or_else(|_| lost())
+    }
+
+    /// Has `work` run on a thread: now, or when one of them has nothing else to do.
+    ///
+    /// # Errors
+    /// That of starting a thread, when there is none; `work` is dropped then.
+    pub(crate) fn start(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.idle <= state.queue.len() && state.threads < self.most {
+            match self.add_thread() {
+                Ok(()) => state.threads += 1,
+                // Those that work will come to it.
+                Err(_) if state.threads > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        state.queue.push_back(Box::new(work));
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn add_thread(self: &Arc<Self>) -> io::Result<()> {
+        let workers = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("call".to_owned()).stack_size(self.stack);
+        thread.spawn(move || Thread(workers).work()).map(drop)
+    }
+
+    /// No foreign code runs under the lock, so a poisoned one has a sound state behind it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error of a call for which the kernel gives no thread.
+pub(crate) fn no_thread(error: &io::Error) -> Error {
+    Error::new(Kind::System, format!("start a thread for the call: {error}; try again"))
+}
+
+/// A thread of the workers. Dropped when it ends, also by a panic of the work.
+struct Thread(Arc<Workers>);
+
+impl Thread {
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            job();
+        }
+    }
+
+    /// The next work; `None` when there was none for a while.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.0.lock();
+        if let Some(job) = state.queue.pop_front() {
+            return Some(job);
+        }
+        state.idle += 1;
+        let waited = self.0.wake.wait_timeout_while(state, KEEP_THREAD, |state| state.queue.is_empty());
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.idle -= 1;
+        state.queue.pop_front()
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.threads -= 1;
+        // What came between the last look and now would wait for a thread that may never come.
+        if !state.queue.is_empty() && state.threads < self.0.most && self.0.add_thread().is_ok() {
+            state.threads += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn run<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn work_waits_for_a_thread_and_threads_are_used_again() {
+        let workers = Workers::new(2);
+        let (sender, receiver) = mpsc::channel();
+        for number in 0..50 {
+            let sender = sender.clone();
+            workers.start(move || sender.send((number, std::thread::current().id())).unwrap()).unwrap();
+        }
+        drop(sender);
+        let (numbers, threads): (Vec<_>, std::collections::HashSet<_>) = receiver.iter().unzip();
+        assert_eq!(numbers.len(), 50);
+        assert!(threads.len() <= 2, "{threads:?}");
+        assert_eq!(run(workers.run(|| Ok(7))), Ok(7));
+    }
+
+    #[test]
+    fn work_that_panics_is_an_error_and_takes_no_thread_with_it() {
+        let workers = Workers::new(1);
+        for _ in 0..3 {
+            let answer = run(workers.run::<()>(|| std::panic::resume_unwind(Box::new(()))));
+            assert_eq!(answer.unwrap_err().kind, Kind::Bug);
+        }
+        assert_eq!(run(workers.run(|| Ok(7))), Ok(7));
+    }
+
+    /// No machine has room for such a stack: the kernel refuses the thread as it does at a limit.
+    #[test]
+    fn a_thread_that_cannot_be_started_is_an_error_and_no_panic() {
+        let workers = Workers::with_stack(4, 1 << 60);
+        let answer = run(workers.run(|| Ok(7)));
+        let error = answer.unwrap_err();
+        assert!(error.kind == Kind::System && error.message.contains("start a thread"), "{error:?}");
+        assert!(workers.lock().queue.is_empty(), "nothing waits for a thread that will not come");
+    }
+}
