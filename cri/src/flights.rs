@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
+use crate::lanes::{Lane, Lanes};
 
 /// What becomes of a flight that nobody waits for any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(crate) enum Abandoned {
 
 /// The calls of one RPC that are being worked on, by what tells them apart.
 pub(crate) struct Flights<K, Q, A> {
+    lane: Lane,
     abandoned: Abandoned,
     table: Arc<Mutex<Table<K, Q, A>>>,
 }
@@ -47,13 +49,14 @@ where
     Q: PartialEq + Send + 'static,
     A: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new(abandoned: Abandoned) -> Self {
-        Self { abandoned, table: Arc::default() }
+    pub(crate) fn new(lane: Lane, abandoned: Abandoned) -> Self {
+        Self { lane, abandoned, table: Arc::default() }
     }
 
     /// Joins the flight of this key and request, or starts one whose `work` runs on a thread for blocking work.
     pub(crate) async fn join(
         &self,
+        lanes: &Lanes,
         key: K,
         request: Q,
         work: impl FnOnce(&Call) -> Result<A> + Send + 'static,
@@ -70,7 +73,9 @@ where
             }
         };
         if let Some(landing) = landing {
-            tokio::task::spawn_blocking(move || landing.land(work));
+            let (lanes, lane) = (lanes.clone(), self.lane);
+            // On its own: it goes on when the one who began it leaves.
+            tokio::spawn(async move { drop(lanes.run(lane, move || landing.land(work)).await) });
         }
         seat.result().await
     }
@@ -211,7 +216,7 @@ mod tests {
                 }
                 Ok(number)
             };
-            flights.join("key", request, work).await
+            flights.join(&Lanes::new(8), "key", request, work).await
         });
         (call, open)
     }
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn a_retry_waits_for_the_first_call_and_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Lane::Work, Abandoned::Finishes));
             let count = Arc::default();
             let (first, open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn a_retry_after_the_first_caller_left_still_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Lane::Work, Abandoned::Finishes));
             let count = Arc::default();
             let (first, open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -260,7 +265,7 @@ mod tests {
     #[test]
     fn another_request_of_the_same_key_waits_and_then_goes_its_own_way() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
+            let flights: Numbers = Arc::new(Flights::new(Lane::Work, Abandoned::Finishes));
             let count = Arc::default();
             let (first, open_first) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -276,7 +281,7 @@ mod tests {
     #[test]
     fn a_flight_that_nobody_waits_for_is_cancelled_and_the_next_caller_starts_anew() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::IsCancelled));
+            let flights: Numbers = Arc::new(Flights::new(Lane::Work, Abandoned::IsCancelled));
             let count = Arc::default();
             let (first, _open) = start(&flights, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
@@ -290,8 +295,9 @@ mod tests {
     #[test]
     fn work_that_panics_answers_with_an_error() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes));
-            let answer = flights.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
+            let flights: Numbers = Arc::new(Flights::new(Lane::Work, Abandoned::Finishes));
+            let answer =
+                flights.join(&Lanes::new(8), "key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
             assert_eq!(answer.unwrap_err().kind, Kind::Bug);
             assert!(lock(&flights.table).is_empty());
         });

@@ -11,6 +11,7 @@ pub mod error;
 mod filter;
 mod flights;
 mod image;
+mod lanes;
 mod runtime;
 mod server;
 mod status;
@@ -18,6 +19,7 @@ mod status;
 pub use backend::{Backend, ContainerRequest, SandboxRequest};
 pub use call::Call;
 pub use error::{Error, Kind, Result};
+pub use lanes::Lanes;
 pub use server::serve;
 
 /// What turns messages into bytes and back, for those who store them.

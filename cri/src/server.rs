@@ -21,8 +21,9 @@ use tonic::{Code, Status};
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::flights::{Abandoned, Flights};
+use crate::lanes::{Lane, Lanes};
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
@@ -34,10 +35,15 @@ const OPEN_CALLS: u32 = 1000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
-/// current-thread runtime with I/O and time enabled; everything that blocks goes to its threads for blocking work, so
-/// its `max_blocking_threads` is how many calls are worked on at a time.
-pub async fn serve<B: Backend>(listener: UnixListener, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
-    let router = Router::new(backend);
+/// current-thread runtime with I/O and time enabled; everything that blocks goes to its threads for blocking work, of
+/// which there have to be [`Lanes::threads`].
+pub async fn serve<B: Backend>(
+    listener: UnixListener,
+    backend: Arc<B>,
+    lanes: Lanes,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = Router::new(backend, lanes);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -86,8 +92,8 @@ impl<B> Clone for Router<B> {
 }
 
 impl<B: Backend> Router<B> {
-    fn new(backend: Arc<B>) -> Self {
-        let server = Arc::new(Server::new(Arc::clone(&backend)));
+    fn new(backend: Arc<B>, lanes: Lanes) -> Self {
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -146,6 +152,7 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 /// Both services: the backend, and the slow calls that are being worked on.
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
+    lanes: Lanes,
     pub(crate) run_sandbox: Flights<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: Flights<String, (), ()>,
     pub(crate) remove_sandbox: Flights<String, (), ()>,
@@ -156,37 +163,39 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>) -> Self {
+    fn new(backend: Arc<B>, lanes: Lanes) -> Self {
         Self {
             backend,
-            run_sandbox: Flights::new(Abandoned::Finishes),
-            stop_sandbox: Flights::new(Abandoned::Finishes),
-            remove_sandbox: Flights::new(Abandoned::Finishes),
-            create_container: Flights::new(Abandoned::Finishes),
-            start_container: Flights::new(Abandoned::Finishes),
-            remove_container: Flights::new(Abandoned::Finishes),
-            pull_image: Flights::new(Abandoned::IsCancelled),
+            run_sandbox: Flights::new(Lane::Work, Abandoned::Finishes),
+            stop_sandbox: Flights::new(Lane::End, Abandoned::Finishes),
+            remove_sandbox: Flights::new(Lane::End, Abandoned::Finishes),
+            create_container: Flights::new(Lane::Work, Abandoned::Finishes),
+            start_container: Flights::new(Lane::Work, Abandoned::Finishes),
+            remove_container: Flights::new(Lane::End, Abandoned::Finishes),
+            pull_image: Flights::new(Lane::Pull, Abandoned::IsCancelled),
+            lanes,
         }
     }
 
-    /// The one door to work that blocks: runs it on a thread for such work.
+    /// The one door to work that blocks: runs it on a thread for such work, in its lane.
     pub(crate) async fn ask<A: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce(&B) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let backend = Arc::clone(&self.backend);
-        let answer = tokio::task::spawn_blocking(move || work(&backend)).await;
-        answer.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the work on this call ended without a result")))
+        self.lanes.run(lane, move || work(&backend)).await?
     }
 
     /// As [`Server::ask`], for work that wants to know when its client has gone.
     pub(crate) async fn ask_while_waiting<A: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce(&B, &Call) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let call = Call::default();
         let _gone = CancelOnDrop(call.clone());
-        self.ask(move |backend| work(backend, &call)).await
+        self.ask(lane, move |backend| work(backend, &call)).await
     }
 
     /// As [`Server::ask`], for work that a retry does not begin a second time.
@@ -203,7 +212,7 @@ impl<B: Backend> Server<B> {
         A: Clone + Send + Sync + 'static,
     {
         let backend = Arc::clone(&self.backend);
-        flights.join(key, request, move |call| work(&backend, call)).await
+        flights.join(&self.lanes, key, request, move |call| work(&backend, call)).await
     }
 }
 

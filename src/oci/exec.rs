@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -54,10 +55,8 @@ pub fn spec_of(runtime: &Runtime, id: &ContainerId) -> Result<Spec> {
 pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &ExecOptions) -> Result<i32> {
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
-    let lock = Lock::take(&layout)?;
-    let state = ContainerState::load(&layout)?;
     let event = if options.ignore_paused { Event::ExecPaused } else { Event::Exec };
-    Status::of(&state, &layout)?.admits(event)?;
+    let state = admitted(&layout, event, Lock::take(&layout)?)?;
     let terminal = process.terminal().unwrap_or(false);
     let (ours, console) = match (terminal, &options.console_socket, options.detach) {
         (false, ..) => (None, None),
@@ -77,9 +76,8 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
     let group = Group::from_paths(&state.cgroup_paths)?;
-    let added = Added { spec: &spec, process: &process, options, state: &state };
+    let added = Added { spec: &spec, process: &process, options, state: &state, end: None };
     let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
-    drop(lock);
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;
     }
@@ -98,28 +96,28 @@ pub struct Piped {
 }
 
 /// Adds a process with these arguments to a running container, otherwise like the container's own, with these standard
-/// streams; `name` is for a cgroup of its own.
+/// streams; `name` is for a cgroup of its own. It waits no longer than `limit`.
 ///
 /// # Errors
-/// As [`exec`].
+/// As [`exec`]; `Busy` or `TimedOut` when the time is up.
 pub fn exec_piped(
     runtime: &Runtime,
     id: &ContainerId,
     args: &[String],
     streams: [OwnedFd; 3],
     name: &str,
+    limit: Duration,
 ) -> Result<Piped> {
+    let end = Instant::now() + limit;
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
-    let _lock = Lock::take(&layout)?;
-    let state = ContainerState::load(&layout)?;
-    Status::of(&state, &layout)?.admits(Event::Exec)?;
+    let state = admitted(&layout, Event::Exec, Lock::take_within(&layout, limit)?)?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.to_vec())).set_terminal(Some(false));
     let options = ExecOptions::default();
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.apart(name)?;
-    let added = Added { spec: &spec, process: &process, options: &options, state: &state };
+    let added = Added { spec: &spec, process: &process, options: &options, state: &state, end: Some(end) };
     let parent = apply::OwnWithStreams(streams);
     match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
         Ok(process) => Ok(Piped { process, apart }),
@@ -138,9 +136,20 @@ struct Added<'a> {
     process: &'a Process,
     options: &'a ExecOptions,
     state: &'a ContainerState,
+    /// When it has to be set up.
+    end: Option<Instant>,
 }
 
 impl Added<'_> {
+    /// Whoever deletes the container kills what is in its cgroup once its first process has ended. The new process is in
+    /// there by now: it was killed with the others, or it was late and has to go now.
+    fn check_not_left_behind(&self) -> Result<()> {
+        if self.end.is_some_and(|end| Instant::now() > end) {
+            return Err(Error::new(Kind::TimedOut, "the process was not set up in time"));
+        }
+        target(self.state).map(drop)
+    }
+
     fn spawn(
         &self,
         runtime: &Runtime,
@@ -165,8 +174,17 @@ impl Added<'_> {
         let launched = apply::spawn(&plan, given, Some(group), parent)?;
         launched.go()?;
         launched.follow(|| Ok(()))?;
+        self.check_not_left_behind()?;
         launched.let_go()
     }
+}
+
+/// The state of a container that admits the event. The lock is let go: what comes next waits for a process that whoever is
+/// in the container can stop, and meanwhile others stop or delete the container.
+fn admitted(layout: &Layout, event: Event, _lock: Lock) -> Result<ContainerState> {
+    let state = ContainerState::load(layout)?;
+    Status::of(&state, layout)?.admits(event)?;
+    Ok(state)
 }
 
 /// A pidfd of the container's first process, made sure of by its start time.

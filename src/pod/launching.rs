@@ -11,9 +11,10 @@ use oci_spec::runtime::{
 };
 
 use super::Pods;
+use super::abort::{Abort, Abortable};
 use super::place::{namespace, namespaces_of};
 use super::records::Directory;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::{Client, Launching, keeper_program};
 use crate::keeper::{Order, POD_INIT};
@@ -25,11 +26,30 @@ use crate::record::{ContainerState, Layout};
 /// The program's place in the root of a pod's first process.
 const PROGRAM: &str = "/keeper";
 
+/// How often a launch is tried, when each time the keeper is killed before it has the container.
+const TRIES: u32 = 5;
+
+/// A keeper that is killed before it has a container costs a try, and nothing else: the program has not run.
+///
+/// # Errors
+/// Those of `launch`.
+pub(super) fn again_if_unreachable(id: &str, abort: &Abort, launch: impl Fn() -> Result<()>) -> Result<()> {
+    for _ in 1..TRIES {
+        match launch() {
+            Err(error) if error.kind() == Kind::Unreachable && !abort.is_fired() => {
+                crate::log::warning(&error.doing(format!("start {id} again")).chain());
+            }
+            other => return other,
+        }
+    }
+    launch()
+}
+
 impl Pods {
-    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name.
+    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name. `abort` ends it.
     ///
     /// # Errors
-    /// Why it cannot run; nothing is left of it then.
+    /// Why it cannot run; nothing is left of it then. `Unreachable` when the keeper was killed before it had the container.
     pub(super) fn entrust(
         &self,
         id: &str,
@@ -37,6 +57,7 @@ impl Pods {
         root: Option<OwnedFd>,
         order: Order,
         tty: bool,
+        abort: &Arc<Abort>,
     ) -> Result<()> {
         let id = ContainerId::parse(id)?;
         let (ours, theirs) =
@@ -49,7 +70,7 @@ impl Pods {
             bundle: layout.directory().to_owned(),
             root: root.map(Arc::new),
             accounted: true,
-            parent: Some(Rc::clone(&launching) as Rc<_>),
+            parent: Some(Rc::new(Abortable { launching: Rc::clone(&launching), abort: Arc::clone(abort) })),
             ..CreateOptions::default()
         };
         match run::entrust(&self.runtime(), &id, spec, &create, theirs) {
@@ -83,7 +104,9 @@ impl Pods {
         let spec = self.first_process(id, wishes, directory, root)?;
         let runtime = self.runtime();
         let own = ContainerId::parse(id)?;
-        self.entrust(id, &spec, None, Order { id: id.to_owned(), ..Order::default() }, false)?;
+        let order = Order { id: id.to_owned(), ..Order::default() };
+        let never = Arc::<Abort>::default();
+        again_if_unreachable(id, &never, || self.entrust(id, &spec, None, order.clone(), false, &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))

@@ -1,6 +1,6 @@
 //! The process: its lock, its socket, its signals and its end. Between calls it sleeps: there is no timer.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,7 +9,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::Mode;
+use coracle_cri::Lanes;
+use rustix::fs::{FlockOperation, Mode, fcntl_lock};
+use rustix::io::Errno;
 use rustix::process::umask;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,28 +49,35 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     // From here on a client may connect: it waits for its first answer.
     let store = Arc::new(Store::open(&config.store)?);
     Client::connect_or_start(&config.run)?;
+    let parallel = config.max_parallel_calls as usize;
     let runtime = Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(config.max_parallel_calls as usize)
+        .max_blocking_threads(Lanes::threads(parallel))
         .thread_keep_alive(KEEP_THREAD)
         .build()
         .doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
-    let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
+    let ended = runtime.block_on(Box::pin(serve(listener, &node, Lanes::new(parallel), load)));
     drop(bound);
     // What is still worked on ends with the process.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Result<Config>) -> Result<()> {
+async fn serve(
+    listener: UnixListener,
+    node: &Arc<Node>,
+    lanes: Lanes,
+    load: impl Fn() -> Result<Config>,
+) -> Result<()> {
     let mut signals = Signals::new().doing(|| "wait for signals")?;
     listener.set_nonblocking(true).doing(|| "set up the socket")?;
     let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), async { drop(stopped.await) }));
+    let until = async { drop(stopped.await) };
+    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), lanes, until));
     // What only the start needed is not needed again.
     crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
@@ -170,20 +179,23 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
     (fixed, ignored)
 }
 
-/// Held as long as this process lives: two would not know of each other's pods.
+/// Held as long as this process lives: two would not know of each other's pods. It is a lock of the process (fcntl(2),
+/// F_SETLK) and not of the open file: a child that is still about to execute something when this process is killed has a
+/// copy of the descriptor, and must not keep the next daemon from starting. Nothing else opens the file, for closing it once
+/// would let the lock go.
 fn lock(run: &Path) -> Result<File> {
     make_dir(run)?;
     let path = run.join("serve.lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.doing(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
+        Err(Errno::AGAIN | Errno::ACCESS) => {
             let doing = format!("another coracle serve uses {}", run.display());
             Err(Error::new(Kind::Busy, doing)
                 .hint("a second one needs other directories: run, root and socket"))
         }
-        Err(TryLockError::Error(error)) => Err(error).doing(|| format!("lock {}", path.display())),
+        Err(errno) => Err(errno).doing(|| format!("lock {}", path.display())),
     }
 }
 

@@ -44,7 +44,8 @@ impl Server {
         let node = Arc::new(node);
         let (stop, stopped) = oneshot::channel();
         let until = async move { drop(stopped.await) };
-        let done = tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), until));
+        let done =
+            tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), coracle_cri::Lanes::new(32), until));
         Self { node, path, stop: Some(stop), done, _dir: dir }
     }
 

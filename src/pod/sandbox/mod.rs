@@ -8,7 +8,8 @@ mod stop;
 pub(super) use run::INTERFACE;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use coracle_cri::convert::{SandboxWishes, Scope};
 use coracle_cri::v1;
@@ -25,8 +26,21 @@ pub(super) struct Sandbox {
     pub(super) config: v1::PodSandboxConfig,
     pub(super) directory: Directory,
     record: Mutex<SandboxRecord>,
-    /// Shared by what makes and starts containers in it, held alone by what ends it.
-    work: RwLock<()>,
+    /// Containers that are being created in it.
+    creates: Mutex<usize>,
+    /// Told when there is one fewer.
+    created: Condvar,
+}
+
+/// A container is being created in a pod.
+#[derive(Debug)]
+pub(super) struct Creating<'a>(&'a Sandbox);
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        *self.0.creates() -= 1;
+        self.0.created.notify_all();
+    }
 }
 
 impl Sandbox {
@@ -36,7 +50,8 @@ impl Sandbox {
         directory: Directory,
         record: SandboxRecord,
     ) -> Self {
-        Self { id, config, directory, record: Mutex::new(record), work: RwLock::default() }
+        let (creates, created) = (Mutex::default(), Condvar::new());
+        Self { id, config, directory, record: Mutex::new(record), creates, created }
     }
 
     /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
@@ -61,16 +76,50 @@ impl Sandbox {
         self.change(|record| record.ready = false)
     }
 
-    /// Holds it as it is while a container is made or started in it.
+    /// Does something that must not happen in a pod that is being stopped: whoever stops it waits for `action`, which
+    /// therefore must not wait for anything.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not ready; what `action` answers.
+    pub(super) fn while_ready<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let record = self.locked();
+        if record.ready {
+            return action();
+        }
+        Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
+    }
+
+    /// A container begins to be created in it. Whoever stops the pod meanwhile does not wait for that; the container comes
+    /// to nothing then, by [`Sandbox::while_ready`].
     ///
     /// # Errors
     /// `WrongState` when it is not ready.
-    pub(super) fn at_work(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        let guard = self.work.read().unwrap_or_else(PoisonError::into_inner);
-        if self.record().ready {
-            return Ok(guard);
+    pub(super) fn begin_create(&self) -> Result<Creating<'_>> {
+        self.while_ready(|| {
+            *self.creates() += 1;
+            Ok(Creating(self))
+        })
+    }
+
+    /// Waits until no container is being created in it.
+    ///
+    /// # Errors
+    /// `TimedOut` when that takes longer than `limit`.
+    pub(super) fn await_creates(&self, limit: Duration) -> Result<()> {
+        let waited = self.created.wait_timeout_while(self.creates(), limit, |count| *count > 0);
+        match *waited.unwrap_or_else(PoisonError::into_inner).0 {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                Kind::TimedOut,
+                format!("a container is still being created in pod {}", self.id),
+            )
+            .hint("it may wait for a volume on a network filesystem")),
         }
-        Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
+    }
+
+    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    fn creates(&self) -> MutexGuard<'_, usize> {
+        self.creates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its runtime handler.
