@@ -29,20 +29,30 @@ const PROGRAM: &str = "/keeper";
 /// How often a launch is tried, when each time the keeper is killed before it has the container.
 const TRIES: u32 = 5;
 
-/// A keeper that is killed before it has a container costs a try, and nothing else: the program has not run.
-///
-/// # Errors
-/// Those of `launch`.
-pub(super) fn again_if_unreachable(id: &str, abort: &Abort, launch: impl Fn() -> Result<()>) -> Result<()> {
-    for _ in 1..TRIES {
-        match launch() {
-            Err(error) if error.kind() == Kind::Unreachable && !abort.is_fired() => {
-                crate::log::warning(&error.doing(format!("start {id} again")).chain());
+impl Pods {
+    /// Launches again while a keeper is killed before it has the container: that costs a try, and nothing else, for the
+    /// program has not run.
+    ///
+    /// # Errors
+    /// Those of `launch`.
+    pub(super) fn launch_until_kept(
+        &self,
+        id: &str,
+        abort: &Abort,
+        launch: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        for _ in 1..TRIES {
+            match launch() {
+                Err(error) if error.kind() == Kind::Unreachable && !abort.is_fired() => {
+                    crate::log::warning(&error.doing(format!("start {id} again")).chain());
+                }
+                other => return other,
             }
-            other => return other,
+            // What the try has left has to be gone.
+            Client::ask_any(&self.settings.run, |keeper| keeper.settle(id))?;
         }
+        launch()
     }
-    launch()
 }
 
 impl Pods {

@@ -8,8 +8,7 @@ use super::{Container, Prepared, START_ERROR};
 use crate::error::{Error, Result};
 use crate::keeper::{Order, Stdin};
 use crate::pod::abort::Abort;
-use crate::pod::launching::again_if_unreachable;
-use crate::pod::machine::Event;
+use crate::pod::machine::{Event, State};
 use crate::pod::records::ContainerRecord;
 use crate::pod::sandbox::Sandbox;
 use crate::pod::{Pods, now_ns};
@@ -24,11 +23,15 @@ impl Pods {
         let sandbox = self.sandbox(&container.pod)?;
         // Whoever stops the pod from here on finds a container that is being started, and ends that.
         let abort = sandbox.while_ready(|| container.begin_start())?;
-        match again_if_unreachable(&container.id, &abort, || self.launch(&sandbox, &container, &abort)) {
+        match self.launch_until_kept(&container.id, &abort, || self.launch(&sandbox, &container, &abort)) {
             Ok(()) => {
                 container.happen(Event::Started, ContainerRecord::was_started)?;
                 self.look_for_end(&container);
                 Ok(())
+            }
+            // Its end was told, so it was kept: the answer to that was lost with the keeper.
+            Err(_) if container.state() == State::Exited => {
+                container.happen(Event::Started, ContainerRecord::was_started)
             }
             Err(error) => {
                 // It may have run for a moment before its launch was found to be bad.

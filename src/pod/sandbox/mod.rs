@@ -25,11 +25,19 @@ pub(super) struct Sandbox {
     /// As kubelet sent it.
     pub(super) config: v1::PodSandboxConfig,
     pub(super) directory: Directory,
-    record: Mutex<SandboxRecord>,
+    /// What became of it.
+    record: Mutex<Kept>,
     /// Containers that are being created in it.
     creates: Mutex<usize>,
     /// Told when there is one fewer.
     created: Condvar,
+}
+
+/// What is known of a pod, and whether it is still to be.
+#[derive(Debug)]
+struct Kept {
+    record: SandboxRecord,
+    forgotten: bool,
 }
 
 /// A container is being created in a pod.
@@ -51,24 +59,33 @@ impl Sandbox {
         record: SandboxRecord,
     ) -> Self {
         let (creates, created) = (Mutex::default(), Condvar::new());
-        Self { id, config, directory, record: Mutex::new(record), creates, created }
+        let record = Mutex::new(Kept { record, forgotten: false });
+        Self { id, config, directory, record, creates, created }
     }
 
     /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
     fn record(&self) -> SandboxRecord {
-        self.locked().clone()
+        self.locked().record.clone()
     }
 
     /// Nothing foreign runs while it is held, so a poisoned one is sound.
-    fn locked(&self) -> MutexGuard<'_, SandboxRecord> {
+    fn locked(&self) -> MutexGuard<'_, Kept> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the record, in memory and on disk.
     fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
-        let mut record = self.locked();
-        change(&mut record);
-        self.directory.save(&*record)
+        let mut kept = self.locked();
+        change(&mut kept.record);
+        // What is being removed must not come back: the end of its own process may be heard as late as that.
+        if kept.forgotten { Ok(()) } else { self.directory.save(&kept.record) }
+    }
+
+    /// From here on it does not exist, whatever is still to be removed.
+    fn forget(&self) -> Result<()> {
+        let mut kept = self.locked();
+        kept.forgotten = true;
+        self.directory.forget()
     }
 
     /// Its own process has ended: nothing can be started in it any more.
@@ -82,8 +99,8 @@ impl Sandbox {
     /// # Errors
     /// `WrongState` when it is not ready; what `action` answers.
     pub(super) fn while_ready<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
-        let record = self.locked();
-        if record.ready {
+        let kept = self.locked();
+        if kept.record.ready {
             return action();
         }
         Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))

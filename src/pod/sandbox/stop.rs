@@ -66,7 +66,7 @@ impl Pods {
             self.remove_found(&container)?;
         }
         files::take_down(&sandbox.directory);
-        sandbox.directory.forget()?;
+        sandbox.forget()?;
         sandbox.directory.remove()?;
         self.table().sandboxes.remove(&sandbox.id);
         Ok(())
