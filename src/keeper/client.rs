@@ -267,6 +267,13 @@ impl AsFd for Client {
     }
 }
 
+/// Nothing is left of a launch that was asked for.
+fn lost(error: Error) -> Error {
+    Error::new(Kind::Unreachable, "the keeper was killed before it had the container")
+        .because(error)
+        .hint("try again")
+}
+
 fn ended() -> Error {
     Error::new(Kind::Unreachable, "the keeper has ended")
 }
@@ -383,8 +390,7 @@ impl Launching {
                 }
             }
         }
-        Err(Error::new(Kind::Unreachable, "the keeper was killed before it had launched the container")
-            .hint("try again"))
+        Err(lost(ended()))
     }
 }
 
@@ -400,17 +406,25 @@ impl Parent for Launching {
         fds.extend(self.console.as_ref().map(AsFd::as_fd));
         fds.extend(birth.fds.iter().map(AsFd::as_fd));
         let asked = self.client.borrow().ask_within(&Request::Launch(order), &fds, SLOW_ANSWER);
-        let answer = match asked {
-            Err(error) if error.kind() == Kind::Unreachable => self.resume()?,
-            other => other?,
-        };
-        match answer {
-            (Reply::Born(pid), mut fds) => {
-                let pidfd = fds.pop().ok_or_else(unexpected)?;
-                Ok(Spawned { pid, pidfd })
-            }
-            _ => Err(unexpected()),
+        match asked {
+            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(born),
+            other => other.and_then(born),
         }
+    }
+
+    fn adopt(&self, _before: &Spawned, pid: i32) -> Result<Spawned> {
+        match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
+            // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
+            Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
+            other => other.and_then(born),
+        }
+    }
+}
+
+fn born((reply, mut fds): (Reply, Vec<OwnedFd>)) -> Result<Spawned> {
+    match (reply, fds.pop()) {
+        (Reply::Born(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+        _ => Err(unexpected()),
     }
 }
 

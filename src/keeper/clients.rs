@@ -350,6 +350,7 @@ impl Keeper {
                 }
                 None => Some(Reply::Refused(Refusal::Unknown)),
             },
+            Request::Adopt(pid) => self.replace_process(key, pid).err().map(Reply::Refused),
         }
     }
 
@@ -400,6 +401,13 @@ impl Keeper {
         self.containers.insert(key, container);
         self.set_mode(client, Mode::Attending(key));
         Ok(())
+    }
+
+    /// The container that a client attends goes on as another process.
+    fn replace_process(&mut self, client: u32, pid: i32) -> Result<(), Refusal> {
+        let mode = self.clients.0.get(&client).map(|client| client.mode);
+        let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
+        self.adopt_copy(container, pid)
     }
 
     /// What a client says of the container that it attends.

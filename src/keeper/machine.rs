@@ -61,6 +61,8 @@ pub(super) enum Event {
     Born,
     /// The launcher ended without one.
     Unborn,
+    /// It goes on as a forked copy, which is its first process from now on.
+    Forked,
     /// Its first process was seen to have executed the program.
     Executed,
     /// Its first process has ended.
@@ -122,6 +124,7 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::Void, E::Unborn) => (S::Gone, &[A::Forget]),
         (S::Void, E::Late) => (S::Void, &[A::KillLauncher]),
 
+        (S::Attended, E::Forked) => (S::Attended, &[A::Record, A::Answer]),
         (S::Attended, E::Keep) => (S::Kept, &[A::Record, A::Settle]),
         (S::Attended, E::Unattended) => (S::Unattended, &[]),
         (S::Attended, E::GiveUp) => (S::GivenUp, &[A::Kill]),
@@ -151,26 +154,39 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::GivenUp, E::Ended(_)) => (S::Gone, &[A::Forget]),
 
         // What was said twice, or too late, changes nothing.
-        (S::Launching, E::Executed | E::Ended(_) | E::Keep | E::GiveUp | E::Resumed) => (state, &[]),
-        (S::Void, E::Executed | E::Ended(_) | E::Keep | E::GiveUp | E::Unattended | E::Resumed) => {
+        (S::Launching, E::Forked | E::Executed | E::Ended(_) | E::Keep | E::GiveUp | E::Resumed) => {
             (state, &[])
         }
+        (
+            S::Void,
+            E::Forked | E::Executed | E::Ended(_) | E::Keep | E::GiveUp | E::Unattended | E::Resumed,
+        ) => (state, &[]),
         (S::Attended, E::Born | E::Unborn | E::Executed | E::Late) => (state, &[]),
         // The connection that it comes back on takes the place of one whose end is not known yet.
         (S::Attended, E::Resumed) => (S::Attended, &[A::Answer]),
-        (S::Unattended, E::Born | E::Unborn | E::Unattended) => (state, &[]),
-        (S::Kept, E::Born | E::Unborn | E::Executed | E::Keep | E::GiveUp | E::Unattended | E::Late) => {
-            (state, &[])
-        }
-        (S::EndedEarly(_), E::Born | E::Unborn | E::Executed | E::Ended(_)) => (state, &[]),
+        (S::Unattended, E::Born | E::Unborn | E::Forked | E::Unattended) => (state, &[]),
+        (
+            S::Kept,
+            E::Born | E::Unborn | E::Forked | E::Executed | E::Keep | E::GiveUp | E::Unattended | E::Late,
+        ) => (state, &[]),
+        (S::EndedEarly(_), E::Born | E::Unborn | E::Forked | E::Executed | E::Ended(_)) => (state, &[]),
         (
             S::GivenUp,
-            E::Born | E::Unborn | E::Executed | E::Keep | E::GiveUp | E::Unattended | E::Resumed | E::Late,
+            E::Born
+            | E::Unborn
+            | E::Forked
+            | E::Executed
+            | E::Keep
+            | E::GiveUp
+            | E::Unattended
+            | E::Resumed
+            | E::Late,
         ) => (state, &[]),
         (
             S::Gone,
             E::Born
             | E::Unborn
+            | E::Forked
             | E::Executed
             | E::Ended(_)
             | E::Keep
@@ -193,7 +209,7 @@ const REPORT: &[Action] = &[Action::WriteExit, Action::Tell, Action::Command, Ac
 mod tests {
     use super::*;
     use Action::*;
-    use Event::{Born, Ended, Executed, GiveUp, Keep, Late, Resumed, Unattended, Unborn};
+    use Event::{Born, Ended, Executed, Forked, GiveUp, Keep, Late, Resumed, Unattended, Unborn};
 
     fn run_from(first: State, events: &[Event]) -> (State, Vec<Action>) {
         events.iter().fold((first, Vec::new()), |(state, mut all), event| {
@@ -214,6 +230,8 @@ mod tests {
         let gone = |parts: &[&[Action]]| (State::Gone, parts.concat());
         let (yes, no) = (Ended(Ran::Yes), Ended(Ran::No));
         assert_eq!(run(&[Born, Keep, yes]), gone(&[&born, &kept, &end]), "as it should be");
+        let forked = [Record, Answer];
+        assert_eq!(run(&[Born, Forked, Keep, yes]), gone(&[&born, &forked, &kept, &end]), "a copy");
         assert_eq!(run(&[Born, yes, Keep]), gone(&[&born, &end]), "a payload that ends at once");
         assert_eq!(run(&[Born, yes, Unattended]), gone(&[&born, &end]), "it, and its client, at once");
         assert_eq!(run(&[Born, Unattended, yes]), gone(&[&born, &end]), "the client died, it ran");
@@ -261,9 +279,10 @@ mod tests {
 
     #[test]
     fn how_it_ended_is_told_once_and_only_when_it_is_known() {
-        const ALL: [Event; 11] = [
+        const ALL: [Event; 12] = [
             Born,
             Unborn,
+            Forked,
             Executed,
             Ended(Ran::Yes),
             Ended(Ran::No),

@@ -98,6 +98,9 @@ pub(super) enum Request {
     /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
     /// words that an heir hears.
     Succeed,
+    /// The container that this connection launched goes on as this process, a forked copy of the first one and a child of
+    /// the keeper's too; the first one is ended. Answer: `Born` with a pidfd.
+    Adopt(i32),
     /// The client has asked another keeper to launch this container, which was killed before its answer came. With
     /// `console`, our end for the terminal comes along again. Answer: `Born` with a pidfd, and the connection attends the
     /// container; or `Refused` when there is none, once nothing of it is left.

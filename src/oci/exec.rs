@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{Process, Spec};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::lifecycle::{Event, Status};
 use super::{Runtime, attach, create};
@@ -13,6 +14,7 @@ use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::apply;
+use crate::launch::deadline::SET_UP_LIMIT;
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
 use crate::launch::proc_stat::ProcStat;
@@ -76,7 +78,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
     let group = Group::from_paths(&state.cgroup_paths)?;
-    let added = Added { spec: &spec, process: &process, options, state: &state, end: None };
+    let added = Added { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
     let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;
@@ -117,7 +119,8 @@ pub fn exec_piped(
     let options = ExecOptions::default();
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.apart(name)?;
-    let added = Added { spec: &spec, process: &process, options: &options, state: &state, end: Some(end) };
+    let limit = end.saturating_duration_since(Instant::now());
+    let added = Added { spec: &spec, process: &process, options: &options, state: &state, id, limit };
     let parent = apply::OwnWithStreams(streams);
     match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
         Ok(process) => Ok(Piped { process, apart }),
@@ -136,18 +139,19 @@ struct Added<'a> {
     process: &'a Process,
     options: &'a ExecOptions,
     state: &'a ContainerState,
-    /// When it has to be set up.
-    end: Option<Instant>,
+    id: &'a ContainerId,
+    /// How long it may take until the program runs.
+    limit: Duration,
 }
 
 impl Added<'_> {
     /// Whoever deletes the container kills what is in its cgroup once its first process has ended. The new process is in
-    /// there by now: it was killed with the others, or it was late and has to go now.
-    fn check_not_left_behind(&self) -> Result<()> {
-        if self.end.is_some_and(|end| Instant::now() > end) {
-            return Err(Error::new(Kind::TimedOut, "the process was not set up in time"));
+    /// there by now: it was killed with the others, or it was late and is killed here.
+    fn end_if_left_behind(&self, spawned: &Spawned) {
+        if target(self.state).is_err() {
+            // That it has ended is as good.
+            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
         }
-        target(self.state).map(drop)
     }
 
     fn spawn(
@@ -162,20 +166,29 @@ impl Added<'_> {
         let facts = Facts::gather(&with_process, false, self.state.cgroup_paths.clone())?;
         let seccomp = runtime.compile(self.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
         let options = Options {
-            no_new_keyring: true,
+            no_new_keyring: self.state.coracle.no_new_keyring,
             preserve_fds: self.options.preserve_fds,
             parent_attaches: group.dir_fd().is_none(),
             ..Options::default()
         };
         let seccomp = seccomp.as_ref();
-        let request = ExecRequest { spec: self.spec, process: self.process, facts: &facts, seccomp, options };
+        let request = ExecRequest {
+            id: self.id,
+            spec: self.spec,
+            process: self.process,
+            facts: &facts,
+            seccomp,
+            options,
+        };
         let plan = Plan::for_exec(&request)?;
-        let given = Given { root: None, console, start_socket: None, process: Some(target(self.state)?) };
-        let launched = apply::spawn(&plan, given, Some(group), parent)?;
-        launched.go()?;
+        let process = target(self.state)?;
+        let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
+        let given = Given { root, console, start_socket: None, process: Some(process) };
+        let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
         launched.follow(|| Ok(()))?;
-        self.check_not_left_behind()?;
-        launched.let_go()
+        let spawned = launched.let_go()?;
+        self.end_if_left_behind(&spawned);
+        Ok(spawned)
     }
 }
 
@@ -185,6 +198,21 @@ fn admitted(layout: &Layout, event: Event, _lock: Lock) -> Result<ContainerState
     let state = ContainerState::load(layout)?;
     Status::of(&state, layout)?.admits(event)?;
     Ok(state)
+}
+
+fn has_mount_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+}
+
+/// The root directory of the container's first process.
+fn root_of(state: &ContainerState) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/root", state.init_process_pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {path}"))?;
+    // It was that process's if the process is still the same.
+    target(state)?;
+    Ok(root)
 }
 
 /// A pidfd of the container's first process, made sure of by its start time.

@@ -79,4 +79,10 @@ impl Parent for Abortable {
         self.abort.hold(&spawned)?;
         Ok(spawned)
     }
+
+    fn adopt(&self, before: &Spawned, pid: i32) -> Result<Spawned> {
+        let spawned = self.launching.adopt(before, pid)?;
+        self.abort.hold(&spawned)?;
+        Ok(spawned)
+    }
 }

@@ -116,7 +116,7 @@ impl Pods {
         let own = ContainerId::parse(id)?;
         let order = Order { id: id.to_owned(), ..Order::default() };
         let never = Arc::<Abort>::default();
-        again_if_unreachable(id, &never, || self.entrust(id, &spec, None, order.clone(), false, &never))?;
+        self.launch_until_kept(id, &never, || self.entrust(id, &spec, None, order.clone(), false, &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))
