@@ -301,8 +301,13 @@ impl Launched<'_> {
                 }
                 Word::Listener(fd) => self.fetch_listener(fd)?,
                 Word::Failed(failure) => return Err(self.explain(failure)),
-                Word::Forked => {
-                    self.process = self.parent.adopt(&self.process, message.sender)?;
+                Word::Forked(pid) => {
+                    let pid = if pid == 0 { message.sender } else { pid };
+                    // Both processes say it.
+                    if pid == self.pid() {
+                        continue;
+                    }
+                    self.process = self.parent.adopt(&self.process, pid)?;
                     if forked {
                         return Ok(());
                     }

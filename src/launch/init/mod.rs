@@ -128,7 +128,7 @@ impl Init<'_> {
             Step::Join { slot, kind, early, .. } => self.join(*slot, *kind, *early),
             Step::JoinProcess { slot, kinds } => {
                 sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns)?;
-                self.guard()
+                if kinds & libc::CLONE_NEWUSER == 0 { Ok(()) } else { self.guard() }
             }
             Step::ForkInside => self.fork_inside(),
             Step::PrivateNull => self.private_null(),
@@ -192,7 +192,7 @@ impl Init<'_> {
             Step::BoundingSet { keep } => identity::drop_bounding(*keep),
             Step::Identity(identity) => {
                 identity::assume(identity)?;
-                self.guard()
+                if identity.uid == 0 && identity.gid == 0 { Ok(()) } else { self.guard() }
             }
             Step::ReduceCapabilities { keep } => identity::reduce_capabilities(*keep),
             Step::WorkingDirectory { path, early } => self.enter_working_directory(path, *early),
@@ -232,10 +232,14 @@ impl Init<'_> {
     }
 
     /// Lets nobody trace this process, or look into it, who could not trace a process of the host, and has it end with
-    /// its parent. Every change of ids takes this back where fs.suid_dumpable is 1: credentials(7), prctl(2).
+    /// its parent. A change of ids takes both back, the first where fs.suid_dumpable is 1: credentials(7), prctl(2).
     fn guard(&self) -> Outcome {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .at(Op::Prctl)?;
+        self.die_with_parent()
+    }
+
+    fn die_with_parent(&self) -> Outcome {
         if self.dies_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
                 .at(Op::Prctl)?;
@@ -255,19 +259,22 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// The copy goes on with the next step; this process has nothing left to do. The copy says itself that it is there:
-    /// that cannot get lost, whatever becomes of this process.
+    /// The copy goes on with the next step; this process says who that is, and has nothing left to do. The copy says itself
+    /// that it is there, too: that cannot get lost, whatever becomes of this process. But whoever is inside may stop the copy
+    /// before that, and then it has to be known all the same, for it to be killed and reaped.
     fn fork_inside(&mut self) -> Outcome {
         self.close_all_but_needed(Some(self.sync));
-        if sys::process::spawn_sibling().at(Op::Fork)?.is_some() {
+        if let Some(pid) = sys::process::spawn_sibling().at(Op::Fork)? {
+            let _ = wire::say(self.sync, Word::Forked(pid));
             match self.dies_with_parent {
                 true => sys::process::exit_now(0),
                 // Who tells the keeper of the copy does that while this process is still there.
                 false => sys::process::wait_for_signal(),
             }
         }
-        self.guard()?;
-        wire::say(self.sync, Word::Forked).at(Op::Send)
+        // A copy is as little dumpable as the original, but it does not die with the parent yet.
+        self.die_with_parent()?;
+        wire::say(self.sync, Word::Forked(0)).at(Op::Send)
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {

@@ -11,7 +11,7 @@ use crate::pod::abort::Abort;
 use crate::pod::machine::{Event, State};
 use crate::pod::records::ContainerRecord;
 use crate::pod::sandbox::Sandbox;
-use crate::pod::{Pods, now_ns};
+use crate::pod::{Pods, files, now_ns};
 
 impl Pods {
     /// Starts a created container. When that fails the container is exited, with the reason in its status.
@@ -60,9 +60,11 @@ impl Pods {
             }
         };
         let Prepared { spec, root } = prepared;
+        let log = wishes.log_path.as_deref();
+        let log = log.map(|path| files::log(sandbox.log_directory(), path)).transpose()?;
         let order = Order {
             id: container.id.clone(),
-            log: wishes.log_path.clone(),
+            log,
             stdin: match (wishes.stdin, wishes.stdin_once) {
                 (false, _) => Stdin::None,
                 (true, false) => Stdin::Open,
