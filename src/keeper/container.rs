@@ -172,24 +172,30 @@ impl Keeper {
     pub(super) fn adopt_copy(&mut self, key: u32, pid: i32) -> Result<(), Refusal> {
         let container = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
         let failed = |why: &str| Refusal::Failed(format!("adopt process {pid}: {why}"));
+        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
         if container.state != State::Attended {
+            self.end_child(copy);
             return Err(failed("the container's launch is over"));
         }
-        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
         container.record = Record::of(std::mem::take(&mut container.record.order), pid);
         let before = container.process.replace(copy);
         if let Some(before) = before {
-            let _ = pidfd_send_signal(&before, Signal::KILL);
-            self.poll.remove(&before);
-            let child = self.new_key();
-            self.poll.add(&before, (What::Child, child));
-            self.children.insert(child, before);
+            self.end_child(before);
         }
         self.happen(key, Event::Forked);
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
             self.poll.add(process, (What::Process, key));
         }
         Ok(())
+    }
+
+    /// Kills a child that is no container's process, and reaps it.
+    fn end_child(&mut self, process: OwnedFd) {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        self.poll.remove(&process);
+        let child = self.new_key();
+        self.poll.add(&process, (What::Child, child));
+        self.children.insert(child, process);
     }
 
     fn write_record(&mut self, key: u32) {

@@ -240,6 +240,12 @@ pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Messag
     }
 }
 
+/// Waits until the other end is closed, and reads nothing. Child-safe.
+pub fn await_end(socket: BorrowedFd<'_>) {
+    let mut watched = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    while poll(&mut watched, None) == Err(Errno::INTR) {}
+}
+
 /// Whether the other end is closed. Child-safe.
 pub fn peer_is_gone(socket: BorrowedFd<'_>) -> bool {
     let mut watched = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];

@@ -268,8 +268,11 @@ impl Init<'_> {
             let _ = wire::say(self.sync, Word::Forked(pid));
             match self.dies_with_parent {
                 true => sys::process::exit_now(0),
-                // Who tells the keeper of the copy does that while this process is still there.
-                false => sys::process::wait_for_signal(),
+                // Who tells the keeper of the copy does that while this process is still there: then the keeper kills it.
+                false => {
+                    wire::await_end(self.sync);
+                    sys::process::exit_now(0)
+                }
             }
         }
         // A copy is as little dumpable as the original, but it does not die with the parent yet.

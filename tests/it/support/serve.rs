@@ -236,7 +236,11 @@ impl Serve {
         if let Some(wire) = self.wire.borrow().as_ref().filter(|wire| !wire.0.is_closed()) {
             return wire.clone();
         }
-        let stream = UnixStream::connect(self.socket()).unwrap();
+        let stream = match (UnixStream::connect(self.socket()), self.wire.borrow().as_ref()) {
+            // It was killed a moment ago: the call fails, and not the test.
+            (Err(_), Some(closed)) => return closed.clone(),
+            (stream, _) => stream.unwrap(),
+        };
         stream.set_nonblocking(true).unwrap();
         let wire = self.block_on(async {
             let stream = TokioIo::new(tokio::net::UnixStream::from_std(stream).unwrap());
