@@ -114,7 +114,8 @@ mod tests {
                     .map(|_| {
                         let (lanes, gate) = (lanes.clone(), Arc::clone(&gate));
                         tokio::spawn(async move {
-                            lanes.run(full, move || drop(gate.lock().unwrap().recv())).await
+                            let wait = move || gate.lock().unwrap().recv().is_ok();
+                            lanes.run(full, wait).await
                         })
                     })
                     .collect();

@@ -109,6 +109,7 @@ pub(super) enum Action {
 }
 
 /// The table.
+#[expect(clippy::too_many_lines, reason = "a table: one line for each pair")]
 pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Action as A;
     use Event as E;

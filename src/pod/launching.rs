@@ -67,10 +67,10 @@ impl Pods {
         spec: &Spec,
         root: Option<OwnedFd>,
         order: Order,
-        tty: bool,
         abort: &Arc<Abort>,
     ) -> Result<()> {
         let id = ContainerId::parse(id)?;
+        let tty = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
         let (ours, theirs) =
             if tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
         let layout = Layout::new(&self.settings.root, &id);
@@ -117,7 +117,7 @@ impl Pods {
         let own = ContainerId::parse(id)?;
         let order = Order { id: id.to_owned(), ..Order::default() };
         let never = Arc::<Abort>::default();
-        self.launch_until_kept(id, &never, || self.entrust(id, &spec, None, order.clone(), false, &never))?;
+        self.launch_until_kept(id, &never, || self.entrust(id, &spec, None, order.clone(), &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))

@@ -18,7 +18,7 @@ impl Serve {
     fn begin_start(&self, id: &str) -> Call<StartContainerResponse> {
         let (mut runtime, id) = (self.runtime(), id.to_owned());
         let call = async move { runtime.start_container(StartContainerRequest { container_id: id }).await };
-        self.block_on(async { tokio::spawn(call) })
+        self.begin(call)
     }
 
     /// ExecSync, whose answer is not waited for.
@@ -26,7 +26,7 @@ impl Serve {
         let (mut runtime, container_id) = (self.runtime(), id.to_owned());
         let cmd = vec!["/bin/true".to_owned()];
         let call = async move { runtime.exec_sync(ExecSyncRequest { container_id, cmd, timeout }).await };
-        self.block_on(async { tokio::spawn(call) })
+        self.begin(call)
     }
 
     /// Starts containers until one is caught while it is set up: its id, and the call.

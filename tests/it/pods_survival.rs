@@ -162,7 +162,7 @@ impl Interrupted {
             let catcher = Catcher::new(keeper, wanted, 1, &children(keeper));
             let (mut runtime, container_id) = (serve.runtime(), container.clone());
             let call = async move { runtime.start_container(StartContainerRequest { container_id }).await };
-            let call = serve.block_on(async { tokio::spawn(call) });
+            let call = serve.begin(call);
             while catcher.caught().is_empty() && !call.is_finished() {
                 serve.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
             }
@@ -296,7 +296,7 @@ fn a_command_that_the_daemon_left_behind_is_ended_by_the_next() {
     let (mut runtime, container_id) = (serve.runtime(), c.clone());
     let cmd = ["/bin/sh", "-c", "sleep 4321 & sleep 4322"].map(str::to_owned).into();
     let call = async move { runtime.exec_sync(ExecSyncRequest { container_id, cmd, timeout: 0 }).await };
-    let _call = serve.block_on(async { tokio::spawn(call) });
+    let _call = serve.begin(call);
     let commands = || -> Vec<String> {
         let inside = serve.try_exec(&c, "ps -o args", None).unwrap().stdout;
         let text = String::from_utf8(inside).unwrap();

@@ -43,9 +43,14 @@ struct Soak {
 
 impl Soak {
     fn is_wrong(&self, what: String) {
-        eprintln!("soak: {what}");
+        say(&what);
         self.wrong.lock().unwrap().push(what);
     }
+}
+
+/// For whoever watches it go on for long; the test runner would keep it until the end.
+fn say(what: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("soak: {what}\n").as_bytes());
 }
 
 /// A client with a connection that lasts as long as the daemon does.
@@ -148,7 +153,7 @@ impl Client<'_> {
         let name = format!("box{number}");
         // Some end at once, some write for a while, some wait for a command.
         let (lines, code) = ([0, 1, 400, 4000][number as usize % 4], number % 100);
-        let waits = number % 3 == 0;
+        let waits = number.is_multiple_of(3);
         // And then for its end, which would be another if the container ended first.
         let wait =
             "while [ ! -e /go ]; do sleep 0.02; done; while kill -0 $(cat /go); do sleep 0.02; done 2>&-;";
@@ -361,7 +366,7 @@ fn daemon_and_keeper_are_killed_in_turn_and_nothing_is_lost() {
     });
     let (pods, commands) = (soak.pods.load(Ordering::Relaxed), soak.commands.load(Ordering::Relaxed));
     let kills = soak.keepers_killed.load(Ordering::Relaxed);
-    eprintln!("soak: {pods} pods, {commands} commands; {daemons_killed} daemons and {kills} keepers killed");
+    say(&format!("{pods} pods, {commands} commands; {daemons_killed} daemons and {kills} keepers killed"));
     let wrong = soak.wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {pods} went wrong: {wrong:#?}", wrong.len());
     serve.removes_all();

@@ -72,7 +72,7 @@ impl Pods {
             },
             ..Order::default()
         };
-        self.entrust(&container.id, &spec, Some(root), order, wishes.tty, abort)
+        self.entrust(&container.id, &spec, Some(root), order, abort)
     }
 }
 

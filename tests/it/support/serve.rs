@@ -221,6 +221,14 @@ impl Serve {
         self.block_on(call).map(Response::into_inner)
     }
 
+    /// Begins a call, whose answer is not waited for. It goes on while others are waited for.
+    pub(crate) fn begin<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.client.spawn(call)
+    }
+
     /// Waits for whatever is made of calls.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         let limited = async { tokio::time::timeout(LIMIT, work).await };
