@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::lanes::Lane;
 use crate::runtime::{Parts, parts, said};
 use crate::server::Server;
 use crate::v1::image_service_server::ImageService;
@@ -29,7 +30,7 @@ impl<B: Backend> ImageService for Server<B> {
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
         let ImageStatusRequest { image, verbose } = request.into_inner();
         let image = named(image)?;
-        said(self.ask(move |node| node.image_status(&image, verbose)).await)
+        said(self.ask(Lane::Image, move |node| node.image_status(&image, verbose)).await)
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
@@ -45,19 +46,19 @@ impl<B: Backend> ImageService for Server<B> {
 
     async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
         let image = named(request.into_inner().image)?;
-        self.ask(move |node| node.remove_image(&image)).await?;
+        self.ask(Lane::Work, move |node| node.remove_image(&image)).await?;
         said(Ok(RemoveImageResponse {}))
     }
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
-        said(self.ask(B::image_fs_info).await)
+        said(self.ask(Lane::Images, B::image_fs_info).await)
     }
 }
 
 impl<B: Backend> Server<B> {
     async fn images(&self, filter: Option<ImageFilter>) -> Result<Vec<Image>> {
         let image = filter.and_then(|f| f.image).filter(|i| !i.image.is_empty());
-        self.ask(move |node| node.list_images(image.as_ref())).await
+        self.ask(Lane::Images, move |node| node.list_images(image.as_ref())).await
     }
 }
 

@@ -12,6 +12,7 @@ pub mod error;
 mod filter;
 mod flights;
 mod image;
+mod lanes;
 mod limits;
 mod runtime;
 mod server;

@@ -11,6 +11,7 @@ use crate::backend::{Backend, ContainerRequest, SandboxRequest, has_vanished};
 use crate::convert::{ContainerWishes, SandboxWishes};
 use crate::error::{Error, Result};
 use crate::filter;
+use crate::lanes::Lane;
 use crate::server::Server;
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
@@ -27,16 +28,16 @@ const PART: usize = 256;
 #[tonic::async_trait]
 impl<B: Backend> RuntimeService for Server<B> {
     async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
-        said(self.ask(B::version).await)
+        said(self.ask(Lane::Read, B::version).await)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
         let verbose = request.into_inner().verbose;
-        said(self.ask(move |node| node.status(verbose)).await)
+        said(self.ask(Lane::Read, move |node| node.status(verbose)).await)
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        let driver = self.ask(B::cgroup_driver).await?;
+        let driver = self.ask(Lane::Read, B::cgroup_driver).await?;
         said(Ok(RuntimeConfigResponse {
             linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
         }))
@@ -48,7 +49,7 @@ impl<B: Backend> RuntimeService for Server<B> {
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let network = request.into_inner().runtime_config.and_then(|c| c.network_config);
         if let Some(network) = network.filter(|n| !n.pod_cidr.is_empty()) {
-            self.ask(move |node| node.update_pod_cidr(&network.pod_cidr)).await?;
+            self.ask(Lane::Work, move |node| node.update_pod_cidr(&network.pod_cidr)).await?;
         }
         said(Ok(UpdateRuntimeConfigResponse {}))
     }
@@ -94,7 +95,7 @@ impl<B: Backend> RuntimeService for Server<B> {
     ) -> Answer<PodSandboxStatusResponse> {
         let PodSandboxStatusRequest { pod_sandbox_id, verbose } = request.into_inner();
         let id = given("pod_sandbox_id", pod_sandbox_id)?;
-        said(self.ask(move |node| node.pod_sandbox_status(&id, verbose)).await)
+        said(self.ask(Lane::Read, move |node| node.pod_sandbox_status(&id, verbose)).await)
     }
 
     async fn list_pod_sandbox(
@@ -121,7 +122,7 @@ impl<B: Backend> RuntimeService for Server<B> {
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
         given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
-        self.ask(move |node| node.update_pod_sandbox_resources(&request)).await?;
+        self.ask(Lane::Work, move |node| node.update_pod_sandbox_resources(&request)).await?;
         said(Ok(UpdatePodSandboxResourcesResponse {}))
     }
 
@@ -155,7 +156,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         let StopContainerRequest { container_id, timeout } = request.into_inner();
         let id = given("container_id", container_id)?;
         let grace = seconds(timeout)?;
-        self.ask_while_waiting(move |node, call| node.stop_container(&id, grace, call)).await?;
+        self.ask_while_waiting(Lane::End, move |node, call| node.stop_container(&id, grace, call)).await?;
         said(Ok(StopContainerResponse {}))
     }
 
@@ -196,7 +197,7 @@ impl<B: Backend> RuntimeService for Server<B> {
     ) -> Answer<ContainerStatusResponse> {
         let ContainerStatusRequest { container_id, verbose } = request.into_inner();
         let id = given("container_id", container_id)?;
-        said(self.ask(move |node| node.container_status(&id, verbose)).await)
+        said(self.ask(Lane::Read, move |node| node.container_status(&id, verbose)).await)
     }
 
     async fn update_container_resources(
@@ -205,7 +206,7 @@ impl<B: Backend> RuntimeService for Server<B> {
     ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         given("container_id", request.container_id.clone())?;
-        self.ask(move |node| node.update_container_resources(&request)).await?;
+        self.ask(Lane::Work, move |node| node.update_container_resources(&request)).await?;
         said(Ok(UpdateContainerResourcesResponse {}))
     }
 
@@ -214,7 +215,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
         let id = given("container_id", request.into_inner().container_id)?;
-        self.ask(move |node| node.reopen_container_log(&id)).await?;
+        self.ask(Lane::Work, move |node| node.reopen_container_log(&id)).await?;
         said(Ok(ReopenContainerLogResponse {}))
     }
 
@@ -226,7 +227,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         }
         let limit = Some(seconds(timeout)?).filter(|t| !t.is_zero());
         let exec = move |node: &B, call: &_| node.exec_sync(&id, &cmd, limit, call);
-        said(self.ask_while_waiting(exec).await.map(fitting))
+        said(self.ask_while_waiting(Lane::Exec, exec).await.map(fitting))
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
@@ -236,7 +237,7 @@ impl<B: Backend> RuntimeService for Server<B> {
             return Err(Error::invalid("Exec without a command").into());
         }
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(move |node| node.exec(&request)).await?;
+        let url = self.ask(Lane::Exec, move |node| node.exec(&request)).await?;
         said(Ok(ExecResponse { url }))
     }
 
@@ -244,14 +245,14 @@ impl<B: Backend> RuntimeService for Server<B> {
         let request = request.into_inner();
         given("container_id", request.container_id.clone())?;
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(move |node| node.attach(&request)).await?;
+        let url = self.ask(Lane::Exec, move |node| node.attach(&request)).await?;
         said(Ok(AttachResponse { url }))
     }
 
     async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
         let request = request.into_inner();
         given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
-        let url = self.ask(move |node| node.port_forward(&request)).await?;
+        let url = self.ask(Lane::Exec, move |node| node.port_forward(&request)).await?;
         said(Ok(PortForwardResponse { url }))
     }
 
@@ -260,7 +261,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
         let id = given("container_id", request.into_inner().container_id)?;
-        let stats = self.ask(move |node| node.container_stats(&id)).await?;
+        let stats = self.ask(Lane::Stats, move |node| node.container_stats(&id)).await?;
         said(Ok(ContainerStatsResponse { stats: Some(stats) }))
     }
 
@@ -287,7 +288,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
-        let stats = self.ask(move |node| node.pod_sandbox_stats(&id)).await?;
+        let stats = self.ask(Lane::Stats, move |node| node.pod_sandbox_stats(&id)).await?;
         said(Ok(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
@@ -351,13 +352,13 @@ impl<B: Backend> RuntimeService for Server<B> {
 
 impl<B: Backend> Server<B> {
     async fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
-        let mut all = self.ask(B::list_pod_sandboxes).await?;
+        let mut all = self.ask(Lane::Read, B::list_pod_sandboxes).await?;
         all.retain(|item| filter::sandbox(filter.as_ref(), item));
         Ok(all)
     }
 
     async fn containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
-        let mut all = self.ask(B::list_containers).await?;
+        let mut all = self.ask(Lane::Read, B::list_containers).await?;
         all.retain(|item| filter::container(filter.as_ref(), item));
         Ok(all)
     }
@@ -365,7 +366,7 @@ impl<B: Backend> Server<B> {
     async fn stats_of_containers(&self, filter: Option<ContainerStatsFilter>) -> Result<Vec<ContainerStats>> {
         let all = self.containers(filter::container_stats(filter)).await?;
         let ids = all.into_iter().map(|c| c.id);
-        self.ask(move |node| present(ids.map(|id| node.container_stats(&id)))).await
+        self.ask(Lane::Stats, move |node| present(ids.map(|id| node.container_stats(&id)))).await
     }
 
     async fn stats_of_sandboxes(
@@ -374,7 +375,7 @@ impl<B: Backend> Server<B> {
     ) -> Result<Vec<PodSandboxStats>> {
         let all = self.sandboxes(filter::sandbox_stats(filter)).await?;
         let ids = all.into_iter().map(|s| s.id);
-        self.ask(move |node| present(ids.map(|id| node.pod_sandbox_stats(&id)))).await
+        self.ask(Lane::Stats, move |node| present(ids.map(|id| node.pod_sandbox_stats(&id)))).await
     }
 }
 

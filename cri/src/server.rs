@@ -15,11 +15,11 @@ use crate::backend::Backend;
 use crate::call::Call;
 use crate::error::Result;
 use crate::flights::{Abandoned, Flights};
+use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
-use crate::workers::Workers;
 
 /// Finds the service of a request, holds it to its deadline, and tells the backend of failures.
 pub(crate) struct Router<B> {
@@ -42,8 +42,8 @@ impl<B> Clone for Router<B> {
 
 impl<B: Backend> Router<B> {
     pub(crate) fn new(backend: Arc<B>, load: Arc<Load>) -> Self {
-        let workers = Workers::new(load.limits.parallel_calls);
-        let server = Arc::new(Server::new(Arc::clone(&backend), workers));
+        let lanes = Lanes::new(load.limits.parallel_calls);
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -108,7 +108,7 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 /// Both services: the backend, and the slow calls that are being worked on.
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
-    workers: Arc<Workers>,
+    lanes: Lanes,
     pub(crate) run_sandbox: Flights<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: Flights<String, (), ()>,
     pub(crate) remove_sandbox: Flights<String, (), ()>,
@@ -119,38 +119,40 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>, workers: Arc<Workers>) -> Self {
-        let flights = Abandoned::Finishes;
+    fn new(backend: Arc<B>, lanes: Lanes) -> Self {
+        let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
-            run_sandbox: Flights::new(flights, &workers),
-            stop_sandbox: Flights::new(flights, &workers),
-            remove_sandbox: Flights::new(flights, &workers),
-            create_container: Flights::new(flights, &workers),
-            start_container: Flights::new(flights, &workers),
-            remove_container: Flights::new(flights, &workers),
-            pull_image: Flights::new(Abandoned::IsCancelled, &workers),
-            workers,
+            run_sandbox: Flights::new(finishes, work),
+            stop_sandbox: Flights::new(finishes, end),
+            remove_sandbox: Flights::new(finishes, end),
+            create_container: Flights::new(finishes, work),
+            start_container: Flights::new(finishes, work),
+            remove_container: Flights::new(finishes, end),
+            pull_image: Flights::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
+            lanes,
         }
     }
 
-    /// The one door to work that blocks: runs it on a thread for such work.
+    /// The one door to work that blocks: runs it on a thread for such work, in its lane.
     pub(crate) async fn ask<A: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce(&B) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let backend = Arc::clone(&self.backend);
-        self.workers.run(move || work(&backend)).await
+        self.lanes.of(lane).run(move || work(&backend)).await
     }
 
     /// As [`Server::ask`], for work that wants to know when its client has gone.
     pub(crate) async fn ask_while_waiting<A: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce(&B, &Call) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let call = Call::default();
         let _gone = CancelOnDrop(call.clone());
-        self.ask(move |backend| work(backend, &call)).await
+        self.ask(lane, move |backend| work(backend, &call)).await
     }
 
     /// As [`Server::ask`], for work that a retry does not begin a second time.

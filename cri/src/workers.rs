@@ -43,7 +43,8 @@ impl Workers {
         Arc::new(Self { most: most.max(1), stack, state: Mutex::default(), wake: Condvar::new() })
     }
 
-    /// Runs `work` on a thread and waits for what it returns.
+    /// Runs `work` on a thread and waits for what it returns. A caller that leaves before there is a thread takes its work
+    /// along; work that has begun is ended by nobody.
     ///
     /// # Errors
     /// What `work` returns; `System` when there is no thread and none can be started; `Bug` when `work` panics.
@@ -52,7 +53,12 @@ impl Workers {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.start(move || drop(sender.send(work()))).map_err(|error| no_thread(&error))?;
+        let work = move || {
+            if !sender.is_closed() {
+                drop(sender.send(work()));
+            }
+        };
+        self.start(work).map_err(|error| no_thread(&error))?;
         let lost = || Err(Error::new(Kind::Bug, "the work on this call ended without a result"));
         receiver.await.unwrap_or_else(|_| lost())
     }

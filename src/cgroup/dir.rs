@@ -79,7 +79,7 @@ impl AsFd for Dir {
 }
 
 /// The cgroups directly below `path`.
-fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
     // A cgroup directory has two links and one more for each child, so a leaf needs no listing of its many files.
     if fs::symlink_metadata(path)?.nlink() == 2 {
         return Ok(Vec::new());

@@ -113,6 +113,27 @@ impl Group {
         dir::remove(path, &|_, tries| dir::pause(tries))
     }
 
+    /// The groups inside this one that were made by [`Group::apart`] with names that begin so.
+    ///
+    /// # Errors
+    /// Those of reading the directory; that it is gone is none.
+    pub fn apart_by_prefix(&self, prefix: &str) -> Result<Vec<Self>> {
+        let Some(path) = self.paths.get("") else { return Ok(Vec::new()) };
+        let children = match dir::children(path) {
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            other => other.doing(|| format!("list cgroup {}", path.display()))?,
+        };
+        let named = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        };
+        let group = |path| {
+            let mut paths = self.paths.clone();
+            paths.insert(String::new(), path);
+            Self::new(self.mode, paths, &self.root, None)
+        };
+        Ok(children.into_iter().filter(named).map(group).collect())
+    }
+
     /// Moves what is left in a group that was made by [`Group::apart`] to where the others are, and removes it.
     ///
     /// # Errors

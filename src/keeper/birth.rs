@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
+use rustix::process::{
+    Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, pidfd_send_signal, setrlimit, waitid,
+};
 use serde::{Deserialize, Serialize};
 
 use super::wire;
@@ -20,7 +22,8 @@ use crate::sys::process::Spawned;
 #[derive(Debug)]
 pub(super) struct Launcher {
     pub(super) socket: OwnedFd,
-    process: Spawned,
+    /// None of a launcher that another keeper started.
+    process: Option<OwnedFd>,
 }
 
 /// What the launcher says, once; a pidfd comes along with the first.
@@ -46,14 +49,28 @@ pub(super) struct Parts {
 }
 
 impl Launcher {
-    pub(super) fn start(parts: Parts) -> Result<Self> {
+    /// Starts one; `tell` gets our end of its socket before there is anything that could be heard there.
+    pub(super) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .doing(|| "make a socket pair")?;
         // What the launcher cloned has its end, too: that the launcher was killed is not seen here.
         rustix::io::ioctl_fionbio(&socket, true).doing(|| "make a socket pair")?;
+        tell(&socket);
         let process = sys::process::spawn(0, None, || launch(parts, &theirs)).doing(|| "start a launcher")?;
-        Ok(Self { socket, process })
+        Ok(Self { socket, process: Some(process.pidfd) })
+    }
+
+    /// One that a keeper had started which is no more.
+    pub(super) fn of_another(socket: OwnedFd) -> Self {
+        Self { socket, process: None }
+    }
+
+    /// Kills it; that it has ended is as good.
+    pub(super) fn kill(&self) {
+        if let Some(process) = &self.process {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
     }
 
     /// What it says, or that it ended without a word.
@@ -69,13 +86,13 @@ impl Launcher {
     }
 
     /// It has said its word and is about to end: what is left is to wait for that.
-    pub(super) fn into_pidfd(self) -> OwnedFd {
-        self.process.pidfd
+    pub(super) fn into_pidfd(self) -> Option<OwnedFd> {
+        self.process
     }
 
     /// Readable once it has ended, said something or not.
-    pub(super) fn pidfd(&self) -> &OwnedFd {
-        &self.process.pidfd
+    pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
+        self.process.as_ref()
     }
 }
 

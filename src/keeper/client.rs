@@ -1,10 +1,12 @@
 //! The client's side: reaching the keeper, or starting it, and asking it.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -23,10 +25,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The variable that names the keeper's program, when it does not lie beside this one.
 const PROGRAM: &str = "CORACLE_KEEPER";
 
+/// How long an answer may take that the keeper gives without waiting for anybody.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The same of one that waits for a launcher, or for a process that is to end or to execute its program: longer than the
+/// keeper lets these take.
+const SLOW_ANSWER: Duration = Duration::from_secs(60);
+
+/// How often another keeper is asked, when the one that was asked is killed.
+const KEEPERS: u32 = 20;
+
 /// A connection to the keeper.
 #[derive(Debug)]
 pub struct Client {
     socket: OwnedFd,
+    run: PathBuf,
 }
 
 impl Client {
@@ -44,7 +57,7 @@ impl Client {
         };
         let (address, _directory) = address(run).map_err(unreachable)?;
         connect(&socket, &address).doing(doing).map_err(unreachable)?;
-        Ok(Self { socket })
+        Ok(Self { socket, run: run.to_owned() })
     }
 
     /// Reaches the keeper that serves `run`, and starts one when there is none.
@@ -69,22 +82,69 @@ impl Client {
         Err(Error::new(Kind::TimedOut, "the keeper does not answer"))
     }
 
+    /// Asks the keeper that serves `run` for something that may be asked for twice: when it is killed meanwhile, the next one
+    /// is asked. One is started when there is none.
+    ///
+    /// # Errors
+    /// What the keeper answers; it cannot be started.
+    pub fn ask_any<T>(run: &Path, ask: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        for _ in 1..KEEPERS {
+            match Self::connect_or_start(run).and_then(|keeper| ask(&keeper)) {
+                Err(error) if error.kind() == Kind::Unreachable => std::thread::sleep(PAUSE),
+                other => return other,
+            }
+        }
+        ask(&Self::connect_or_start(run)?)
+    }
+
     pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
-        wire::send(&self.socket, request, fds).doing(|| "ask the keeper")?;
-        self.hear()
+        self.ask_within(request, fds, ANSWER)
+    }
+
+    /// As [`Client::ask`], for an answer that the keeper may have to wait for.
+    fn ask_within(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(Reply, Vec<OwnedFd>)> {
+        match wire::send(&self.socket, request, fds) {
+            Err(Errno::PIPE | Errno::CONNRESET) => return Err(ended()),
+            other => other.doing(|| "ask the keeper")?,
+        }
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
+                .hint("is coracle-keeper stopped? see ps(1)")),
+            _ => self.hear(),
+        }
     }
 
     fn hear(&self) -> Result<(Reply, Vec<OwnedFd>)> {
         let mut buffer = vec![0; MOST];
         let (length, fds) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
         if length == 0 {
-            return Err(Error::new(Kind::Unreachable, "the keeper has ended"));
+            return Err(ended());
         }
         match wire::decode(&buffer[..length]) {
             Some(Reply::Refused(refusal)) => Err(explain(refusal)),
             Some(reply) => Ok((reply, fds)),
             None => Err(Error::new(Kind::Unsupported, "the keeper's answer cannot be read")
                 .hint("it may be of another version: send it SIGHUP")),
+        }
+    }
+
+    /// Waits until it is decided what became of the launch of a container whose client is gone: whether its program was run
+    /// and the keeper has it.
+    ///
+    /// # Errors
+    /// The keeper cannot be asked; `TimedOut` when it does not come to a decision.
+    pub fn settle(&self, id: &str) -> Result<bool> {
+        match self.ask_within(&Request::Settle(id.to_owned()), &[], SLOW_ANSWER) {
+            Ok((Reply::Done, _)) => Ok(true),
+            Ok(_) => Err(unexpected()),
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -207,6 +267,17 @@ impl AsFd for Client {
     }
 }
 
+/// Nothing is left of a launch that was asked for.
+fn lost(error: Error) -> Error {
+    Error::new(Kind::Unreachable, "the keeper was killed before it had the container")
+        .because(error)
+        .hint("try again")
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Unreachable, "the keeper has ended")
+}
+
 pub(super) fn unexpected() -> Error {
     Error::new(Kind::Bug, "the keeper answered something else than was asked")
 }
@@ -251,9 +322,12 @@ pub fn keeper_program() -> PathBuf {
 }
 
 /// A launch by the keeper: it is the parent, the rest is done from here.
+///
+/// The keeper may be killed meanwhile. The next one has what that one had recorded, so this side asks it what became of the
+/// launch: it goes on with the process that was made, or knows that there is none. `machine` has the table of all cases.
 #[derive(Debug)]
 pub struct Launching {
-    client: Client,
+    client: RefCell<Client>,
     order: Order,
     console: Option<OwnedFd>,
 }
@@ -262,24 +336,61 @@ impl Launching {
     /// Launches as `order` says; `console` is the end of a socket pair over which the container's terminal comes.
     pub fn new(client: Client, order: Order, console: Option<OwnedFd>) -> Self {
         let order = Order { has_console: console.is_some(), ..order };
-        Self { client, order, console }
+        Self { client: RefCell::new(client), order, console }
     }
 
     /// The launch was good: the container stays.
     ///
     /// # Errors
-    /// The keeper cannot be asked. When it is gone, the container stays as well.
+    /// The keeper cannot be asked, or knows that the program was never executed.
     pub fn keep(&self) -> Result<()> {
-        match self.client.done(&Request::Keep) {
-            Err(error) if error.kind() == Kind::Unreachable => Ok(()),
+        match self.decide(&Request::Keep, true) {
+            // Another keeper, which was not told of it, has seen its end: then it has written how that was.
+            Err(error) if error.kind() == Kind::NotFound && self.has_exit() => Ok(()),
             other => other,
         }
     }
 
-    /// The launch came to nothing: what there is of the container is forgotten once its process has ended.
+    fn has_exit(&self) -> bool {
+        self.order.exit_file.as_ref().is_some_and(|path| path.exists())
+    }
+
+    /// The launch came to nothing: its process is killed, and what there is of the container forgotten.
     pub fn give_up(&self) {
-        // When the keeper cannot be told, it sees that this end is closed.
-        let _ = self.client.done(&Request::GiveUp);
+        // When no keeper can be told, the next one finds nobody who attends it.
+        let _ = self.decide(&Request::GiveUp, false);
+    }
+
+    fn decide(&self, request: &Request, keep: bool) -> Result<()> {
+        let client = self.client.borrow();
+        match client.done(request) {
+            Err(error) if error.kind() == Kind::Unreachable => {}
+            other => return other,
+        }
+        let request = Request::Decide { id: self.order.id.clone(), keep };
+        Client::ask_any(&client.run, |keeper| keeper.done(&request))
+    }
+
+    /// What another keeper has of this launch.
+    ///
+    /// # Errors
+    /// `Unreachable` when it has nothing: then nothing is left of it, and it may be tried again.
+    fn resume(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+        let request = Request::Resume { id: self.order.id.clone(), console: self.console.is_some() };
+        let console: Vec<_> = self.console.iter().map(AsFd::as_fd).collect();
+        let run = self.client.borrow().run.clone();
+        for _ in 0..KEEPERS {
+            let keeper = Client::connect_or_start(&run)?;
+            match keeper.ask_within(&request, &console, SLOW_ANSWER) {
+                Err(error) if error.kind() == Kind::Unreachable => std::thread::sleep(PAUSE),
+                Err(error) if error.kind() == Kind::NotFound => break,
+                other => {
+                    self.client.replace(keeper);
+                    return other;
+                }
+            }
+        }
+        Err(lost(ended()))
     }
 }
 
@@ -294,11 +405,19 @@ impl Parent for Launching {
         fds.extend(birth.cgroup);
         fds.extend(self.console.as_ref().map(AsFd::as_fd));
         fds.extend(birth.fds.iter().map(AsFd::as_fd));
-        self.client.ask(&Request::Launch(order), &fds).and_then(born)
+        let asked = self.client.borrow().ask_within(&Request::Launch(order), &fds, SLOW_ANSWER);
+        match asked {
+            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(born),
+            other => other.and_then(born),
+        }
     }
 
     fn adopt(&self, _before: &Spawned, pid: i32) -> Result<Spawned> {
-        self.client.ask(&Request::Adopt(pid), &[]).and_then(born)
+        match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
+            // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
+            Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
+            other => other.and_then(born),
+        }
     }
 }
 

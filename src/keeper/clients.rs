@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::birth::{Launcher, Parts};
 use super::container::Container;
-use super::machine::{Event, State};
+use super::machine::{Event, Ran, State};
 use super::poll::{Keeper, Poll, What};
 use super::record::Record;
 use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
@@ -41,6 +41,8 @@ pub(super) enum Mode {
     Attending(u32),
     /// It waits for this container's end.
     Waiting(u32),
+    /// It waits until it is decided whether this container stays.
+    Settling(u32),
     /// It is shown this container's output; with `stdin` it gives it input, too.
     Attached { key: u32, stdin: bool },
     /// It is told of every container's end.
@@ -127,11 +129,25 @@ impl Clients {
         }
     }
 
+    /// Tells those who wait for that, that a container stays.
+    pub(super) fn settle(&mut self, container: u32) {
+        self.answer_settling(container, &Reply::Done);
+    }
+
+    fn answer_settling(&mut self, container: u32, reply: &Reply) {
+        for client in self.0.values_mut().filter(|c| c.mode == Mode::Settling(container)) {
+            let _ = wire::send(&client.socket, reply, &[]);
+            client.mode = Mode::Asking;
+        }
+    }
+
     /// A container that is no more has no clients of its own.
     pub(super) fn forget(&mut self, container: u32) {
+        self.answer_settling(container, &Reply::Refused(Refusal::Unknown));
         for client in self.0.values_mut() {
             let its = match client.mode {
                 Mode::Asking | Mode::Watching => false,
+                Mode::Settling(key) => key == container,
                 Mode::Attending(key) | Mode::Waiting(key) => key == container,
                 // It hears of the end first.
                 Mode::Attached { key, .. } => key == container && client.goodbye.is_none(),
@@ -140,6 +156,16 @@ impl Clients {
                 client.mode = Mode::Asking;
             }
         }
+    }
+}
+
+/// Why a launch was not good that its client thought to be.
+fn never_ran(exit: Option<Exit>) -> String {
+    match exit {
+        Some(Exit { signal: Some(signal), .. }) => {
+            format!("the container's first process was killed by signal {signal} while it was set up")
+        }
+        _ => "the container's first process ended while it was set up".to_owned(),
     }
 }
 
@@ -228,7 +254,7 @@ impl Keeper {
         match client.mode {
             Mode::Attending(container) => self.happen(container, Event::Unattended),
             Mode::Attached { key: container, stdin: true } => self.input_ended(container),
-            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Watching => {}
+            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Settling(_) | Mode::Watching => {}
         }
     }
 
@@ -310,6 +336,20 @@ impl Keeper {
                 self.successor = Some(key);
                 None
             }
+            Request::Resume { id, console } => self.resume(key, &id, fds, console),
+            Request::Decide { id, keep } => {
+                let event = if keep { Event::Keep } else { Event::GiveUp };
+                let found = self.find(&id).ok_or(Refusal::Unknown);
+                done(found.and_then(|container| self.decide_on(container, event)))
+            }
+            Request::Settle(id) => match self.find(&id) {
+                Some(container) if self.is_decided(container) => Some(Reply::Done),
+                Some(container) => {
+                    self.set_mode(key, Mode::Settling(container));
+                    None
+                }
+                None => Some(Reply::Refused(Refusal::Unknown)),
+            },
             Request::Adopt(pid) => self.replace_process(key, pid).err().map(Reply::Refused),
         }
     }
@@ -343,12 +383,18 @@ impl Keeper {
         let made = self.place.make(&order);
         let (ends, streams) = made.inspect_err(|_| self.place.forget(&order.id))?;
         let parts = Parts { plan, sync, cgroup, opened: fds.collect(), streams };
-        let launcher = Launcher::start(parts).inspect_err(|_| self.place.forget(&order.id))?;
+        let tell = |socket: &OwnedFd| self.heir_hears_of(&order.id, socket);
+        let launcher = Launcher::start(parts, tell).inspect_err(|_| {
+            self.place.forget(&order.id);
+            self.heir_forgets(&order.id);
+        })?;
         let record = Record { order, ..Record::default() };
         let mut container = Container::new(record, State::Launching, ends);
         let key = self.new_key();
         self.poll.add(&launcher.socket, (What::Birth, key));
-        self.poll.add(launcher.pidfd(), (What::Birth, key));
+        if let Some(pidfd) = launcher.pidfd() {
+            self.poll.add(pidfd, (What::Birth, key));
+        }
         container.launcher = Some(launcher);
         container.console = console;
         container.client = Some(client);
@@ -369,11 +415,50 @@ impl Keeper {
         let mode = self.clients.0.get(&client).map(|client| client.mode);
         let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
         self.set_mode(client, Mode::Asking);
-        if let Some(found) = self.containers.get_mut(&container) {
-            found.client = None;
-        }
+        self.decide_on(container, event)
+    }
+
+    fn decide_on(&mut self, container: u32, event: Event) -> Result<(), Refusal> {
+        let found = self.containers.get_mut(&container).ok_or(Refusal::Unknown)?;
+        found.client = None;
+        let in_vain = event == Event::Keep && found.state == State::EndedEarly(Ran::No);
+        let exit = found.exit;
         self.happen(container, event);
-        Ok(())
+        match in_vain {
+            true => Err(Refusal::Failed(never_ran(exit))),
+            false => Ok(()),
+        }
+    }
+
+    fn is_decided(&self, container: u32) -> bool {
+        self.containers.get(&container).is_some_and(|found| found.state == State::Kept)
+    }
+
+    /// A client whose keeper was killed comes back; no answer at once while there is something that has to end first.
+    fn resume(&mut self, client: u32, id: &str, fds: Vec<OwnedFd>, console: bool) -> Option<Reply> {
+        let Some(key) = self.find(id) else { return Some(Reply::Refused(Refusal::Unknown)) };
+        let found = self.containers.get_mut(&key)?;
+        match found.state {
+            State::Launching => return Some(Reply::Refused(Refusal::Exists)),
+            State::Void | State::GivenUp | State::Gone => {
+                self.set_mode(client, Mode::Settling(key));
+                return None;
+            }
+            State::Attended | State::Unattended | State::Kept | State::EndedEarly(_) => {}
+        }
+        let before = found.client.replace(client);
+        if console && found.stdout.is_none() && found.console.is_none() {
+            found.console = fds.into_iter().next();
+        }
+        if let Some(before) = before {
+            self.set_mode(before, Mode::Asking);
+        }
+        self.set_mode(client, Mode::Attending(key));
+        self.happen(key, Event::Resumed);
+        if let Some(console) = self.containers.get(&key).and_then(|c| c.console.as_ref()) {
+            self.poll.add(console, (What::Console, key));
+        }
+        None
     }
 
     fn attach(&mut self, client: u32, id: &str, stdin: bool) -> Result<Terms, Refusal> {

@@ -3,15 +3,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
 use super::birth::{self, Launcher, Word};
 use super::log::{self, Log};
-use super::machine::{Action, Event, State, step};
+use super::machine::{Action, Event, Ran, State, step};
 use super::poll::{Keeper, What};
 use super::record::{Ends, Record};
 use super::stream::Source;
+use super::timer::Timer;
 use super::wire::{Exit, Refusal, Reply, Stdin, Stream};
 use crate::linux::private;
 use crate::sys;
@@ -38,6 +40,8 @@ pub(super) struct Container {
     pub(super) stderr: Option<Source>,
     pub(super) log: Log,
     pub(super) exit: Option<Exit>,
+    /// When it is looked at again though nothing has happened to it.
+    pub(super) timer: Option<Timer>,
 }
 
 impl Container {
@@ -59,11 +63,12 @@ impl Container {
             stderr: ends.stderr.map(|fd| Source::fifo(fd, Stream::Stderr, 0)),
             log,
             exit: None,
+            timer: Timer::of(state),
         }
     }
 
     pub(super) fn is_launching(&self) -> bool {
-        self.state == State::Launching
+        matches!(self.state, State::Launching | State::Void)
     }
 
     /// Something of it is on its way here that would be lost on somebody else.
@@ -94,6 +99,9 @@ impl Keeper {
         if let Some(console) = &container.console {
             self.poll.add(console, (What::Console, key));
         }
+        if let Some(launcher) = &container.launcher {
+            self.poll.add(&launcher.socket, (What::Birth, key));
+        }
         for (what, source) in [(What::Stdout, &container.stdout), (What::Stderr, &container.stderr)] {
             let Some(source) = source else { continue };
             // What the FIFO keeps of a line that is not whole yet must not wake us again and again.
@@ -106,7 +114,11 @@ impl Keeper {
     pub(super) fn happen(&mut self, key: u32, event: Event) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let (next, actions) = step(container.state, event);
+        if next != container.state || event == Event::Late {
+            container.timer = Timer::of(next).filter(|_| next != container.state);
+        }
         container.state = next;
+        container.record.kept |= next == State::Kept;
         for action in actions {
             self.act(key, *action);
         }
@@ -117,6 +129,9 @@ impl Keeper {
             Action::Record => self.write_record(key),
             Action::Answer => self.answer_birth(key),
             Action::Refuse => self.refuse_birth(key),
+            Action::KillLauncher => self.kill_launcher(key),
+            Action::Kill => self.kill_process(key),
+            Action::Settle => self.clients.settle(key),
             Action::ReadExit => self.read_exit(key),
             Action::Drain => self.drain(key),
             Action::WriteExit => self.write_exit(key),
@@ -144,10 +159,11 @@ impl Keeper {
                 Event::Unborn
             }
         };
-        let ended = self.new_key();
-        let launcher = launcher.into_pidfd();
-        self.poll.add(&launcher, (What::Child, ended));
-        self.children.insert(ended, launcher);
+        if let Some(launcher) = launcher.into_pidfd() {
+            let ended = self.new_key();
+            self.poll.add(&launcher, (What::Child, ended));
+            self.children.insert(ended, launcher);
+        }
         self.happen(key, event);
         self.watch(key);
     }
@@ -156,24 +172,30 @@ impl Keeper {
     pub(super) fn adopt_copy(&mut self, key: u32, pid: i32) -> Result<(), Refusal> {
         let container = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
         let failed = |why: &str| Refusal::Failed(format!("adopt process {pid}: {why}"));
+        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
         if container.state != State::Attended {
+            self.end_child(copy);
             return Err(failed("the container's launch is over"));
         }
-        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
         container.record = Record::of(std::mem::take(&mut container.record.order), pid);
         let before = container.process.replace(copy);
         if let Some(before) = before {
-            let _ = rustix::process::pidfd_send_signal(&before, rustix::process::Signal::KILL);
-            self.poll.remove(&before);
-            let child = self.new_key();
-            self.poll.add(&before, (What::Child, child));
-            self.children.insert(child, before);
+            self.end_child(before);
         }
         self.happen(key, Event::Forked);
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
             self.poll.add(process, (What::Process, key));
         }
         Ok(())
+    }
+
+    /// Kills a child that is no container's process, and reaps it.
+    fn end_child(&mut self, process: OwnedFd) {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        self.poll.remove(&process);
+        let child = self.new_key();
+        self.poll.add(&process, (What::Child, child));
+        self.children.insert(child, process);
     }
 
     fn write_record(&mut self, key: u32) {
@@ -186,10 +208,16 @@ impl Keeper {
 
     fn answer_birth(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
-        let (Some(client), Some(process)) = (container.client, &container.process) else {
-            return self.happen(key, Event::Unattended);
+        let reply = Reply::Born(container.record.pid);
+        let told = match (container.client, &container.process) {
+            (Some(client), Some(process)) => self.clients.answer(client, &reply, &[process.as_fd()]),
+            // It ended before this keeper could open it.
+            (Some(client), None) => {
+                self.clients.answer(client, &Reply::Refused(Refusal::Unknown), &[]);
+                false
+            }
+            (None, _) => false,
         };
-        let told = self.clients.answer(client, &Reply::Born(container.record.pid), &[process.as_fd()]);
         if !told {
             self.happen(key, Event::Unattended);
         }
@@ -203,12 +231,28 @@ impl Keeper {
         }
     }
 
+    fn kill_launcher(&mut self, key: u32) {
+        let Some(launcher) = self.containers.get(&key).and_then(|c| c.launcher.as_ref()) else { return };
+        launcher.kill();
+    }
+
+    fn kill_process(&mut self, key: u32) {
+        let Some(process) = self.containers.get(&key).and_then(|c| c.process.as_ref()) else { return };
+        // That it has ended is as good.
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+
     pub(super) fn process_ended(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
         if let Some(process) = &container.process {
             self.poll.remove(process);
         }
-        self.happen(key, Event::Ended);
+        let ran = match container.state {
+            State::Kept => Ran::Yes,
+            // Before it is reaped: from then on the kernel does not tell.
+            _ => container.record.ran(),
+        };
+        self.happen(key, Event::Ended(ran));
         // A table row that does not ask how it ended leaves it to be reaped all the same.
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
             birth::reap_now(process);
@@ -389,8 +433,13 @@ fn has_oom_kill(file: &std::path::Path) -> bool {
     count.is_some_and(|count| count > 0)
 }
 
-/// Says something to whoever reads the keeper's own log.
+/// Says something to whoever reads the keeper's own log; where nobody does and its pipe is full, it is not said.
 pub(super) fn complain(what: &str) {
     use std::io::Write;
+    let mut stderr = [PollFd::from_borrowed_fd(rustix::stdio::stderr(), PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut stderr, Some(&now)) == Ok(0) {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "{} {what}", log::rfc3339(log::now()));
 }

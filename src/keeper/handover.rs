@@ -28,7 +28,7 @@ use crate::sys::fd::{inherit, set_inheritable};
 use crate::sys::process::{StringArray, execve};
 
 /// Of this form. An image that does not know it goes by the records on disk, as after a crash.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything, with descriptors as numbers.
 #[derive(Debug, Serialize, Deserialize)]

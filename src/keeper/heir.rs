@@ -43,6 +43,8 @@ pub(super) enum Word {
     Gone(String),
     /// To the heir: there is nothing to inherit. To a successor: that was all.
     End,
+    /// To the heir: a launcher is about to be started for this container; our end of its socket comes along.
+    Launches(String),
 }
 
 /// Which descriptors come along, in this order.
@@ -61,6 +63,8 @@ pub(super) struct Held {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,
+    /// The keeper's end of the socket of its launcher, which has not said yet what it has made.
+    pub(super) launcher: Option<OwnedFd>,
 }
 
 impl Container {
@@ -92,6 +96,7 @@ impl Held {
             stdin: take(holds.stdin),
             stdout: take(holds.stdout),
             stderr: take(holds.stderr),
+            launcher: None,
         }
     }
 }
@@ -126,9 +131,19 @@ impl Keeper {
     }
 
     pub(super) fn tell_heir(&self, key: u32) {
-        let Some(container) = self.containers.get(&key).filter(|c| c.process.is_some()) else { return };
-        let (word, fds) = container.will();
-        self.say_to_heir(&word, &fds);
+        let Some(container) = self.containers.get(&key) else { return };
+        if let Some(launcher) = &container.launcher {
+            return self.heir_hears_of(container.id(), &launcher.socket);
+        }
+        if container.process.is_some() {
+            let (word, fds) = container.will();
+            self.say_to_heir(&word, &fds);
+        }
+    }
+
+    /// Whatever a launcher makes is known to the heir, too.
+    pub(super) fn heir_hears_of(&self, id: &str, launcher: &OwnedFd) {
+        self.say_to_heir(&Word::Launches(id.to_owned()), &[launcher.as_fd()]);
     }
 
     pub(super) fn heir_forgets(&self, id: &str) {
@@ -206,6 +221,9 @@ pub(super) fn read_will(socket: impl AsFd, before: impl Fn()) -> (Ending, BTreeM
         };
         match wire::decode(&buffer[..length]) {
             Some(Word::Holds(id, holds)) => drop(held.insert(id, Held::new(holds, fds))),
+            Some(Word::Launches(id)) => {
+                drop(held.insert(id, Held { launcher: fds.into_iter().next(), ..Held::default() }));
+            }
             Some(Word::Gone(id)) => drop(held.remove(&id)),
             Some(Word::End) => return (Ending::Said, held),
             None => {}

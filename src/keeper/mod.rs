@@ -1,5 +1,5 @@
 //! The keeper: the one parent of a node's containers. A single thread in a poll loop; until it ends or gives way to another,
-//! it blocks nowhere and has no timer.
+//! it blocks nowhere, and it has no timer but for launches that are not decided.
 //!
 //! ```text
 //! client (serve, launch -d) --SOCK_SEQPACKET: plan + descriptors--> keeper --clone--> launcher --CLONE_PARENT--> init
@@ -18,6 +18,7 @@
 //! | `stream`, `log` | what containers write |
 //! | `record` | the run directory |
 //! | `cgroup` | a cgroup of its own |
+//! | `timer` | what is looked at though nothing has happened |
 //! | `heir` | who takes over when the keeper is killed |
 //! | `succession` | giving way to a keeper that is to replace this one |
 //! | `notify`, `fdstore` | what systemd is told, and what is left with it for the next start |
@@ -41,6 +42,7 @@ mod record;
 mod start;
 mod stream;
 mod succession;
+mod timer;
 mod wire;
 
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};

@@ -1,5 +1,5 @@
-//! The one loop: what the kernel has to say, one thing after the other. It sleeps until there is something; the only
-//! timer is how long a launch may put off an end.
+//! The one loop: what the kernel has to say, one thing after the other. It sleeps until there is something; there are
+//! timers only while a launch is not decided, and for how long one may put off an end.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -154,14 +154,17 @@ impl Keeper {
             if let Some(end) = self.may_end() {
                 return end;
             }
-            let longest =
-                if self.unfinished.is_empty() { self.left_of_grace() } else { Some(Duration::ZERO) };
+            let longest = match self.unfinished.is_empty() {
+                true => [self.left_of_grace(), self.left_of_timers()].into_iter().flatten().min(),
+                false => Some(Duration::ZERO),
+            };
             for (token, flags) in self.poll.wait(longest) {
                 self.handle(token, flags);
             }
             for token in std::mem::take(&mut self.unfinished) {
                 self.handle(token, EventFlags::IN);
             }
+            self.look_at_timers();
             self.pass_on();
         }
     }

@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::machine::Ran;
 use super::wire::{Order, Stdin};
 use crate::error::{Doing, Result};
 use crate::launch::proc_stat::ProcStat;
@@ -34,6 +35,16 @@ pub(super) struct Record {
     pub(super) pid: i32,
     /// When that was started, in clock ticks since boot.
     pub(super) start_time: u64,
+    /// It is here to stay: its launch was good. Records of keepers before 0.2 do not have this and are only of such.
+    pub(super) kept: bool,
+}
+
+/// What a record was before it had `kept`.
+#[derive(Debug, Serialize, Deserialize)]
+struct FirstRecord {
+    order: Order,
+    pid: i32,
+    start_time: u64,
 }
 
 /// The run directory.
@@ -100,22 +111,40 @@ impl Place {
         let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).map(|directory| {
             let bytes = private::read(&directory.join("record"), MOST).unwrap_or_default();
-            (directory, postcard::from_bytes(&bytes).ok())
+            (directory, Record::decode(&bytes))
         })
     }
 }
 
 impl Record {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok().or_else(|| {
+            let FirstRecord { order, pid, start_time } = postcard::from_bytes(bytes).ok()?;
+            Some(Self { order, pid, start_time, kept: true })
+        })
+    }
+
     /// The record of a process that was just made.
     pub(super) fn of(order: Order, pid: i32) -> Self {
         let stat = ProcStat::read(pid).ok().flatten();
-        Self { order, pid, start_time: stat.map_or(0, |stat| stat.start_time) }
+        Self { order, pid, start_time: stat.map_or(0, |stat| stat.start_time), kept: false }
     }
 
     /// How its process ended, while nobody has reaped it.
     pub(super) fn zombie_status(&self) -> Option<i32> {
         let stat = ProcStat::read(self.pid).ok().flatten()?;
         (stat.start_time == self.start_time && stat.is_dead()).then_some(stat.exit_status)
+    }
+
+    /// Whether its process has executed the container's program; unknown once somebody has reaped it.
+    pub(super) fn ran(&self) -> Ran {
+        match ProcStat::read(self.pid).ok().flatten() {
+            Some(stat) if stat.start_time == self.start_time => match stat.has_executed {
+                true => Ran::Yes,
+                false => Ran::No,
+            },
+            _ => Ran::Unknown,
+        }
     }
 
     /// Whether its process is the one that has its pid now.
@@ -184,4 +213,21 @@ impl Place {
 
 fn open(directory: &Path, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(directory.join(name), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_of_a_container_that_stays() {
+        let order = Order { id: "box".to_owned(), ..Order::default() };
+        let first = FirstRecord { order: order.clone(), pid: 7, start_time: 70_000 };
+        let bytes = postcard::to_allocvec(&first).unwrap();
+        let expected = Record { order, pid: 7, start_time: 70_000, kept: true };
+        assert_eq!(Record::decode(&bytes), Some(expected));
+        let now = Record { kept: false, ..Record::decode(&bytes).unwrap() };
+        assert_eq!(Record::decode(&postcard::to_allocvec(&now).unwrap()), Some(now));
+        assert_eq!(Record::decode(&[]), None);
+    }
 }

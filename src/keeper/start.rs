@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
 
-use super::birth::Limits;
+use super::birth::{Launcher, Limits};
 use super::client::Client;
 use super::clients::Clients;
 use super::container::{Container, complain};
@@ -24,6 +24,8 @@ use super::poll::{End, Keeper, Poll};
 use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
 use super::succession::{begin_to_serve, is_served};
+use super::timer::Timer;
+use super::wire::Order;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::sys;
@@ -277,6 +279,14 @@ impl Keeper {
                 self.process_ended(key);
             }
         }
+        for (id, held) in left {
+            let Some(socket) = held.launcher else { continue };
+            let record = Record { order: Order { id, ..Order::default() }, ..Record::default() };
+            let mut container = Container::new(record, State::Void, Ends::default());
+            container.launcher = Some(Launcher::of_another(socket));
+            let key = self.new_key();
+            self.containers.insert(key, container);
+        }
     }
 
     fn adopted(&self, record: Record, held: Held) -> Container {
@@ -285,8 +295,10 @@ impl Keeper {
             // After the pidfd is open: the pid cannot become another's between the two.
             record.is_current().then_some(pidfd)
         });
+        let state = if record.kept { State::Kept } else { State::Unattended };
         if record.order.has_console {
-            let mut container = Container::new(record, State::Kept, Ends::default());
+            let mut container = Container::new(record, state, Ends::default());
+            container.timer = Timer::of_adopted(state);
             container.stdout = held.stdout.map(|master| Source::terminal(master, Vec::new()));
             container.process = process;
             return container;
@@ -297,7 +309,8 @@ impl Keeper {
             stdout: held.stdout.or(opened.stdout),
             stderr: held.stderr.or(opened.stderr),
         };
-        let mut container = Container::new(record, State::Kept, ends);
+        let mut container = Container::new(record, state, ends);
+        container.timer = Timer::of_adopted(state);
         container.process = process;
         container
     }

@@ -101,6 +101,26 @@ pub(super) enum Request {
     /// The container that this connection launched goes on as this process, a forked copy of the first one and a child of
     /// the keeper's too; the first one is ended. Answer: `Born` with a pidfd.
     Adopt(i32),
+    /// The client has asked another keeper to launch this container, which was killed before its answer came. With
+    /// `console`, our end for the terminal comes along again. Answer: `Born` with a pidfd, and the connection attends the
+    /// container; or `Refused` when there is none, once nothing of it is left.
+    Resume {
+        /// Which.
+        id: String,
+        /// The end of a socket pair comes along, over which the container's terminal comes.
+        console: bool,
+    },
+    /// As `Keep` and `GiveUp`, of a container that the client has launched by another keeper. Answer: `Done`, or `Refused`
+    /// when there is none.
+    Decide {
+        /// Which.
+        id: String,
+        /// It stays.
+        keep: bool,
+    },
+    /// Wait until it is decided what becomes of a launch whose client is gone. Answer: `Done` when its program was run,
+    /// `Refused` when there is no such container, or none any more.
+    Settle(String),
 }
 
 /// What the keeper answers.

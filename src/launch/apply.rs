@@ -301,8 +301,13 @@ impl Launched<'_> {
                 }
                 Word::Listener(fd) => self.fetch_listener(fd)?,
                 Word::Failed(failure) => return Err(self.explain(failure)),
-                Word::Forked => {
-                    self.process = self.parent.adopt(&self.process, message.sender)?;
+                Word::Forked(pid) => {
+                    let pid = if pid == 0 { message.sender } else { pid };
+                    // Both processes say it.
+                    if pid == self.pid() {
+                        continue;
+                    }
+                    self.process = self.parent.adopt(&self.process, pid)?;
                     if forked {
                         return Ok(());
                     }
@@ -359,6 +364,29 @@ impl Launched<'_> {
         explain::explain(self.plan, step, failure)
     }
 
+    fn kill(&self) {
+        let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+        // Whoever is its parent: what it held is to be free when this returns. A process that waits for a filesystem, or
+        // that a freezer of cgroup v1 holds, does not die of SIGKILL before that lets go of it.
+        let _ = Deadline::after(DEATH_LIMIT).wait_readable(self.process.pidfd.as_fd());
+    }
+
+    /// Kills the copy that the process has become, where it has said so and nobody has heard it yet.
+    fn kill_copy(&mut self) {
+        let now = Deadline::after(Duration::ZERO);
+        while let Ok(Some(message)) = wire::hear(self.sync.as_fd(), &now) {
+            let Word::Forked(pid) = message.word else { continue };
+            let pid = if pid == 0 { message.sender } else { pid };
+            if pid == self.pid() {
+                continue;
+            }
+            if let Ok(copy) = self.parent.adopt(&self.process, pid) {
+                self.process = copy;
+                self.kill();
+            }
+        }
+    }
+
     /// The process is on its own now; its pidfd is the caller's.
     pub fn let_go(mut self) -> Result<Spawned> {
         self.let_go = true;
@@ -370,10 +398,8 @@ impl Launched<'_> {
 impl Drop for Launched<'_> {
     fn drop(&mut self) {
         if !self.let_go {
-            let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
-            // Whoever is its parent: what it held is to be free when this returns. A process that waits for a filesystem,
-            // or that a freezer of cgroup v1 holds, does not die of SIGKILL before that lets go of it.
-            let _ = Deadline::after(DEATH_LIMIT).wait_readable(self.process.pidfd.as_fd());
+            self.kill();
+            self.kill_copy();
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options);
         }

@@ -7,6 +7,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Doing, Error, Kind, Result};
 
+/// "Forked but didn't exec": linux/sched.h. ps(1) shows it as the flag 1.
+const PF_FORKNOEXEC: u64 = 0x40;
+
 /// What /proc/PID/stat says that we care about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcStat {
@@ -16,6 +19,8 @@ pub struct ProcStat {
     pub parent: i32,
     /// Clock ticks since boot.
     pub start_time: u64,
+    /// It has executed a program since it was forked: PF_FORKNOEXEC of linux/sched.h is not set.
+    pub has_executed: bool,
     /// How it ended, as wait(2) has it; 0 while it lives, and for those who may not know.
     pub exit_status: i32,
 }
@@ -48,11 +53,13 @@ impl ProcStat {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        // state is field 3, ppid field 4, starttime field 22, exit_code field 52.
+        // state is field 3, ppid field 4, flags field 9, starttime field 22, exit_code field 52.
         let parent = fields.next()?.parse().ok()?;
-        let start_time = fields.nth(17)?.parse().ok()?;
+        let flags: u64 = fields.nth(4)?.parse().ok()?;
+        let start_time = fields.nth(12)?.parse().ok()?;
         let exit_status = fields.nth(29).and_then(|code| code.parse().ok()).unwrap_or_default();
-        Some(Self { state, parent, start_time, exit_status })
+        let has_executed = flags & PF_FORKNOEXEC == 0;
+        Some(Self { state, parent, start_time, has_executed, exit_status })
     }
 }
 
@@ -81,8 +88,26 @@ mod tests {
     #[test]
     fn names_with_spaces_and_parentheses_do_not_confuse_it() {
         let text = b"42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2 3\n";
-        let expected = ProcStat { state: 'S', parent: 1, start_time: 98765, exit_status: 0 };
+        let expected =
+            ProcStat { state: 'S', parent: 1, start_time: 98765, has_executed: true, exit_status: 0 };
         assert_eq!(ProcStat::parse(text), Some(expected));
+    }
+
+    #[test]
+    fn a_process_that_was_only_forked_has_executed_nothing() {
+        let forked = crate::sys::fork::fork(|| {
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            0
+        });
+        let forked = forked.unwrap();
+        assert!(!ProcStat::read(forked.pid()).unwrap().unwrap().has_executed);
+        let mut executed = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().has_executed);
+        executed.kill().unwrap();
+        // A zombie tells it, too.
+        while !ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().is_dead() {}
+        assert!(ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().has_executed);
+        executed.wait().unwrap();
     }
 
     #[test]

@@ -27,8 +27,9 @@ pub enum Word {
     Ready,
     /// The seccomp listener is descriptor n of the child: fetch it, then answer.
     Listener(i32),
-    /// The process goes on as the sender of this message, a forked copy, which is a child of the same parent.
-    Forked,
+    /// The process goes on as a forked copy, which is a child of the same parent: its pid, or 0 when it says so itself. Each
+    /// of the two says it, for the copy may be stopped before it can, and the other may be killed.
+    Forked(i32),
     /// A step failed.
     Failed(Failure),
 }
@@ -140,7 +141,7 @@ impl Word {
             Self::Hooks => (1, 0, 0, 0, 0),
             Self::Ready => (2, 0, 0, 0, 0),
             Self::Listener(fd) => (3, 0, 0, fd, 0),
-            Self::Forked => (5, 0, 0, 0, 0),
+            Self::Forked(pid) => (5, 0, 0, pid, 0),
             Self::Failed(f) => (4, f.step, f.op as u32, f.errno.raw_os_error(), f.detail),
         };
         let mut bytes = [0; SIZE];
@@ -160,7 +161,7 @@ impl Word {
             1 => Self::Hooks,
             2 => Self::Ready,
             3 => Self::Listener(code),
-            5 => Self::Forked,
+            5 => Self::Forked(code),
             4 => Self::Failed(Failure {
                 step: u32::from_ne_bytes(word(4)?),
                 op: *Op::ALL.get(usize::try_from(u32::from_ne_bytes(word(8)?)).ok()?)?,
@@ -237,6 +238,12 @@ pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Messag
         }
         _ => Err(Errno::PROTO),
     }
+}
+
+/// Waits until the other end is closed, and reads nothing. Child-safe.
+pub fn await_end(socket: BorrowedFd<'_>) {
+    let mut watched = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    while poll(&mut watched, None) == Err(Errno::INTR) {}
 }
 
 /// Whether the other end is closed. Child-safe.
@@ -318,7 +325,7 @@ mod tests {
     #[test]
     fn words_survive_the_wire() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
-        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Forked, Word::Failed(failure)] {
+        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Forked(7), Word::Failed(failure)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
     }
@@ -369,10 +376,10 @@ mod tests {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         tell_senders(ours.as_fd()).unwrap();
-        say(theirs.as_fd(), Word::Forked).unwrap();
+        say(theirs.as_fd(), Word::Forked(0)).unwrap();
         let soon = Deadline::after(std::time::Duration::from_secs(5));
         let sender = std::process::id().cast_signed();
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Forked, sender })));
+        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Forked(0), sender })));
     }
 
     #[test]

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `WrongState` when it has not stopped, `NotFound` when there is none.
 pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
-    let _lock = match Lock::take(&layout) {
+    let taken = if force { take_by_force(&layout) } else { Lock::take(&layout) };
+    let _lock = match taken {
         Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
@@ -40,6 +41,26 @@ pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
         status.admits(Event::Delete)?;
     }
     remove(&layout, &state)
+}
+
+/// The lock of a container that is to be killed anyway: a verb that waits for one of its processes ends with that.
+fn take_by_force(layout: &Layout) -> Result<Lock> {
+    match Lock::take_within(layout, Duration::ZERO) {
+        Err(e) if e.kind() == Kind::Busy => {}
+        other => return other,
+    }
+    // Without its first process the rest of a PID namespace ends; the group has what a create was killed over.
+    let paths = match ContainerState::load(layout) {
+        Ok(state) => {
+            let _ = super::kill::signal_init(&state, libc::SIGKILL);
+            state.cgroup_paths
+        }
+        Err(_) => noted_group(layout),
+    };
+    if let Ok(group) = Group::from_paths(&paths) {
+        group.kill_all(libc::SIGKILL)?;
+    }
+    Lock::take_within(layout, PATIENCE)
 }
 
 /// Takes away what a stopped container leaves: leftover processes, cgroup, record; then runs its poststop hooks.

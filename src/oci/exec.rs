@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::lifecycle::{Event, Status};
 use super::{Runtime, attach, create};
@@ -60,10 +61,8 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let mut process = process.clone();
     let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
-    let lock = Lock::take(&layout)?;
-    let state = ContainerState::load(&layout)?;
     let event = if options.ignore_paused { Event::ExecPaused } else { Event::Exec };
-    Status::of(&state, &layout)?.admits(event)?;
+    let state = admitted(&layout, event, Lock::take(&layout)?)?;
     let terminal = process.terminal().unwrap_or(false);
     let (ours, console) = match (terminal, &options.console_socket, options.detach) {
         (false, ..) => (None, None),
@@ -82,7 +81,6 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let group = Group::from_paths(&state.cgroup_paths)?;
     let added = Added { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
     let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
-    drop(lock);
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;
     }
@@ -101,29 +99,29 @@ pub struct Piped {
 }
 
 /// Adds a process with these arguments to a running container, otherwise like the container's own, with these standard
-/// streams; `name` is for a cgroup of its own.
+/// streams; `name` is for a cgroup of its own. It waits no longer than `limit`.
 ///
 /// # Errors
-/// As [`exec`].
+/// As [`exec`]; `Busy` or `TimedOut` when the time is up.
 pub fn exec_piped(
     runtime: &Runtime,
     id: &ContainerId,
     args: &[String],
     streams: [OwnedFd; 3],
     name: &str,
+    limit: Duration,
 ) -> Result<Piped> {
+    let end = Instant::now() + limit;
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
-    let _lock = Lock::take(&layout)?;
-    let state = ContainerState::load(&layout)?;
-    Status::of(&state, &layout)?.admits(Event::Exec)?;
+    let state = admitted(&layout, Event::Exec, Lock::take_within(&layout, limit)?)?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.to_vec())).set_terminal(Some(false));
     let options = ExecOptions::default();
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.apart(name)?;
-    let added =
-        Added { spec: &spec, process: &process, options: &options, state: &state, id, limit: SET_UP_LIMIT };
+    let limit = end.saturating_duration_since(Instant::now());
+    let added = Added { spec: &spec, process: &process, options: &options, state: &state, id, limit };
     let parent = apply::OwnWithStreams(streams);
     match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
         Ok(process) => Ok(Piped { process, apart }),
@@ -148,6 +146,15 @@ struct Added<'a> {
 }
 
 impl Added<'_> {
+    /// Whoever deletes the container kills what is in its cgroup once its first process has ended. The new process is in
+    /// there by now: it was killed with the others, or it was late and is killed here.
+    fn end_if_left_behind(&self, spawned: &Spawned) {
+        if target(self.state).is_err() {
+            // That it has ended is as good.
+            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
+        }
+    }
+
     fn spawn(
         &self,
         runtime: &Runtime,
@@ -180,8 +187,18 @@ impl Added<'_> {
         let given = Given { root, console, start_socket: None, process: Some(process) };
         let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
         launched.follow(|| Ok(()))?;
-        launched.let_go()
+        let spawned = launched.let_go()?;
+        self.end_if_left_behind(&spawned);
+        Ok(spawned)
     }
+}
+
+/// The state of a container that admits the event. The lock is let go: what comes next waits for a process that whoever is
+/// in the container can stop, and meanwhile others stop or delete the container.
+fn admitted(layout: &Layout, event: Event, _lock: Lock) -> Result<ContainerState> {
+    let state = ContainerState::load(layout)?;
+    Status::of(&state, layout)?.admits(event)?;
+    Ok(state)
 }
 
 fn has_mount_namespace(spec: &Spec) -> bool {

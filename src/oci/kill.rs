@@ -9,15 +9,15 @@ use super::lifecycle::{Event, Status};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::record::{ContainerState, Layout, Lock};
+use crate::record::{ContainerState, Layout};
 
-/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup.
+/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup. It takes no lock: whatever
+/// another verb waits for in the container, a signal ends it.
 ///
 /// # Errors
 /// `WrongState` when the container does not run; with `all` a stopped one may still have processes to kill.
 pub fn kill(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
-    let _lock = Lock::take(&layout)?;
     let state = ContainerState::load(&layout)?;
     if all {
         return Group::from_paths(&state.cgroup_paths)?.kill_all(signal);

@@ -10,7 +10,7 @@ use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::Exit;
 use crate::keeper::client::{Client, Watch};
-use crate::oci::{delete, kill};
+use crate::oci::{Runtime, delete, kill};
 use crate::record::{self, Layout};
 
 /// How long is waited before a keeper that cannot be reached is tried again.
@@ -43,27 +43,47 @@ fn listen(pods: &Weak<Pods>, first: Watch) {
     }
 }
 
+/// What a container that has ended leaves: whoever removes it does the same.
+fn clean_up(runtime: &Runtime, id: &ContainerId) -> Result<()> {
+    // In a PID namespace that is not its own it may leave processes behind.
+    let _ = kill::kill(runtime, id, libc::SIGKILL, true);
+    match delete::delete(runtime, id, true) {
+        // Whoever removes the container meanwhile does it.
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 impl Pods {
     /// Connects to the keeper, and looks for containers that have ended unheard.
     fn catch_up(&self) -> Result<Watch> {
         let run = &self.settings.run;
         let watch = Client::connect_or_start(run)?.watch()?;
-        // Only now: what ends from here on is told.
-        let kept = Client::connect(run)?.list()?;
+        // Only now, for what ends from here on is told. And before the keeper is asked, for it may have a container that
+        // runs by the time of its answer: one that ran before, and that it does not have, has ended.
         let containers: Vec<_> = self.table().containers.values().cloned().collect();
-        for container in containers {
-            let is_kept = kept.iter().any(|(id, _)| *id == container.id);
-            if !is_kept && container.state() == State::Running {
-                self.heard(&container.id, self.exit_on_disk(&container.id));
-            }
-        }
+        let ran: Vec<_> = containers.into_iter().filter(|c| c.state() == State::Running).collect();
         let pods: Vec<_> = self.table().sandboxes.values().cloned().collect();
-        for pod in pods {
-            if pod.namespace("pid").is_some() && !kept.iter().any(|(id, _)| *id == pod.id) {
-                self.heard(&pod.id, Exit { code: 255, unknown: true, ..Exit::default() });
-            }
+        let with_process: Vec<_> = pods.into_iter().filter(|pod| pod.namespace("pid").is_some()).collect();
+        let kept = Client::ask_any(run, Client::list)?;
+        let is_kept = |wanted: &str| kept.iter().any(|(id, _)| id == wanted);
+        for container in ran.iter().filter(|container| !is_kept(&container.id)) {
+            self.heard(&container.id, self.exit_on_disk(&container.id));
+        }
+        for pod in with_process.iter().filter(|pod| !is_kept(&pod.id)) {
+            self.heard(&pod.id, Exit { code: 255, unknown: true, ..Exit::default() });
         }
         Ok(watch)
+    }
+
+    /// Looks whether a container that was just started has ended while it was not yet known to run: had its keeper been
+    /// killed then, nobody would tell of it any more.
+    pub(super) fn look_for_end(&self, container: &Container) {
+        let ended = ContainerId::parse(&container.id)
+            .is_ok_and(|id| Layout::new(&self.settings.root, &id).exit().exists());
+        if ended && container.state() == State::Running {
+            self.heard(&container.id, self.exit_on_disk(&container.id));
+        }
     }
 
     /// What the keeper wrote when a container ended; unknown when it did not.
@@ -101,17 +121,27 @@ impl Pods {
     fn container_ended(&self, container: &Arc<Container>, exit: Exit) -> Result<()> {
         let id = ContainerId::parse(&container.id)?;
         container.ended(exit)?;
-        // In a PID namespace that is not its own it may leave processes behind.
-        let _ = kill::kill(&self.runtime(), &id, libc::SIGKILL, true);
-        match delete::delete(&self.runtime(), &id, true) {
-            // Whoever removes the container meanwhile does it.
-            Err(e) if e.kind() == Kind::NotFound => Ok(()),
-            other => other,
-        }
+        let runtime = self.runtime();
+        // Elsewhere: a process that does not die, or a hook, keeps nobody from hearing of the next end.
+        let thread = std::thread::Builder::new().name("clean-up".to_owned()).stack_size(256 << 10);
+        let work = move || {
+            if let Err(error) = clean_up(&runtime, &id) {
+                crate::log::warning(&error.doing(format!("take down what {id} leaves")).chain());
+            }
+        };
+        thread.spawn(work).map(drop).doing(|| "start a thread")
     }
 
     /// A container that the keeper has, although nobody remembers having started it: its daemon was killed in between.
     pub(super) fn adopt(&self, container: &Container) -> Result<()> {
-        container.happen(Event::Started, |record| record.started_ns = super::now_ns())
+        let ended = ContainerId::parse(&container.id)
+            .ok()
+            .and_then(|id| record::Exit::load(&Layout::new(&self.settings.root, &id)))
+            .map(|_| self.exit_on_disk(&container.id).at_ns);
+        container.happen(Event::Started, |record| {
+            record.was_started();
+            record.started_ns =
+                ended.filter(|at| *at > 0).map_or(record.started_ns, |at| at.min(record.started_ns));
+        })
     }
 }

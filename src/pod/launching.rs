@@ -11,9 +11,10 @@ use oci_spec::runtime::{
 };
 
 use super::Pods;
+use super::abort::{Abort, Abortable};
 use super::place::{namespace, namespaces_of};
 use super::records::Directory;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::{Client, Launching, keeper_program};
 use crate::keeper::{Order, POD_INIT};
@@ -26,20 +27,50 @@ use crate::record::{ContainerState, Layout};
 /// The program's place in the root of a pod's first process.
 const PROGRAM: &str = "/keeper";
 
+/// How often a launch is tried, when each time the keeper is killed before it has the container.
+const TRIES: u32 = 5;
+
 impl Pods {
-    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name.
+    /// Launches again while a keeper is killed before it has the container: that costs a try, and nothing else, for the
+    /// program has not run.
     ///
     /// # Errors
-    /// Why it cannot run; nothing is left of it then.
+    /// Those of `launch`.
+    pub(super) fn launch_until_kept(
+        &self,
+        id: &str,
+        abort: &Abort,
+        launch: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        for _ in 1..TRIES {
+            match launch() {
+                Err(error) if error.kind() == Kind::Unreachable && !abort.is_fired() => {
+                    crate::log::warning(&error.doing(format!("start {id} again")).chain());
+                }
+                other => return other,
+            }
+            // What the try has left has to be gone.
+            Client::ask_any(&self.settings.run, |keeper| keeper.settle(id))?;
+        }
+        launch()
+    }
+}
+
+impl Pods {
+    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name. `abort` ends it.
+    ///
+    /// # Errors
+    /// Why it cannot run; nothing is left of it then. `Unreachable` when the keeper was killed before it had the container.
     pub(super) fn entrust(
         &self,
         id: &str,
         spec: &Spec,
         root: Option<OwnedFd>,
         order: Order,
-        tty: bool,
+        abort: &Arc<Abort>,
     ) -> Result<()> {
         let id = ContainerId::parse(id)?;
+        let tty = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
         let (ours, theirs) =
             if tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
         let layout = Layout::new(&self.settings.root, &id);
@@ -50,7 +81,7 @@ impl Pods {
             bundle: layout.directory().to_owned(),
             root: root.map(Arc::new),
             accounted: true,
-            parent: Some(Rc::clone(&launching) as Rc<_>),
+            parent: Some(Rc::new(Abortable { launching: Rc::clone(&launching), abort: Arc::clone(abort) })),
             ..CreateOptions::default()
         };
         match run::entrust(&self.runtime(), &id, spec, &create, theirs) {
@@ -84,7 +115,9 @@ impl Pods {
         let spec = self.first_process(id, wishes, directory, root)?;
         let runtime = self.runtime();
         let own = ContainerId::parse(id)?;
-        self.entrust(id, &spec, None, Order { id: id.to_owned(), ..Order::default() }, false)?;
+        let order = Order { id: id.to_owned(), ..Order::default() };
+        let never = Arc::<Abort>::default();
+        self.launch_until_kept(id, &never, || self.entrust(id, &spec, None, order.clone(), &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))

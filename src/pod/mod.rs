@@ -12,6 +12,7 @@
 //!
 //! Everything here blocks; it is called from several threads at a time. Lists are answered from memory.
 
+mod abort;
 pub mod cdi;
 mod container;
 mod exits;

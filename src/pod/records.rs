@@ -57,6 +57,14 @@ pub(super) struct ContainerRecord {
     pub(super) message: String,
 }
 
+impl ContainerRecord {
+    /// It was started by now; one of which the end is known already, by then.
+    pub(super) fn was_started(&mut self) {
+        let now = super::now_ns();
+        self.started_ns = if self.finished_ns > 0 { now.min(self.finished_ns) } else { now };
+    }
+}
+
 impl Directories {
     pub(super) fn new(run: &Path) -> Self {
         Self(run.to_owned())

@@ -9,10 +9,12 @@ use super::machine::State;
 use super::records::{ContainerRecord, Directory, SandboxRecord};
 use super::sandbox::Sandbox;
 use super::{Pods, files, volumes};
-use crate::error::{Error, Result};
+use crate::cgroup::Group;
+use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
 use crate::oci::delete;
+use crate::record::ContainerState;
 use crate::store::remove_container;
 
 /// A pod's interface and id, as the network knows it.
@@ -21,15 +23,10 @@ type Attached = (String, String);
 impl Pods {
     /// Reads everything. What cannot be read or undone is said in the log: the other pods are served all the same.
     pub(super) fn recover(&self) -> Result<()> {
-        let kept = match Client::connect(&self.settings.run) {
-            Ok(keeper) => keeper.list()?.into_iter().map(|(id, _)| id).collect(),
-            // None has run since the machine was started, or it comes back by its records once it is asked for.
-            Err(_) => Vec::new(),
-        };
         for id in self.directories.all()? {
             let directory = self.directories.pod(&id);
             match directory.load::<v1::PodSandboxConfig, SandboxRecord>() {
-                Ok(Some((config, record))) => self.recover_sandbox(id, config, record, directory, &kept),
+                Ok(Some((config, record))) => self.recover_sandbox(id, config, record, directory),
                 Ok(None) => complain(self.undo_sandbox(&id, &directory)),
                 Err(error) => {
                     complain(Err(error));
@@ -54,13 +51,12 @@ impl Pods {
         config: v1::PodSandboxConfig,
         record: SandboxRecord,
         directory: Directory,
-        kept: &[String],
     ) {
         for container in directory.containers().unwrap_or_default() {
             let its = directory.container(&container);
             match its.load::<v1::ContainerConfig, ContainerRecord>() {
                 Ok(Some(found)) => {
-                    complain(self.recover_container(container, &id, found, its, kept));
+                    complain(self.recover_container(container, &id, found, its));
                 }
                 Ok(None) => complain(self.undo_container(&container, &its)),
                 Err(error) => {
@@ -79,7 +75,6 @@ impl Pods {
         pod: &str,
         (config, mut record): (v1::ContainerConfig, ContainerRecord),
         directory: Directory,
-        kept: &[String],
     ) -> Result<()> {
         let own = ContainerId::parse(&id)?;
         let was_starting = record.state == State::Starting;
@@ -87,19 +82,42 @@ impl Pods {
             // Its end was noted, and perhaps no more.
             complain(delete::delete(&self.runtime(), &own, true));
         }
-        let layout = crate::record::Layout::new(&self.settings.root, &own);
-        let ran = kept.contains(&id) || layout.exit().exists();
+        if record.state == State::Running {
+            complain(self.end_commands(&own));
+        }
         if was_starting {
             // Whether it got as far as running, the keeper knows; else it is as if its start had never been tried.
             record.state = State::Created;
         }
-        let container = Container::new(id.clone(), pod.to_owned(), directory, config, record);
-        if was_starting && ran {
-            self.adopt(&container)?;
-        } else if was_starting {
-            delete::delete(&self.runtime(), &own, true)?;
+        let container = Arc::new(Container::new(id.clone(), pod.to_owned(), directory, config, record));
+        self.table().containers.insert(id, Arc::clone(&container));
+        match was_starting {
+            true => self.recover_start(&container, &own),
+            false => Ok(()),
         }
-        self.table().containers.insert(id, Arc::new(container));
+    }
+
+    /// A start that was interrupted: its program runs or has run, or there is nothing of it.
+    fn recover_start(&self, container: &Container, id: &ContainerId) -> Result<()> {
+        // A process that is still set up, which nobody attends any more, ends or executes its program: that is waited for.
+        let settled = Client::ask_any(&self.settings.run, |keeper| keeper.settle(&container.id))?;
+        let has_ended = crate::record::Layout::new(&self.settings.root, id).exit().exists();
+        match settled || has_ended {
+            true => self.adopt(container),
+            false => delete::delete(&self.runtime(), id, true),
+        }
+    }
+
+    /// Ends what ExecSync has left in a container: nobody waits for these commands any more.
+    fn end_commands(&self, id: &ContainerId) -> Result<()> {
+        let paths = match ContainerState::load(&crate::record::Layout::new(&self.settings.root, id)) {
+            // It has ended.
+            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            other => other?.cgroup_paths,
+        };
+        for command in Group::from_paths(&paths)?.apart_by_prefix(super::container::PREFIX)? {
+            command.end_apart()?;
+        }
         Ok(())
     }
 

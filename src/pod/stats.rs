@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1;
@@ -19,13 +20,62 @@ const LEAST_PAUSE: Duration = Duration::from_secs(30);
 /// ... and for no more than this part of the time.
 const PAUSE_FACTOR: u32 = 100;
 
+/// Whoever asks waits so long for a layer that is being looked through; then the answer is what was known before.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// How large a writable layer was.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measured {
+struct Measured {
     bytes: u64,
     inodes: u64,
     at_ns: i64,
     again: Instant,
+}
+
+/// How large a container's writable layer is. A container can make it as slow to be looked through as it likes: that is
+/// done by a thread of its own, one at a time, which nobody has to wait for.
+#[derive(Debug, Default)]
+pub(super) struct LayerUsage {
+    state: Mutex<Usage>,
+    measured: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    last: Option<Measured>,
+    being_measured: bool,
+}
+
+impl LayerUsage {
+    /// What was found last; none while it is looked through for the first time.
+    fn get(self: &Arc<Self>, layer: &Path) -> Option<Measured> {
+        let mut state = self.state();
+        if state.last.is_some_and(|last| Instant::now() < last.again) {
+            return state.last;
+        }
+        if !state.being_measured {
+            state.being_measured = self.begin(layer);
+        }
+        let waited = self.measured.wait_timeout_while(state, PATIENCE, |state| state.being_measured);
+        waited.unwrap_or_else(PoisonError::into_inner).0.last
+    }
+
+    fn begin(self: &Arc<Self>, layer: &Path) -> bool {
+        let (own, layer) = (Arc::clone(self), layer.to_owned());
+        let thread = std::thread::Builder::new().name("layer".to_owned()).stack_size(256 << 10);
+        let work = move || {
+            let measured = measure(&layer);
+            let mut state = own.state();
+            (state.last, state.being_measured) = (Some(measured), false);
+            own.measured.notify_all();
+        };
+        thread.spawn(work).is_ok()
+    }
+
+    /// No foreign code runs while it is held, so a poisoned one is sound.
+    fn state(&self) -> MutexGuard<'_, Usage> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pods {
@@ -51,7 +101,7 @@ impl Pods {
         let layer = self.layer_of(container)?;
         let mut answer = v1::ContainerStats {
             attributes: Some(attributes),
-            writable_layer: Some(container.usage_of(&layer)),
+            writable_layer: Some(usage_of(&container.usage, &layer)),
             ..Default::default()
         };
         if container.state() == State::Running {
@@ -192,20 +242,14 @@ fn sum_memory(parts: &[v1::ContainerStats]) -> v1::MemoryUsage {
     }
 }
 
-impl Container {
-    /// The room its writable layer takes. It is looked through once in a while: what is told may be that old.
-    fn usage_of(&self, layer: &Path) -> v1::FilesystemUsage {
-        let mut known = self.measured.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let measured = match *known {
-            Some(measured) if Instant::now() < measured.again => measured,
-            _ => *known.insert(measure(layer)),
-        };
-        v1::FilesystemUsage {
-            timestamp: measured.at_ns,
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint: layer.display().to_string() }),
-            used_bytes: value(measured.bytes),
-            inodes_used: value(measured.inodes),
-        }
+/// The room that a writable layer takes. It is looked through once in a while: what is told may be that old.
+fn usage_of(usage: &Arc<LayerUsage>, layer: &Path) -> v1::FilesystemUsage {
+    let measured = usage.get(layer);
+    v1::FilesystemUsage {
+        timestamp: measured.map_or_else(now_ns, |measured| measured.at_ns),
+        fs_id: Some(v1::FilesystemIdentifier { mountpoint: layer.display().to_string() }),
+        used_bytes: measured.and_then(|measured| value(measured.bytes)),
+        inodes_used: measured.and_then(|measured| value(measured.inodes)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One verb at a time on one container.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, stat};
 use rustix::io::Errno;
@@ -8,6 +9,10 @@ use rustix::io::Errno;
 use super::Layout;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
+
+/// The pauses between two tries of a lock that another verb has.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Holds a container for one verb; let go when dropped, and by the kernel when the process dies.
 #[derive(Debug)]
@@ -28,6 +33,37 @@ impl Lock {
     /// # Errors
     /// `NotFound` when there is no such container, or it was deleted meanwhile.
     pub fn take(layout: &Layout) -> Result<Self> {
+        Self::take_by(layout, &|directory| loop {
+            match flock(directory, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => {}
+                other => return other.doing(|| format!("lock {}", layout.directory().display())),
+            }
+        })
+    }
+
+    /// As [`Lock::take`], but waits no longer than `limit`.
+    ///
+    /// # Errors
+    /// As [`Lock::take`]; `Busy` when another verb works on the container all the time.
+    pub fn take_within(layout: &Layout, limit: Duration) -> Result<Self> {
+        let end = Instant::now() + limit;
+        Self::take_by(layout, &|directory| {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) if Instant::now() >= end => return Err(busy(layout)),
+                    Err(Errno::AGAIN) => {
+                        std::thread::sleep(pause);
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                    other => return other.doing(|| format!("lock {}", layout.directory().display())),
+                }
+            }
+        })
+    }
+
+    fn take_by(layout: &Layout, lock: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<Self> {
         let path = layout.directory();
         loop {
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -35,12 +71,7 @@ impl Lock {
                 Err(Errno::NOENT) => return Err(absent(layout)),
                 other => other.doing(|| format!("open {}", path.display()))?,
             };
-            loop {
-                match flock(&directory, FlockOperation::LockExclusive) {
-                    Err(Errno::INTR) => {}
-                    other => break other.doing(|| format!("lock {}", path.display()))?,
-                }
-            }
+            lock(&directory)?;
             // While we waited, the container may have been deleted, and another made under its name.
             let (held, there) = (fstat(&directory), stat(path));
             match (held, there) {
@@ -54,6 +85,12 @@ impl Lock {
             }
         }
     }
+}
+
+fn busy(layout: &Layout) -> Error {
+    let name = layout.directory().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Error::new(Kind::Busy, format!("another command is working on container {name:?} and does not end"))
+        .hint("see what it waits for: fuser -v on the container's state directory")
 }
 
 /// The error for a container that is not there.

@@ -1,6 +1,6 @@
 //! The process: its lock, its socket, its signals and its end. Between calls it sleeps: there is no timer.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cri::Limits;
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode, fcntl_lock};
+use rustix::io::Errno;
 use rustix::process::umask;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -169,19 +170,22 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
     (fixed, ignored)
 }
 
-/// Held as long as this process lives: two would not know of each other's pods.
+/// Held as long as this process lives: two would not know of each other's pods. It is a lock of the process (fcntl(2),
+/// F_SETLK) and not of the open file: a child that is still about to execute something when this process is killed has a
+/// copy of the descriptor, and must not keep the next daemon from starting. Nothing else opens the file, for closing it once
+/// would let the lock go.
 fn lock(run: &Path) -> Result<File> {
     private::own_run_dir(run)?;
     let path = run.join("serve.lock");
     let file = private::open_or_create(&path, private::FILE).doing(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
+        Err(Errno::AGAIN | Errno::ACCESS) => {
             let doing = format!("another coracle serve uses {}", run.display());
             Err(Error::new(Kind::Busy, doing)
                 .hint("a second one needs other directories: run, root and socket"))
         }
-        Err(TryLockError::Error(error)) => Err(error).doing(|| format!("lock {}", path.display())),
+        Err(errno) => Err(errno).doing(|| format!("lock {}", path.display())),
     }
 }
 

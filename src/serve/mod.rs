@@ -161,8 +161,8 @@ impl Backend for Node {
         Ok(self.pods.start_container(id)?)
     }
 
-    fn stop_container(&self, id: &str, grace: Duration, _: &Call) -> Result<()> {
-        Ok(self.pods.stop_container(id, grace)?)
+    fn stop_container(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
+        Ok(self.pods.stop_container(id, grace, call)?)
     }
 
     fn remove_container(&self, id: &str) -> Result<()> {

@@ -3,8 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use coracle::launch::proc_stat::ProcStat;
 use coracle_cri::v1::*;
+use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::set_up::{Catcher, Wanted, children};
 use crate::support::{Serve, container, pod_on_host, wait_until};
 
 #[test]
@@ -55,10 +58,7 @@ fn killed_at_any_moment_nothing_is_lost_or_left() {
         let pid = serve.pid();
         let killer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_micros(u64::from(round) * 1700));
-            rustix::process::kill_process(
-                rustix::process::Pid::from_raw(pid).unwrap(),
-                rustix::process::Signal::KILL,
-            )
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL)
         });
         let run = || -> Result<(), tonic::Status> {
             let id = serve.try_run_pod(&pod)?;
@@ -94,11 +94,7 @@ fn a_keeper_that_is_killed_takes_no_pod_with_it() {
     let c =
         serve.run_container(&id, &pod, &container(&pod, "box", "while :; do echo tick; sleep 0.05; done"));
     let (keeper, _) = serve.kept().keeper();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(keeper).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    kill_process(Pid::from_raw(keeper).unwrap(), Signal::KILL).unwrap();
     let lines = serve.log_of("box").len();
     wait_until("the log to go on", || (serve.log_of("box").len() > lines).then_some(()));
     assert_eq!(serve.container_state(&c), ContainerState::ContainerRunning);
@@ -138,4 +134,178 @@ fn after_a_reboot_the_writable_layers_of_pods_are_gone() {
     assert_eq!(serve.all(), (Vec::new(), Vec::new()));
     assert!(!serve.path("store/containers").join(&c).exists());
     serve.is_clean();
+}
+
+type Start = tokio::task::JoinHandle<Result<tonic::Response<StartContainerResponse>, tonic::Status>>;
+
+/// A start that was caught in its midst.
+struct Interrupted {
+    serve: Serve,
+    pod: String,
+    container: String,
+    keeper: i32,
+    catcher: Catcher,
+    call: Start,
+}
+
+impl Interrupted {
+    /// Starts containers with this script until one is caught while it is set up.
+    #[track_caller]
+    fn new(script: &str, wanted: Wanted) -> Self {
+        let serve = Serve::new();
+        let config = serve.logged(pod_on_host("interrupted"));
+        let pod = serve.run_pod(&config);
+        let (keeper, _) = serve.kept().keeper();
+        for _ in 0..100 {
+            let _ = fs::remove_file(serve.path("logs/box.log"));
+            let container = serve.try_create(&pod, &config, &container(&config, "box", script)).unwrap();
+            let catcher = Catcher::new(keeper, wanted, 1, &children(keeper));
+            let (mut runtime, container_id) = (serve.runtime(), container.clone());
+            let call = async move { runtime.start_container(StartContainerRequest { container_id }).await };
+            let call = serve.begin(call);
+            while catcher.caught().is_empty() && !call.is_finished() {
+                serve.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+            }
+            if !catcher.caught().is_empty() {
+                return Self { serve, pod, container, keeper, catcher, call };
+            }
+            serve.try_remove(&container).unwrap();
+        }
+        panic!("no process was caught while it was set up");
+    }
+
+    /// Waits for something while the connection to the daemon is attended.
+    #[track_caller]
+    fn until<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+        wait_until(what, || {
+            self.serve.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+            ask()
+        })
+    }
+
+    /// What is known of the process that was caught.
+    fn stat(&self) -> Option<ProcStat> {
+        ProcStat::read(self.catcher.wait()).unwrap()
+    }
+
+    fn kill_keeper(&self) {
+        kill(self.keeper, Signal::KILL);
+        let gone = || !fs::exists(format!("/proc/{}/exe", self.keeper)).unwrap();
+        wait_until("the keeper to be gone", || gone().then_some(()));
+    }
+
+    /// Its start goes well.
+    #[track_caller]
+    fn goes_well(&mut self) {
+        let answer = self.serve.block_on(&mut self.call).unwrap();
+        answer.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// It ends with this code, and has logged this once.
+    #[track_caller]
+    fn ends(self, code: i32, log: &[&str]) {
+        drop(self.catcher);
+        let status = self.serve.exited(&self.container);
+        assert_eq!((status.exit_code, status.message.as_str()), (code, ""), "{status:?}");
+        assert_eq!(self.serve.log_of("box"), log);
+        assert!(status.started_at > 0 && status.started_at <= status.finished_at, "{status:?}");
+        self.serve.try_stop_pod(&self.pod).unwrap();
+        self.serve.removes_all();
+    }
+}
+
+fn kill(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+const SCRIPT: &str = "echo begun; sleep 0.3; echo done; exit 7";
+const LOG: [&str; 2] = ["stdout F begun", "stdout F done"];
+
+#[test]
+fn a_start_that_a_kill_of_the_daemon_interrupted_was_never_tried_or_went_well() {
+    needs!(root, busybox, launch_verb);
+    // Whoever stopped the process lets it go on, or does not.
+    for goes_on in [true, false] {
+        let start = Interrupted::new(SCRIPT, Wanted::Inside);
+        start.serve.kill();
+        if goes_on {
+            start.catcher.let_go();
+        }
+        start.serve.start();
+        match start.serve.container_state(&start.container) {
+            ContainerState::ContainerCreated => start.serve.try_start(&start.container).unwrap(),
+            ContainerState::ContainerRunning if goes_on => {}
+            other => panic!("{other:?}: its program has not run"),
+        }
+        start.ends(7, &LOG);
+    }
+}
+
+#[test]
+fn a_program_that_ended_while_its_daemon_was_killed_is_not_run_again() {
+    needs!(root, busybox, launch_verb);
+    let start = Interrupted::new("echo begun; exit 3", Wanted::Inside);
+    // The keeper sees nothing until both are gone.
+    kill(start.keeper, Signal::STOP);
+    start.catcher.let_go();
+    let stat = start.until("the program to end", || start.stat().filter(|stat| stat.is_dead()));
+    assert!(stat.has_executed);
+    start.serve.signal(Signal::KILL);
+    kill(start.keeper, Signal::CONT);
+    start.serve.wait();
+    start.serve.start();
+    start.ends(3, &LOG[..1]);
+}
+
+#[test]
+fn a_start_outlives_the_keeper_that_was_asked_for_it() {
+    needs!(root, busybox, launch_verb);
+    for wanted in [Wanted::Inside, Wanted::Outside] {
+        let mut start = Interrupted::new(SCRIPT, wanted);
+        start.kill_keeper();
+        start.catcher.let_go();
+        start.goes_well();
+        start.ends(7, &LOG);
+    }
+}
+
+#[test]
+fn a_keeper_that_is_killed_before_it_hears_that_a_launch_was_good_loses_nothing() {
+    needs!(root, busybox, launch_verb);
+    // The program is still running by then, or it has ended.
+    for (script, code, log) in [(SCRIPT, 7, &LOG[..]), ("echo begun; exit 3", 3, &LOG[..1])] {
+        let mut start = Interrupted::new(script, Wanted::Inside);
+        kill(start.keeper, Signal::STOP);
+        start.catcher.let_go();
+        start.until("the program to run", || {
+            start.stat().filter(|stat| stat.has_executed && (code == 7 || stat.is_dead()))
+        });
+        start.kill_keeper();
+        start.goes_well();
+        start.ends(code, log);
+    }
+}
+
+#[test]
+fn a_command_that_the_daemon_left_behind_is_ended_by_the_next() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    let pod = pod_on_host("left");
+    let id = serve.run_pod(&pod);
+    let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 1000"));
+    let (mut runtime, container_id) = (serve.runtime(), c.clone());
+    let cmd = ["/bin/sh", "-c", "sleep 4321 & sleep 4322"].map(str::to_owned).into();
+    let call = async move { runtime.exec_sync(ExecSyncRequest { container_id, cmd, timeout: 0 }).await };
+    let _call = serve.begin(call);
+    let commands = || -> Vec<String> {
+        let inside = serve.try_exec(&c, "ps -o args", None).unwrap().stdout;
+        let text = String::from_utf8(inside).unwrap();
+        text.lines().filter(|line| line.contains("sleep 432")).map(str::to_owned).collect()
+    };
+    wait_until("the command to run", || (commands().len() >= 2).then_some(()));
+    serve.kill();
+    serve.start();
+    assert_eq!(commands(), [""; 0]);
+    assert_eq!(serve.container_state(&c), ContainerState::ContainerRunning);
+    serve.removes_all();
 }

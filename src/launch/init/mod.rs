@@ -260,19 +260,24 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// The copy goes on with the next step; this process has nothing left to do. The copy says itself that it is there:
-    /// that cannot get lost, whatever becomes of this process.
+    /// The copy goes on with the next step; this process says who that is, and has nothing left to do. The copy says itself
+    /// that it is there, too: that cannot get lost, whatever becomes of this process. But whoever is inside may stop the copy
+    /// before that, and then it has to be known all the same, for it to be killed and reaped.
     fn fork_inside(&mut self) -> Outcome {
         self.close_all_but_needed(Some(self.sync));
-        if sys::process::spawn_sibling().at(Op::Fork)?.is_some() {
+        if let Some(pid) = sys::process::spawn_sibling().at(Op::Fork)? {
+            let _ = wire::say(self.sync, Word::Forked(pid));
             match self.dies_with_parent {
                 true => sys::process::exit_now(0),
-                // Who tells the keeper of the copy does that while this process is still there.
-                false => sys::process::wait_for_signal(),
+                // Who tells the keeper of the copy does that while this process is still there: then the keeper kills it.
+                false => {
+                    wire::await_end(self.sync);
+                    sys::process::exit_now(0)
+                }
             }
         }
         self.die_with_parent()?;
-        wire::say(self.sync, Word::Forked).at(Op::Send)
+        wire::say(self.sync, Word::Forked(0)).at(Op::Send)
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {

@@ -27,14 +27,18 @@ impl Pods {
     /// that name, or what the configuration asks for cannot be had; nothing is left behind then.
     pub fn create_container(&self, request: &ContainerRequest) -> Result<String> {
         let sandbox = self.sandbox(&request.sandbox_id)?;
-        let _at_work = sandbox.at_work()?;
+        let _creating = sandbox.begin_create()?;
         if let Some(id) = self.same_container(&sandbox, &request.config)? {
             return Ok(id);
         }
         let id = new_id()?;
         let mut undo = Undo::new();
         let container = self.make_container(&id, &sandbox, request, &mut undo)?;
-        self.table().containers.insert(id.clone(), Arc::new(container));
+        {
+            // In this order, as whoever looks for a pod by its name takes the two.
+            let mut table = self.table();
+            sandbox.while_ready(|| Ok(table.containers.insert(id.clone(), Arc::new(container))))?;
+        }
         undo.disarm();
         Ok(id)
     }

@@ -15,8 +15,17 @@ use crate::id::ContainerId;
 use crate::oci::exec::{Piped, exec_piped};
 use crate::pod::Pods;
 
+/// How the names of their cgroups begin.
+pub(in crate::pod) const PREFIX: &str = "exec-";
+
 /// The most that is kept of each output, in bytes; what comes after it is read and thrown away.
 const MOST: usize = 16 << 20;
+
+/// How long a killed command may take to die.
+const LAST: Duration = Duration::from_secs(10);
+
+/// How long it may take until the command runs, when there is no timeout.
+const SET_UP: Duration = Duration::from_secs(60);
 
 /// Commands so far: names for their cgroups.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -43,12 +52,13 @@ impl Pods {
             let _ = rustix::io::write(&*wake, &1_u64.to_ne_bytes());
         });
 
-        let name = format!("exec-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let (out, err) = (Output::new()?, Output::new()?);
         let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
         let streams = [null.into(), out.1, err.1];
-        let piped =
-            exec_piped(&self.runtime(), &ContainerId::parse(&container.id)?, command, streams, &name)?;
+        let limit = deadline.map_or(SET_UP, |at| at.saturating_duration_since(Instant::now()).min(SET_UP));
+        let id = ContainerId::parse(&container.id)?;
+        let piped = exec_piped(&self.runtime(), &id, command, streams, &name, limit)?;
         let mut running = Running { piped, outputs: [out.0, err.0], left: &left };
         let ended = running.follow(deadline);
         let code = running.finish(matches!(ended, Ok(true)))?;
@@ -132,6 +142,15 @@ impl Running<'_> {
         }
     }
 
+    /// Waits until it has ended, but not for ever: it may wait for a device, or be frozen.
+    fn await_death(&self) -> Result<()> {
+        let limit = Timespec { tv_sec: LAST.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&self.piped.process.pidfd, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(Error::new(Kind::TimedOut, "the command was killed and does not die")),
+            _ => Ok(()),
+        }
+    }
+
     /// Reaps it; what has not ended by itself is killed, with all its children. The exit code.
     fn finish(&mut self, has_ended: bool) -> Result<i32> {
         let pid = self.piped.process.pid;
@@ -142,6 +161,7 @@ impl Running<'_> {
             }
             let _ = pidfd_send_signal(&self.piped.process.pidfd, Signal::KILL);
         }
+        self.await_death()?;
         let status = waitid(WaitId::PidFd(self.piped.process.pidfd.as_fd()), WaitIdOptions::EXITED)
             .doing(|| "wait for the command")?;
         if has_ended && let Some(apart) = &self.piped.apart {

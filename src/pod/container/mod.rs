@@ -10,6 +10,7 @@ mod stop;
 mod update;
 
 pub(super) use create::MARK;
+pub(super) use exec::PREFIX;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,9 +19,10 @@ use std::time::Instant;
 use coracle_cri::v1;
 use oci_spec::runtime::Spec;
 
+use super::abort::Abort;
 use super::machine::{Event, State, step};
 use super::records::{ContainerRecord, Directory};
-use super::stats::Measured;
+use super::stats::LayerUsage;
 use super::{Pods, now_ns, table};
 use crate::error::{Error, Kind, Result};
 use crate::keeper::Exit;
@@ -38,8 +40,8 @@ pub(super) struct Container {
     life: Mutex<Life>,
     /// Told of every change of its life.
     changed: Condvar,
-    /// How large its writable layer was when it was last looked at.
-    pub(super) measured: Mutex<Option<Measured>>,
+    /// How large its writable layer is.
+    pub(super) usage: Arc<LayerUsage>,
 }
 
 /// What changes in the life of a container.
@@ -50,6 +52,8 @@ pub(super) struct Life {
     pub(super) record: ContainerRecord,
     /// What was made for its start, until then.
     prepared: Option<Box<Prepared>>,
+    /// Ends its start, while that is under way.
+    start: Option<Arc<Abort>>,
     /// It was asked to end, and is killed then.
     kill_at: Option<Instant>,
 }
@@ -70,9 +74,9 @@ impl Container {
         config: v1::ContainerConfig,
         record: ContainerRecord,
     ) -> Self {
-        let life = Life { config, record, prepared: None, kill_at: None };
-        let (life, changed, measured) = (Mutex::new(life), Condvar::new(), Mutex::default());
-        Self { id, pod, directory, life, changed, measured }
+        let life = Life { config, record, prepared: None, start: None, kill_at: None };
+        let (life, changed, usage) = (Mutex::new(life), Condvar::new(), Arc::default());
+        Self { id, pod, directory, life, changed, usage }
     }
 
     /// Nothing foreign runs while it is held, so a poisoned one is sound.
@@ -89,17 +93,28 @@ impl Container {
     /// # Errors
     /// `WrongState` when the event is not allowed now; the record cannot be written.
     pub(super) fn happen(&self, event: Event, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        let mut life = self.life();
+        self.happen_to(&mut self.life(), event, change)
+    }
+
+    fn happen_to(
+        &self,
+        life: &mut Life,
+        event: Event,
+        change: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<()> {
         let state = life.record.state;
         let Some(next) = step(state, event) else {
             let doing = format!("cannot {event} container {}: it is {state}", self.id);
             return Err(Error::new(Kind::WrongState, doing));
         };
-        // What happened once is not changed by hearing of it again.
-        if next != state || next != State::Exited {
+        // How it ended is not changed by hearing of it again; when it was started may be heard after its end.
+        if next != state || next != State::Exited || event == Event::Started {
             change(&mut life.record);
         }
         life.record.state = next;
+        if next != State::Starting {
+            life.start = None;
+        }
         let saved = if next == State::Gone { Ok(()) } else { self.directory.save(&life.record) };
         self.changed.notify_all();
         saved
@@ -115,6 +130,8 @@ impl Container {
         };
         self.happen(Event::Ended, |record| {
             record.finished_ns = if exit.at_ns > 0 { exit.at_ns } else { now_ns() };
+            // That it was started may have been noted only after its end.
+            record.started_ns = record.started_ns.min(record.finished_ns);
             record.exit_code = exit.code.into();
             reason.clone_into(&mut record.reason);
         })

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_cri::Call;
+
 use super::Container;
 use crate::error::Result;
 use crate::id::ContainerId;
@@ -25,7 +27,7 @@ impl Pods {
 
     /// As [`Pods::remove_container`].
     pub(in crate::pod) fn remove_found(&self, container: &Arc<Container>) -> Result<()> {
-        self.end(container, Duration::ZERO)?;
+        self.end(container, Duration::ZERO, &Call::default())?;
         container.happen(Event::Remove, |_| ())?;
         container.life().prepared = None;
         let id = ContainerId::parse(&container.id)?;

@@ -7,7 +7,9 @@ use coracle_cri::convert::ContainerWishes;
 use super::{Container, Prepared, START_ERROR};
 use crate::error::{Error, Result};
 use crate::keeper::{Order, Stdin};
-use crate::pod::machine::Event;
+use crate::pod::abort::Abort;
+use crate::pod::machine::{Event, State};
+use crate::pod::records::ContainerRecord;
 use crate::pod::sandbox::Sandbox;
 use crate::pod::{Pods, files, now_ns};
 
@@ -19,10 +21,18 @@ impl Pods {
     pub fn start_container(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let sandbox = self.sandbox(&container.pod)?;
-        let _at_work = sandbox.at_work()?;
-        container.happen(Event::Start, |_| ())?;
-        match self.launch(&sandbox, &container) {
-            Ok(()) => container.happen(Event::Started, |record| record.started_ns = now_ns()),
+        // Whoever stops the pod from here on finds a container that is being started, and ends that.
+        let abort = sandbox.while_ready(|| container.begin_start())?;
+        match self.launch_until_kept(&container.id, &abort, || self.launch(&sandbox, &container, &abort)) {
+            Ok(()) => {
+                container.happen(Event::Started, ContainerRecord::was_started)?;
+                self.look_for_end(&container);
+                Ok(())
+            }
+            // Its end was told, so it was kept: the answer to that was lost with the keeper.
+            Err(_) if container.state() == State::Exited => {
+                container.happen(Event::Started, ContainerRecord::was_started)
+            }
             Err(error) => {
                 // It may have run for a moment before its launch was found to be bad.
                 let told = container.happen(Event::Failed, |record| {
@@ -35,7 +45,7 @@ impl Pods {
         }
     }
 
-    fn launch(&self, sandbox: &Sandbox, container: &Arc<Container>) -> Result<()> {
+    fn launch(&self, sandbox: &Sandbox, container: &Arc<Container>, abort: &Arc<Abort>) -> Result<()> {
         let (config, prepared) = {
             let mut life = container.life();
             (life.config.clone(), life.prepared.take())
@@ -43,7 +53,7 @@ impl Pods {
         let wishes = ContainerWishes::of(&config, &sandbox.config).map_err(|e| Error::invalid(e.message))?;
         let prepared = match prepared {
             Some(prepared) => *prepared,
-            // Made by a daemon that is no more.
+            // Made by a daemon that is no more, or used by a try before this one.
             None => {
                 let image = self.image_of(&config)?;
                 self.prepare(&container.id, sandbox, &image, &container.directory, &wishes)?
@@ -62,6 +72,17 @@ impl Pods {
             },
             ..Order::default()
         };
-        self.entrust(&container.id, &spec, Some(root), order, wishes.tty)
+        self.entrust(&container.id, &spec, Some(root), order, abort)
+    }
+}
+
+impl Container {
+    /// From here on it is being started, until the start has come to an end or what is answered here ends it.
+    fn begin_start(&self) -> Result<Arc<Abort>> {
+        let mut life = self.life();
+        self.happen_to(&mut life, Event::Start, |_| ())?;
+        let abort = Arc::<Abort>::default();
+        life.start = Some(Arc::clone(&abort));
+        Ok(abort)
     }
 }

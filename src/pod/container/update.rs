@@ -43,7 +43,7 @@ impl Pods {
     /// `NotFound`, `WrongState` for one that does not run, or the file cannot be opened.
     pub fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
-        Client::connect(&self.settings.run)?.reopen(&container.id)
+        Client::ask_any(&self.settings.run, |keeper| keeper.reopen(&container.id))
     }
 }
 

@@ -8,7 +8,8 @@ mod stop;
 pub(super) use run::INTERFACE;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use coracle_cri::convert::{SandboxWishes, Scope};
 use coracle_cri::v1;
@@ -24,9 +25,30 @@ pub(super) struct Sandbox {
     /// As kubelet sent it.
     pub(super) config: v1::PodSandboxConfig,
     pub(super) directory: Directory,
-    record: Mutex<SandboxRecord>,
-    /// Shared by what makes and starts containers in it, held alone by what ends it.
-    work: RwLock<()>,
+    /// What became of it.
+    record: Mutex<Kept>,
+    /// Containers that are being created in it.
+    creates: Mutex<usize>,
+    /// Told when there is one fewer.
+    created: Condvar,
+}
+
+/// What is known of a pod, and whether it is still to be.
+#[derive(Debug)]
+struct Kept {
+    record: SandboxRecord,
+    forgotten: bool,
+}
+
+/// A container is being created in a pod.
+#[derive(Debug)]
+pub(super) struct Creating<'a>(&'a Sandbox);
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        *self.0.creates() -= 1;
+        self.0.created.notify_all();
+    }
 }
 
 impl Sandbox {
@@ -36,7 +58,9 @@ impl Sandbox {
         directory: Directory,
         record: SandboxRecord,
     ) -> Self {
-        Self { id, config, directory, record: Mutex::new(record), work: RwLock::default() }
+        let (creates, created) = (Mutex::default(), Condvar::new());
+        let record = Mutex::new(Kept { record, forgotten: false });
+        Self { id, config, directory, record, creates, created }
     }
 
     /// Where the logs of its containers go.
@@ -46,19 +70,27 @@ impl Sandbox {
 
     /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
     fn record(&self) -> SandboxRecord {
-        self.locked().clone()
+        self.locked().record.clone()
     }
 
     /// Nothing foreign runs while it is held, so a poisoned one is sound.
-    fn locked(&self) -> MutexGuard<'_, SandboxRecord> {
+    fn locked(&self) -> MutexGuard<'_, Kept> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the record, in memory and on disk.
     fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
-        let mut record = self.locked();
-        change(&mut record);
-        self.directory.save(&*record)
+        let mut kept = self.locked();
+        change(&mut kept.record);
+        // What is being removed must not come back: the end of its own process may be heard as late as that.
+        if kept.forgotten { Ok(()) } else { self.directory.save(&kept.record) }
+    }
+
+    /// From here on it does not exist, whatever is still to be removed.
+    fn forget(&self) -> Result<()> {
+        let mut kept = self.locked();
+        kept.forgotten = true;
+        self.directory.forget()
     }
 
     /// Its own process has ended: nothing can be started in it any more.
@@ -66,16 +98,50 @@ impl Sandbox {
         self.change(|record| record.ready = false)
     }
 
-    /// Holds it as it is while a container is made or started in it.
+    /// Does something that must not happen in a pod that is being stopped: whoever stops it waits for `action`, which
+    /// therefore must not wait for anything.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not ready; what `action` answers.
+    pub(super) fn while_ready<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let kept = self.locked();
+        if kept.record.ready {
+            return action();
+        }
+        Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
+    }
+
+    /// A container begins to be created in it. Whoever stops the pod meanwhile does not wait for that; the container comes
+    /// to nothing then, by [`Sandbox::while_ready`].
     ///
     /// # Errors
     /// `WrongState` when it is not ready.
-    pub(super) fn at_work(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        let guard = self.work.read().unwrap_or_else(PoisonError::into_inner);
-        if self.record().ready {
-            return Ok(guard);
+    pub(super) fn begin_create(&self) -> Result<Creating<'_>> {
+        self.while_ready(|| {
+            *self.creates() += 1;
+            Ok(Creating(self))
+        })
+    }
+
+    /// Waits until no container is being created in it.
+    ///
+    /// # Errors
+    /// `TimedOut` when that takes longer than `limit`.
+    pub(super) fn await_creates(&self, limit: Duration) -> Result<()> {
+        let waited = self.created.wait_timeout_while(self.creates(), limit, |count| *count > 0);
+        match *waited.unwrap_or_else(PoisonError::into_inner).0 {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                Kind::TimedOut,
+                format!("a container is still being created in pod {}", self.id),
+            )
+            .hint("it may wait for a volume on a network filesystem")),
         }
-        Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
+    }
+
+    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    fn creates(&self) -> MutexGuard<'_, usize> {
+        self.creates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its runtime handler.

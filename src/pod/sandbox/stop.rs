@@ -1,12 +1,18 @@
 //! StopPodSandbox and RemovePodSandbox.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use coracle_cri::Call;
 
 use super::Sandbox;
 use super::run::attachment;
 use crate::error::Result;
+use crate::pod::machine::State;
 use crate::pod::{Pods, files};
+
+/// How long a container may take that was being created when its pod was removed.
+const LAST_CREATE: Duration = Duration::from_secs(10);
 
 impl Pods {
     /// Ends a pod's containers, and takes its network away. One that does not exist or is stopped is no error.
@@ -21,14 +27,22 @@ impl Pods {
     }
 
     fn stop_found(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
-        // Before anything is taken away, so that nothing new is started in what is left.
+        // Before anything is taken away, so that nothing new is created or started in what is left.
         sandbox.change(|record| record.ready = false)?;
-        let _alone = sandbox.work.write().unwrap_or_else(PoisonError::into_inner);
         // The guard of the table would live as long as a loop over it.
         let containers = self.table().of_pod(&sandbox.id);
-        for container in containers {
-            self.end(&container, Duration::ZERO)?;
+        // All of them, before any is waited for: one that does not die keeps no other alive.
+        for container in &containers {
+            container.abort_start();
+            if container.state() == State::Running {
+                self.kill_now(container)?;
+            }
         }
+        let ended: Vec<_> = containers
+            .iter()
+            .map(|container| self.end(container, Duration::ZERO, &Call::default()))
+            .collect();
+        ended.into_iter().collect::<Result<()>>()?;
         self.end_first_process(&sandbox.id)?;
         let wishes = sandbox.wishes()?;
         if sandbox.network(&wishes).is_some() {
@@ -46,12 +60,13 @@ impl Pods {
     pub fn remove_sandbox(&self, id: &str) -> Result<()> {
         let Some(sandbox) = self.find_sandbox(id)? else { return Ok(()) };
         self.stop_found(&sandbox)?;
+        sandbox.await_creates(LAST_CREATE)?;
         let containers = self.table().of_pod(&sandbox.id);
         for container in containers {
             self.remove_found(&container)?;
         }
         files::take_down(&sandbox.directory);
-        sandbox.directory.forget()?;
+        sandbox.forget()?;
         sandbox.directory.remove()?;
         self.table().sandboxes.remove(&sandbox.id);
         Ok(())

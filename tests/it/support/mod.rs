@@ -6,7 +6,7 @@ mod needs;
 mod bundle;
 mod command;
 #[path = "../../../cri/tests/wire/connection.rs"]
-mod connection;
+pub(crate) mod connection;
 mod console;
 mod leftovers;
 mod pods;
@@ -15,13 +15,14 @@ pub(crate) mod registry;
 mod runtime;
 mod sandbox;
 mod serve;
+pub(crate) mod set_up;
 mod wait;
 
 pub(crate) use bundle::{Bundle, fixture};
 pub(crate) use command::{Output, Run};
 pub(crate) use console::{ConsoleSocket, read_terminal};
 pub(crate) use needs::{missing, skip};
-pub(crate) use pods::{code, container, pod_on_host, pod_with};
+pub(crate) use pods::{code, container, namespaces_of, pod_on_host, pod_with};
 pub(crate) use programs::{are_release_builds, coracle_program, keeper_program};
 pub(crate) use runtime::{Runtime, runtime_under_test};
 pub(crate) use sandbox::Sandbox;

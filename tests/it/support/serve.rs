@@ -221,6 +221,14 @@ impl Serve {
         self.block_on(call).map(Response::into_inner)
     }
 
+    /// Begins a call, whose answer is not waited for. It goes on while others are waited for.
+    pub(crate) fn begin<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.client.spawn(call)
+    }
+
     /// Waits for whatever is made of calls.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         let limited = async { tokio::time::timeout(LIMIT, work).await };
@@ -236,7 +244,11 @@ impl Serve {
         if let Some(wire) = self.wire.borrow().as_ref().filter(|wire| !wire.0.is_closed()) {
             return wire.clone();
         }
-        let stream = UnixStream::connect(self.socket()).unwrap();
+        let stream = match (UnixStream::connect(self.socket()), self.wire.borrow().as_ref()) {
+            // It was killed a moment ago: the call fails, and not the test.
+            (Err(_), Some(closed)) => return closed.clone(),
+            (stream, _) => stream.unwrap(),
+        };
         stream.set_nonblocking(true).unwrap();
         let wire = self.block_on(async {
             let stream = TokioIo::new(tokio::net::UnixStream::from_std(stream).unwrap());
