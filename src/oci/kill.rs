@@ -1,6 +1,7 @@
 //! `kill`: a signal to a container.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -9,14 +10,30 @@ use super::lifecycle::{Event, Status};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::record::{ContainerState, Layout};
+use crate::record::{ContainerState, Layout, Lock};
 
-/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup. It takes no lock: whatever
-/// another verb waits for in the container, a signal ends it.
+/// How long a verb that is working on the container may take to come to its end: a container that is being created is to
+/// be created before it gets a signal. One that takes longer may wait for what the signal ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup. It waits a moment for
+/// another verb to end, and then does without the lock.
 ///
 /// # Errors
 /// `WrongState` when the container does not run; with `all` a stopped one may still have processes to kill.
 pub fn kill(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
+    let _lock = match Lock::take_within(&Layout::new(&runtime.root, id), PATIENCE) {
+        Err(error) if error.kind() == Kind::Busy => None,
+        taken => Some(taken?),
+    };
+    kill_at_once(runtime, id, signal, all)
+}
+
+/// As [`kill`], for those who know that the container is created: whatever another verb waits for, they do not.
+///
+/// # Errors
+/// As [`kill`].
+pub fn kill_at_once(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
     if all {

@@ -46,7 +46,7 @@ fn listen(pods: &Weak<Pods>, first: Watch) {
 /// What a container that has ended leaves: whoever removes it does the same.
 fn clean_up(runtime: &Runtime, id: &ContainerId) -> Result<()> {
     // In a PID namespace that is not its own it may leave processes behind.
-    let _ = kill::kill(runtime, id, libc::SIGKILL, true);
+    let _ = kill::kill_at_once(runtime, id, libc::SIGKILL, true);
     match delete::delete(runtime, id, true) {
         // Whoever removes the container meanwhile does it.
         Err(e) if e.kind() == Kind::NotFound => Ok(()),

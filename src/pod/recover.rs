@@ -1,4 +1,16 @@
 //! After a restart: what is known of pods and containers is read, and work that was interrupted is undone.
+//!
+//! | the daemon was killed | what it left | what becomes of it |
+//! |---|---|---|
+//! | while a pod or container was made or removed | a directory without a record | undone |
+//! | in a start, before the keeper had the container | `Starting`; the keeper has nothing | created, as if never started |
+//! | in a start, before the process was let go on | `Starting`; the process ends, or is killed when it was stopped | created |
+//! | in a start, after that | `Starting`; the keeper has the container, or an exit file is there | running, or exited as it did |
+//! | after a start | `Running`; the keeper has it, or not any more | running, or exited as its exit file says |
+//! | in an ExecSync | a cgroup of the command in the container's | its processes are killed |
+//! | after a container's end was noted | `Exited`; cgroup and OCI state | removed |
+//!
+//! What the keeper knows of a start it says only once that is decided (`keeper::machine`).
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::launch::deadline::SET_UP_LIMIT;
 use crate::oci::exec::{Piped, exec_piped};
 use crate::pod::Pods;
 
@@ -23,9 +24,6 @@ const MOST: usize = 16 << 20;
 
 /// How long a killed command may take to die.
 const LAST: Duration = Duration::from_secs(10);
-
-/// How long it may take until the command runs, when there is no timeout.
-const SET_UP: Duration = Duration::from_secs(60);
 
 /// Commands so far: names for their cgroups.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -56,7 +54,8 @@ impl Pods {
         let (out, err) = (Output::new()?, Output::new()?);
         let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
         let streams = [null.into(), out.1, err.1];
-        let limit = deadline.map_or(SET_UP, |at| at.saturating_duration_since(Instant::now()).min(SET_UP));
+        let time = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = time.unwrap_or(SET_UP_LIMIT).min(SET_UP_LIMIT);
         let id = ContainerId::parse(&container.id)?;
         let piped = exec_piped(&self.runtime(), &id, command, streams, &name, limit)?;
         let mut running = Running { piped, outputs: [out.0, err.0], left: &left };

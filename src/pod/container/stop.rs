@@ -82,7 +82,7 @@ impl Pods {
 
     /// That it has ended just now is no error.
     fn signal(&self, container: &Container, signal: i32) -> Result<()> {
-        match kill::kill(&self.runtime(), &ContainerId::parse(&container.id)?, signal, false) {
+        match kill::kill_at_once(&self.runtime(), &ContainerId::parse(&container.id)?, signal, false) {
             Err(e) if !matches!(e.kind(), Kind::WrongState | Kind::NotFound) => Err(e),
             _ => Ok(()),
         }
