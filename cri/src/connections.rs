@@ -69,7 +69,7 @@ pub async fn serve<B: Backend>(
                 let load = Arc::clone(&load);
                 connections.spawn(async move {
                     connection.await;
-                    load.rest();
+                    load.connection_ended();
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

@@ -51,9 +51,11 @@ impl Default for Limits {
 /// Bytes of a request that count for nothing: a client's ordinary calls go through whatever others send.
 const SMALL: usize = 16 << 10;
 
-/// Work after which it is worth to look for memory that can be given back, in bytes of requests; each call counts as some.
+/// Work after which it is worth to look for memory that can be given back, in bytes of requests; each call and each
+/// connection counts as some. After less the process sleeps on.
 const MUCH: usize = 1 << 20;
 const CALL: usize = 16 << 10;
+const CONNECTION: usize = 48 << 10;
 
 /// How long after work memory is given back: when whoever is at it has paused, and when its threads have ended.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
@@ -89,14 +91,14 @@ impl Load {
     /// Counts work that was done; after much of it memory is given back.
     fn count(&self, bytes: usize) {
         if self.since.fetch_add(bytes, Ordering::Relaxed) + bytes >= MUCH {
-            self.rest();
+            self.since.store(0, Ordering::Relaxed);
+            self.much.notify_one();
         }
     }
 
-    /// Has memory given back soon.
-    pub(crate) fn rest(&self) {
-        self.since.store(0, Ordering::Relaxed);
-        self.much.notify_one();
+    /// Counts a connection that was.
+    pub(crate) fn connection_ended(&self) {
+        self.count(CONNECTION);
     }
 
     /// Has `backend` give memory back some time after much was held; without load it sleeps. Never ends.

@@ -226,6 +226,50 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_realm_that_fishes_for_a_login_is_refused_before_anything_is_sent() {
+        let base = super::super::endpoint::Base::parse("https://registry.example.com").unwrap();
+        let endpoint = Endpoint::at(base, "app", true);
+        let login = Login::Password { username: "user".into(), password: "secret".into() };
+        let refused = |realm: &str| {
+            let asking = Asking {
+                endpoint: &endpoint,
+                realm,
+                service: Some("x&y=\r\nz"),
+                scope: Some("repository:a b:*"),
+            };
+            let checked = asking.check_realm(Some(&login));
+            if checked.is_ok() {
+                // Whatever service and scope hold, they stay one value each.
+                let uri = asking.get(None).unwrap().uri.to_string();
+                assert!(!uri.contains(['\r', '\n', ' ']) && uri.matches('&').count() == 1, "{uri}");
+            }
+            checked.is_err()
+        };
+        for bad in [
+            "http://registry.example.com/token",
+            "https://evil.org/token",
+            "https://registry.example.com@evil.org/token",
+            "https://user:pass@registry.example.com/token",
+            "https://registry.example.com.evil.org/token",
+            "https://evilregistry.example.org/token",
+            "//registry.example.com/token",
+            "/token",
+            "file:///etc/passwd",
+            "gopher://registry.example.com/",
+            "",
+        ] {
+            assert!(refused(bad), "{bad}");
+        }
+        for good in [
+            "https://registry.example.com/token",
+            "https://auth.example.com/token",
+            "https://REGISTRY.example.com:444/t",
+        ] {
+            assert!(!refused(good), "{good}");
+        }
+    }
+
+    #[test]
     fn only_hosts_of_one_domain_are_related() {
         for (registry, realm) in [
             ("registry-1.docker.io", "auth.docker.io"),
