@@ -15,6 +15,7 @@ mod cve;
 mod fallbacks;
 mod fixtures;
 mod harness;
+mod hostile;
 mod image_attacks;
 mod image_cli;
 mod image_export;

@@ -12,7 +12,7 @@ use coracle_cri::v1::*;
 use crate::support::{Serve, container, pod_with, wait_until};
 
 /// A node whose network is apart from the machine's, with a bridge for its pods.
-fn node() -> Serve {
+pub(crate) fn node() -> Serve {
     let serve = Serve::stopped("");
     fs::create_dir_all(serve.path("net.d")).unwrap();
     let text = format!(

@@ -19,6 +19,7 @@ mod wait;
 pub(crate) use bundle::{Bundle, fixture};
 pub(crate) use command::{Output, Run};
 pub(crate) use console::{ConsoleSocket, read_terminal};
+pub(crate) use leftovers::Leftover;
 pub(crate) use needs::{missing, skip};
 pub(crate) use pods::{code, container, pod_on_host, pod_with};
 pub(crate) use runtime::{Runtime, runtime_under_test};
