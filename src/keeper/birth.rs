@@ -84,6 +84,14 @@ pub(super) fn reap_now(pidfd: &OwnedFd) {
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
+/// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
+pub(super) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), look).ok()?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
 /// The launcher: the keeper is one thread, so its copy may allocate.
 fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
     // By reference: what is closed below must not be closed again by its owner.
@@ -102,7 +110,8 @@ fn bear(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
     let own = [&parts.plan, &parts.sync, to].into_iter().chain(&parts.cgroup).chain(&parts.opened);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     keep.sort_unstable();
-    sys::process::close_all_but(3, &keep);
+    // Before 5.9 they stay open.
+    let _ = sys::process::close_all_but(3, &keep);
     let plan = read_plan(&parts.plan)?;
     if plan.opens.0.len() != parts.opened.len() {
         return Err(Error::new(Kind::Invalid, "what the plan has opened did not come along"));

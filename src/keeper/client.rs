@@ -294,13 +294,18 @@ impl Parent for Launching {
         fds.extend(birth.cgroup);
         fds.extend(self.console.as_ref().map(AsFd::as_fd));
         fds.extend(birth.fds.iter().map(AsFd::as_fd));
-        match self.client.ask(&Request::Launch(order), &fds)? {
-            (Reply::Born(pid), mut fds) => {
-                let pidfd = fds.pop().ok_or_else(unexpected)?;
-                Ok(Spawned { pid, pidfd })
-            }
-            _ => Err(unexpected()),
-        }
+        self.client.ask(&Request::Launch(order), &fds).and_then(born)
+    }
+
+    fn adopt(&self, _before: &Spawned, pid: i32) -> Result<Spawned> {
+        self.client.ask(&Request::Adopt(pid), &[]).and_then(born)
+    }
+}
+
+fn born((reply, mut fds): (Reply, Vec<OwnedFd>)) -> Result<Spawned> {
+    match (reply, fds.pop()) {
+        (Reply::Born(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+        _ => Err(unexpected()),
     }
 }
 

@@ -310,6 +310,7 @@ impl Keeper {
                 self.successor = Some(key);
                 None
             }
+            Request::Adopt(pid) => self.replace_process(key, pid).err().map(Reply::Refused),
         }
     }
 
@@ -354,6 +355,13 @@ impl Keeper {
         self.containers.insert(key, container);
         self.set_mode(client, Mode::Attending(key));
         Ok(())
+    }
+
+    /// The container that a client attends goes on as another process.
+    fn replace_process(&mut self, client: u32, pid: i32) -> Result<(), Refusal> {
+        let mode = self.clients.0.get(&client).map(|client| client.mode);
+        let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
+        self.adopt_copy(container, pid)
     }
 
     /// What a client says of the container that it attends.

@@ -151,6 +151,30 @@ impl Keeper {
         self.watch(key);
     }
 
+    /// Takes a forked copy of a container's process in its place, and ends the one before.
+    pub(super) fn adopt_copy(&mut self, key: u32, pid: i32) -> Result<(), Refusal> {
+        let container = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
+        let failed = |why: &str| Refusal::Failed(format!("adopt process {pid}: {why}"));
+        if container.state != State::Attended {
+            return Err(failed("the container's launch is over"));
+        }
+        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
+        container.record = Record::of(std::mem::take(&mut container.record.order), pid);
+        let before = container.process.replace(copy);
+        if let Some(before) = before {
+            let _ = rustix::process::pidfd_send_signal(&before, rustix::process::Signal::KILL);
+            self.poll.remove(&before);
+            let child = self.new_key();
+            self.poll.add(&before, (What::Child, child));
+            self.children.insert(child, before);
+        }
+        self.happen(key, Event::Forked);
+        if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
+            self.poll.add(process, (What::Process, key));
+        }
+        Ok(())
+    }
+
     fn write_record(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
         if let Err(error) = self.place.save(&container.record) {

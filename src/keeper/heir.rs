@@ -164,7 +164,8 @@ impl Keeper {
 fn wait_for_inheritance(place: Place, listener: &OwnedFd, lock: &OwnedFd, socket: &OwnedFd) -> Infallible {
     let mut keep = [listener.as_raw_fd(), lock.as_raw_fd(), socket.as_raw_fd()];
     keep.sort_unstable();
-    sys::process::close_all_but(3, &keep);
+    // Before 5.9 they stay open.
+    let _ = sys::process::close_all_but(3, &keep);
     let (ending, held) = read_will(socket, sys::memory::unmap_code);
     if ending == Ending::Said {
         sys::process::exit_now(0)

@@ -30,6 +30,8 @@ pub(super) enum Event {
     Born,
     /// The launcher ended without one.
     Unborn,
+    /// It goes on as a forked copy, which is its first process from now on.
+    Forked,
     /// Its first process has ended.
     Ended,
     /// The launch was good.
@@ -74,6 +76,7 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         // What it was to be told is for nobody; the child finds its end of the socket closed and ends.
         (S::Launching, E::Unattended) => (S::Launching, &[]),
 
+        (S::Attended, E::Forked) => (S::Attended, &[A::Record, A::Answer]),
         (S::Attended, E::Keep | E::Unattended) => (S::Kept, &[]),
         (S::Attended, E::GiveUp) => (S::GivenUp, &[]),
         (S::Attended, E::Ended) => (S::EndedEarly, &[A::ReadExit, A::Drain]),
@@ -88,12 +91,16 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::GivenUp, E::Ended) => (S::Gone, &[A::Forget]),
 
         // What was said twice, or too late, changes nothing.
-        (S::Launching, E::Ended | E::Keep | E::GiveUp) => (S::Launching, &[]),
+        (S::Launching, E::Ended | E::Keep | E::GiveUp | E::Forked) => (S::Launching, &[]),
         (S::Attended, E::Born | E::Unborn) => (S::Attended, &[]),
-        (S::Kept, E::Born | E::Unborn | E::Keep | E::GiveUp | E::Unattended) => (S::Kept, &[]),
-        (S::EndedEarly, E::Born | E::Unborn | E::Ended) => (S::EndedEarly, &[]),
-        (S::GivenUp, E::Born | E::Unborn | E::Keep | E::GiveUp | E::Unattended) => (S::GivenUp, &[]),
-        (S::Gone, E::Born | E::Unborn | E::Ended | E::Keep | E::GiveUp | E::Unattended) => (S::Gone, &[]),
+        (S::Kept, E::Born | E::Unborn | E::Forked | E::Keep | E::GiveUp | E::Unattended) => (S::Kept, &[]),
+        (S::EndedEarly, E::Born | E::Unborn | E::Forked | E::Ended) => (S::EndedEarly, &[]),
+        (S::GivenUp, E::Born | E::Unborn | E::Forked | E::Keep | E::GiveUp | E::Unattended) => {
+            (S::GivenUp, &[])
+        }
+        (S::Gone, E::Born | E::Unborn | E::Forked | E::Ended | E::Keep | E::GiveUp | E::Unattended) => {
+            (S::Gone, &[])
+        }
     }
 }
 
@@ -101,7 +108,7 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
 mod tests {
     use super::*;
     use Action::*;
-    use Event::{Born, Ended, GiveUp, Keep, Unattended, Unborn};
+    use Event::{Born, Ended, Forked, GiveUp, Keep, Unattended, Unborn};
 
     fn run(events: &[Event]) -> (State, Vec<Action>) {
         events.iter().fold((State::Launching, Vec::new()), |(state, mut all), event| {
@@ -117,6 +124,8 @@ mod tests {
         let born = [Record, Answer];
         let expected = |more: &[Action]| (State::Gone, [&born[..], more].concat());
         assert_eq!(run(&[Born, Keep, Ended]), expected(&end), "as it should be");
+        let forked = [Record, Answer, Record, Answer];
+        assert_eq!(run(&[Born, Forked, Keep, Ended]), (State::Gone, [&forked[..], &end].concat()), "a copy");
         assert_eq!(run(&[Born, Unattended, Ended]), expected(&end), "the client died");
         assert_eq!(run(&[Born, Ended, Keep]), expected(&end), "a payload that ends at once");
         assert_eq!(run(&[Born, Ended, Unattended]), expected(&end), "it, and its client, at once");
@@ -127,7 +136,7 @@ mod tests {
 
     #[test]
     fn how_it_ended_is_told_once_and_only_when_it_is_known() {
-        const ALL: [Event; 6] = [Born, Unborn, Ended, Keep, GiveUp, Unattended];
+        const ALL: [Event; 7] = [Born, Unborn, Forked, Ended, Keep, GiveUp, Unattended];
         // Every sequence of five events.
         for number in 0..ALL.len().pow(5) {
             let events: Vec<Event> = (0..5_u32).map(|d| ALL[number / ALL.len().pow(d) % ALL.len()]).collect();

@@ -98,6 +98,9 @@ pub(super) enum Request {
     /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
     /// words that an heir hears.
     Succeed,
+    /// The container that this connection launched goes on as this process, a forked copy of the first one and a child of
+    /// the keeper's too; the first one is ended. Answer: `Born` with a pidfd.
+    Adopt(i32),
 }
 
 /// What the keeper answers.

@@ -1,9 +1,9 @@
 //! Carrying a plan out, from the parent's side: clone, id maps, cgroups, hooks, and word of how it went.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -11,22 +11,29 @@ use rustix::process::{
     pidfd_send_signal, waitid,
 };
 
-use super::plan::{Open, Plan};
+use super::deadline::Deadline;
+use super::opens::Open;
+use super::plan::Plan;
 use super::prepare::{self, Given};
-use super::wire::{self, Failure, Op, Permission, Word};
-use super::{init, listener};
+use super::wire::{self, Failure, Permission, Word};
+use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
 use crate::sys::process::Spawned;
 
+/// How long a killed process may take to die.
+const DEATH_LIMIT: Duration = Duration::from_secs(5);
+
 /// A process that takes its steps, and the socket it reports on. Dropped before it is let go, it is killed.
 #[derive(Debug)]
 pub struct Launched<'p> {
     plan: &'p Plan,
+    parent: &'p dyn Parent,
     process: Spawned,
     sync: OwnedFd,
     fds: Vec<OwnedFd>,
+    deadline: Deadline,
     let_go: bool,
 }
 
@@ -52,6 +59,19 @@ pub trait Parent: std::fmt::Debug {
     /// # Errors
     /// The kernel refuses.
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned>;
+
+    /// Takes the copy as which the process goes on in its place: `pid` is a child of the parent's, and nobody has reaped
+    /// it. The process before it has ended, or is ended.
+    ///
+    /// # Errors
+    /// The copy cannot be opened, or the process before it does not end.
+    fn adopt(&self, before: &Spawned, pid: i32) -> Result<Spawned> {
+        let known = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Bug, "the new process has no pid"))?;
+        let pidfd = pidfd_open(known, PidfdFlags::empty()).doing(|| format!("open process {pid}"))?;
+        waitid(WaitId::PidFd(before.pidfd.as_fd()), WaitIdOptions::EXITED)
+            .doing(|| "wait for the process that entered the container")?;
+        Ok(Spawned { pid, pidfd })
+    }
 }
 
 /// This process is the parent.
@@ -60,7 +80,7 @@ pub struct Own;
 
 impl Parent for Own {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, 0, None)
+        clone_in_place(&birth, Relation::Child, None)
     }
 }
 
@@ -70,7 +90,7 @@ pub struct OwnParent;
 
 impl Parent for OwnParent {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, libc::CLONE_PARENT as u64, None)
+        clone_in_place(&birth, Relation::Sibling, None)
     }
 }
 
@@ -80,11 +100,12 @@ pub struct OwnWithStreams(pub [OwnedFd; 3]);
 
 impl Parent for OwnWithStreams {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, 0, Some(&self.0))
+        clone_in_place(&birth, Relation::Child, Some(&self.0))
     }
 }
 
-/// Has `parent` clone the process into its namespaces and its cgroup, and has it take its first steps.
+/// Has `parent` clone the process into its namespaces and its cgroup, and has it take its first steps. All of the set-up
+/// takes no longer than `limit`, hooks not counted.
 ///
 /// # Errors
 /// Something the plan needs cannot be opened, or the kernel refuses the clone, the maps or the cgroup.
@@ -92,41 +113,62 @@ pub fn spawn<'p>(
     plan: &'p Plan,
     mut given: Given,
     group: Option<&Group>,
-    parent: &dyn Parent,
+    parent: &'p dyn Parent,
+    limit: Duration,
 ) -> Result<Launched<'p>> {
     let fds = prepare::open_all(plan, &mut given)?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
+    if plan.forks() {
+        wire::tell_senders(ours.as_fd()).doing(|| "make a socket pair")?;
+    }
+    let deadline = Deadline::after(limit + plan.time_of_hooks());
     let cgroup = group.and_then(Group::dir_fd);
     let oom_file = group.and_then(Group::oom_file);
     let process = parent.bear(Birth { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
-    let mut launched = Launched { plan, process, sync: ours, fds, let_go: false };
+    let launched = Launched { plan, parent, process, sync: ours, fds, deadline, let_go: false };
     launched.set_up_from_outside(group)?;
-    launched.adopt()?;
     Ok(launched)
 }
 
+/// Whose child the new process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    /// The caller's, which waits until it is set up.
+    Child,
+    /// The caller's parent's: the caller ends after the clone.
+    Sibling,
+}
+
 /// The parent enters what only a child can be born into, clones, and goes back to where it was.
-fn clone_in_place(birth: &Birth<'_>, parent: u64, streams: Option<&[OwnedFd; 3]>) -> Result<Spawned> {
+fn clone_in_place(birth: &Birth<'_>, relation: Relation, streams: Option<&[OwnedFd; 3]>) -> Result<Spawned> {
     let Birth { plan, fds, sync, cgroup, .. } = *birth;
+    // The new process is a copy of this one, and whoever is in its PID namespace already sees it from its first moment on.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "keep others from tracing this process")?;
     let _home = Home::leave(plan, fds)?;
     if let Some(owner) = plan.namespaces.owner {
-        if parent == 0 {
+        if relation == Relation::Child {
             return Err(Error::new(Kind::Unsupported, "make namespaces in a user namespace that is joined")
                 .hint("have a user namespace made, or join the mount and PID namespaces as well"));
         }
         sys::process::setns(fds[owner.0].as_fd(), libc::CLONE_NEWUSER).doing(|| "join the user namespace")?;
     }
-    let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned()) | parent;
+    let mut keep: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).chain([sync.as_raw_fd()]).collect();
+    keep.sort_unstable();
+    let dies_with_parent = relation == Relation::Child;
+    let start = init::Start { fds, sync, keep: &keep, dies_with_parent };
     let child = || {
         for (number, fd) in (0..).zip(streams.into_iter().flatten()) {
             // Both are open: this cannot fail.
             let _ = sys::process::dup_onto(fd.as_fd(), number);
         }
-        init::run(plan, fds, sync)
+        init::run(plan, start)
     };
+    let parent = if relation == Relation::Sibling { libc::CLONE_PARENT as u64 } else { 0 };
+    let flags = u64::from(plan.namespaces.clone_flags.cast_unsigned()) | parent;
     sys::process::spawn(flags, cgroup, child).doing(|| "clone the container's first process").map_err(|e| {
         match e.kind() {
             Kind::Denied => e.hint("new namespaces need root, or a user namespace"),
@@ -201,29 +243,6 @@ impl Launched<'_> {
         }
     }
 
-    /// Takes the copy as which the process goes on for the process, where the plan has it born inside.
-    fn adopt(&mut self) -> Result<()> {
-        if !self.plan.steps.iter().any(|step| matches!(step, super::steps::Step::BeBornInside { .. })) {
-            return Ok(());
-        }
-        let pid = match wire::hear(self.sync.as_fd()).doing(|| "hear from the new process")? {
-            Some(Word::Reborn(pid)) => pid,
-            Some(Word::Failed(failure)) => return Err(self.explain(failure)),
-            Some(_) => return Err(Error::new(Kind::Bug, "the new process said something else than its pid")),
-            None => {
-                let what = "the process died while it entered the container";
-                return Err(Error::new(Kind::System, what).hint("did something kill it?"));
-            }
-        };
-        // A child of ours that nobody has reaped: the pid is its own until we do.
-        let known = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Bug, "the new process has no pid"))?;
-        let pidfd = pidfd_open(known, PidfdFlags::empty()).doing(|| format!("open process {pid}"))?;
-        let before = std::mem::replace(&mut self.process, Spawned { pid, pidfd });
-        waitid(WaitId::PidFd(before.pidfd.as_fd()), WaitIdOptions::EXITED)
-            .doing(|| "wait for the process that entered the container")?;
-        self.permit(Permission::Adopted)
-    }
-
     /// Puts the container's state into the files that hooks inside read.
     ///
     /// # Errors
@@ -231,7 +250,8 @@ impl Launched<'_> {
     pub fn give_state(&self, state: &str) -> Result<()> {
         for (open, fd) in self.plan.opens.0.iter().zip(&self.fds) {
             if *open == Open::HookState {
-                rustix::io::write(fd, state.as_bytes())
+                rustix::fs::ftruncate(fd, 0)
+                    .and_then(|()| rustix::io::pwrite(fd, state.as_bytes(), 0))
                     .doing(|| "write the container's state for its hooks")?;
             }
         }
@@ -246,31 +266,63 @@ impl Launched<'_> {
         self.permit(Permission::Go)
     }
 
+    /// Follows the process until it has forked into the PID namespace that it joins, if the plan has it do so: from then on
+    /// its pid is that of the container's process. `hooks` runs when it waits for them.
+    ///
+    /// # Errors
+    /// What failed inside, as text; or the process died.
+    pub fn follow_fork(&mut self, hooks: impl FnMut() -> Result<()>) -> Result<()> {
+        match self.plan.forks() {
+            true => self.follow_until(hooks, true),
+            false => Ok(()),
+        }
+    }
+
     /// Follows the process until it is ready or has become the payload; `hooks` runs when it waits for them.
     ///
     /// # Errors
     /// What failed inside, as text; or the process died.
-    pub fn follow(&self, mut hooks: impl FnMut() -> Result<()>) -> Result<()> {
+    pub fn follow(&mut self, hooks: impl FnMut() -> Result<()>) -> Result<()> {
+        self.follow_until(hooks, false)
+    }
+
+    fn follow_until(&mut self, mut hooks: impl FnMut() -> Result<()>, forked: bool) -> Result<()> {
         loop {
-            match wire::hear(self.sync.as_fd()).doing(|| "hear from the new process")? {
-                Some(Word::Ready) => return Ok(()),
-                Some(Word::Hooks) => {
-                    hooks()?;
+            let message = match wire::hear(self.sync.as_fd(), &self.deadline) {
+                Err(Errno::TIMEDOUT) => return Err(self.took_too_long()),
+                other => other.doing(|| "hear from the new process")?,
+            };
+            let Some(message) = message else { return self.ended() };
+            match message.word {
+                Word::Ready => return Ok(()),
+                Word::Hooks => {
+                    self.deadline.suspend(&mut hooks)?;
                     self.permit(Permission::Hooks)?;
                 }
-                Some(Word::Listener(fd)) => {
-                    let target = self.plan.listener.as_ref();
-                    let flags = PidfdGetfdFlags::empty();
-                    let fetched =
-                        pidfd_getfd(&self.process.pidfd, fd, flags).doing(|| "fetch the seccomp listener")?;
-                    listener::hand_over(target, fetched, self.pid())?;
-                    self.permit(Permission::Listener)?;
+                Word::Listener(fd) => self.fetch_listener(fd)?,
+                Word::Failed(failure) => return Err(self.explain(failure)),
+                Word::Forked => {
+                    self.process = self.parent.adopt(&self.process, message.sender)?;
+                    if forked {
+                        return Ok(());
+                    }
                 }
-                Some(Word::Failed(failure)) => return Err(self.explain(failure)),
-                Some(Word::Reborn(_)) => return Err(Error::new(Kind::Bug, "the process was born twice")),
-                None => return self.ended(),
             }
         }
+    }
+
+    fn fetch_listener(&self, fd: i32) -> Result<()> {
+        let target = self.plan.listener.as_ref();
+        let fetched = pidfd_getfd(&self.process.pidfd, fd, PidfdGetfdFlags::empty())
+            .doing(|| "fetch the seccomp listener")?;
+        listener::hand_over(target, fetched, self.pid())?;
+        self.permit(Permission::Listener)
+    }
+
+    fn took_too_long(&self) -> Error {
+        let seconds = self.deadline.limit().as_secs_f64();
+        Error::new(Kind::TimedOut, format!("the process was not set up within {seconds} s"))
+            .hint("did something inside the container stop it, or does one of its filesystems hang?")
     }
 
     /// End of file: the payload runs, or the process died on the way.
@@ -304,7 +356,7 @@ impl Launched<'_> {
 
     fn explain(&self, failure: Failure) -> Error {
         let step = self.plan.steps.get(usize::try_from(failure.step).unwrap_or(usize::MAX));
-        explain(self.plan, step, failure)
+        explain::explain(self.plan, step, failure)
     }
 
     /// The process is on its own now; its pidfd is the caller's.
@@ -319,63 +371,11 @@ impl Drop for Launched<'_> {
     fn drop(&mut self) {
         if !self.let_go {
             let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
-            // Whoever is its parent: what it held is to be free when this returns.
-            let _ = poll(&mut [PollFd::new(&self.process.pidfd, PollFlags::IN)], None);
-            let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED);
+            // Whoever is its parent: what it held is to be free when this returns. A process that waits for a filesystem,
+            // or that a freezer of cgroup v1 holds, does not die of SIGKILL before that lets go of it.
+            let _ = Deadline::after(DEATH_LIMIT).wait_readable(self.process.pidfd.as_fd());
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options);
         }
-    }
-}
-
-/// The operation, with what it was at.
-fn call(step: Option<&super::steps::Step>, failure: Failure) -> String {
-    use super::steps::{Source, Step};
-    let parameter = match (step, failure.op) {
-        (Some(Step::Mount(mount)), Op::FsConfig | Op::FsCreate) => match &mount.source {
-            Source::Filesystem { parameters, .. } => parameters
-                .get(usize::try_from(failure.detail).unwrap_or(usize::MAX))
-                .filter(|_| failure.op == Op::FsConfig),
-            _ => None,
-        },
-        _ => None,
-    };
-    match parameter {
-        Some((key, Some(value))) => {
-            format!("{}({}={})", failure.op, key.to_string_lossy(), value.to_string_lossy())
-        }
-        Some((key, None)) => format!("{}({})", failure.op, key.to_string_lossy()),
-        None => failure.op.to_string(),
-    }
-}
-
-/// A failure inside, as an error: the step, the operation and errno, and a hint for the commonest.
-fn explain(plan: &Plan, step: Option<&super::steps::Step>, failure: Failure) -> Error {
-    use super::steps::Step;
-    let cause = sys::Error::new(call(step, failure), failure.errno);
-    let kind = crate::error::Cause::kind(&cause);
-    let program =
-        plan.program.argv.strings().first().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let doing = match step {
-        Some(Step::FindProgram | Step::Execute) => format!("execute {program:?}"),
-        Some(step) => step.to_string(),
-        None => "set up the container".to_owned(),
-    };
-    let error = Error::new(kind, doing).because(cause);
-    match (failure.op, failure.errno) {
-        (Op::Access | Op::Execve, Errno::NOENT) => {
-            error.hint("executable file not found: check process.args and PATH in process.env")
-        }
-        (Op::Access | Op::Execve, Errno::ACCESS) => error.hint("the file is not executable for this user"),
-        (Op::Execve, Errno::NOEXEC) => {
-            error.hint("exec format error: is the program for this CPU, or a script without #!?")
-        }
-        (Op::Chdir, Errno::NOENT) => error.hint("the working directory does not exist inside the container"),
-        (Op::FsOpen, Errno::NODEV) => error.hint("this kernel does not know the filesystem type"),
-        (Op::FsConfig | Op::FsCreate, Errno::INVAL) => {
-            error.hint("the filesystem refuses one of its options")
-        }
-        (Op::SetAttr, Errno::NOSYS) => error.hint("recursive mount attributes need Linux 5.12"),
-        (Op::Rlimit, Errno::PERM) => error.hint("raising a hard limit needs CAP_SYS_RESOURCE"),
-        (Op::OpenTree, Errno::NOENT) => error.hint("the source of the mount does not exist on the host"),
-        _ => error,
     }
 }

@@ -11,8 +11,8 @@ impl fmt::Display for Step {
             Self::AwaitParent | Self::AwaitGo => f.write_str("wait for the parent"),
             Self::Join { path, .. } => write!(f, "join the namespace {path}"),
             Self::JoinProcess { .. } => f.write_str("join the container's namespaces"),
-            Self::BeBornInside { .. } => f.write_str("enter the container's PID namespace"),
-            Self::Undumpable => f.write_str("keep others from tracing this process"),
+            Self::ForkInside => f.write_str("enter the container's PID namespace"),
+            Self::PrivateNull => f.write_str("reopen /dev/null for the standard streams"),
             Self::BecomeNamespaceRoot { .. } => f.write_str("become root of the user namespace"),
             Self::UnshareCgroup => f.write_str("make a cgroup namespace"),
             Self::UnshareTime { .. } => f.write_str("make a time namespace"),
@@ -25,7 +25,7 @@ impl fmt::Display for Step {
             Self::Device(device) => write!(f, "make the device {}", device.node),
             Self::Symlink { link, .. } => write!(f, "make the symbolic link {link}"),
             Self::Directory(path) => write!(f, "make the directory {path}"),
-            Self::OpenProc => f.write_str("open a private /proc"),
+            Self::OpenProc(_) => f.write_str("open a private /proc"),
             Self::OpenTerminal { .. } => f.write_str("open the container's terminal"),
             Self::HooksPoint => f.write_str("wait for the createRuntime hooks"),
             Self::RunHooks { point, .. } => write!(f, "run the {point} hooks"),
@@ -50,7 +50,8 @@ impl fmt::Display for Step {
             Self::IoPriority(_) => f.write_str("set the I/O priority"),
             Self::Personality(_) => f.write_str("set the personality"),
             Self::Umask(_) => f.write_str("set the umask"),
-            Self::Stdio { .. } => f.write_str("set up the standard streams"),
+            Self::GiveStreams { .. } => f.write_str("give the standard streams to the user"),
+            Self::TakeTerminal => f.write_str("make the terminal the standard streams"),
             Self::ExecLabel { system, value, .. } => {
                 write!(f, "set the {system} label {:?}", value.to_string_lossy())
             }
@@ -61,7 +62,7 @@ impl fmt::Display for Step {
                 write!(f, "enter the working directory {}", path.to_string_lossy())
             }
             Self::FindProgram => f.write_str("find the executable"),
-            Self::CloseOnExec { .. } => f.write_str("keep descriptors from leaking"),
+            Self::ReduceCapabilities { .. } => f.write_str("drop capabilities"),
             Self::Ready => f.write_str("report readiness"),
             Self::AwaitStart(_) => f.write_str("wait for the start"),
             Self::Seccomp(_) => f.write_str("install the seccomp filter"),

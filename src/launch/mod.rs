@@ -14,18 +14,24 @@
 pub mod apply;
 mod cgroup_mount;
 mod check;
+pub mod deadline;
 mod describe;
 mod devices;
+mod explain;
+#[cfg(test)]
+mod exposure;
 pub mod hooks;
 mod init;
 mod listener;
 mod mounts;
 pub mod namespaces;
+mod opens;
 pub mod plan;
 mod portable;
 pub mod prepare;
 pub mod proc_stat;
 mod process;
+mod procfs;
 pub mod request;
 pub mod self_protect;
 pub mod steps;

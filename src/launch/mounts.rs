@@ -8,7 +8,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::namespaces::IdMaps;
-use super::plan::{Open, Opens};
+use super::opens::{Open, Opens};
 use super::steps::{MountStep, PointKind, Source};
 use super::text::{below, cpath, cstring};
 use crate::error::{Error, Result};

@@ -4,21 +4,27 @@
 //! a time namespace (clone freezes its offsets); the child unshares these. Joining is the child's work, but for the
 //! PID namespace, which only a child can be born into, and for everything when the user namespace is new: once inside
 //! it, the child has no rights over namespaces that the host owns. Those the parent enters, and leaves after the clone.
+//!
+//! A PID namespace that is joined has others in it, who could stop or trace a process that is still half the host's. So
+//! the child enters it last, by a fork, when nothing of the host is left in it.
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Open, Opens};
+use super::opens::{Open, Opens};
 use super::steps::Step;
 use crate::error::{Error, Kind, Result};
 
 /// The namespace part of a plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// `CLONE_NEW*` for clone3.
     pub clone_flags: i32,
     /// What the parent enters around the clone: slot and `CLONE_NEW*`.
     pub parent_joins: Vec<(super::steps::Slot, i32)>,
+    /// Entering a PID namespace that is joined: the step before the process forks into it.
+    #[serde(skip)]
+    pub joined_pid: Option<Step>,
     /// A user namespace that is joined, and has to own what is made: its slot. Only a parent that ends after the clone can
     /// enter it first, for there is no way back.
     pub owner: Option<super::steps::Slot>,
@@ -142,11 +148,16 @@ impl Namespaces {
                 self.owner = Some(slot);
                 continue;
             }
-            if kind == libc::CLONE_NEWPID || (new_user && kind & REVERSIBLE != 0) {
+            // From a new user namespace there is no way into one that the host owns.
+            if new_user && (kind == libc::CLONE_NEWPID || kind & REVERSIBLE != 0) {
                 self.parent_joins.push((slot, kind));
                 continue;
             }
             let join = |early| Step::Join { slot, kind, path: path.clone(), early };
+            if kind == libc::CLONE_NEWPID {
+                self.joined_pid = Some(join(false));
+                continue;
+            }
             if kind == libc::CLONE_NEWUSER {
                 after.insert(0, join(false));
             } else if kind == libc::CLONE_NEWNS {

@@ -8,67 +8,22 @@
 //! used: they work with paths as strings, allocate after the clone, or want its own `State`; see each module's head.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::{Linux, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::{MountContext, mount_step, propagation};
-use super::namespaces::{self, IdMaps, Namespaces};
+use super::namespaces::{self, Namespaces};
+use super::opens::{Open, Opens};
 use super::request::{ExecRequest, InitRequest};
-use super::steps::{Below, Program, Slot, Source, Step};
+use super::steps::{Below, MountStep, Program, Slot, Source, Step};
 use super::text::{below, cpath, cstring};
 use super::{cgroup_mount, check, devices, hooks, process};
 use crate::error::{Error, Result};
 
-/// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Open {
-    /// A namespace file.
-    Namespace {
-        /// Where.
-        #[serde(skip)]
-        path: PathBuf,
-        /// Its `CLONE_NEW*`, checked when it is opened.
-        kind: i32,
-    },
-    /// A detached copy of a host tree.
-    Tree {
-        /// Where.
-        #[serde(skip)]
-        path: PathBuf,
-        /// With the mounts below it.
-        recursive: bool,
-        /// `MS_*` for the copy, so that it does not spread to the host.
-        propagation: u64,
-        /// Id maps, with whether they hold for all mounts below too.
-        #[serde(skip)]
-        idmap: Option<(IdMaps, bool)>,
-    },
-    /// A directory of the host.
-    Directory(#[serde(skip)] PathBuf),
-    /// The root filesystem, mounted and attached nowhere yet.
-    Root,
-    /// The socket that receives the terminal.
-    Console,
-    /// The listening socket on which `start` arrives.
-    StartSocket,
-    /// The pidfd of the process whose namespaces are joined.
-    Process,
-    /// A file that holds the container's state for hooks that the child runs.
-    HookState,
-}
-
-/// The list of what is opened; its positions are the [`Slot`]s.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Opens(pub Vec<Open>);
-
-impl Opens {
-    /// Adds one and says where it will be.
-    pub fn push(&mut self, open: Open) -> Slot {
-        self.0.push(open);
-        Slot(self.0.len() - 1)
-    }
-}
+/// How long a hook without a timeout may take inside, where something may stop it.
+const UNLIMITED_HOOK: Duration = Duration::from_secs(600);
 
 /// What a launch will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +34,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// What the child does.
     pub steps: Vec<Step>,
+    /// The first descriptor that is not passed on to the payload: 3, and more with `--preserve-fds`.
+    pub first_closed: u32,
     /// What it then executes.
     pub program: Program,
     /// Written by the parent to /proc/PID/oom_score_adj.
@@ -118,11 +75,21 @@ impl Plan {
             start_hooks: spec.hooks().as_ref().and_then(|h| h.start_container().as_deref()),
             personality: linux.personality().as_ref(),
         };
-        process::push_tail(&tail, &mut opens, &mut steps)?;
+        if !namespaces.has_user() && !request.facts.in_user_namespace {
+            steps.push(Step::PrivateNull);
+        }
+        let forks = namespaces.joined_pid.is_some();
+        steps.extend(namespaces.joined_pid.clone());
+        tail.push_identity(&mut steps)?;
+        if forks {
+            steps.push(Step::ForkInside);
+        }
+        tail.push_last(forks, &mut opens, &mut steps)?;
         Ok(Self {
             opens,
             namespaces,
             steps,
+            first_closed: 3 + request.options.preserve_fds,
             program: process::program(process)?,
             oom_score_adj: process.oom_score_adj(),
             listener: request.seccomp.and_then(|s| s.listener.clone()),
@@ -147,23 +114,21 @@ impl Plan {
         if request.options.parent_attaches || process.oom_score_adj().is_some() {
             steps.push(Step::AwaitParent);
         }
-        steps.push(Step::CloseOnExec { first: 3 + request.options.preserve_fds });
+        process::push_session(request.options, request.id.as_str(), &mut steps)?;
         if private != 0 {
             steps.push(Step::JoinProcess { slot: target, kinds: private });
         }
-        if private & libc::CLONE_NEWPID != 0 {
-            steps.push(Step::BeBornInside { first: 3 + request.options.preserve_fds });
+        if private & libc::CLONE_NEWNS == 0 {
+            // There is no mount namespace whose root would become ours.
+            steps.push(Step::Chroot(opens.push(Open::Root)));
         }
-        steps.push(Step::Undumpable);
         if namespaces.has_user() {
             steps.push(Step::BecomeNamespaceRoot { set_groups: true });
+        } else if !request.facts.in_user_namespace {
+            steps.push(Step::PrivateNull);
         }
-        process::push_session(request.options, "exec", &mut steps)?;
         if process.terminal().unwrap_or(false) {
             steps.push(terminal(process, false, &mut opens));
-        }
-        if process::needs_label(process) {
-            steps.push(Step::OpenProc);
         }
         let tail = process::Tail {
             process,
@@ -172,15 +137,40 @@ impl Plan {
             start_hooks: None,
             personality: linux.personality().as_ref(),
         };
-        process::push_tail(&tail, &mut opens, &mut steps)?;
+        tail.push_identity(&mut steps)?;
+        let forks = private & libc::CLONE_NEWPID != 0;
+        if forks {
+            steps.push(Step::ForkInside);
+        }
+        if process::needs_label(process) {
+            steps.push(Step::OpenProc(None));
+        }
+        tail.push_last(forks, &mut opens, &mut steps)?;
         Ok(Self {
             opens,
             namespaces,
             steps,
+            first_closed: 3 + request.options.preserve_fds,
             program: process::program(process)?,
             oom_score_adj: process.oom_score_adj(),
             listener: request.seccomp.and_then(|s| s.listener.clone()),
         })
+    }
+
+    /// Whether the process goes on as a forked copy of itself: [`Step::ForkInside`].
+    pub fn forks(&self) -> bool {
+        self.steps.contains(&Step::ForkInside)
+    }
+
+    /// How long the hooks that the process itself runs may take.
+    pub fn time_of_hooks(&self) -> Duration {
+        let hooks = self.steps.iter().flat_map(|step| match step {
+            Step::RunHooks { hooks, .. } => hooks.as_slice(),
+            _ => &[],
+        });
+        hooks
+            .map(|hook| hook.timeout_s.map_or(UNLIMITED_HOOK, |s| Duration::from_secs(s.unsigned_abs())))
+            .sum()
     }
 
     /// The descriptor slots of one kind of thing.
@@ -213,7 +203,7 @@ fn enter_namespaces(
     if namespaces.maps.is_some() || request.options.parent_attaches {
         steps.push(Step::AwaitParent);
     }
-    steps.push(Step::CloseOnExec { first: 3 + request.options.preserve_fds });
+    process::push_session(request.options, request.id.as_str(), steps)?;
     let joins_mounts = joins.pop_if(|s| matches!(s, Step::Join { kind: libc::CLONE_NEWNS, .. }));
     steps.append(&mut joins);
     if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
@@ -227,11 +217,6 @@ fn enter_namespaces(
     if namespaces.new & libc::CLONE_NEWCGROUP != 0 {
         steps.push(Step::UnshareCgroup);
     }
-    if namespaces.new & libc::CLONE_NEWPID == 0 {
-        // Others are in its PID namespace already and see it from its first moment on.
-        steps.push(Step::Undumpable);
-    }
-    process::push_session(request.options, request.id.as_str(), steps)?;
     if namespaces.new & libc::CLONE_NEWNET != 0 {
         steps.push(Step::LoopbackUp);
     }
@@ -274,7 +259,7 @@ fn build_root(
     };
     push_mounts(request, namespaces, &context, opens, steps)?;
     push_hooks_point(request, opens, steps)?;
-    push_names(spec, linux, steps)?;
+    push_names(spec, linux, namespaces, opens, steps)?;
     for path in linux.masked_paths().iter().flatten() {
         steps.push(Step::Mask(absolute_below("linux.maskedPaths", path)?));
     }
@@ -328,6 +313,7 @@ fn push_mounts(
             continue;
         }
         let mut step = mount_step(mount, context, opens)?;
+        mount_proc_of_joined(&mut step, namespaces, opens);
         if step.point.path.as_bytes() == b"dev" && matches!(step.source, Source::Filesystem { .. }) {
             // The nodes come after the mount, so its being read-only has to come after the nodes.
             let read_only = step.attr.set & crate::sys::mount::ATTR_RDONLY;
@@ -376,7 +362,24 @@ fn push_hooks_point(request: &InitRequest<'_>, opens: &mut Opens, steps: &mut Ve
     Ok(())
 }
 
-fn push_names(spec: &Spec, linux: &Linux, steps: &mut Vec<Step>) -> Result<()> {
+/// A procfs shows the PID namespace of the process that makes it: one that the child is not in yet is for the parent to make.
+fn mount_proc_of_joined(step: &mut MountStep, namespaces: &Namespaces, opens: &mut Opens) {
+    let Some(Step::Join { slot, .. }) = namespaces.joined_pid else { return };
+    if let Source::Filesystem { fstype, parameters } = &mut step.source
+        && fstype.as_bytes() == b"proc"
+    {
+        let parameters = std::mem::take(parameters);
+        step.source = Source::Opened(opens.push(Open::Proc { namespace: slot, parameters }));
+    }
+}
+
+fn push_names(
+    spec: &Spec,
+    linux: &Linux,
+    namespaces: &Namespaces,
+    opens: &mut Opens,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
     if let Some(name) = spec.hostname().as_ref().filter(|n| !n.is_empty()) {
         steps.push(Step::Hostname(cstring("hostname", name.as_str())?));
     }
@@ -385,7 +388,12 @@ fn push_names(spec: &Spec, linux: &Linux, steps: &mut Vec<Step>) -> Result<()> {
     }
     let sysctls: std::collections::BTreeMap<_, _> = linux.sysctl().iter().flatten().collect();
     if !sysctls.is_empty() || spec.process().as_ref().is_some_and(process::needs_label) {
-        steps.push(Step::OpenProc);
+        steps.push(Step::OpenProc(match namespaces.joined_pid {
+            Some(Step::Join { slot, .. }) => {
+                Some(opens.push(Open::Proc { namespace: slot, parameters: Vec::new() }))
+            }
+            _ => None,
+        }));
     }
     for (name, value) in sysctls {
         let path = cstring("linux.sysctl", format!("sys/{}", check::sysctl_path(name)))?;

@@ -8,7 +8,9 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::namespaces::IdMaps;
-use super::plan::{Open, Plan};
+use super::opens::Open;
+use super::plan::Plan;
+use super::procfs;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
@@ -31,10 +33,15 @@ pub struct Given {
 /// # Errors
 /// Something cannot be opened, or the plan needs what the caller did not bring.
 pub fn open_all(plan: &Plan, given: &mut Given) -> Result<Vec<OwnedFd>> {
-    plan.opens.0.iter().map(|open| open_one(open, given)).collect()
+    let mut opened = Vec::with_capacity(plan.opens.0.len());
+    for open in &plan.opens.0 {
+        let fd = open_one(open, given, &opened)?;
+        opened.push(fd);
+    }
+    Ok(opened)
 }
 
-fn open_one(open: &Open, given: &mut Given) -> Result<OwnedFd> {
+fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedFd> {
     let bring = |fd: Option<OwnedFd>, what: &str| {
         fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which was not given")))
     };
@@ -52,6 +59,12 @@ fn open_one(open: &Open, given: &mut Given) -> Result<OwnedFd> {
         Open::Console => bring(given.console.take(), "a console socket"),
         Open::StartSocket => bring(given.start_socket.take(), "a start socket"),
         Open::Process => bring(given.process.take(), "a process"),
+        Open::Proc { namespace, parameters } => {
+            let namespace = opened
+                .get(namespace.0)
+                .ok_or_else(|| Error::new(Kind::Bug, "a procfs comes before its PID namespace"))?;
+            procfs::of_namespace(namespace.as_fd(), parameters)
+        }
         Open::HookState => memfd_create(c"state", MemfdFlags::CLOEXEC).doing(|| "make a file in memory"),
     }
 }

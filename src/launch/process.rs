@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use rustix::process::Resource;
 
 use super::hooks;
-use super::plan::{Open, Opens};
+use super::opens::{Open, Opens};
 use super::request::Options;
 use super::steps::{CapabilityMasks, Filter, Identity, Program, Step};
 use super::text::{cpath, cstring};
@@ -24,7 +24,7 @@ use crate::sys::process::{SchedAttr, StringArray};
 /// Where a program without a slash is looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the last steps depend on.
+/// What the steps depend on that make a process the payload.
 #[derive(Debug)]
 pub(super) struct Tail<'a> {
     /// The process.
@@ -39,74 +39,134 @@ pub(super) struct Tail<'a> {
     pub(super) personality: Option<&'a LinuxPersonality>,
 }
 
-/// Pushes the steps that every process takes once its root is its root.
-///
-/// The order is the heart of it. Limits, scheduler and labels need rights that go with the user. The bounding set
-/// needs CAP_SETPCAP, so it goes before the user changes; the final sets go last. The filter is installed as late as
-/// can be, so that it need not allow what we do ourselves: without no_new_privs that takes CAP_SYS_ADMIN, so it comes
-/// before the final sets, with it after them.
-///
-/// # Errors
-/// `Invalid` or `Unsupported`, naming the field.
-pub(super) fn push_tail(tail: &Tail<'_>, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
-    let process = tail.process;
-    push_limits(tail, steps)?;
-    push_labels(process, steps)?;
-    let user = process.user();
-    steps.push(Step::Stdio { owner: (user.uid(), user.gid()) });
-    let cwd = cpath("process.cwd", process.cwd())?;
-    steps.push(Step::WorkingDirectory { path: cwd.clone(), early: true });
-    let masks = masks(process.capabilities().as_ref());
-    steps.push(Step::BoundingSet { keep: masks.bounding });
-    steps.push(Step::Identity(Identity {
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-        set_groups: true,
-    }));
-    steps.push(Step::Umask(user.umask()));
-    steps.push(Step::WorkingDirectory { path: cwd, early: false });
-    steps.push(Step::FindProgram);
-    steps.push(Step::AwaitGo);
-    let notifies = tail.seccomp.is_some_and(|s| s.listener.is_some());
-    if notifies {
-        // The listener has to reach its socket while the creator is still there to fetch it.
-        push_privileges(tail, masks, steps);
+/// Capabilities that steps of ours need: numbers of capabilities(7).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_NICE: u64 = 1 << 23;
+
+impl Tail<'_> {
+    /// Pushes all that can be done before the process can be seen from inside: limits, working directory, user, and at
+    /// the end only those capabilities are left which the payload or [`Tail::push_last`] needs.
+    ///
+    /// Limits need rights that go with the user. The bounding set needs CAP_SETPCAP, so it goes before the user changes.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field.
+    pub(super) fn push_identity(&self, steps: &mut Vec<Step>) -> Result<()> {
+        let process = self.process;
+        push_limits(self, steps)?;
+        let user = process.user();
+        if !process.terminal().unwrap_or(false) {
+            steps.push(Step::GiveStreams { uid: user.uid() });
+        }
+        let cwd = cpath("process.cwd", process.cwd())?;
+        steps.push(Step::WorkingDirectory { path: cwd.clone(), early: true });
+        let masks = masks(process.capabilities().as_ref());
+        steps.push(Step::BoundingSet { keep: masks.bounding });
+        steps.push(Step::Identity(Identity {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+            set_groups: true,
+        }));
+        steps.push(Step::Umask(user.umask()));
+        steps.push(Step::WorkingDirectory { path: cwd, early: false });
+        steps.push(Step::FindProgram);
+        if self.restricts_privileges_early() {
+            steps.push(Step::NoNewPrivileges);
+        }
+        steps.push(Step::ReduceCapabilities { keep: self.needed_at_last(masks) });
+        Ok(())
     }
-    if tail.options.wait_for_start {
-        steps.push(Step::Ready);
-        steps.push(Step::AwaitStart(opens.push(Open::StartSocket)));
+
+    /// Pushes what only the process that becomes the payload can do: `forked` says that it is a copy of the one that did
+    /// all before.
+    ///
+    /// The filter is installed as late as can be, so that it need not allow what we do ourselves: without no_new_privs
+    /// that takes CAP_SYS_ADMIN, so it comes before the final sets, with it after them.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field.
+    pub(super) fn push_last(&self, forked: bool, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
+        let process = self.process;
+        if forked {
+            steps.push(Step::NewSession);
+        }
+        if process.terminal().unwrap_or(false) {
+            steps.push(Step::TakeTerminal);
+        }
+        push_labels(process, steps)?;
+        if let Some(scheduler) = process.scheduler() {
+            // A forked copy does not inherit every policy: sched(7), "Resetting scheduling policy for child processes".
+            steps.push(Step::Scheduler(sched_attr(scheduler)?));
+        }
+        if self.options.wait_for_record {
+            steps.push(Step::AwaitGo);
+        }
+        let notifies = self.seccomp.is_some_and(|s| s.listener.is_some());
+        if notifies {
+            // The listener has to reach its socket while the creator is still there to fetch it.
+            self.push_privileges(steps);
+        }
+        if self.options.wait_for_start {
+            steps.push(Step::Ready);
+            steps.push(Step::AwaitStart(opens.push(Open::StartSocket)));
+        }
+        if let Some(hooks) = self.start_hooks.filter(|h| !h.is_empty()) {
+            let state = opens.push(Open::HookState);
+            steps.push(hooks::inside("startContainer", hooks, state)?);
+        }
+        if !notifies {
+            self.push_privileges(steps);
+        }
+        steps.push(Step::Execute);
+        Ok(())
     }
-    if let Some(hooks) = tail.start_hooks.filter(|h| !h.is_empty()) {
-        let state = opens.push(Open::HookState);
-        steps.push(hooks::inside("startContainer", hooks, state)?);
+
+    fn push_privileges(&self, steps: &mut Vec<Step>) {
+        let masks = masks(self.process.capabilities().as_ref());
+        let filter = self.seccomp.map(|program| {
+            Step::Seccomp(Box::new(Filter {
+                instructions: program.instructions.clone(),
+                flags: program.flags,
+                notify: program.listener.is_some(),
+            }))
+        });
+        if self.restricts_privileges() {
+            if !self.restricts_privileges_early() {
+                steps.push(Step::NoNewPrivileges);
+            }
+            steps.push(Step::Capabilities(masks));
+            steps.extend(filter);
+        } else {
+            steps.extend(filter);
+            steps.push(Step::Capabilities(masks));
+        }
     }
-    if !notifies {
-        push_privileges(tail, masks, steps);
+
+    fn restricts_privileges(&self) -> bool {
+        self.process.no_new_privileges().unwrap_or(false)
     }
-    steps.push(Step::Execute);
-    Ok(())
+
+    /// A security module may refuse to change the label of a process that has no_new_privs: then that comes after it.
+    fn restricts_privileges_early(&self) -> bool {
+        self.restricts_privileges() && !needs_label(self.process)
+    }
+
+    /// The capabilities that [`Tail::push_last`]'s steps need, and those which the payload gets.
+    fn needed_at_last(&self, masks: CapabilityMasks) -> u64 {
+        let mut needed = masks.permitted | masks.inheritable;
+        if needs_label(self.process) || (self.seccomp.is_some() && !self.restricts_privileges()) {
+            needed |= CAP_SYS_ADMIN;
+        }
+        if self.process.scheduler().is_some() {
+            needed |= CAP_SYS_NICE;
+        }
+        needed
+    }
 }
 
-fn push_privileges(tail: &Tail<'_>, masks: CapabilityMasks, steps: &mut Vec<Step>) {
-    let filter = tail.seccomp.map(|program| {
-        Step::Seccomp(Box::new(Filter {
-            instructions: program.instructions.clone(),
-            flags: program.flags,
-            notify: program.listener.is_some(),
-        }))
-    });
-    if tail.process.no_new_privileges().unwrap_or(false) {
-        steps.push(Step::NoNewPrivileges);
-        steps.push(Step::Capabilities(masks));
-        steps.extend(filter);
-    } else {
-        steps.extend(filter);
-        steps.push(Step::Capabilities(masks));
-    }
-}
-
-/// Pushes what concerns session and keyring; early, so that hooks see it.
+/// Pushes what concerns session and keyring: before any namespace is joined or made, so that a container which used its
+/// quota of keys up cannot keep the caller's keyring from being left behind.
 ///
 /// # Errors
 /// `Invalid` for a name with a NUL byte.
@@ -128,9 +188,6 @@ fn push_limits(tail: &Tail<'_>, steps: &mut Vec<Step>) -> Result<()> {
         }
         seen.push(name);
         steps.push(Step::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() });
-    }
-    if let Some(scheduler) = process.scheduler() {
-        steps.push(Step::Scheduler(sched_attr(scheduler)?));
     }
     if let Some(priority) = process.io_priority() {
         let class = match priority.class() {

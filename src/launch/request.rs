@@ -30,6 +30,8 @@ pub struct InitRequest<'a> {
 /// A process to be added to a running container.
 #[derive(Debug, Clone, Copy)]
 pub struct ExecRequest<'a> {
+    /// The container's id.
+    pub id: &'a ContainerId,
     /// The container's configuration.
     pub spec: &'a Spec,
     /// The process.
@@ -51,6 +53,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the payload inherits (`--preserve-fds`).
     pub preserve_fds: u32,
+    /// The payload waits until the parent has recorded the container.
+    pub wait_for_record: bool,
     /// The payload waits for a later `start` instead of running at once.
     pub wait_for_start: bool,
     /// The child has to wait until the parent moved it to its cgroups.

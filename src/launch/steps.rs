@@ -13,7 +13,7 @@ use super::portable;
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{SchedAttr, StringArray};
 
-/// The number of a descriptor in the plan's list of things the parent opens; see [`super::plan::Open`].
+/// The number of a descriptor in the plan's list of things the parent opens; see [`super::opens::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot(pub usize);
 
@@ -217,15 +217,13 @@ pub enum Step {
         /// `CLONE_NEW*`, joined.
         kinds: i32,
     },
-    /// Go on as a copy that is born inside the PID namespace that was joined, keeping nothing open but the standard
-    /// streams, what is passed on, and what is still needed (CVE-2016-9962: what appears there is seen by everybody
-    /// inside, so it must have left the host already).
-    BeBornInside {
-        /// The first descriptor that is not passed on.
-        first: u32,
-    },
-    /// Let nobody trace this process, or look into it, who could not trace a process of the host.
-    Undumpable,
+    /// Go on as a forked copy, which is the first of our processes that is in the PID namespace that was joined. The
+    /// processes inside see, signal and may trace the copy, so everything of the host must be gone before this step
+    /// (CVE-2016-9962): the table in `exposure.rs` says what, and is checked.
+    ForkInside,
+    /// Reopen those standard streams that are the host's /dev/null through a detached read-only mount, so that the
+    /// payload cannot chmod(2) or chown(2) the host's device with fchmod(2) on a stream it inherits.
+    PrivateNull,
     /// Take ids 0 of the user namespace just entered.
     BecomeNamespaceRoot {
         /// Whether setgroups(2) may be called.
@@ -267,8 +265,9 @@ pub enum Step {
     },
     /// Make a directory with its parents.
     Directory(Below),
-    /// Open a private /proc for labels and sysctls, which nothing in the container can cover (CVE-2025-52881).
-    OpenProc,
+    /// Open a private /proc for labels and sysctls, which nothing in the container can cover (CVE-2025-52881): the one in
+    /// the slot, or a new one.
+    OpenProc(Option<Slot>),
     /// Open a terminal on the container's devpts and send its master away.
     OpenTerminal {
         /// The socket that gets the master.
@@ -346,11 +345,13 @@ pub enum Step {
     Personality(u64),
     /// umask(2): the configured one, or again the caller's. SPEC(runtime 1.2 #posix-platform-user)
     Umask(Option<u32>),
-    /// Make the terminal, when there is one, our standard streams; else give plain streams to the user.
-    Stdio {
-        /// The user they are to belong to.
-        owner: (u32, u32),
+    /// Give the standard streams that are pipes, sockets or terminals to the payload's user.
+    GiveStreams {
+        /// That user's id.
+        uid: u32,
     },
+    /// Make the terminal the controlling terminal of our session, and our standard streams.
+    TakeTerminal,
     /// Ask for a security label at the next execve: write to an attribute below /proc/self/attr.
     ExecLabel {
         /// `AppArmor` or `SELinux`.
@@ -379,10 +380,10 @@ pub enum Step {
     },
     /// Find the payload before anybody is told that the container is ready.
     FindProgram,
-    /// Every descriptor from this number on closes at execve; while /proc is still the host's.
-    CloseOnExec {
-        /// 3 + preserved ones.
-        first: u32,
+    /// Drop every capability that neither the payload nor a later step needs: capabilities(7) numbers as bits.
+    ReduceCapabilities {
+        /// What stays.
+        keep: u64,
     },
     /// Tell the parent that all is set up.
     Ready,

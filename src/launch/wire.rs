@@ -3,11 +3,17 @@
 //! The child's end is close-on-exec: when the parent reads end of file and the child lives, the payload runs.
 
 use std::fmt;
-use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+
+use super::deadline::Deadline;
 
 /// Size of a message on the wire.
 const SIZE: usize = 20;
@@ -21,8 +27,8 @@ pub enum Word {
     Ready,
     /// The seccomp listener is descriptor n of the child: fetch it, then answer.
     Listener(i32),
-    /// The process goes on as this pid, which is a child of the parent's too: adopt it, then answer.
-    Reborn(i32),
+    /// The process goes on as the sender of this message, a forked copy, which is a child of the same parent.
+    Forked,
     /// A step failed.
     Failed(Failure),
 }
@@ -52,8 +58,6 @@ pub enum Permission {
     Listener = 4,
     /// Take the last steps.
     Go = 8,
-    /// The copy that was born inside is known.
-    Adopted = 16,
 }
 
 macro_rules! ops {
@@ -136,7 +140,7 @@ impl Word {
             Self::Hooks => (1, 0, 0, 0, 0),
             Self::Ready => (2, 0, 0, 0, 0),
             Self::Listener(fd) => (3, 0, 0, fd, 0),
-            Self::Reborn(pid) => (5, 0, 0, pid, 0),
+            Self::Forked => (5, 0, 0, 0, 0),
             Self::Failed(f) => (4, f.step, f.op as u32, f.errno.raw_os_error(), f.detail),
         };
         let mut bytes = [0; SIZE];
@@ -156,7 +160,7 @@ impl Word {
             1 => Self::Hooks,
             2 => Self::Ready,
             3 => Self::Listener(code),
-            5 => Self::Reborn(code),
+            5 => Self::Forked,
             4 => Self::Failed(Failure {
                 step: u32::from_ne_bytes(word(4)?),
                 op: *Op::ALL.get(usize::try_from(u32::from_ne_bytes(word(8)?)).ok()?)?,
@@ -185,26 +189,67 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Waits for one message; `None` at end of file.
+/// A message, with the pid of its sender as the receiver sees it: 0 unless [`tell_senders`] was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// What it says.
+    pub word: Word,
+    /// Who says it.
+    pub sender: i32,
+}
+
+/// Has [`hear`] learn who sends (unix(7), SO_PASSCRED).
 ///
 /// # Errors
-/// The errno of read(2); `EPROTO` for what is not a message.
-pub fn hear(socket: BorrowedFd<'_>) -> Result<Option<Word>, Errno> {
+/// The errno of setsockopt(2).
+pub fn tell_senders(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::net::sockopt::set_socket_passcred(socket, true)
+}
+
+/// Waits for one message until the deadline; `None` at end of file.
+///
+/// # Errors
+/// The errno of recvmsg(2); `EPROTO` for what is not a message; `ETIMEDOUT`.
+pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Message>, Errno> {
+    deadline.wait_readable(socket)?;
     let mut bytes = [0; SIZE];
-    match read_whole(socket, &mut bytes)? {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket, &mut into, &mut control, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            // A child that dies without having read everything resets the connection. That is said once, and before
+            // what the child said last: reading again gets that, or the end of file.
+            Err(Errno::CONNRESET) => {}
+            other => break other?.bytes,
+        }
+    };
+    let sender = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid.as_raw_nonzero().get()),
+        _ => None,
+    });
+    match length {
         0 => Ok(None),
-        SIZE => Word::decode(&bytes).map(Some).ok_or(Errno::PROTO),
+        SIZE => {
+            let word = Word::decode(&bytes).ok_or(Errno::PROTO)?;
+            Ok(Some(Message { word, sender: sender.unwrap_or_default() }))
+        }
         _ => Err(Errno::PROTO),
     }
+}
+
+/// Whether the other end is closed. Child-safe.
+pub fn peer_is_gone(socket: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut watched, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 fn read_whole(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
     loop {
         match rustix::io::read(socket, &mut *bytes) {
-            Err(Errno::INTR) => {}
-            // A child that dies without having read everything resets the connection. That is said once, and before
-            // what the child said last: reading again gets that, or the end of file.
-            Err(Errno::CONNRESET) => {}
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => return other,
         }
     }
@@ -248,6 +293,24 @@ pub fn send_fd(socket: BorrowedFd<'_>, name: &[u8], fd: BorrowedFd<'_>) -> Resul
     rustix::net::sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
+/// Waits until the deadline for a descriptor that [`send_fd`] sends.
+///
+/// # Errors
+/// The errno of recvmsg(2); `EPIPE` when none comes; `ETIMEDOUT`.
+pub fn receive_fd(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<OwnedFd, Errno> {
+    deadline.wait_readable(socket)?;
+    let mut name = [0; 64];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut name)], &mut control, flags)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
+        _ => None,
+    });
+    fd.ok_or(Errno::PIPE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +318,7 @@ mod tests {
     #[test]
     fn words_survive_the_wire() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
-        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Reborn(7), Word::Failed(failure)] {
+        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Forked, Word::Failed(failure)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
     }
@@ -284,8 +347,32 @@ mod tests {
         permit(ours.as_fd(), Permission::Go).unwrap();
         say(theirs.as_fd(), Word::Ready).unwrap();
         drop(theirs);
-        assert_eq!(hear(ours.as_fd()), Ok(Some(Word::Ready)));
-        assert_eq!(hear(ours.as_fd()), Ok(None));
+        let soon = Deadline::after(std::time::Duration::from_secs(5));
+        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Ready, sender: 0 })));
+        assert_eq!(hear(ours.as_fd(), &soon), Ok(None));
+    }
+
+    #[test]
+    fn who_is_silent_is_not_waited_for_longer_than_the_deadline() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use std::os::fd::AsFd;
+        let (ours, _theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let deadline = Deadline::after(std::time::Duration::from_millis(10));
+        assert_eq!(hear(ours.as_fd(), &deadline), Err(Errno::TIMEDOUT));
+    }
+
+    #[test]
+    fn the_kernel_says_who_sends() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use std::os::fd::AsFd;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        tell_senders(ours.as_fd()).unwrap();
+        say(theirs.as_fd(), Word::Forked).unwrap();
+        let soon = Deadline::after(std::time::Duration::from_secs(5));
+        let sender = std::process::id().cast_signed();
+        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Forked, sender })));
     }
 
     #[test]

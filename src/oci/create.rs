@@ -13,6 +13,7 @@ use crate::cgroup::{self, Group};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::apply::{self, Launched, Parent};
+use crate::launch::deadline::{Deadline, SET_UP_LIMIT};
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
 use crate::launch::proc_stat::ProcStat;
@@ -128,6 +129,7 @@ pub(super) fn make(
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
+        wait_for_record: true,
         wait_for_start: start == Start::Waits,
         parent_attaches: group.dir_fd().is_none(),
     };
@@ -149,10 +151,11 @@ pub(super) fn make(
     let parent = options.parent.as_deref().unwrap_or(&apply::Own);
     // Nor is what planned.
     unmap_code();
-    let launched = apply::spawn(&plan, given, Some(&group), parent)?;
+    let mut launched = apply::spawn(&plan, given, Some(&group), parent, SET_UP_LIMIT)?;
     paths.borrow_mut().clone_from(group.paths());
-    let state = record(spec, id, options, &launched, &group, runtime.systemd_cgroup)?;
-    drive(&launched, spec, &state, &layout)?;
+    let record =
+        |launched: &Launched<'_>| record(spec, id, options, launched, &group, runtime.systemd_cgroup);
+    let state = drive(&mut launched, spec, &layout, &record)?;
     if let Some(file) = &options.pid_file {
         write_pid_file(file, state.init_process_pid)?;
     }
@@ -246,6 +249,7 @@ fn record(
             bundle: options.bundle.clone(),
             annotations,
             hooks: later_hooks(spec.hooks().as_ref()),
+            no_new_keyring: options.no_new_keyring,
             systemd_cgroup,
         },
     })
@@ -278,24 +282,45 @@ fn later_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
 }
 
 /// From the clone to the point where the first process waits, or has become the payload.
-fn drive(launched: &Launched<'_>, spec: &Spec, state: &ContainerState, layout: &Layout) -> Result<()> {
+fn drive(
+    launched: &mut Launched<'_>,
+    spec: &Spec,
+    layout: &Layout,
+    record: &dyn Fn(&Launched<'_>) -> Result<ContainerState>,
+) -> Result<ContainerState> {
     let hooks_in = spec.hooks().as_ref();
     if let Some(hooks) = hooks_in {
         check_hooks(hooks)?;
-        launched
-            .give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)?;
     }
     let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
     std::fs::write(layout.config(), text).doing(|| format!("write {}", layout.config().display()))?;
+    let mut state = record(launched)?;
+    give_state(launched, hooks_in, &state)?;
+    // A process that forks is not the container's first one yet: in these namespaces it is, for hooks.
+    launched.follow_fork(|| run_hooks(hooks_in, &state))?;
+    if launched.pid() != state.init_process_pid {
+        state = record(launched)?;
+        give_state(launched, hooks_in, &state)?;
+    }
     state.save(layout)?;
     launched.go()?;
-    launched.follow(|| {
-        let Some(hooks) = hooks_in else { return Ok(()) };
-        let text = serde_json::to_string(&state.public("creating")).doing(|| "write the state")?;
-        let prestart = hooks.prestart();
-        hooks::run("prestart", prestart.as_deref().unwrap_or_default(), &text)?;
-        hooks::run("createRuntime", hooks.create_runtime().as_deref().unwrap_or_default(), &text)
-    })
+    launched.follow(|| run_hooks(hooks_in, &state))?;
+    Ok(state)
+}
+
+fn give_state(launched: &Launched<'_>, hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
+    if hooks.is_none() {
+        return Ok(());
+    }
+    launched.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)
+}
+
+/// Runs what the new process waits for: prestart and createRuntime hooks.
+fn run_hooks(hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    let text = serde_json::to_string(&state.public("creating")).doing(|| "write the state")?;
+    hooks::run("prestart", hooks.prestart().as_deref().unwrap_or_default(), &text)?;
+    hooks::run("createRuntime", hooks.create_runtime().as_deref().unwrap_or_default(), &text)
 }
 
 fn check_hooks(configured: &Hooks) -> Result<()> {
@@ -317,7 +342,9 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 /// Waits until the payload runs after a start; shared with `start`.
 pub(super) fn hear_start(socket: &OwnedFd) -> Result<()> {
     use crate::launch::wire::{Word, hear};
-    match hear(socket.as_fd()).doing(|| "hear from the container's first process")? {
+    let deadline = Deadline::after(SET_UP_LIMIT);
+    let heard = hear(socket.as_fd(), &deadline).doing(|| "hear from the container's first process")?;
+    match heard.map(|message| message.word) {
         Some(Word::Failed(failure)) => {
             let cause = crate::sys::Error::new(failure.op.to_string(), failure.errno);
             Err(Error::new(crate::error::Cause::kind(&cause), "run the container's program").because(cause))

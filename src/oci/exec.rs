@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::lifecycle::{Event, Status};
@@ -12,6 +14,7 @@ use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::apply;
+use crate::launch::deadline::SET_UP_LIMIT;
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
 use crate::launch::proc_stat::ProcStat;
@@ -77,7 +80,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
     let group = Group::from_paths(&state.cgroup_paths)?;
-    let added = Added { spec: &spec, process: &process, options, state: &state };
+    let added = Added { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
     let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
     drop(lock);
     if let Some(file) = &options.pid_file {
@@ -119,7 +122,8 @@ pub fn exec_piped(
     let options = ExecOptions::default();
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.apart(name)?;
-    let added = Added { spec: &spec, process: &process, options: &options, state: &state };
+    let added =
+        Added { spec: &spec, process: &process, options: &options, state: &state, id, limit: SET_UP_LIMIT };
     let parent = apply::OwnWithStreams(streams);
     match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
         Ok(process) => Ok(Piped { process, apart }),
@@ -138,6 +142,9 @@ struct Added<'a> {
     process: &'a Process,
     options: &'a ExecOptions,
     state: &'a ContainerState,
+    id: &'a ContainerId,
+    /// How long it may take until the program runs.
+    limit: Duration,
 }
 
 impl Added<'_> {
@@ -153,20 +160,43 @@ impl Added<'_> {
         let facts = Facts::gather(&with_process, false, self.state.cgroup_paths.clone())?;
         let seccomp = runtime.compile(self.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()))?;
         let options = Options {
-            no_new_keyring: true,
+            no_new_keyring: self.state.coracle.no_new_keyring,
             preserve_fds: self.options.preserve_fds,
             parent_attaches: group.dir_fd().is_none(),
             ..Options::default()
         };
         let seccomp = seccomp.as_ref();
-        let request = ExecRequest { spec: self.spec, process: self.process, facts: &facts, seccomp, options };
+        let request = ExecRequest {
+            id: self.id,
+            spec: self.spec,
+            process: self.process,
+            facts: &facts,
+            seccomp,
+            options,
+        };
         let plan = Plan::for_exec(&request)?;
-        let given = Given { root: None, console, start_socket: None, process: Some(target(self.state)?) };
-        let launched = apply::spawn(&plan, given, Some(group), parent)?;
-        launched.go()?;
+        let process = target(self.state)?;
+        let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
+        let given = Given { root, console, start_socket: None, process: Some(process) };
+        let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
         launched.follow(|| Ok(()))?;
         launched.let_go()
     }
+}
+
+fn has_mount_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+}
+
+/// The root directory of the container's first process.
+fn root_of(state: &ContainerState) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/root", state.init_process_pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {path}"))?;
+    // It was that process's if the process is still the same.
+    target(state)?;
+    Ok(root)
 }
 
 /// A pidfd of the container's first process, made sure of by its start time.

@@ -62,6 +62,9 @@ pub struct Extra {
     /// Hooks that come after the creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
+    /// Its processes keep the session keyring of whoever starts them (`--no-new-keyring`).
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// The cgroup belongs to a systemd scope.
     #[serde(default)]
     pub systemd_cgroup: bool,

@@ -85,8 +85,8 @@ pub fn spawn(
     }
 }
 
-/// clone3(2) with `CLONE_PARENT`: a copy of this process, child-safe. It is no child of the caller's but of the caller's
-/// parent, who is told of its end as of the caller's. In the copy the answer is `None`, in the caller its pid.
+/// clone3(2) with `CLONE_PARENT`: a copy of this process, child-safe. The copy is a sibling of the caller: the caller's
+/// parent gets SIGCHLD for both. In the copy the answer is `None`, in the caller its pid.
 ///
 /// # Errors
 /// The errno of clone3.
@@ -294,20 +294,11 @@ pub fn set_scheduler(attr: &SchedAttr) -> Result<(), Errno> {
     if answer < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on will close at execve. Child-safe.
+/// close_range(2): closes every descriptor from `first` on but those in `keep`, which is sorted. Child-safe.
 ///
 /// # Errors
-/// `ENOSYS` or `EINVAL` before 5.11.
-pub fn close_range_cloexec(first: u32) -> Result<(), Errno> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    // SAFETY: only the close-on-exec flag changes: no descriptor that Rust owns is closed.
-    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
-}
-
-/// Closes every descriptor from `first` on but those in `keep`, which is sorted. Child-safe. Where close_range(2) is
-/// missing they stay open until execve closes them.
-pub fn close_all_but(first: i32, keep: &[i32]) {
+/// `ENOSYS` before 5.9: nothing is closed then.
+pub fn close_all_but(first: i32, keep: &[i32]) -> Result<(), Errno> {
     let mut from = first.cast_unsigned();
     let last = keep.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]);
     for next in last {
@@ -315,16 +306,28 @@ pub fn close_all_but(first: i32, keep: &[i32]) {
             let to = if next == u32::MAX { next } else { next - 1 };
             // SAFETY: called in a child that leaves by execve or _exit: the owners of these numbers live on only in the
             // parent, and the child uses none but those kept.
-            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+            if unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } < 0 {
+                return Err(last_errno());
+            }
         }
         from = from.max(next.saturating_add(1));
     }
+    Ok(())
 }
 
-/// fcntl(2) F_SETFD FD_CLOEXEC on a bare number, child-safe; closed numbers are passed over.
-pub fn set_cloexec(fd: i32) {
-    // SAFETY: F_SETFD on any number changes a flag or answers EBADF.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+/// Whether a number is that of an open descriptor which closes at execve (fcntl(2), F_GETFD). Child-safe.
+pub fn is_close_on_exec(fd: i32) -> bool {
+    // SAFETY: F_GETFD on any number reads a flag or answers EBADF.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC != 0
+}
+
+/// Waits until a signal ends this process. Child-safe.
+pub fn wait_for_signal() -> ! {
+    loop {
+        // SAFETY: pause takes nothing and changes nothing.
+        unsafe { libc::pause() };
+    }
 }
 
 /// close(2) of the child's copy of a descriptor whose owner lives on in the parent only. Child-safe.

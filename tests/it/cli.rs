@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::{Run, Sandbox};
+use crate::support::{Run, Sandbox, coracle_program};
 
 fn coracle(args: &[&str]) -> Run {
-    Run::new(env!("CARGO_BIN_EXE_coracle")).args(args)
+    Run::new(coracle_program()).args(args)
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn completions_know_the_verbs() {
 fn a_reader_that_leaves_is_no_error() {
     let script = format!(
         "{} completions bash | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}",
-        env!("CARGO_BIN_EXE_coracle")
+        coracle_program().display()
     );
     Run::new("bash").args(["-c", &script]).go().ok();
 }

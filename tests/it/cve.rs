@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Sandbox, wait_until};
+use crate::support::{Bundle, Run, Sandbox, coracle_program, wait_until};
 
 /// A directory of the host that an attack aims at, empty.
 fn victim(sandbox: &Sandbox) -> PathBuf {
@@ -69,7 +69,7 @@ fn cve_2019_5736_the_executable_cannot_be_written() {
     let sandbox = Sandbox::new();
     // A copy: were it written to, the other tests would suffer.
     let program = sandbox.path("coracle");
-    fs::copy(env!("CARGO_BIN_EXE_coracle"), &program).unwrap();
+    fs::copy(coracle_program(), &program).unwrap();
     let before = fs::read(&program).unwrap();
     let bundle =
         grant(sandbox.bundle("minimal"), "CAP_SYS_PTRACE").without_namespace("pid").script("sleep 1000");
@@ -102,14 +102,14 @@ fn cve_2019_5736_the_executable_cannot_be_written() {
 fn cve_2019_5736_the_payload_may_be_the_executable_itself() {
     needs!(root, busybox, oci_verbs);
     let sandbox = Sandbox::new();
-    let before = fs::metadata(env!("CARGO_BIN_EXE_coracle")).unwrap();
+    let before = fs::metadata(coracle_program()).unwrap();
     let bundle = sandbox.bundle("writable-root").with_file("script", "#!/proc/self/exe\n");
     fs::set_permissions(bundle.root().join("script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     for program in ["/script", "/proc/self/exe"] {
         let bundle = sandbox_args(&bundle, program);
         sandbox.run(&bundle);
-        let after = fs::metadata(env!("CARGO_BIN_EXE_coracle")).unwrap();
+        let after = fs::metadata(coracle_program()).unwrap();
         assert_eq!((before.modified().unwrap(), before.len()), (after.modified().unwrap(), after.len()));
     }
 }

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
 use crate::launch::prepare;
-use crate::support::{Run, wait_until};
+use crate::support::{Run, keeper_program, wait_until};
 
 const LINES: u32 = 60_000;
 
@@ -34,7 +34,7 @@ fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
     let program = kept.sandbox.path("coracle-keeper");
     let install = || {
         let new = kept.sandbox.path("new");
-        std::fs::copy(env!("CARGO_BIN_EXE_coracle-keeper"), &new).unwrap();
+        std::fs::copy(keeper_program(), &new).unwrap();
         std::fs::rename(new, &program).unwrap();
         std::fs::metadata(&program).unwrap().ino()
     };
@@ -207,7 +207,7 @@ fn a_keeper_that_replaces_another_gets_all_that_one_had() {
     kept.launch("terminal", &["-t"], "echo ready; read x; echo got $x; exit 3");
     kept.wait_for_log("terminal", "ready");
     let (first, heir) = kept.keeper();
-    let program = env!("CARGO_BIN_EXE_coracle-keeper");
+    let program = keeper_program();
     let again = || Run::new(program).arg("--run").arg(kept.run_dir());
     let refused = again().go();
     assert!(refused.stderr.contains("serves") && refused.stderr.contains("already"), "{refused}");
@@ -243,9 +243,7 @@ fn the_beginning_of_a_terminals_line_is_logged_before_another_keeper_takes_over(
             other => panic!("{other:?} after {:?}", String::from_utf8_lossy(&seen)),
         }
     }
-    let again = || {
-        Run::new(env!("CARGO_BIN_EXE_coracle-keeper")).arg("--replace").arg("--run").arg(kept.run_dir()).go()
-    };
+    let again = || Run::new(keeper_program()).arg("--replace").arg("--run").arg(kept.run_dir()).go();
     again().ok();
     kept.wait_for_log("terminal", "name: ");
     let attached = kept.client().attach(&kept.sandbox.id("terminal"), true).unwrap();
@@ -262,7 +260,9 @@ fn a_keeper_whose_successor_fails_goes_on() {
     let before = kept.keeper();
     let successor = Run::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=epoll_create1"])
-        .args(["-e", "inject=epoll_create1:error=EMFILE", env!("CARGO_BIN_EXE_coracle-keeper"), "--replace"])
+        .args(["-e", "inject=epoll_create1:error=EMFILE"])
+        .arg(keeper_program())
+        .arg("--replace")
         .arg("--run")
         .arg(kept.run_dir());
     successor.go().ok();
@@ -277,8 +277,7 @@ fn a_keeper_whose_successor_fails_goes_on() {
 fn a_keeper_that_has_none_to_replace_just_begins() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
-    let start =
-        Run::new(env!("CARGO_BIN_EXE_coracle-keeper")).arg("--replace").arg("--run").arg(kept.run_dir());
+    let start = Run::new(keeper_program()).arg("--replace").arg("--run").arg(kept.run_dir());
     start.go().ok();
     kept.launch("box", &[], "exit 4");
     assert_eq!(kept.wait("box"), 4);

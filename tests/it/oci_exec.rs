@@ -51,6 +51,24 @@ fn the_process_is_inside_every_namespace_of_the_container() {
 }
 
 #[test]
+fn without_a_mount_namespace_the_process_has_the_containers_root_all_the_same() {
+    needs!(root, busybox, oci_verbs);
+    not_by!(Runc: "it wants a /proc in the root before it changes to it");
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle("minimal").args(&["/bin/sleep", "1000"]).edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "mount");
+        config["mounts"] = json!([]);
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            config["linux"].as_object_mut().unwrap().remove(paths);
+        }
+    });
+    sandbox.run_detached(&bundle, "web", &[]).ok();
+    let root = sandbox.runtime(["exec", &sandbox.id("web"), "/bin/ls", "/"]).ok();
+    assert!(root.stdout.starts_with("bin\n") && !root.stdout.contains("boot"), "{root}");
+}
+
+#[test]
 fn the_process_is_in_the_containers_cgroup() {
     needs!(root, busybox, oci_verbs);
     let sandbox = sleeping("minimal");

@@ -77,6 +77,15 @@ pub(super) fn drop_bounding(keep: u64) -> Outcome {
     Ok(())
 }
 
+/// Drops what is not to be kept from the permitted and effective sets.
+pub(super) fn reduce_capabilities(keep: u64) -> Outcome {
+    let mut sets = capabilities(None).at(Op::Capset)?;
+    let keep = CapabilitySet::from_bits_retain(keep);
+    sets.permitted &= keep;
+    sets.effective = sets.permitted;
+    set_capabilities(None, sets).at(Op::Capset)
+}
+
 /// The final sets. What the kernel does not know, or we do not have, is left out, as runc does.
 pub(super) fn set_final_capabilities(masks: &CapabilityMasks) -> Outcome {
     let have = capabilities(None).at(Op::Capset)?.permitted;

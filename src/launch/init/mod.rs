@@ -4,24 +4,26 @@
 //! Descriptors that are done with are forgotten, not closed: all are close-on-exec, so the kernel closes them at once.
 
 mod copy_up;
+mod descriptors;
 mod device;
 mod hook;
 mod identity;
 mod mount;
+mod null;
 mod place;
 mod root;
 mod terminal;
 
 use std::convert::Infallible;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::namespaces::CLONE_NEWTIME;
-use super::plan::{Open, Plan};
+use super::opens::Open;
+use super::plan::Plan;
 use super::steps::{Slot, Step};
 use super::wire::{self, Failure, Op, Permission, Word};
 use crate::sys;
@@ -54,6 +56,8 @@ struct Init<'a> {
     /// The terminal's slave.
     terminal: Option<OwnedFd>,
     masks: mount::Masks,
+    /// The parent waits for the set-up to end: this process ends with it.
+    dies_with_parent: bool,
     /// Permissions that came before their time.
     permitted: u8,
     /// Which of several things a failing operation was at.
@@ -66,8 +70,23 @@ struct Init<'a> {
     program: usize,
 }
 
+/// What the new process finds when it begins, besides its plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start<'a> {
+    /// What the plan has opened, in order.
+    pub(super) fds: &'a [OwnedFd],
+    /// Its end of the socket pair.
+    pub(super) sync: BorrowedFd<'a>,
+    /// The numbers of all of these, sorted: the only descriptors that stay open, besides those that are passed on.
+    pub(super) keep: &'a [i32],
+    /// The caller of clone3 waits for the set-up to end, and this process is to end with it: not so where the caller
+    /// has another process become the parent.
+    pub(super) dies_with_parent: bool,
+}
+
 /// Takes all steps; does not return. Call it only in the child of `sys::process::spawn`.
-pub(super) fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infallible {
+pub(super) fn run(plan: &Plan, start: Start<'_>) -> Infallible {
+    let Start { fds, sync, keep, dies_with_parent } = start;
     sys::process::reset_signals();
     // Modes in the plan are what is meant, not what the caller's umask leaves of them.
     let umask = rustix::process::umask(Mode::empty());
@@ -81,6 +100,7 @@ pub(super) fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infalli
         proc: None,
         terminal: None,
         masks: mount::Masks::default(),
+        dies_with_parent,
         permitted: 0,
         detail: std::cell::Cell::new(0),
         joined: 0,
@@ -88,12 +108,12 @@ pub(super) fn run(plan: &Plan, fds: &[OwnedFd], sync: BorrowedFd<'_>) -> Infalli
         in_working_directory: false,
         program: 0,
     };
+    if let Err((op, errno)) = init.begin(keep) {
+        init.fail(u32::MAX, op, errno);
+    }
     for (position, step) in (0_u32..).zip(&plan.steps) {
         if let Err((op, errno)) = init.take(step) {
-            let failure = Failure { step: position, op, detail: init.detail.get(), errno };
-            let listener = init.starter.as_ref().map_or(sync, AsFd::as_fd);
-            let _ = wire::say(listener, Word::Failed(failure));
-            break;
+            init.fail(position, op, errno);
         }
     }
     sys::process::exit_now(1)
@@ -106,19 +126,22 @@ impl Init<'_> {
             Step::AwaitParent => self.await_permission(Permission::SetUp),
             Step::AwaitGo => self.await_permission(Permission::Go),
             Step::Join { slot, kind, early, .. } => self.join(*slot, *kind, *early),
-            Step::JoinProcess { slot, kinds } => sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns),
-            Step::BeBornInside { first } => self.be_born_inside(*first),
-            Step::Undumpable => {
-                rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-                    .at(Op::Prctl)
+            Step::JoinProcess { slot, kinds } => {
+                sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns)?;
+                self.guard()
             }
-            Step::BecomeNamespaceRoot { set_groups } => identity::become_namespace_root(*set_groups),
+            Step::ForkInside => self.fork_inside(),
+            Step::PrivateNull => self.private_null(),
+            Step::BecomeNamespaceRoot { set_groups } => {
+                identity::become_namespace_root(*set_groups)?;
+                self.guard()
+            }
             Step::UnshareCgroup => sys::process::unshare(libc::CLONE_NEWCGROUP).at(Op::Unshare),
             Step::UnshareTime { offsets } => unshare_time(offsets.as_deref()),
             Step::NewSession => rustix::process::setsid().map(drop).at(Op::Setsid),
             Step::SessionKeyring(name) => match sys::process::join_session_keyring(name) {
-                // Kernels without keys, and users whose quota of keys is used up, run containers too.
-                Err(Errno::NOSYS | Errno::DQUOT | Errno::PERM) => Ok(()),
+                // There are kernels without keys, and filters around us that deny them to all that we start, too.
+                Err(Errno::NOSYS | Errno::PERM) => Ok(()),
                 other => other.at(Op::Keyring),
             },
             Step::LoopbackUp => sys::loopback::bring_up().at(Op::Loopback),
@@ -128,7 +151,7 @@ impl Init<'_> {
             Step::Device(device) => self.device(device),
             Step::Symlink { target, link } => self.symlink(target, link),
             Step::Directory(path) => self.directory(path),
-            Step::OpenProc => self.open_proc(),
+            Step::OpenProc(slot) => self.open_proc(*slot),
             Step::OpenTerminal { slot, console, size, uid } => {
                 self.open_terminal(*slot, *console, *size, *uid)
             }
@@ -159,15 +182,25 @@ impl Init<'_> {
                 rustix::process::umask(mask.map_or(self.umask, Mode::from_raw_mode));
                 Ok(())
             }
-            Step::Stdio { owner } => self.stdio(*owner),
+            Step::GiveStreams { uid } => {
+                terminal::give_streams(*uid);
+                Ok(())
+            }
+            Step::TakeTerminal => self.take_terminal(),
             Step::ExecLabel { attributes, value, .. } => self.write_first(attributes, value.as_bytes()),
             Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true).at(Op::NoNewPrivs),
             Step::BoundingSet { keep } => identity::drop_bounding(*keep),
-            Step::Identity(identity) => identity::assume(identity),
+            Step::Identity(identity) => {
+                identity::assume(identity)?;
+                self.guard()
+            }
+            Step::ReduceCapabilities { keep } => identity::reduce_capabilities(*keep),
             Step::WorkingDirectory { path, early } => self.enter_working_directory(path, *early),
             Step::FindProgram => self.find_program(),
-            Step::CloseOnExec { first } => close_on_exec(*first),
-            Step::Ready => wire::say(self.sync, Word::Ready).at(Op::Send),
+            Step::Ready => {
+                self.outlive_parent()?;
+                wire::say(self.sync, Word::Ready).at(Op::Send)
+            }
             Step::AwaitStart(slot) => self.await_start(*slot),
             Step::Seccomp(filter) => self.seccomp(filter),
             Step::Capabilities(masks) => identity::set_final_capabilities(masks),
@@ -183,26 +216,58 @@ impl Init<'_> {
         wire::await_permission(self.sync, wanted, &mut self.permitted).at(Op::Parent)
     }
 
-    /// The copy goes on with the next step once the parent knows of it; this process ends.
-    fn be_born_inside(&mut self, first: u32) -> Outcome {
-        use std::os::fd::AsRawFd;
-        const MOST: usize = 16;
-        let mut keep = [i32::MAX; MOST];
-        let needed = self.plan.opens.0.iter().zip(self.fds);
-        let needed = needed.filter(|(open, _)| !matches!(open, Open::Process | Open::Namespace { .. }));
-        let needed = needed.map(|(_, fd)| fd.as_raw_fd()).chain([self.sync.as_raw_fd()]);
-        for (count, fd) in needed.enumerate() {
-            *keep.get_mut(count).ok_or((Op::Fork, Errno::MFILE))? = fd;
-        }
-        keep.sort_unstable();
-        sys::process::close_all_but(first.cast_signed(), &keep);
-        match sys::process::spawn_sibling().at(Op::Fork)? {
-            None => self.await_permission(Permission::Adopted),
-            Some(pid) => {
-                let told = wire::say(self.sync, Word::Reborn(pid)).is_ok();
-                sys::process::exit_now(i32::from(!told))
+    /// Leaves what the clone brought along but the plan does not need: locks of the caller among it, and its end of our
+    /// socket, which would keep us from seeing that the caller has died.
+    fn begin(&mut self, keep: &[i32]) -> Outcome {
+        self.guard()?;
+        descriptors::close_all_but(self.plan.first_closed, keep)
+    }
+
+    /// Reports the failing step to whoever waits for this process, which ends.
+    fn fail(&self, step: u32, op: Op, errno: Errno) -> ! {
+        let failure = Failure { step, op, detail: self.detail.get(), errno };
+        let listener = self.starter.as_ref().map_or(self.sync, AsFd::as_fd);
+        let _ = wire::say(listener, Word::Failed(failure));
+        sys::process::exit_now(1)
+    }
+
+    /// Lets nobody trace this process, or look into it, who could not trace a process of the host, and has it end with
+    /// its parent. Every change of ids takes this back where fs.suid_dumpable is 1: credentials(7), prctl(2).
+    fn guard(&self) -> Outcome {
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .at(Op::Prctl)?;
+        if self.dies_with_parent {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .at(Op::Prctl)?;
+            // It may have died before that.
+            if wire::peer_is_gone(self.sync) {
+                sys::process::exit_now(1);
             }
         }
+        Ok(())
+    }
+
+    /// The opposite of what [`Init::guard`] asks: the parent may go.
+    fn outlive_parent(&mut self) -> Outcome {
+        if std::mem::take(&mut self.dies_with_parent) {
+            rustix::process::set_parent_process_death_signal(None).at(Op::Prctl)?;
+        }
+        Ok(())
+    }
+
+    /// The copy goes on with the next step; this process has nothing left to do. The copy says itself that it is there:
+    /// that cannot get lost, whatever becomes of this process.
+    fn fork_inside(&mut self) -> Outcome {
+        self.close_all_but_needed(Some(self.sync));
+        if sys::process::spawn_sibling().at(Op::Fork)?.is_some() {
+            match self.dies_with_parent {
+                true => sys::process::exit_now(0),
+                // Who tells the keeper of the copy does that while this process is still there.
+                false => sys::process::wait_for_signal(),
+            }
+        }
+        self.guard()?;
+        wire::say(self.sync, Word::Forked).at(Op::Send)
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {
@@ -214,11 +279,15 @@ impl Init<'_> {
             other => other.at(Op::Setns)?,
         }
         self.joined |= kind;
-        Ok(())
+        if kind == libc::CLONE_NEWUSER { self.guard() } else { Ok(()) }
     }
 
     /// A procfs instance of our own, attached nowhere: no mount in the container can stand in its way.
-    fn open_proc(&mut self) -> Outcome {
+    fn open_proc(&mut self, slot: Option<Slot>) -> Outcome {
+        if let Some(slot) = slot {
+            self.proc = Some(rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3).at(Op::Dup)?);
+            return Ok(());
+        }
         let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).at(Op::FsOpen)?;
         fsconfig_create(&context).at(Op::FsConfig)?;
         self.proc =
@@ -253,7 +322,6 @@ impl Init<'_> {
     fn seccomp(&mut self, filter: &super::steps::Filter) -> Outcome {
         let listener = sys::seccomp::install(filter.flags, &filter.instructions).at(Op::Seccomp)?;
         if let Some(fd) = listener.filter(|_| filter.notify) {
-            use std::os::fd::AsRawFd;
             wire::say(self.sync, Word::Listener(fd.as_raw_fd())).at(Op::Send)?;
             self.await_permission(Permission::Listener)?;
         }
@@ -262,7 +330,7 @@ impl Init<'_> {
 
     /// Waits for `start`, maybe for days: holding nothing of the host but what is still needed.
     fn await_start(&mut self, slot: Slot) -> Outcome {
-        self.close_all_but_needed(slot);
+        self.close_all_but_needed(None);
         let flags = rustix::net::SocketFlags::CLOEXEC;
         let starter = loop {
             match rustix::net::accept_with(self.fd(slot), flags) {
@@ -274,26 +342,23 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn close_all_but_needed(&mut self, start: Slot) {
-        use std::os::fd::AsRawFd;
-        let mut keep = [i32::MAX; 3];
-        keep[0] = self.fds[start.0].as_raw_fd();
-        let states = self.plan.opens.0.iter().zip(self.fds).filter(|(open, _)| **open == Open::HookState);
-        for (place, (_, fd)) in keep[1..].iter_mut().zip(states) {
+    /// Closes what only the steps so far have needed.
+    fn close_all_but_needed(&mut self, sync: Option<BorrowedFd<'_>>) {
+        const MOST: usize = 8;
+        let mut keep = [i32::MAX; MOST];
+        let opened = self.plan.opens.0.iter().zip(self.fds);
+        let opened = opened.filter(|(open, _)| matches!(open, Open::StartSocket | Open::HookState));
+        // For the label, which is the last thing that is written there.
+        let labels = self.plan.steps.iter().any(|step| matches!(step, Step::ExecLabel { .. }));
+        let own = self.terminal.iter().chain(self.proc.iter().filter(|_| labels)).map(AsFd::as_fd);
+        let needed = opened.map(|(_, fd)| fd.as_fd()).chain(sync).chain(own);
+        for (place, fd) in keep.iter_mut().zip(needed) {
             *place = fd.as_raw_fd();
         }
         keep.sort_unstable();
-        let first = self.plan.steps.iter().find_map(|step| match step {
-            Step::CloseOnExec { first } => Some(first.cast_signed()),
-            _ => None,
-        });
-        sys::process::close_all_but(first.unwrap_or(3), &keep);
-        std::mem::forget((
-            self.proc.take(),
-            self.terminal.take(),
-            self.root.take(),
-            std::mem::take(&mut self.masks),
-        ));
+        // Where it cannot be done, all of them close at execve.
+        let _ = descriptors::close_all_but(self.plan.first_closed, &keep);
+        std::mem::forget((self.root.take(), std::mem::take(&mut self.masks)));
     }
 
     fn find_program(&mut self) -> Outcome {
@@ -316,7 +381,8 @@ impl Init<'_> {
         Err((Op::Access, why))
     }
 
-    fn execute(&self) -> Outcome {
+    fn execute(&mut self) -> Outcome {
+        self.outlive_parent()?;
         let program = &self.plan.program;
         let path = &program.candidates[self.program];
         Err((Op::Execve, sys::process::execve(path, &program.argv, &program.envp)))
@@ -333,25 +399,4 @@ fn unshare_time(offsets: Option<&std::ffi::CStr>) -> Outcome {
     }
     let namespace = open(c"/proc/self/ns/time_for_children", OFlags::RDONLY)?;
     sys::process::setns(namespace.as_fd(), CLONE_NEWTIME).at(Op::Setns)
-}
-
-/// Marks everything from `first` on close-on-exec, one by one where close_range(2) cannot. KERNEL(5.11)
-fn close_on_exec(first: u32) -> Outcome {
-    match sys::process::close_range_cloexec(first) {
-        Err(Errno::NOSYS | Errno::INVAL) => {}
-        other => return other.at(Op::CloseRange),
-    }
-    // Not all numbers below RLIMIT_NOFILE: there may be a million, and what is open may lie above.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open_ones = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).at(Op::Open)?;
-    let mut buffer = [MaybeUninit::uninit(); 1024];
-    let mut entries = RawDir::new(&open_ones, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry.at(Op::GetDents)?;
-        let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
-        if let Some(number) = number.filter(|number| *number >= first.cast_signed()) {
-            sys::process::set_cloexec(number);
-        }
-    }
-    Ok(())
 }

@@ -107,7 +107,7 @@ impl Init<'_> {
         }
     }
 
-    /// Hides a path: a directory under an empty one, anything else under /dev/null (CVE-2025-31133: the real one).
+    /// Hides a path: a directory under an empty one, anything else under a null device.
     pub(super) fn mask(&mut self, path: &Below) -> Outcome {
         let target = match place::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -115,24 +115,22 @@ impl Init<'_> {
         };
         let is_directory =
             FileType::from_raw_mode(fstat(&target).at(Op::Stat)?.st_mode) == FileType::Directory;
-        let tree = match (is_directory, &self.masks.directory, &self.masks.null) {
-            (true, Some(attached), _) => clone_of(attached.as_fd(), false)?,
-            (true, None, _) => {
-                let tree = empty_directory()?;
-                attach_to(&tree, &target)?;
-                self.masks.directory = Some(tree);
-                return Ok(());
-            }
-            (false, _, Some(null)) => clone_of(null.as_fd(), false)?,
-            (false, _, None) => {
-                let null = null_device()?;
-                let tree = clone_of(null.as_fd(), false)?;
-                self.masks.null = Some(null);
-                tree
-            }
+        let attached = if is_directory { &self.masks.directory } else { &self.masks.null };
+        let (tree, late) = match (attached, is_directory) {
+            // A copy has the attributes of what it is a copy of.
+            (Some(attached), _) => (clone_of(attached.as_fd(), false)?, None),
+            (None, true) => (empty_directory()?, None),
+            (None, false) => self.null_mask()?,
         };
         attach_to(&tree, &target)?;
-        forget(tree);
+        if let Some(attr) = late {
+            remount(tree.as_fd(), &attr)?;
+        }
+        let attached = if is_directory { &mut self.masks.directory } else { &mut self.masks.null };
+        match attached {
+            Some(_) => forget(tree),
+            None => *attached = Some(tree),
+        }
         Ok(())
     }
 
@@ -197,7 +195,7 @@ pub(super) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Outcome<OwnedFd> 
 }
 
 /// Sets attributes; what cannot be set now because the kernel lacks mount_setattr(2) comes back for later.
-fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, attached: bool) -> Outcome<Option<MountAttr>> {
+pub(super) fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, attached: bool) -> Outcome<Option<MountAttr>> {
     if attr.set == 0 && attr.clear == 0 {
         return Ok(None);
     }
@@ -294,16 +292,6 @@ fn empty_directory() -> Outcome<OwnedFd> {
     let attr =
         MountAttrFlags::from_bits_retain((ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC) as u32);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).at(Op::FsMount)
-}
-
-/// The host's /dev/null, made sure of: character device 1:3.
-fn null_device() -> Outcome<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let null = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()).at(Op::Open)?;
-    let stat = fstat(&null).at(Op::Stat)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { Ok(null) } else { Err((Op::Stat, Errno::NODEV)) }
 }
 
 #[cfg(test)]

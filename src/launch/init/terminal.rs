@@ -50,8 +50,8 @@ impl Init<'_> {
         Ok(())
     }
 
-    pub(super) fn stdio(&self, owner: (u32, u32)) -> Outcome {
-        let Some(terminal) = &self.terminal else { return give_streams(owner.0) };
+    pub(super) fn take_terminal(&self) -> Outcome {
+        let Some(terminal) = &self.terminal else { return Err((Op::Pty, Errno::BADF)) };
         ioctl_tiocsctty(terminal).at(Op::Pty)?;
         (0..=2).try_for_each(|number| dup_onto(terminal.as_fd(), number).at(Op::Dup))
     }
@@ -87,9 +87,9 @@ fn bind_console(base: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Outcome {
 }
 
 /// Pipes, sockets and terminals that we pass on are to be usable by the user under their names in /proc/self/fd.
-fn give_streams(uid: u32) -> Outcome {
+pub(super) fn give_streams(uid: u32) {
     if uid == 0 {
-        return Ok(());
+        return;
     }
     let null = rustix::fs::makedev(1, 3);
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
@@ -102,5 +102,4 @@ fn give_streams(uid: u32) -> Outcome {
             let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
         }
     }
-    Ok(())
 }

@@ -1,12 +1,12 @@
 //! Which runtime the OCI tests run against: ours, or a known one that shows whether the tests themselves are right.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 /// A runtime with runc's command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Runtime {
-    /// The binary of this workspace.
+    /// The program of this workspace; see `programs.rs` for which build.
     Ours,
     /// That without the feature `node`, at `$CORACLE_OCI`.
     OursAlone,
@@ -35,7 +35,7 @@ impl Runtime {
         let named =
             |variable, name: &str| std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from);
         match self {
-            Self::Ours => Path::new(env!("CARGO_BIN_EXE_coracle")).to_owned(),
+            Self::Ours => super::coracle_program().to_owned(),
             Self::OursAlone => named("CORACLE_OCI", "coracle"),
             Self::Runc => named("RUNC", "runc"),
             Self::Crun => named("CRUN", "crun"),

@@ -1,0 +1,127 @@
+//! The null device that the payload gets: never the host's own inode, which root of a container without a user namespace
+//! could chmod(2) or chown(2) for everybody.
+
+use std::mem::forget;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mknodat, openat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use super::{At, Init, Outcome, mount, place, root};
+use crate::launch::wire::Op;
+use crate::sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr};
+use crate::sys::process::dup_onto;
+
+/// Read and write for everybody, as every /dev/null.
+const MODE: u32 = 0o666;
+
+impl Init<'_> {
+    /// Reopens the standard streams that are a null device: as the container's own, or one made for them.
+    pub(super) fn private_null(&self) -> Outcome {
+        let mut replacement = None;
+        for (number, stream) in
+            (0..).zip([rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()])
+        {
+            let Ok(host) = fstat(stream) else { continue };
+            if !is_null(&host) {
+                continue;
+            }
+            if replacement.is_none() {
+                replacement = private_stream(&host)?;
+            }
+            let Some(stream) = &replacement else { return Ok(()) };
+            dup_onto(stream.as_fd(), number).at(Op::Dup)?;
+        }
+        forget(replacement);
+        Ok(())
+    }
+
+    /// What masked files are bound to, as a detached mount that is read-only where the kernel can do that before it is
+    /// attached (5.12): else the attributes come back, to be set after. CVE-2025-31133: that it is a null device is made
+    /// sure of.
+    pub(super) fn null_mask(&self) -> Outcome<(OwnedFd, Option<MountAttr>)> {
+        let host = host_null()?;
+        let host_stat = fstat(&host).at(Op::Stat)?;
+        let node = match open_null(self.root()?, OFlags::PATH, &host_stat)? {
+            Some(own) => own,
+            // In a user namespace the host's node belongs to nobody inside, so nobody there can change it.
+            None if self.plan.namespaces.has_user() => host,
+            None => made_null()?.map_or(Ok(host), |made| open_made(&made, OFlags::PATH))?,
+        };
+        let tree = mount::clone_of(node.as_fd(), false)?;
+        forget(node);
+        let attr = MountAttr { set: ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC, ..MountAttr::default() };
+        let late = mount::set_attr(tree.as_fd(), &attr, false)?;
+        Ok((tree, late))
+    }
+}
+
+/// A stream with an inode that is not the host's; none where no node can be made.
+fn private_stream(host: &Stat) -> Outcome<Option<OwnedFd>> {
+    let root = root::open_root()?;
+    let own = open_null(root.as_fd(), OFlags::RDWR, host)?;
+    forget(root);
+    match own {
+        Some(own) => Ok(Some(own)),
+        None => made_null()?.map(|made| open_made(&made, OFlags::RDWR)).transpose(),
+    }
+}
+
+/// The container's /dev/null, unless it is none, is another file, or has the host's inode.
+fn open_null(root: BorrowedFd<'_>, flags: OFlags, host: &Stat) -> Outcome<Option<OwnedFd>> {
+    // Opened as a path first: to open a device that somebody planted there could have effects.
+    let Ok(node) = place::open(root, c"dev/null", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) else {
+        return Ok(None);
+    };
+    let stat = fstat(&node).at(Op::Stat)?;
+    if !is_null(&stat) || (stat.st_dev, stat.st_ino) == (host.st_dev, host.st_ino) {
+        return Ok(None);
+    }
+    if flags.contains(OFlags::PATH) {
+        return Ok(Some(node));
+    }
+    forget(node);
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let Ok(opened) = rustix::fs::openat2(root, c"dev/null", flags, Mode::empty(), resolve) else {
+        return Ok(None);
+    };
+    // Somebody inside may have exchanged it meanwhile.
+    let stat = fstat(&opened).at(Op::Stat)?;
+    let is_own = is_null(&stat) && (stat.st_dev, stat.st_ino) != (host.st_dev, host.st_ino);
+    Ok(is_own.then_some(opened))
+}
+
+/// A filesystem in memory, attached nowhere, with a null device as `null`; none where mknod(2) is not allowed.
+fn made_null() -> Outcome<Option<OwnedFd>> {
+    let context = match fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::PERM) => return Ok(None),
+        other => other.at(Op::FsOpen)?,
+    };
+    fsconfig_create(&context).at(Op::FsCreate)?;
+    let attr = MountAttrFlags::from_bits_retain((ATTR_NOSUID | ATTR_NOEXEC) as u32);
+    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).at(Op::FsMount)?;
+    forget(context);
+    let device = rustix::fs::makedev(1, 3);
+    match mknodat(&tree, c"null", FileType::CharacterDevice, Mode::from_raw_mode(MODE), device) {
+        Err(Errno::PERM) => Ok(None),
+        other => other.at(Op::Mknod).map(|()| Some(tree)),
+    }
+}
+
+fn open_made(tree: &OwnedFd, flags: OFlags) -> Outcome<OwnedFd> {
+    openat(tree, c"null", flags | OFlags::CLOEXEC, Mode::empty()).at(Op::Open)
+}
+
+fn host_null() -> Outcome<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let null = rustix::fs::open(c"/dev/null", flags, Mode::empty()).at(Op::Open)?;
+    if is_null(&fstat(&null).at(Op::Stat)?) { Ok(null) } else { Err((Op::Stat, Errno::NODEV)) }
+}
+
+/// Whether it is character device 1:3.
+fn is_null(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+}
