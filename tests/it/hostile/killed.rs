@@ -3,8 +3,10 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::rounds;
-use crate::support::{Bundle, Run, Sandbox, wait_until};
+use crate::support::{Bundle, Run, Sandbox, Serve, container, pod_on_host, wait_until};
 
 /// Longer than any removal takes, and much shorter than a hang.
 const SOON: Duration = Duration::from_secs(10);
@@ -101,7 +103,6 @@ fn nothing_is_left(sandbox: &Sandbox) -> Result<(), String> {
 
 /// What hangs would be found again in the next round.
 fn end_all(left: &[crate::support::Leftover]) {
-    use rustix::process::{Pid, Signal, kill_process};
     for leftover in left {
         if let crate::support::Leftover::Process(pid @ 2.., ..) = leftover {
             let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
@@ -212,4 +213,96 @@ fn gone(sandbox: &Sandbox, name: &str) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Processes that hold the daemon's lock.
+fn holders(serve: &Serve) -> Vec<i32> {
+    let lock = serve.kept().run_dir().join("serve.lock");
+    assert!(lock.exists(), "{} is no longer what says who serves", lock.display());
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let holds = |pid: &i32| {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| link == lock)
+    };
+    all.filter(holds).collect()
+}
+
+/// What a killed daemon was still setting up: processes that are neither payloads nor the daemon nor the keeper.
+fn half_made(serve: &Serve) -> Vec<String> {
+    let all = serve.sandbox().traces().into_iter().filter_map(|left| match left {
+        crate::support::Leftover::Process(pid, command, _) => Some((pid, command)),
+        _ => None,
+    });
+    let is_ours =
+        |command: &str| command.split_whitespace().next().is_some_and(|name| name.ends_with("/coracle"));
+    let all = all.filter(|(pid, command)| *pid != serve.pid() && is_ours(command));
+    all.map(|(pid, command)| format!("{pid}: {command}")).collect()
+}
+
+/// An ExecSync that a kill of the daemon interrupts; then the next daemon, which must start at once and not find the lock
+/// held by what the first one left.
+fn exec_sync_is_cut(
+    serve: &Serve,
+    id: &str,
+    command: &[&str],
+    delay: Option<Duration>,
+) -> Result<(), String> {
+    let request = coracle_cri::v1::ExecSyncRequest {
+        container_id: id.to_owned(),
+        cmd: command.iter().map(|word| (*word).to_owned()).collect(),
+        timeout: 0,
+    };
+    let (mut client, pid) = (serve.runtime(), Pid::from_raw(serve.pid()).unwrap());
+    let Some(delay) = delay else {
+        serve.block_on(client.exec_sync(request)).unwrap();
+        return Ok(());
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(delay);
+            kill_process(pid, Signal::KILL).unwrap();
+        });
+        let _ = serve.block_on(client.exec_sync(request));
+    });
+    serve.wait();
+    let began = Instant::now();
+    serve.start();
+    let took = began.elapsed();
+    if took > SOON {
+        return Err(format!("the next daemon took {took:?} to start"));
+    }
+    let others: Vec<_> = holders(serve).into_iter().filter(|pid| *pid != serve.pid()).collect();
+    if !others.is_empty() {
+        return Err(format!("{others:?} hold the lock beside the daemon"));
+    }
+    while !half_made(serve).is_empty() {
+        if began.elapsed() > SOON {
+            return Err(format!("left behind: {:?}", half_made(serve)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+#[test]
+fn serve_while_it_executes() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    let pod = serve.logged(pod_on_host("killed"));
+    let id = serve.run_pod(&pod);
+    let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 1000"));
+    at_every_moment("serve", |delay| {
+        exec_sync_is_cut(&serve, &c, &["/bin/true"], delay)?;
+        // The container is as usable as before.
+        match serve.try_exec(&c, "exit 3", Some(Duration::from_secs(10))) {
+            Ok(answer) if answer.exit_code == 3 => Ok(()),
+            other => Err(format!("the next ExecSync: {other:?}")),
+        }
+    });
+    // As a probe that hangs, which the daemon is killed in the midst of.
+    for delay in [5, 20, 60] {
+        exec_sync_is_cut(&serve, &c, &["/bin/sleep", "1000"], Some(Duration::from_millis(delay))).unwrap();
+    }
+    serve.removes_all();
 }

@@ -1,10 +1,11 @@
 //! A container that changes owner, mode and times of all that it can reach changes nothing of the host's devices.
 //!
-//! The host's devices are not put at risk: everything runs in a mount namespace where /dev has nodes of the test's own.
+//! The host's devices are not put at risk: everything runs in a mount namespace where /dev has nodes of the test's own,
+//! so that they stay as they are even if the test is killed. [`HostDevices`] makes sure of it.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coracle_cri::v1::ContainerConfig;
@@ -18,15 +19,47 @@ use crate::support::{Run, Sandbox, Serve, container, pod_on_host, wait_until};
 const NODES: [(&str, u32); 6] =
     [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9), ("tty", 0)];
 
+/// The host's devices, which every program of the machine needs as they are: looked at before a test, and made so again
+/// after it, whatever came of it.
+struct HostDevices;
+
+impl HostDevices {
+    fn changed() -> Vec<String> {
+        let mode = |name: &str| fs::metadata(Path::new("/dev").join(name)).map(|stat| stat.mode() & 0o7777);
+        let is_changed = |name: &&str| mode(name).is_ok_and(|mode| mode != 0o666);
+        let names = NODES.iter().map(|(name, _)| *name).filter(is_changed);
+        names.map(|name| format!("/dev/{name} has mode {:o}", mode(name).unwrap_or_default())).collect()
+    }
+
+    fn look() -> Self {
+        let changed = Self::changed();
+        assert!(changed.is_empty(), "something has changed the host's devices before: {changed:?}");
+        Self
+    }
+}
+
+impl Drop for HostDevices {
+    fn drop(&mut self) {
+        let changed = Self::changed();
+        for (name, _) in NODES {
+            let _ = rustix::fs::chmod(Path::new("/dev").join(name), Mode::from_raw_mode(0o666));
+        }
+        assert!(
+            changed.is_empty() || std::thread::panicking(),
+            "the host's own devices were changed: {changed:?}"
+        );
+    }
+}
+
 /// Device nodes of a test's own, and commands that take them for the host's.
-struct Nodes(PathBuf);
+struct Nodes(PathBuf, HostDevices);
 
 /// How a node looks: mode, owner, group and time of its last change in content.
 type Look = (&'static str, u32, u32, u32, i64);
 
 impl Nodes {
     fn new(sandbox: &Sandbox) -> Self {
-        let dir = sandbox.path("nodes");
+        let (dir, of_the_host) = (sandbox.path("nodes"), HostDevices::look());
         fs::create_dir(&dir).unwrap();
         for (name, minor) in NODES {
             let device = if name == "tty" { makedev(5, 0) } else { makedev(1, minor) };
@@ -35,7 +68,7 @@ impl Nodes {
             rustix::fs::chmod(dir.join(name), mode).unwrap();
             assert!(fs::metadata(dir.join(name)).unwrap().file_type().is_char_device());
         }
-        Self(dir)
+        Self(dir, of_the_host)
     }
 
     fn look(&self) -> Vec<Look> {
@@ -183,6 +216,8 @@ fn pods_change_no_device_of_the_host() {
 fn masked_files_read_as_empty_whoever_changes_them() {
     needs!(root, busybox, oci_verbs);
     let sandbox = Sandbox::new();
+    let nodes = Nodes::new(&sandbox);
+    let before = nodes.look();
     let script = "chmod 000 /proc/keys 2>/dev/null; chmod 000 /secret 2>/dev/null; cat /proc/keys /secret; \
                   echo more >/secret; cat /secret; echo end";
     let bundle = sandbox
@@ -190,8 +225,10 @@ fn masked_files_read_as_empty_whoever_changes_them() {
         .with_file("secret", "secret\n")
         .with_pushed("/linux/maskedPaths", json!("/secret"))
         .script(script);
-    let output = sandbox.run(&bundle).ok();
+    let path = bundle.path().display().to_string();
+    let output = nodes.prepare(&sandbox, &["run", "--bundle", &path, &sandbox.id("run")]).go().ok();
     assert_eq!(output.stdout, "end\n", "{output}");
+    assert_eq!(nodes.look(), before, "the host's devices were changed");
     wait_until("the file below the mask to be as it was", || {
         (fs::read_to_string(bundle.root().join("secret")).unwrap() == "secret\n").then_some(())
     });
