@@ -12,6 +12,8 @@ mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
 mod cve;
+mod cve_images;
+mod cve_pods;
 mod fallbacks;
 mod fixtures;
 mod harness;

@@ -30,12 +30,12 @@ pub(crate) fn node() -> Serve {
     serve
 }
 
-fn in_pod() -> NamespaceOption {
+pub(crate) fn in_pod() -> NamespaceOption {
     NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
 }
 
 /// What answers at an address of the node's network.
-fn ask(serve: &Serve, address: &str) -> std::io::Result<String> {
+pub(crate) fn ask(serve: &Serve, address: &str) -> std::io::Result<String> {
     let path = format!("/proc/{}/ns/net", serve.pid());
     let address: std::net::SocketAddr = address.parse().unwrap();
     std::thread::scope(|scope| {
