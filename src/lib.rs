@@ -12,6 +12,7 @@ pub mod sys;
 pub mod digest;
 pub mod error;
 pub mod id;
+pub mod linux;
 pub mod log;
 
 pub mod cgroup;

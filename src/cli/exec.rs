@@ -8,6 +8,7 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 use super::Context;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::linux::ids;
 use crate::oci::{bundle, exec};
 
 /// Run one more process in a container
@@ -27,7 +28,7 @@ pub(super) struct ExecArgs {
     user: Option<String>,
     /// Add a supplementary group
     #[arg(short = 'g', long, value_name = "GID")]
-    additional_gids: Vec<u32>,
+    additional_gids: Vec<String>,
     /// Give it a terminal
     #[arg(short, long)]
     tty: bool,
@@ -136,8 +137,10 @@ impl ExecArgs {
         let mut user = process.user().clone();
         if let Some(text) = &self.user {
             let number = |part: &str| {
-                part.parse::<u32>()
-                    .map_err(|e| Error::invalid(format!("--user {text:?} is not uid[:gid]")).because(e))
+                ids::parse(part).ok_or_else(|| {
+                    Error::invalid(format!("--user {text:?} is not uid[:gid]"))
+                        .hint("ids are decimal numbers from 0 to 4294967294")
+                })
             };
             let (uid, gid) = text.split_once(':').map_or((text.as_str(), None), |(u, g)| (u, Some(g)));
             user.set_uid(number(uid)?);
@@ -146,7 +149,9 @@ impl ExecArgs {
             }
         }
         let mut groups = user.additional_gids().clone().unwrap_or_default();
-        groups.extend(&self.additional_gids);
+        for group in &self.additional_gids {
+            groups.push(ids::parse_field("--additional-gids", group)?);
+        }
         user.set_additional_gids(Some(groups));
         process.set_user(user);
         Ok(())

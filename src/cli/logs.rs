@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::inotify;
+use rustix::fs::{OFlags, inotify};
 
 use super::Context;
 use super::launch::LOG;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
+use crate::linux::private;
 use crate::store::Store;
 
 /// Show what a container of `launch --detach` has written
@@ -167,7 +168,7 @@ struct Follower {
 
 impl Follower {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).doing(|| format!("open {}", path.display()))?;
+        let file = private::open(path, OFlags::RDONLY).doing(|| format!("open {}", path.display()))?;
         Ok(Self { path: path.to_owned(), file: BufReader::new(file), begun: Vec::new() })
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::error::{Error, Kind};
+use crate::linux::private;
 
 /// Exit code of every failure of ours, as runc's: callers tell failures apart by the message in the log.
 const FAILURE: u8 = 1;
@@ -129,7 +130,7 @@ fn append(path: &Path, format: Format, level: &str, message: &str) {
         Format::Text => format!("time={time:?} level={level} msg={message:?}"),
     };
     // Nobody is left to tell about a log that cannot be written.
-    if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+    if let Ok(mut file) = private::append_named(path) {
         let _ = file.write_all(format!("{line}\n").as_bytes());
     }
 }

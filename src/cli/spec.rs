@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::Context;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// Write a config.json to start from
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub(super) fn run(_context: &Context, args: &SpecArgs) -> Result<ExitCode> {
         crate::oci::template::make_rootless(&mut spec);
     }
     let text = serde_json::to_string_pretty(&spec).doing(|| "write the configuration")?;
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    let made = private::create_new(&path, private::SHARED_FILE);
     let mut file = match made {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             return Err(Error::new(Kind::Exists, format!("{} is there already", path.display()))

@@ -4,7 +4,6 @@
 //! mount namespace. So the host sees no mount, and a process that is killed leaves none behind.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -18,6 +17,7 @@ use rustix::mount::{
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::namespaces::IdMaps;
 use crate::launch::prepare;
+use crate::linux::private;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// fsconfig(2) takes strings of up to 255 bytes.
@@ -43,7 +43,7 @@ pub fn mount(lower: &[PathBuf], directory: &Path, volatile: bool) -> Result<Owne
 fn make_writable(directory: &Path) -> Result<()> {
     for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         let made = directory.join(name);
-        match std::fs::DirBuilder::new().mode(mode).create(&made) {
+        match private::make_dir(&made, mode) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.doing(|| format!("make {}", made.display()))?,
         }
@@ -105,7 +105,7 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
 /// As [`mount`].
 pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
     let empty = directory.join("empty");
-    std::fs::create_dir_all(&empty).doing(|| format!("make {}", empty.display()))?;
+    private::make_dirs(&empty, private::SHARED_DIR).doing(|| format!("make {}", empty.display()))?;
     let lower: Vec<PathBuf> = lower.iter().cloned().chain([empty]).collect();
     let made = || {
         let at = |call| move |errno| (call, errno);
@@ -138,7 +138,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
             let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
             mount_change("/", private).doing(|| "make a mount namespace private")?;
             let base = directory.join("mapped");
-            std::fs::create_dir_all(&base).doing(|| format!("make {}", base.display()))?;
+            private::make_dirs(&base, private::DIR).doing(|| format!("make {}", base.display()))?;
             mount_fs("tmpfs", &base, "tmpfs", MountFlags::empty(), c"mode=700")
                 .doing(|| format!("mount {}", base.display()))?;
             let mapped = |(number, source): (usize, &PathBuf)| {
@@ -156,7 +156,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
 /// Mounts `source` on `target`, which is made, with its ids mapped.
 fn map_at(source: &Path, target: &Path, namespace: &OwnedFd) -> Result<()> {
     let doing = || format!("map the owners of {}", source.display());
-    std::fs::create_dir(target).doing(|| format!("make {}", target.display()))?;
+    private::make_dir(target, private::DIR).doing(|| format!("make {}", target.display()))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, source, flags).doing(doing)?;
     let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();

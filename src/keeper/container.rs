@@ -13,6 +13,7 @@ use super::poll::{Keeper, What};
 use super::record::{Ends, Record};
 use super::stream::Source;
 use super::wire::{Exit, Refusal, Reply, Stdin, Stream};
+use crate::linux::private;
 use crate::sys;
 
 /// See the module's head.
@@ -251,8 +252,7 @@ impl Keeper {
         let Some(container) = self.containers.get(&key) else { return };
         let (Some(path), Some(exit)) = (&container.record.order.exit_file, &container.exit) else { return };
         let new = path.with_extension("new");
-        let written = std::fs::write(&new, exit.to_text()).and_then(|()| std::fs::rename(&new, path));
-        match written {
+        match private::replace(path, &new, exit.to_text(), private::FILE) {
             // Whoever removed the container by force did not wait for this.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => complain(&format!("write {}: {error}", path.display())),

@@ -8,12 +8,14 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::container::complain;
 use super::wire::Stream;
+use crate::linux::private;
 
 /// The most of a container's text in one line of the log, in bytes; as containerd's.
 pub(super) const LONGEST: usize = 16 << 10;
@@ -48,19 +50,20 @@ impl Log {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
         let mut log = Self { path, ..Self::default() };
         // What keeps it from being opened may pass: it is tried again with each batch.
-        let _ = log.open();
+        if let (Err(error), Some(path)) = (log.open(), &log.path) {
+            complain(&format!("open the log {}: {error}", path.display()));
+        }
         log
     }
 
-    fn open(&mut self) -> Result<(), Errno> {
+    fn open(&mut self) -> std::io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-        self.file = Some(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
+        self.file = Some(private::open_log(path)?.into());
         Ok(())
     }
 
     /// Opens the file at its path anew, which another has moved away. When that fails the old one goes on being used.
-    pub(super) fn reopen(&mut self) -> Result<(), Errno> {
+    pub(super) fn reopen(&mut self) -> std::io::Result<()> {
         self.open()
     }
 
@@ -92,7 +95,8 @@ impl Log {
     /// Both texts whole, or neither.
     fn append(&mut self, note: &[u8], text: &[u8]) -> Result<(), Errno> {
         if self.file.is_none() {
-            self.open()?;
+            // What is refused by its kind has no errno.
+            self.open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
         }
         let Some(file) = &self.file else { return Ok(()) };
         let mut written = 0;
@@ -225,9 +229,10 @@ mod tests {
     #[test]
     fn a_full_disk_costs_lines_and_says_how_many() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let path = dir.path().canonicalize().unwrap().join("log");
         let mut log = Log::new(Some(path.clone()));
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        log.file = Some(full.into());
         let mut batch = Batch::default();
         let push = |batch: &mut Batch, text: &[u8]| {
             batch.begin();
@@ -236,7 +241,6 @@ mod tests {
         push(&mut batch, b"lost");
         log.write(&mut batch);
         assert_eq!((log.lost.lines, log.lost.bytes, batch.len()), (1, 4, 0));
-        std::fs::remove_file(&path).unwrap();
         log.reopen().unwrap();
         push(&mut batch, b"kept");
         log.write(&mut batch);
@@ -244,6 +248,25 @@ mod tests {
         let lines: Vec<&str> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
         assert!(lines[0].starts_with("stderr F coracle-keeper: 1 lines (4 bytes) of output were dropped: "));
         assert_eq!(lines[1..], ["stdout F kept"]);
+    }
+
+    #[test]
+    fn what_is_put_in_a_logs_place_is_neither_waited_for_nor_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+        private::fifo(&at("fifo"), private::FILE).unwrap();
+        std::fs::write(at("victim"), "kept").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("link")).unwrap();
+        for name in ["fifo", "link"] {
+            let mut log = Log::new(Some(at(name)));
+            let mut batch = Batch::default();
+            batch.begin();
+            batch.push(Stream::Stdout, true, b"lost");
+            log.write(&mut batch);
+            assert_eq!(log.lost.lines, 1, "{name}");
+            assert!(log.reopen().is_err(), "{name}");
+        }
+        assert_eq!(std::fs::read_to_string(at("victim")).unwrap(), "kept");
     }
 
     proptest! {

@@ -13,13 +13,17 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Order, Stdin};
 use crate::error::{Doing, Result};
 use crate::launch::proc_stat::ProcStat;
+use crate::linux::private;
+
+/// The most that a record has, in bytes: an order comes in one message.
+const MOST: u64 = 1 << 20;
 
 /// What is known of a container whose first process lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,8 +79,7 @@ impl Place {
         let directory = self.of(&record.order.id);
         let new = directory.join("record.new");
         let bytes = postcard::to_allocvec(record).map_err(|_| std::io::ErrorKind::InvalidData)?;
-        std::fs::write(&new, bytes)?;
-        std::fs::rename(new, directory.join("record"))
+        private::replace(&directory.join("record"), &new, bytes, private::FILE)
     }
 
     /// The records of all containers; directories without one, of launches that came to nothing, are removed.
@@ -96,7 +99,7 @@ impl Place {
     fn directories(&self) -> impl Iterator<Item = (PathBuf, Option<Record>)> {
         let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).map(|directory| {
-            let bytes = std::fs::read(directory.join("record")).unwrap_or_default();
+            let bytes = private::read(&directory.join("record"), MOST).unwrap_or_default();
             (directory, postcard::from_bytes(&bytes).ok())
         })
     }
@@ -139,17 +142,17 @@ impl Place {
     pub(super) fn make(&self, order: &Order) -> Result<(Ends, [Option<OwnedFd>; 3])> {
         let directory = self.of(&order.id);
         let doing = || format!("make {}", directory.display());
-        std::fs::create_dir(&directory).doing(doing)?;
+        private::make_dir(&directory, private::DIR).doing(doing)?;
         if order.has_console {
             return Ok((Ends::default(), [None, None, None]));
         }
         self.make_fifos(order).doing(doing)
     }
 
-    fn make_fifos(&self, order: &Order) -> Result<(Ends, [Option<OwnedFd>; 3]), Errno> {
+    fn make_fifos(&self, order: &Order) -> std::io::Result<(Ends, [Option<OwnedFd>; 3])> {
         let directory = self.of(&order.id);
         for name in NAMES {
-            mknodat(CWD, directory.join(name), FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+            private::fifo(&directory.join(name), private::FILE)?;
         }
         let theirs = |name| open(&directory, name, OFlags::RDWR).map(Some);
         let stdin = match order.stdin {
@@ -180,5 +183,5 @@ impl Place {
 }
 
 fn open(directory: &Path, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(directory.join(name), flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(directory.join(name), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

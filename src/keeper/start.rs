@@ -25,6 +25,7 @@ use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
 use super::succession::{begin_to_serve, is_served};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 use crate::sys;
 
 /// What `--help` prints.
@@ -147,7 +148,9 @@ fn start(run: &Path, how: &How) -> Result<()> {
 /// Serves in a process of its own, without this session.
 fn daemonise(place: Place, estate: Estate) -> Result<()> {
     let null = open("/dev/null", OFlags::RDWR)?;
-    let complaints = open(place.complaints(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
+    let complaints = private::append(&place.complaints(), private::FILE)
+        .map(OwnedFd::from)
+        .doing(|| format!("open {}", place.complaints().display()))?;
     let daemon = || {
         let _ = setsid();
         super::cgroup::enter();
@@ -163,20 +166,13 @@ fn daemonise(place: Place, estate: Estate) -> Result<()> {
 
 fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     let path = path.as_ref();
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("open {}", path.display()))
 }
 
 fn make_directories(place: &Place) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    for (path, mode) in [(place.run().to_owned(), 0o711), (place.containers(), 0o700)] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&path)
-            .doing(|| format!("make {}", path.display()))?;
-    }
-    Ok(())
+    private::own_run_dir(place.run())?;
+    private::own_dir(&place.containers())
 }
 
 /// What there is to begin with: what was left with systemd, and otherwise the lock and the socket.
@@ -198,7 +194,8 @@ fn busy(place: &Place) -> Error {
 
 /// Held as long as the keeper or its heir lives, who share it.
 fn take_lock(place: &Place) -> Result<OwnedFd> {
-    let lock = open(place.lock(), OFlags::RDWR | OFlags::CREATE)?;
+    let lock = private::open_or_create(&place.lock(), private::FILE);
+    let lock = lock.map(OwnedFd::from).doing(|| format!("open {}", place.lock().display()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::AGAIN) => Err(busy(place)),
         other => other.map(|()| lock).doing(|| format!("lock {}", place.lock().display())),

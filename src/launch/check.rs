@@ -10,6 +10,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 use super::namespaces::Namespaces;
 use super::request::Facts;
 use crate::error::{Error, Kind, Result};
+use crate::linux::ids;
 
 /// Checks all that does not depend on namespaces.
 ///
@@ -74,6 +75,7 @@ pub(super) fn process(process: &Process, facts: &Facts) -> Result<()> {
     if let Some(adj) = process.oom_score_adj().filter(|adj| !(-1000..=1000).contains(adj)) {
         return Err(Error::invalid(format!("process.oomScoreAdj {adj} is not within -1000 to 1000")));
     }
+    user(process)?;
     for limit in process.rlimits().iter().flatten() {
         if limit.soft() > limit.hard() {
             let (name, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
@@ -83,6 +85,21 @@ pub(super) fn process(process: &Process, facts: &Facts) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// setresuid(2) takes -1 for "no change": a process that is to become it would stay root.
+fn user(process: &Process) -> Result<()> {
+    let user = process.user();
+    ids::check("process.user.uid", user.uid())?;
+    ids::check("process.user.gid", user.gid())?;
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if groups.len() > ids::MOST_GROUPS {
+        let (has, most) = (groups.len(), ids::MOST_GROUPS);
+        return Err(Error::invalid(format!(
+            "process.user.additionalGids has {has} groups, more than {most}"
+        )));
+    }
+    groups.iter().try_for_each(|group| ids::check("process.user.additionalGids", *group))
 }
 
 fn absent(field: &str, system: &str) -> Error {

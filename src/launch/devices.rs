@@ -9,6 +9,7 @@ use super::steps::{DeviceStep, Step};
 use super::text::{below, cpath, cstring};
 use super::toolbox::default_devices;
 use crate::error::{Error, Result};
+use crate::linux::ids;
 
 /// Links that every container has in /dev. SPEC(runtime 1.2 #dev-symbolic-links)
 const LINKS: [(&str, &str); 5] = [
@@ -62,6 +63,9 @@ fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {
         u32::try_from(n)
             .map_err(|e| Error::invalid(format!("linux.devices: {path:?}: {field} is {n}")).because(e))
     };
+    let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    ids::check(&format!("linux.devices: {path:?}: uid"), owner.0)?;
+    ids::check(&format!("linux.devices: {path:?}: gid"), owner.1)?;
     let fifo = kind == libc::S_IFIFO;
     let dev = if fifo {
         0
@@ -72,7 +76,7 @@ fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {
         node: below("linux.devices: path", path)?,
         mode: kind | (device.file_mode().unwrap_or(0o666) & 0o7777),
         dev,
-        owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+        owner,
         bind_from: (bind && !fifo).then(|| cpath("linux.devices: path", path)).transpose()?,
     })
 }

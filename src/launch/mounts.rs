@@ -12,6 +12,7 @@ use super::opens::{Open, Opens};
 use super::steps::{MountStep, PointKind, Source};
 use super::text::{below, cpath, cstring};
 use crate::error::{Error, Result};
+use crate::linux::{id_map, ids};
 use crate::sys::mount::{
     ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW,
     ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
@@ -305,6 +306,8 @@ fn idmap(
         return Err(Error::invalid(format!("mounts: {destination:?} maps only one of uids and gids")));
     }
     if !uid.is_empty() {
+        id_map::check(&format!("mounts: {destination:?}: uidMappings"), &uid)?;
+        id_map::check(&format!("mounts: {destination:?}: gidMappings"), &gid)?;
         return Ok(Some((IdMaps::new(&uid, &gid), options.idmap.unwrap_or(false))));
     }
     match (options.idmap, context.maps) {
@@ -328,6 +331,9 @@ fn filesystem_source(
     if fstype.is_empty() || fstype == "none" {
         return Err(Error::invalid(format!("mounts: {destination:?} has no type"))
             .hint("name a filesystem, or use the option bind or rbind"));
+    }
+    for (key, value) in options.data.iter().filter(|(key, _)| matches!(key.as_str(), "uid" | "gid")) {
+        ids::parse_field(&format!("mounts: {destination:?}: {key}"), value.as_deref().unwrap_or_default())?;
     }
     let source = cpath("mounts: source", mount.source().as_deref().unwrap_or(Path::new(fstype)))?;
     if options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > LONGEST_VALUE)) {

@@ -125,6 +125,8 @@ impl Namespaces {
             return Err(Error::invalid("linux.uidMappings: id mappings without a user namespace")
                 .hint("add {\"type\": \"user\"} to linux.namespaces"));
         }
+        crate::linux::id_map::check("linux.uidMappings", uid)?;
+        crate::linux::id_map::check("linux.gidMappings", gid)?;
         if new_user {
             self.maps = Some(IdMaps::new(uid, gid));
         }

@@ -1,9 +1,8 @@
 //! Namespaces pinned as files: nsfs mounts that keep a namespace alive without a process in it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::statfs;
@@ -13,6 +12,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::namespaces::IdMaps;
 use crate::launch::prepare;
+use crate::linux::private;
 use crate::sys::{loopback, process};
 
 /// A file below this is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
@@ -103,8 +103,8 @@ pub fn pin(source: &Path, path: &Path) -> Result<()> {
         return Err(Error::new(Kind::Exists, format!("{}: there is one already", doing())));
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().mode(0o711).recursive(true).create(directory).doing(doing)?;
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o400).open(path).doing(doing)?;
+    private::make_dirs(directory, private::DIR).doing(doing)?;
+    private::open_or_create(path, private::FILE).doing(doing)?;
     mount_bind(source, path).doing(doing).inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })

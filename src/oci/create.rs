@@ -20,6 +20,7 @@ use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::undo::Undo;
 use crate::launch::{hooks, namespaces};
+use crate::linux::private;
 use crate::record::{Config, ContainerState, Extra, Layout, Lock, note_group};
 use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
@@ -203,6 +204,9 @@ fn listen_for_start(layout: &Layout) -> Result<OwnedFd> {
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(doing)?;
     let address = short_address(layout).map_err(|e| e.doing(doing()))?;
     bind(&socket, &address.0).doing(doing)?;
+    let name = layout.start_socket();
+    let name = name.file_name().unwrap_or_default();
+    private::settle_socket(&address.1, name, private::FILE).doing(doing)?;
     listen(&socket, 1).doing(doing)?;
     Ok(socket)
 }
@@ -293,7 +297,8 @@ fn drive(
         check_hooks(hooks)?;
     }
     let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
-    std::fs::write(layout.config(), text).doing(|| format!("write {}", layout.config().display()))?;
+    private::write(&layout.config(), text, private::FILE)
+        .doing(|| format!("write {}", layout.config().display()))?;
     let mut state = record(launched)?;
     give_state(launched, hooks_in, &state)?;
     // A process that forks is not the container's first one yet: in these namespaces it is, for hooks.
@@ -335,8 +340,8 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let doing = || format!("write the pid file {}", path.display());
     let name = path.file_name().ok_or_else(|| Error::invalid(format!("pid file {path:?} has no name")))?;
     let temporary = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-    std::fs::write(&temporary, pid.to_string()).doing(doing)?;
-    std::fs::rename(&temporary, path).doing(doing)
+    // Engines read it that may run as another user.
+    private::replace(path, &temporary, pid.to_string(), private::SHARED_FILE).doing(doing)
 }
 
 /// Waits until the payload runs after a start; shared with `start`.

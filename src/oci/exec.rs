@@ -57,6 +57,10 @@ pub fn spec_of(runtime: &Runtime, id: &ContainerId) -> Result<Spec> {
 pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &ExecOptions) -> Result<i32> {
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
+    // A file system that the container serves itself can keep this waiting: the lock is not held yet.
+    let mut process = process.clone();
+    let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
+    super::profile::user::complete_home(&mut process, &root);
     let lock = Lock::take(&layout)?;
     let state = ContainerState::load(&layout)?;
     let event = if options.ignore_paused { Event::ExecPaused } else { Event::Exec };
@@ -76,9 +80,6 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     };
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
-    let mut process = process.clone();
-    let root = PathBuf::from(format!("/proc/{}/root", state.init_process_pid));
-    super::profile::user::complete_home(&mut process, &root);
     let group = Group::from_paths(&state.cgroup_paths)?;
     let added = Added { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
     let spawned = added.spawn(runtime, &group, console, &apply::Own)?;

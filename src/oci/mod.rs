@@ -42,7 +42,7 @@ impl Runtime {
         let Some(profile) = profile else { return Ok(None) };
         let cache = self.cache.join("seccomp");
         // Without a cache it takes a little longer: no reason not to start a container.
-        let _ = std::fs::create_dir_all(&cache);
+        let _ = crate::linux::private::make_dirs(&cache, crate::linux::private::DIR);
         crate::seccomp::compile_cached(profile, Some(&cache))
     }
 }

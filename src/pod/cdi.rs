@@ -8,10 +8,14 @@ use serde_json::{Map, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 use crate::oci::profile::devices;
 
 /// Where vendors put their files; a device in a later directory hides its namesake in an earlier one.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// The most that such a file has, in bytes.
+const MOST: u64 = 4 << 20;
 
 #[derive(Debug, Deserialize)]
 struct Document {
@@ -123,8 +127,8 @@ fn load(directories: &[PathBuf]) -> Result<Vec<Document>> {
 /// JSON is YAML, too.
 fn read(file: &Path) -> Result<Document> {
     let doing = || format!("understand {}", file.display());
-    let text = std::fs::read_to_string(file).doing(|| format!("read {}", file.display()))?;
-    let yaml = YamlLoader::load_from_str(&text)
+    let text = private::read_named(file, MOST).doing(|| format!("read {}", file.display()))?;
+    let yaml = YamlLoader::load_from_str(&String::from_utf8_lossy(&text))
         .map_err(|e| Error::invalid(doing()).because(e.to_string()))?
         .into_iter()
         .next()

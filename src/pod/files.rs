@@ -1,7 +1,5 @@
 //! What a pod's containers get bound: /dev/shm, /etc/resolv.conf, /etc/hostname, /etc/hosts.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use coracle_cri::convert::{SandboxWishes, Scope};
@@ -10,7 +8,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::records::Directory;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
+use crate::linux::private;
 use crate::net::namespace;
 
 /// Namespaces that a pod may have pinned.
@@ -28,12 +27,12 @@ pub(super) fn put_up(wishes: &SandboxWishes, directory: &Directory) -> Result<()
         [("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf), ("hosts", host("/etc/hosts"))];
     for (name, text) in texts {
         let path = directory.join(name);
-        std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
+        private::write(&path, text, private::SHARED_FILE).doing(|| format!("write {}", path.display()))?;
     }
     if wishes.namespaces.ipc == Scope::Pod {
         let shm = directory.join("shm");
         let doing = || format!("mount shared memory on {}", shm.display());
-        DirBuilder::new().mode(0o1777).create(&shm).doing(doing)?;
+        private::make_dir(&shm, 0o1777).doing(doing)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         // docker's and containerd's size.
         mount("shm", &shm, "tmpfs", flags, c"mode=1777,size=65536k").doing(doing)?;
@@ -81,11 +80,44 @@ fn bind(source: PathBuf, destination: PathBuf, access: &str) -> Mount {
     mount
 }
 
+/// Makes the directories between a pod's log directory and a container's log in it.
+///
+/// # Errors
+/// They cannot be made, or one of them is a symbolic link.
+pub(super) fn make_log_directories(directory: &Path, log: &Path) -> Result<()> {
+    make_log_directory(directory)?;
+    let below = below(directory, log)?.parent().unwrap_or(Path::new(""));
+    private::make_dirs_below(directory, below, private::SHARED_DIR)
+        .doing(|| format!("make the directory of the log {}", log.display()))
+}
+
+/// The path by which the keeper opens a container's log: with the links that lead to the pod's log directory, which are the
+/// node's, resolved, for it follows none. What cannot be a log is refused here, where it can be said.
+///
+/// # Errors
+/// `Invalid` for what is no regular file, or lies behind a symbolic link.
+pub(super) fn log(directory: &Path, log: &Path) -> Result<PathBuf> {
+    let doing = || format!("open the log {}", log.display());
+    let path = std::fs::canonicalize(directory).doing(doing)?.join(below(directory, log)?);
+    match private::open_log(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            Err(Error::invalid(doing()).because(error))
+        }
+        // A full disk costs lines, and no start.
+        _ => Ok(path),
+    }
+}
+
+fn below<'a>(directory: &Path, log: &'a Path) -> Result<&'a Path> {
+    let outside = |_| Error::invalid(format!("the log {} is not in {}", log.display(), directory.display()));
+    log.strip_prefix(directory).map_err(outside)
+}
+
 /// Makes a directory for logs, as kubelet makes its own.
 ///
 /// # Errors
 /// It cannot be made.
 pub(super) fn make_log_directory(path: &Path) -> Result<()> {
-    let made = DirBuilder::new().mode(0o755).recursive(true).create(path);
-    made.doing(|| format!("make the log directory {}", path.display()))
+    private::make_dirs(path, private::SHARED_DIR)
+        .doing(|| format!("make the log directory {}", path.display()))
 }

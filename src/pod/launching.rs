@@ -18,6 +18,7 @@ use crate::id::ContainerId;
 use crate::keeper::client::{Client, Launching, keeper_program};
 use crate::keeper::{Order, POD_INIT};
 use crate::launch::undo::Undo;
+use crate::linux::private;
 use crate::oci::create::CreateOptions;
 use crate::oci::{attach, delete, run};
 use crate::record::{ContainerState, Layout};
@@ -73,7 +74,7 @@ impl Pods {
         undo: &mut Undo,
     ) -> Result<()> {
         let root = directory.join("init");
-        std::fs::create_dir(&root).doing(|| format!("make {}", root.display()))?;
+        private::make_dir(&root, private::DIR).doing(|| format!("make {}", root.display()))?;
         if let Some(user) = &wishes.namespaces.user {
             // The root of the user namespace sets it up.
             let first = |list: &[LinuxIdMapping]| list.first().map(LinuxIdMapping::host_id);

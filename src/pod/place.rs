@@ -13,7 +13,9 @@ use super::sandbox::Sandbox;
 use super::{Pods, cdi, files};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::oci::profile::user::{Databases, Resolved, complete_home};
+use crate::linux::ids::{self, Account, UserSpec};
+use crate::linux::private;
+use crate::oci::profile::user::{Databases, complete_home};
 use crate::oci::profile::{self, devices, security};
 use crate::store::ImageRecord;
 
@@ -94,7 +96,7 @@ impl Pods {
     ) -> Result<std::os::fd::OwnedFd> {
         use crate::error::Doing;
         if self.settings.layers_in_memory {
-            std::fs::create_dir_all(layer).doing(|| format!("make {}", layer.display()))?;
+            private::make_dirs(layer, private::DIR).doing(|| format!("make {}", layer.display()))?;
         }
         // Of an earlier daemon's preparation, which nobody has written to: the kernel takes a volatile one only once.
         for name in ["upper", "work"] {
@@ -192,25 +194,33 @@ pub(super) fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> Linu
 /// The process's ids. The main group is among the others, too: else a program that drops it would gain by files which that
 /// group is denied (CVE-2022-2989, CVE-2023-25173).
 fn user(wishes: &ContainerWishes, image: &ImageConfig, databases: &Databases) -> Result<User> {
-    let configured = image.user().clone().unwrap_or_default();
-    let (name, wished_gid) = match &wishes.user {
-        RunAs::Image => (configured.clone(), None),
-        RunAs::Uid { uid, gid } => (uid.to_string(), *gid),
-        RunAs::Name { name, gid } => (name.clone(), *gid),
+    let of_image = image.user().as_deref().unwrap_or_default();
+    let (UserSpec { user, group }, requested_gid) = match &wishes.user {
+        RunAs::Image => (UserSpec::parse(of_image)?, None),
+        RunAs::Uid { uid, gid } => (UserSpec { user: Account::Id(*uid), group: None }, *gid),
+        RunAs::Name { name, gid } => {
+            (UserSpec { user: Account::parse("run_as_username", name)?, group: None }, *gid)
+        }
     };
-    let Resolved { uid, gid, .. } = databases.resolve(&name)?;
-    let gid = wished_gid.unwrap_or(gid);
+    let found = databases.user(user)?;
+    let gid = match (requested_gid, group) {
+        (Some(gid), _) => gid,
+        (None, Some(group)) => databases.group_id(group)?,
+        (None, None) => found.gid,
+    };
     let mut groups = vec![gid];
     // An image's `user:group` names the main group only; the others are the user's, as containerd has it.
-    let of_user = databases.resolve(name.split(':').next().unwrap_or_default())?.groups;
-    let of_image = of_user.into_iter().filter(|_| !wishes.groups.strict);
+    let of_image = found.groups.into_iter().filter(|_| !wishes.groups.strict);
     for group in of_image.chain(wishes.groups.ids.iter().copied()) {
+        if groups.len() > ids::MOST_GROUPS {
+            break; // The configuration is refused for it.
+        }
         if !groups.contains(&group) {
             groups.push(group);
         }
     }
     let mut user = User::default();
-    user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
+    user.set_uid(found.uid).set_gid(gid).set_additional_gids(Some(groups));
     Ok(user)
 }
 

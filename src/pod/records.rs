@@ -1,9 +1,7 @@
 //! What is known of pods and containers on disk, in memory like all of /run: the only place that joins these paths.
 
-use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use coracle_cri::Message;
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::State;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// The run directory.
 #[derive(Debug, Clone)]
@@ -66,9 +65,15 @@ impl Directories {
     /// Makes what has to be there.
     pub(super) fn make(&self) -> Result<()> {
         let pods = self.pods();
-        // Processes of containers with user namespaces go through here.
-        make_directory(&self.0, 0o711)?;
-        make_directory(&pods, 0o711)
+        private::own_run_dir(&self.0)?;
+        private::own_dir(&pods)?;
+        // Of an earlier version, whose containers go on.
+        for pod in self.all()? {
+            let pod = self.pod(&pod);
+            pod.make()?;
+            pod.containers()?.iter().try_for_each(|id| pod.container(id).make())?;
+        }
+        Ok(())
     }
 
     fn pods(&self) -> PathBuf {
@@ -112,13 +117,14 @@ impl Directory {
     }
 
     pub(super) fn make(&self) -> Result<()> {
-        make_directory(&self.0, 0o711)
+        private::own_dir(&self.0)
     }
 
     /// Writes what kubelet sent.
     pub(super) fn save_config(&self, config: &impl Message) -> Result<()> {
         let path = self.join("config");
-        std::fs::write(&path, config.encode_to_vec()).doing(|| format!("write {}", path.display()))
+        private::write(&path, config.encode_to_vec(), private::FILE)
+            .doing(|| format!("write {}", path.display()))
     }
 
     /// Writes the record: whole, or not at all. From the first on, the pod or container exists.
@@ -126,7 +132,7 @@ impl Directory {
         let (new, path) = (self.join("record.new"), self.join("record"));
         let doing = || format!("write {}", path.display());
         let text = serde_json::to_vec(record).doing(doing)?;
-        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path)).doing(doing)
+        private::replace(&path, &new, text, private::FILE).doing(doing)
     }
 
     /// What kubelet sent, and the record; none when there is no record.
@@ -164,11 +170,6 @@ impl Directory {
             _ => Ok(()),
         }
     }
-}
-
-fn make_directory(path: &Path, mode: u32) -> Result<()> {
-    let made = DirBuilder::new().mode(mode).recursive(true).create(path);
-    made.doing(|| format!("make {}", path.display()))
 }
 
 fn names(directory: &Path) -> Result<Vec<String>> {

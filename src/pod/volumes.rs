@@ -11,6 +11,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use super::Pods;
 use super::records::Directory;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// The directory below a container's, where images are mounted.
 const IMAGES: &str = "images";
@@ -40,7 +41,7 @@ impl Pods {
     fn of_image(&self, image: &str, sub_path: &Path, directory: &Path, number: usize) -> Result<PathBuf> {
         let image = self.store.find(image)?;
         let target = directory.join(number.to_string());
-        std::fs::create_dir_all(&target).doing(|| format!("make {}", target.display()))?;
+        private::make_dirs(&target, private::DIR).doing(|| format!("make {}", target.display()))?;
         let mounted = crate::image::rootfs::mount_read_only(&self.store.lower_dirs(&image), directory)?;
         let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(mounted.as_fd(), "", CWD, &target, whole)
@@ -57,7 +58,7 @@ fn on_host(path: &Path) -> Result<PathBuf> {
     let doing = || format!("find {}", path.display());
     match std::fs::canonicalize(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path).doing(|| format!("make {}", path.display()))?;
+            private::make_dirs(path, private::SHARED_DIR).doing(|| format!("make {}", path.display()))?;
             std::fs::canonicalize(path).doing(doing)
         }
         other => other.doing(doing),

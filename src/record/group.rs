@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Layout;
 use crate::error::{Doing, Result};
+use crate::linux::private;
 
 /// Notes which directories will be made.
 ///
@@ -13,7 +14,7 @@ use crate::error::{Doing, Result};
 pub fn note_group(layout: &Layout, paths: &BTreeMap<String, PathBuf>) -> Result<()> {
     let file = layout.cgroup();
     let doing = || format!("write {}", file.display());
-    std::fs::write(&file, serde_json::to_vec(paths).doing(doing)?).doing(doing)
+    private::write(&file, serde_json::to_vec(paths).doing(doing)?, private::FILE).doing(doing)
 }
 
 /// What was noted; nothing where the note is missing or torn, for then no directory was made yet.

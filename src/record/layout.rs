@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::linux::private;
 
 /// The paths of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,21 +53,8 @@ impl Layout {
     /// # Errors
     /// `Exists` when the id is in use.
     pub fn create(&self) -> Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        let make = || std::fs::DirBuilder::new().mode(0o711).create(&self.directory);
-        let made = match make() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let root = self.directory.parent().unwrap_or(Path::new("/"));
-                std::fs::DirBuilder::new()
-                    .mode(0o711)
-                    .recursive(true)
-                    .create(root)
-                    .doing(|| format!("make the state directory {}", root.display()))?;
-                make()
-            }
-            other => other,
-        };
-        match made {
+        private::own_parent_dir(self.directory.parent().unwrap_or(Path::new("/")))?;
+        match private::make_dir(&self.directory, private::DIR) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 let name = self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Err(Error::new(Kind::Exists, format!("container id {name:?} is already in use: it exists"))
@@ -99,6 +87,14 @@ impl Layout {
     pub(super) fn temporary_state(&self) -> PathBuf {
         self.directory.join("state.json.new")
     }
+}
+
+/// Closes the directories of all containers below a root: an earlier version made them so that others could enter.
+///
+/// # Errors
+/// The root cannot be read, or one is not ours.
+pub fn close_all(root: &Path) -> Result<()> {
+    ids(root)?.iter().try_for_each(|id| private::own_dir(Layout::new(root, id).directory()))
 }
 
 /// The ids of all containers below a root, sorted; none when the root is not there.

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::Layout;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// Holds a container for one verb; let go when dropped, and by the kernel when the process dies.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Lock {
     pub fn take(layout: &Layout) -> Result<Self> {
         let path = layout.directory();
         loop {
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = match rustix::fs::open(path, flags, Mode::empty()) {
                 Err(Errno::NOENT) => return Err(absent(layout)),
                 other => other.doing(|| format!("open {}", path.display()))?,
@@ -44,6 +45,8 @@ impl Lock {
             let (held, there) = (fstat(&directory), stat(path));
             match (held, there) {
                 (Ok(held), Ok(there)) if held.st_ino == there.st_ino && held.st_dev == there.st_dev => {
+                    // An earlier version made it so that others could enter.
+                    private::tighten(&directory, &held).doing(|| format!("close {}", path.display()))?;
                     return Ok(Self { directory });
                 }
                 (_, Err(Errno::NOENT)) => return Err(absent(layout)),

@@ -1,7 +1,7 @@
 //! State on disk of OCI containers: one directory per container below the root that `--root` names.
 //!
 //! ```text
-//! <root>/<id>/            0711, made by create, gone after delete
+//! <root>/<id>/            0700, made by create, gone after delete; files in it are 0600
 //!     state.json          what is known of the container, in runc's format; replaced whole, never written in place
 //!     cgroup.json         the directories of its cgroup, written before they are made: all there is of a create that was killed
 //!     config.json         the configuration it was created from, for exec
@@ -19,6 +19,6 @@ mod state;
 
 pub use exit::Exit;
 pub use group::{note_group, noted_group};
-pub use layout::{Layout, ids};
+pub use layout::{Layout, close_all, ids};
 pub use lock::Lock;
 pub use state::{Config, ContainerState, Extra, OCI_VERSION, PublicState};

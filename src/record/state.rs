@@ -1,15 +1,18 @@
 //! `state.json`: what is known of a container, in runc's format, and its public form for `state` and hooks.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use oci_spec::runtime::Hooks;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::lock::absent;
 use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// A container's record. The keys that runc's `state.json` has are spelled as there; what only we need is in `coracle`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -108,10 +111,24 @@ impl ContainerState {
     /// `NotFound` when there is none, `Corrupt` when it cannot be understood.
     pub fn load(layout: &Layout) -> Result<Self> {
         let path = layout.state();
-        let text = match std::fs::read(&path) {
+        let read = || -> std::io::Result<(u32, Vec<u8>)> {
+            let mut file = private::open(&path, OFlags::RDONLY)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            Ok((file.metadata()?.uid(), text))
+        };
+        let (owner, text) = match read() {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent(layout)),
             other => other.doing(|| format!("read {}", path.display()))?,
         };
+        // There are hooks in it, which are executed as us.
+        let us = rustix::process::geteuid().as_raw();
+        if owner != us {
+            let what = format!("{} belongs to user {owner}, not to {us}", path.display());
+            return Err(
+                Error::new(Kind::Denied, what).hint("another user has put it there: use another --root")
+            );
+        }
         serde_json::from_slice(&text).map_err(|e| {
             let name = layout.directory().file_name().unwrap_or_default().to_string_lossy();
             Error::new(Kind::Corrupt, format!("{} is damaged", path.display()))
@@ -128,8 +145,7 @@ impl ContainerState {
         let (new, path) = (layout.temporary_state(), layout.state());
         let doing = || format!("write {}", path.display());
         let text = serde_json::to_vec(self).doing(doing)?;
-        std::fs::File::create(&new).and_then(|mut file| file.write_all(&text)).doing(doing)?;
-        std::fs::rename(&new, &path).doing(doing)
+        private::replace(&path, &new, text, private::FILE).doing(doing)
     }
 
     /// The public form.

@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use libc::sock_filter;
@@ -18,6 +17,7 @@ use super::abi::Abi;
 use super::assemble::MAX_INSTRUCTIONS;
 use crate::digest::Hasher;
 use crate::error::Result;
+use crate::linux::private;
 
 /// First bytes of a file.
 const MAGIC: [u8; 4] = *b"CBPF";
@@ -64,9 +64,7 @@ fn write(directory: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let thread = rustix::thread::gettid().as_raw_nonzero();
     let temporary = directory.join(format!(".{thread}.tmp"));
     let written = (|| {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
+        private::create(&temporary, private::FILE)?.write_all(bytes)?;
         fs::rename(&temporary, path)
     })();
     if written.is_err() {

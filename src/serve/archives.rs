@@ -2,7 +2,6 @@
 //! and its images are pinned as long as it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::image::import::{ImportOptions, import, open_source};
 use crate::image::pull::pull;
+use crate::linux::private;
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
@@ -92,7 +92,7 @@ impl Archives {
         let doing = || format!("write {}", self.file.display());
         let text = serde_json::to_vec(&self.state().known).doing(doing)?;
         let new = self.file.with_extension("new");
-        File::create(&new)
+        private::create(&new, private::FILE)
             .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
             .doing(doing)?;
         std::fs::rename(&new, &self.file).doing(doing)

@@ -1,8 +1,8 @@
 //! The process: its lock, its socket, its signals and its end. Between calls it sleeps: there is no timer.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -20,6 +20,7 @@ use super::error::one_line;
 use super::{Node, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
+use crate::linux::private;
 use crate::store::Store;
 
 /// How long calls that are worked on have to end, once this process was told to. kubelet asks again for what was not
@@ -40,6 +41,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;
+    crate::record::close_all(&config.root)?;
     let (listener, bound) = match inherited {
         Some(listener) => (listener, None),
         None => (listen(&config.socket)?, Some(Bound(config.socket.clone()))),
@@ -172,10 +174,9 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
 
 /// Held as long as this process lives: two would not know of each other's pods.
 fn lock(run: &Path) -> Result<File> {
-    make_dir(run)?;
+    private::own_run_dir(run)?;
     let path = run.join("serve.lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.doing(|| format!("open {}", path.display()))?;
+    let file = private::open_or_create(&path, private::FILE).doing(|| format!("open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -187,15 +188,13 @@ fn lock(run: &Path) -> Result<File> {
     }
 }
 
-fn make_dir(path: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
-    made.doing(|| format!("make {}", path.display()))
-}
-
 /// Listens at `path`, where a dead process may have left a socket. Only root, and who is in its group, may connect.
 fn listen(path: &Path) -> Result<UnixListener> {
     let doing = || format!("listen on {}", path.display());
-    path.parent().map_or(Ok(()), make_dir)?;
+    // It has nothing but the socket, unless it is the run directory, which is made already.
+    if let Some(directory) = path.parent() {
+        private::make_dirs(directory, 0o711).doing(|| format!("make {}", directory.display()))?;
+    }
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Ok(meta) if meta.file_type().is_socket() => match UnixStream::connect(path) {

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::progress::{Outcome, Progress};
 use crate::image::pull::pull;
 use crate::image::registry::{Cancel, Login};
+use crate::linux::ids;
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
@@ -157,9 +158,10 @@ impl Images {
         let (names, digests) = (all(|image| &image.names), all(|image| &image.repo_digests));
         let id = records.first().map_or_else(String::new, |image| image.id.to_string());
         let user = records.first().map_or_else(String::new, |image| self.user(image));
-        // `name:group` or `uid:gid`.
+        // `name:group` or `uid:gid`. What is no id is reported as a name: kubelet then never takes it for a user who is not
+        // root, and the container is refused by its name.
         let user = user.split(':').next().unwrap_or_default();
-        let uid = user.parse().ok();
+        let uid = ids::parse(user).map(i64::from);
         let is_pinned = records.iter().any(|image| pinned.contains(&image.id))
             || config.images.pinned.iter().any(|pin| is_meant(pin, &id, &names));
         v1::Image {

@@ -12,6 +12,7 @@ use super::error::one_line;
 use crate::image::rootfs::mount_mapped;
 use crate::keeper::client::Client;
 use crate::launch::namespaces::IdMaps;
+use crate::linux::private;
 use crate::net::cni::Cni;
 use crate::sys::mount::{MountAttr, mount_setattr_path};
 
@@ -39,7 +40,7 @@ fn maps_ids(store: &Path) -> bool {
     let lower = place.join("lower");
     let ids = "0 100000 65536\n".to_owned();
     let maps = IdMaps { uid: ids.clone(), gid: ids };
-    let mounted = std::fs::create_dir_all(&lower).is_ok()
+    let mounted = private::make_dirs(&lower, private::DIR).is_ok()
         && mount_mapped(&[lower], &place, &maps, (100_000, 100_000)).is_ok();
     // What is left of it does no harm, and is used the next time.
     let _ = std::fs::remove_dir_all(&place);

@@ -3,14 +3,13 @@
 //! A hold is the symbolic link `containers/<id>/image` whose target is the manifest's digest: made atomically, never
 //! torn, and gone with the container's directory, whoever removes that and whatever crashed before.
 
-use std::fs::DirBuilder;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::linux::private;
 
 use super::Store;
 use super::lock::{How, lock};
@@ -82,7 +81,7 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
         return Err(Error::new(Kind::NotFound, gone));
     };
     refuse_damaged(store, &now)?;
-    match DirBuilder::new().mode(0o700).create(&directory) {
+    match private::make_dir(&directory, private::DIR) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => std::os::unix::fs::symlink(image.manifest.to_string(), &link),
     }

@@ -8,12 +8,15 @@
 //! record, whose torn tail is cut off by the next writer; and flash rot in one copy is healed by the other. Numbers
 //! count up by one, so a record that is lost with both copies is noticed; it is skipped, never fatal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 const MAGIC: [u8; 4] = *b"cjr2";
 const SNAPSHOT: [u8; 4] = *b"cjs2";
@@ -156,7 +159,7 @@ impl Journal {
             return Ok(News::More(Scan::default()));
         }
         if !same {
-            let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
+            let file = private::open(&self.path, OFlags::RDONLY);
             (self.seen, self.read_to, self.last) = (Some(file.doing(doing)?), 0, 0);
         }
         let scan = self.read_on().doing(doing)?;
@@ -180,14 +183,8 @@ impl Journal {
     /// The caller holds the store's lock and has just refreshed.
     pub(crate) fn append(&mut self, payload: &[u8]) -> Result<()> {
         let frame = frames(MAGIC, self.last + 1, payload)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path)
-            .doing(|| format!("open {}", self.path.display()))?;
+        let file = private::open_or_create(&self.path, private::FILE);
+        let mut file = file.doing(|| format!("open {}", self.path.display()))?;
         let written = write_at(&mut file, self.read_to, &frame);
         if self.read_to == 0 {
             sync_dir(self.path.parent().unwrap_or(Path::new("/")))?;
@@ -205,14 +202,7 @@ impl Journal {
     pub(crate) fn compact(&mut self, payload: &[u8]) -> Result<()> {
         let fresh = self.path.with_extension("new");
         let doing = || format!("write {}", fresh.display());
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&fresh)
-            .doing(doing)?;
+        let mut file = private::create(&fresh, private::FILE).doing(doing)?;
         file.write_all(&frames(SNAPSHOT, self.last + 1, payload)?).doing(doing)?;
         file.sync_all().doing(doing)?;
         std::fs::rename(&fresh, &self.path).doing(|| format!("rename {}", fresh.display()))?;

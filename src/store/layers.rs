@@ -1,14 +1,14 @@
 //! Where layers live, behind a trait: directories for overlayfs now, one file per layer for other back ends later.
 
 use std::fmt::Debug;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Doing, Result};
+use crate::linux::private;
 
 use super::index;
 use super::journal::sync_dir;
@@ -88,9 +88,7 @@ impl Staged {
     /// When it cannot be made.
     pub fn index(&self) -> Result<File> {
         let path = self.index_path();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
-        file.map(File::from).doing(|| format!("make {}", path.display()))
+        private::create(&path, private::FILE).doing(|| format!("make {}", path.display()))
     }
 
     /// The path of that file.
@@ -126,9 +124,9 @@ impl LayerStore for OverlayLayers {
         let holder = inside.join(format!("layer-{number}"));
         let root = holder.join("fs");
         let doing = || format!("make {}", root.display());
-        DirBuilder::new().mode(0o700).create(&holder).doing(doing)?;
+        private::make_dir(&holder, private::DIR).doing(doing)?;
         // The image's own root entry sets another mode, if it has one.
-        DirBuilder::new().mode(0o755).create(&root).doing(doing)?;
+        private::make_dir(&root, private::SHARED_DIR).doing(doing)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(&root, flags, Mode::empty()).doing(doing)?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).doing(doing)?;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::digest::Digest;
 use crate::error::{Doing, Result};
+use crate::linux::private;
 
 /// A lock that is let go when this is dropped, or when the process dies.
 #[derive(Debug)]
@@ -89,13 +90,12 @@ fn claim_place(path: &Path, place: i32) -> Result<Locked> {
 
 /// Opens for locking: directories cannot be opened for writing, lock files are made when missing.
 fn open(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
-        Err(Errno::ISDIR) => {
+    match private::open_or_create(path, private::FILE) {
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::open(path, flags, Mode::empty())
+            rustix::fs::open(path, flags, Mode::empty()).map_err(Into::into)
         }
-        other => other,
+        other => other.map(OwnedFd::from),
     }
     .doing(|| format!("open {} to lock it", path.display()))
 }

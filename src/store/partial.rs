@@ -3,14 +3,16 @@
 //! A file there is a hint, never a promise: after a power cut it may hold anything. Whoever goes on with one hashes all
 //! of it and begins anew when the digest is another. It is written and removed by whoever holds the blob's claim.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::OFlags;
+
 use crate::digest::Digest;
 use crate::error::{Doing, Result};
+use crate::linux::private;
 
 use super::Store;
 
@@ -33,7 +35,7 @@ impl Store {
     /// When it cannot be opened.
     pub fn partial(&self, blob: &Digest) -> Result<Option<Partial>> {
         let path = self.partial_path(blob);
-        match OpenOptions::new().read(true).append(true).open(&path) {
+        match private::open(&path, OFlags::RDWR | OFlags::APPEND) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             other => {
                 let doing = || format!("open {}", path.display());
@@ -51,8 +53,7 @@ impl Store {
     pub fn begin_partial(&self, blob: &Digest) -> Result<Partial> {
         let path = self.partial_path(blob);
         let doing = || format!("make {}", path.display());
-        let file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).doing(doing)?;
+        let file = private::append(&path, private::FILE).doing(doing)?;
         file.set_len(0).doing(doing)?;
         Ok(Partial { file, path, length: 0, unsynced: 0 })
     }

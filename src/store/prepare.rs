@@ -1,11 +1,12 @@
 //! The skeleton of a store: made once, checked at every open.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 use super::journal::{self, sync_dir};
 
@@ -31,13 +32,8 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).doing(|| format!("read {}", version.display())),
     }
-    let make = |path: &Path| {
-        DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(path)
-            .doing(|| format!("make {}", path.display()))
-    };
+    let make =
+        |path: &Path| private::make_dirs(path, private::DIR).doing(|| format!("make {}", path.display()));
     make(root)?;
     check_owner(root)?;
     for dir in ["blobs/sha256", "partial", "layers", "containers", "tmp", "trash"] {
@@ -45,14 +41,13 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
     }
     // Written last, so that a store with a version is complete; two processes may both write it.
     let fresh = root.join(format!("tmp/VERSION-{}", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-    file.and_then(|mut file| {
-        std::io::Write::write_all(&mut file, VERSION.as_bytes())?;
-        file.sync_all()
-    })
-    .and_then(|()| std::fs::rename(&fresh, &version))
-    .doing(|| format!("write {}", version.display()))?;
+    private::create(&fresh, private::FILE)
+        .and_then(|mut file| {
+            std::io::Write::write_all(&mut file, VERSION.as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&fresh, &version))
+        .doing(|| format!("write {}", version.display()))?;
     sync_dir(root)
 }
 

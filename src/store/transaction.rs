@@ -1,9 +1,8 @@
 //! Bringing images in: staged aside, made durable by one barrier, named, and committed by one record.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 use super::journal::sync_dir;
 use super::layers::{LayerStore, Staged};
@@ -95,7 +95,7 @@ impl<'a> Transaction<'a> {
         let path = loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = store.path("tmp").join(format!("{}-{number}", std::process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
+            match private::make_dir(&path, private::DIR) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 other => {
                     other.doing(|| format!("make {}", path.display()))?;
@@ -253,10 +253,11 @@ impl Drop for Transaction<'_> {
 }
 
 fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).or_else(|error| {
+    private::create_new(path, private::FILE).or_else(|error| {
         // The same document of two images.
         if error.kind() == ErrorKind::AlreadyExists {
-            return OpenOptions::new().read(true).write(true).truncate(true).open(path);
+            let file = private::open_or_create(path, private::FILE)?;
+            return file.set_len(0).map(|()| file);
         }
         Err(error)
     })

@@ -278,8 +278,10 @@ fn a_full_disk_costs_lines_and_never_the_container_its_time() {
     let small = kept.sandbox.path("small");
     let _mount = SmallDisk::new(&small);
     let log = small.join("log");
-    fs::remove_file(kept.log_path("box")).unwrap();
-    std::os::unix::fs::symlink(&log, kept.log_path("box")).unwrap();
+    fs::write(&log, "").unwrap();
+    let bind = crate::support::Run::new("mount").args(["--bind"]).arg(&log);
+    bind.arg(kept.log_path("box")).go().ok();
+    let _bound = SmallDisk(kept.log_path("box"));
     kept.client().reopen(&kept.sandbox.id("box")).unwrap();
     let inside = |words: &[&str]| {
         let id = kept.sandbox.id("box");
@@ -289,7 +291,7 @@ fn a_full_disk_costs_lines_and_never_the_container_its_time() {
     wait_until("the container to have written all", || inside(&["/bin/ls", "/full"]).then_some(()));
     let kept_lines = fs::read_to_string(&log).unwrap();
     assert!(kept_lines.ends_with('\n') && kept_lines.lines().count() < 20000, "no line is cut in half");
-    fs::remove_file(&log).unwrap();
+    fs::write(&log, "").unwrap();
     kept.client().reopen(&kept.sandbox.id("box")).unwrap();
     assert!(inside(&["/bin/touch", "/more"]));
     assert_eq!(kept.wait("box"), 0);
@@ -306,7 +308,7 @@ fn a_full_disk_costs_lines_and_never_the_container_its_time() {
     assert_eq!(lines[1..], ["stdout F after"]);
 }
 
-/// A tmpfs of 64 KiB, gone when dropped.
+/// A tmpfs of 64 KiB, or another mount; gone when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -322,6 +324,42 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         crate::support::Run::new("umount").arg("-l").arg(&self.0).go();
     }
+}
+
+#[test]
+fn a_log_that_others_replaced_is_neither_waited_for_nor_written_to() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], "while :; do echo line; sleep 0.02; done");
+    kept.wait_for_log("box", "line");
+    let victim = kept.sandbox.path("victim");
+    fs::write(&victim, "kept").unwrap();
+    let (log, id) = (kept.log_path("box"), kept.sandbox.id("box"));
+    let replaced: [&dyn Fn(); 3] = [
+        &|| drop(crate::support::Run::new("mkfifo").arg(&log).go().ok()),
+        &|| std::os::unix::fs::symlink(&victim, &log).unwrap(),
+        &|| fs::hard_link(&victim, &log).unwrap(),
+    ];
+    for (number, replace) in replaced.iter().enumerate() {
+        fs::rename(&log, log.with_extension(number.to_string())).unwrap();
+        replace();
+        let refused = kept.client().reopen(&id).unwrap_err().chain();
+        assert!(refused.contains("open the log anew: "), "{refused}");
+        // It goes on, with the file that it had.
+        kept.launch(&format!("other{number}"), &[], "true");
+        assert_eq!(kept.wait(&format!("other{number}")), 0);
+        fs::remove_file(&log).unwrap();
+        kept.client().reopen(&id).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+    kept.wait_for_log("box", "line");
+    // A keeper that comes next finds it so, too.
+    fs::remove_file(&log).unwrap();
+    crate::support::Run::new("mkfifo").arg(&log).go().ok();
+    kept.signal_keeper(Signal::KILL);
+    kept.launch("after", &[], "true");
+    assert_eq!(kept.wait("after"), 0);
+    kept.sandbox.coracle(["stop", "-t", "0", &id]).ok();
 }
 
 #[test]

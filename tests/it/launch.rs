@@ -24,6 +24,15 @@ pub(crate) fn import(sandbox: &Sandbox, config: Value, change: impl FnOnce(&Path
     sandbox.coracle(words).ok();
 }
 
+/// As [`import`], under another name, where there is one already.
+pub(crate) fn import_as(sandbox: &Sandbox, name: &str, config: Value, change: impl FnOnce(&Path)) {
+    fs::rename(sandbox.path("bundles/minimal"), sandbox.path(&format!("bundles/before-{name}"))).unwrap();
+    let layout = sandbox.path(&format!("layout-{name}"));
+    write_image(sandbox, &layout, config, change);
+    let words = [OsStr::new("image"), "import".as_ref(), layout.as_ref(), "--name".as_ref(), name.as_ref()];
+    sandbox.coracle(words).ok();
+}
+
 fn write_image(sandbox: &Sandbox, layout: &Path, config: Value, change: impl FnOnce(&Path)) {
     let root = sandbox.bundle("minimal").root();
     fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\naudio:x:29:web\n").unwrap();

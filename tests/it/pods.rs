@@ -211,6 +211,62 @@ fn limits_change_while_it_runs_and_use_is_counted() {
 }
 
 #[test]
+fn a_log_is_a_regular_file_in_the_directory_of_its_pod() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    // Links that lead to the directory are the node's.
+    fs::create_dir(serve.path("disk")).unwrap();
+    std::os::unix::fs::symlink(serve.path("disk"), serve.path("logs")).unwrap();
+    let pod = serve.logged(pod_on_host("logs"));
+    let id = serve.run_pod(&pod);
+    let at = |name: &str, path: &str| ContainerConfig {
+        log_path: path.to_owned(),
+        ..container(&pod, name, "while :; do echo line; sleep 0.02; done")
+    };
+    let c = serve.run_container(&id, &pod, &at("good", "good/0.log"));
+    serve.logs("good/0", "stdout F line");
+    fs::write(serve.path("victim"), "kept").unwrap();
+    fs::create_dir_all(serve.path("disk/bad")).unwrap();
+    fs::create_dir(serve.path("elsewhere")).unwrap();
+    let victim = serve.path("victim");
+    Command::new("mkfifo").arg(serve.path("disk/bad/fifo")).status().unwrap();
+    std::os::unix::fs::symlink(&victim, serve.path("disk/bad/link")).unwrap();
+    fs::hard_link(&victim, serve.path("disk/bad/other-name")).unwrap();
+    fs::create_dir(serve.path("disk/bad/directory")).unwrap();
+    for (name, why) in
+        [("fifo", "not a regular file"), ("link", "symbolic link"), ("other-name", "other names")]
+    {
+        let bad = serve.try_create(&id, &pod, &at(name, &format!("bad/{name}"))).unwrap();
+        let refused = serve.try_start(&bad).unwrap_err();
+        assert!(refused.message().contains(why), "{name}: {refused}");
+    }
+    std::os::unix::fs::symlink(serve.path("elsewhere"), serve.path("disk/way")).unwrap();
+    let refused = serve.try_create(&id, &pod, &at("way", "way/0.log"));
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(fs::read_dir(serve.path("elsewhere")).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+
+    // The same at a rotation: the old file goes on being used.
+    let reopen = || {
+        let request = ReopenContainerLogRequest { container_id: c.clone() };
+        serve.run(serve.runtime().reopen_container_log(request))
+    };
+    fs::rename(serve.path("disk/good/0.log"), serve.path("disk/good/0.log.1")).unwrap();
+    Command::new("mkfifo").arg(serve.path("disk/good/0.log")).status().unwrap();
+    assert!(reopen().unwrap_err().message().contains("not a regular file"));
+    fs::rename(serve.path("disk/good"), serve.path("disk/moved")).unwrap();
+    std::os::unix::fs::symlink(serve.path("elsewhere"), serve.path("disk/good")).unwrap();
+    assert!(reopen().unwrap_err().message().contains("symbolic link"));
+    assert_eq!(fs::read_dir(serve.path("elsewhere")).unwrap().count(), 0);
+    fs::remove_file(serve.path("disk/good")).unwrap();
+    fs::rename(serve.path("disk/moved"), serve.path("disk/good")).unwrap();
+    fs::remove_file(serve.path("disk/good/0.log")).unwrap();
+    reopen().unwrap();
+    serve.logs("good/0", "stdout F line");
+    serve.removes_all();
+}
+
+#[test]
 fn a_log_that_was_moved_away_is_opened_again() {
     needs!(root, busybox, launch_verb);
     let serve = Serve::new();

@@ -111,7 +111,7 @@ fn the_socket_is_for_root_and_its_group() {
     let serve = Serve::new();
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&serve.socket()), 0o660);
-    assert_eq!(mode(&serve.kept().run_dir()), 0o711);
+    assert_eq!(mode(&serve.kept().run_dir()), 0o700);
 }
 
 #[test]

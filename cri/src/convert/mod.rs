@@ -79,6 +79,7 @@ impl SandboxWishes {
         let namespaces = Namespaces::of_sandbox(security.namespace_options.as_ref())?;
         network::check_sysctls(&linux.sysctls, &namespaces)?;
         let own_network = namespaces.network == Scope::Pod;
+        user::group_ids(&security.supplemental_groups)?;
         Ok(Self {
             hostname: network::hostname(&config.hostname, own_network)?,
             log_directory: directory("log_directory", &config.log_directory)?,

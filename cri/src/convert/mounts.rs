@@ -153,7 +153,8 @@ fn source(mount: &v1::Mount, read_only: ReadOnly) -> Result<Source> {
 
 /// A range of ids in the specification's terms.
 pub(super) fn id_mapping(field: &str, range: &v1::IdMapping) -> Result<LinuxIdMapping> {
-    let ends = |first: u32| first.checked_add(range.length - 1).is_some();
+    // The largest number is no id, so a range ends before it.
+    let ends = |first: u32| first.checked_add(range.length).is_some();
     if range.length == 0 || !ends(range.host_id) || !ends(range.container_id) {
         return Err(Error::invalid(format!(
             "{field}: {} ids from {} inside and {} outside is no range",

@@ -50,14 +50,19 @@ pub struct Groups {
 
 impl Groups {
     pub(super) fn of(context: &v1::LinuxContainerSecurityContext) -> Result<Self> {
-        let ids = context.supplemental_groups.iter().map(|g| id("supplemental_groups", *g));
+        let ids = group_ids(&context.supplemental_groups)?;
         let strict = match v1::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
             Ok(v1::SupplementalGroupsPolicy::Merge) => false,
             Ok(v1::SupplementalGroupsPolicy::Strict) => true,
             Err(_) => return Err(Error::invalid("there is no such supplemental_groups_policy")),
         };
-        Ok(Self { ids: ids.collect::<Result<_>>()?, strict })
+        Ok(Self { ids, strict })
     }
+}
+
+/// The groups of a container or a sandbox.
+pub(super) fn group_ids(list: &[i64]) -> Result<Vec<u32>> {
+    list.iter().map(|group| id("supplemental_groups", *group)).collect()
 }
 
 /// A user or group id. The largest number means "no change" to the kernel, so it is none.

@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
+use crate::linux::private;
 use crate::oci::Runtime;
 use crate::store::{ImageRecord, Store};
 
@@ -62,7 +63,7 @@ impl Container {
         if ephemeral {
             let mark = container.directory.join(EPHEMERAL);
             let root = std::path::absolute(&runtime.root).unwrap_or_else(|_| runtime.root.clone());
-            std::fs::write(&mark, root.as_os_str().as_bytes())
+            private::write(&mark, root.as_os_str().as_bytes(), private::FILE)
                 .doing(|| format!("write {}", mark.display()))?;
         }
         Ok(container)
@@ -88,7 +89,8 @@ impl Container {
         let mut placed = Vec::new();
         for (name, text) in files {
             let path = self.directory.join(name);
-            std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
+            private::write(&path, text, private::SHARED_FILE)
+                .doing(|| format!("write {}", path.display()))?;
             placed.push((path, Path::new("/etc").join(name)));
         }
         Ok(placed)

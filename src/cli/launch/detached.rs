@@ -18,7 +18,9 @@ pub(in crate::cli) const LOG: &str = "log";
 
 pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -> Result<()> {
     let Prepared { id, spec, container, create } = prepared;
-    let directory = std::path::absolute(container.directory()).doing(|| "find the container's directory")?;
+    // The keeper follows no link to a log; those that lead to the store are the caller's.
+    let directory =
+        std::fs::canonicalize(container.directory()).doing(|| "find the container's directory")?;
     let layout = Layout::new(&absolute(&context.root)?, &id);
     let order = Order {
         id: id.to_string(),

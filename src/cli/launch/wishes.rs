@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxCpu, LinuxMemory};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 use crate::oci::profile::user::Databases;
 use crate::oci::profile::{Wishes, amounts, devices, mounts, security};
 
@@ -249,7 +250,9 @@ fn variable(text: &str) -> Result<Option<String>> {
 /// docker makes the source of `-v` as a directory when it is not there.
 fn make_source(source: Option<&Path>) -> Result<()> {
     match source.filter(|s| !s.exists()) {
-        Some(source) => std::fs::create_dir_all(source).doing(|| format!("make {}", source.display())),
+        Some(source) => {
+            private::make_dirs(source, private::SHARED_DIR).doing(|| format!("make {}", source.display()))
+        }
         None => Ok(()),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use crate::linux::private;
 use crate::serve::config;
 
 /// Writes coracle-config.toml(5) and coracle-keeper(1).
 pub(super) fn pages(directory: &Path) -> std::io::Result<()> {
-    std::fs::write(directory.join("coracle-config.toml.5"), config_page(config::DEFAULT))?;
+    let page = config_page(config::DEFAULT);
+    private::write(&directory.join("coracle-config.toml.5"), page, private::SHARED_FILE)?;
     keeper_page(directory)
 }
 
@@ -19,7 +21,7 @@ fn keeper_page(directory: &Path) -> std::io::Result<()> {
         env!("CARGO_PKG_VERSION"),
         help.lines().map(|line| escaped(line) + "\n").collect::<String>(),
     );
-    std::fs::write(directory.join("coracle-keeper.1"), page)
+    private::write(&directory.join("coracle-keeper.1"), page, private::SHARED_FILE)
 }
 
 /// coracle-config.toml(5), made of the commented default configuration: blocks of comments, each with the keys it is of.

@@ -5,6 +5,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 const BLOCK: usize = 512;
 
@@ -45,7 +46,9 @@ impl Target {
                     return Err(Error::new(Kind::Exists, doing).hint("use --format oci-dir, or name a file"));
                 }
                 let aside = aside(&path)?;
-                let file = File::create(&aside).doing(|| format!("make {}", aside.display()))?;
+                // As docker save: an image may have secrets in it.
+                let file = private::create_new(&aside, private::FILE)
+                    .doing(|| format!("make {}", aside.display()))?;
                 Ok(Sink { form: Form::tar(file), aside: Some((aside, path)) })
             }
             Self::Dir(path) => {
@@ -55,7 +58,7 @@ impl Target {
                 }
                 let aside = aside(&path)?;
                 let blobs = aside.join("blobs/sha256");
-                std::fs::create_dir_all(&blobs).doing(|| format!("make {}", blobs.display()))?;
+                private::make_dirs(&blobs, private::DIR).doing(|| format!("make {}", blobs.display()))?;
                 Ok(Sink { form: Form::Dir(aside.clone()), aside: Some((aside, path)) })
             }
         }
@@ -95,7 +98,7 @@ impl Sink {
         let doing = || format!("write {name}");
         match &mut self.form {
             Form::Dir(dir) => {
-                let file = File::create(dir.join(name)).doing(doing)?;
+                let file = private::create(&dir.join(name), private::FILE).doing(doing)?;
                 let mut out = Counted { inner: BufWriter::with_capacity(64 << 10, file), count: 0 };
                 fill(&mut out)?;
                 out.check(name, size)?;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{Applied, Limits, apply_recorded};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 use crate::store::index;
 
 /// Unpacks `stream` into the empty directory `root` and writes its record to `record`; then compares the one with the
@@ -17,7 +18,7 @@ use crate::store::index;
 pub fn apply_and_prove(stream: impl Read, root: &Path, record: &Path, limits: &Limits) -> Result<Applied> {
     let doing = || format!("unpack to {}", root.display());
     let dir = File::open(root).doing(doing)?;
-    let file = File::create(record).doing(doing)?;
+    let file = private::create(record, private::FILE).doing(doing)?;
     let applied = apply_recorded(stream, dir.as_fd(), Some(file), limits, &mut |_| {})?;
     let open = || File::open(record).doing(doing);
     let wrong = |what: String| Error::new(Kind::Bug, what);

@@ -11,6 +11,7 @@ use rustix::thread::{
 use super::{At, Outcome};
 use crate::launch::steps::{CapabilityMasks, Identity};
 use crate::launch::wire::Op;
+use crate::linux::ids::MOST_GROUPS;
 
 /// Ids 0 of the user namespace that was just entered.
 pub(super) fn become_namespace_root(set_groups: bool) -> Outcome {
@@ -48,9 +49,8 @@ pub(super) fn assume(identity: &Identity) -> Outcome {
 }
 
 fn set_groups(groups: &[u32]) -> Outcome {
-    const MOST: usize = 256;
     // A Gid is a u32 of its own type: copied to the stack, for nothing here may allocate.
-    let mut list = [Gid::from_raw(0); MOST];
+    let mut list = [Gid::from_raw(0); MOST_GROUPS];
     let Some(list) = list.get_mut(..groups.len()) else { return Err((Op::SetGroups, Errno::TOOBIG)) };
     for (to, from) in list.iter_mut().zip(groups) {
         *to = Gid::from_raw(*from);

@@ -128,7 +128,7 @@ impl Init<'_> {
             Step::Join { slot, kind, early, .. } => self.join(*slot, *kind, *early),
             Step::JoinProcess { slot, kinds } => {
                 sys::process::setns(self.fd(*slot), *kinds).at(Op::Setns)?;
-                self.guard()
+                if kinds & libc::CLONE_NEWUSER == 0 { Ok(()) } else { self.guard() }
             }
             Step::ForkInside => self.fork_inside(),
             Step::PrivateNull => self.private_null(),
@@ -192,7 +192,7 @@ impl Init<'_> {
             Step::BoundingSet { keep } => identity::drop_bounding(*keep),
             Step::Identity(identity) => {
                 identity::assume(identity)?;
-                self.guard()
+                if identity.uid == 0 && identity.gid == 0 { Ok(()) } else { self.guard() }
             }
             Step::ReduceCapabilities { keep } => identity::reduce_capabilities(*keep),
             Step::WorkingDirectory { path, early } => self.enter_working_directory(path, *early),
@@ -232,10 +232,14 @@ impl Init<'_> {
     }
 
     /// Lets nobody trace this process, or look into it, who could not trace a process of the host, and has it end with
-    /// its parent. Every change of ids takes this back where fs.suid_dumpable is 1: credentials(7), prctl(2).
+    /// its parent. A change of ids takes both back, the first where fs.suid_dumpable is 1: credentials(7), prctl(2).
     fn guard(&self) -> Outcome {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .at(Op::Prctl)?;
+        self.die_with_parent()
+    }
+
+    fn die_with_parent(&self) -> Outcome {
         if self.dies_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
                 .at(Op::Prctl)?;
@@ -266,7 +270,8 @@ impl Init<'_> {
                 false => sys::process::wait_for_signal(),
             }
         }
-        self.guard()?;
+        // A copy is as little dumpable as the original, but it does not die with the parent yet.
+        self.die_with_parent()?;
         wire::say(self.sync, Word::Forked).at(Op::Send)
     }
 

@@ -1,9 +1,7 @@
 //! Records of what is attached: one file for each interface of a container, `<container>@<interface>.json`.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +10,7 @@ use serde_json::{Map, Value};
 use super::attachment::Attachment;
 use super::network::Network;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::private;
 
 /// The form of the file; one with another number is of another release.
 const FORM: u32 = 1;
@@ -86,13 +85,9 @@ impl Record {
     pub(super) fn save(&self, directory: &Path) -> Result<()> {
         let path = file(directory, &self.container, &self.interface);
         let doing = || format!("write {}", path.display());
-        DirBuilder::new().mode(0o700).recursive(true).create(directory).doing(doing)?;
+        private::make_dirs(directory, private::DIR).doing(doing)?;
         let text = serde_json::to_vec(self).doing(doing)?;
-        let new = path.with_extension("new");
-        let written = File::create(&new).and_then(|mut f| f.write_all(&text));
-        written.and_then(|()| std::fs::rename(&new, &path)).doing(doing).inspect_err(|_| {
-            let _ = std::fs::remove_file(&new);
-        })
+        private::replace(&path, &path.with_extension("new"), text, private::FILE).doing(doing)
     }
 
     /// Removes the file; absent is fine.

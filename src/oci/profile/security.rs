@@ -1,11 +1,16 @@
 //! Capabilities and hidden paths of a container that is not privileged.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxSeccomp};
 
 use crate::error::{Doing, Error, Result};
 use crate::launch::toolbox::CapabilityExt;
+use crate::linux::private;
+
+/// The most that a seccomp profile has, in bytes.
+const MOST: u64 = 4 << 20;
 
 /// What docker and containerd grant.
 pub const CAPABILITIES: [Capability; 14] = [
@@ -89,7 +94,8 @@ pub fn capability(name: &str) -> Result<Capability> {
 /// # Errors
 /// The file cannot be read or is not a profile.
 pub fn seccomp_file(path: &str) -> Result<LinuxSeccomp> {
-    let text = std::fs::read(path).doing(|| format!("read the seccomp profile {path}"))?;
+    let text =
+        private::read_named(Path::new(path), MOST).doing(|| format!("read the seccomp profile {path}"))?;
     serde_json::from_slice(&text).doing(|| format!("understand the seccomp profile {path}"))
 }
 

@@ -4,13 +4,14 @@
 //! have to be regular (a FIFO would hang, a device could do anything), and are read up to a limit (CVE-2026-47262).
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::ids::{self, Account, UserSpec};
 
 /// The most that is read of such a file, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -53,78 +54,116 @@ impl Databases {
         Ok(Self { passwd: read_beneath(&root, "etc/passwd")?, group: read_beneath(&root, "etc/group")? })
     }
 
-    /// Looks a user up; an empty one is root.
+    /// Looks up `user[:group]`; an empty text is root. A group that is named is the only one.
     ///
     /// # Errors
-    /// `NotFound` for a name that is in neither file.
-    pub fn resolve(&self, user: &str) -> Result<Resolved> {
-        let (user, group) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
-        let user = if user.is_empty() { "0" } else { user };
-        let entry = self.passwd_entry(user);
-        let number = user.parse::<u32>().ok();
-        let (uid, gid) = match (&entry, number) {
-            (Some(entry), _) => (entry.uid, entry.gid),
-            (None, Some(uid)) => (uid, 0),
-            (None, None) => return Err(absent("user", user, "/etc/passwd")),
-        };
-        let home = entry.as_ref().map(|e| e.home).filter(|h| !h.is_empty());
-        let home = home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned();
-        match group.filter(|g| !g.is_empty()) {
-            // A group that is named is the only one.
-            Some(group) => Ok(Resolved { uid, gid: self.group(group)?, groups: Vec::new(), home }),
-            None => Ok(Resolved {
-                uid,
-                gid,
-                groups: entry.map(|e| self.groups_of(e.name)).unwrap_or_default(),
-                home,
-            }),
+    /// `NotFound` for a name that is in neither file, `Invalid` for what is neither a name nor an id.
+    pub fn resolve(&self, text: &str) -> Result<Resolved> {
+        let UserSpec { user, group } = UserSpec::parse(text)?;
+        let mut found = self.user(user)?;
+        if let Some(group) = group {
+            (found.gid, found.groups) = (self.group_id(group)?, Vec::new());
         }
+        Ok(found)
+    }
+
+    /// Looks a user up. A number stands for itself: the entry that has it as its uid, if there is one, gives the main
+    /// group, the home directory and the supplementary groups, as docker and containerd have it.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that is not there, `Invalid` for one whose line has no valid ids.
+    pub fn user(&self, user: Account<'_>) -> Result<Resolved> {
+        let (uid, entry) = match user {
+            Account::Id(uid) => (uid, self.entries().find(|entry| entry.ids.is_some_and(|ids| ids.0 == uid))),
+            Account::Name(name) => {
+                let entry = self.entries().find(|entry| entry.name == name);
+                let entry = entry.ok_or_else(|| absent("user", name, "/etc/passwd"))?;
+                let (uid, _) = entry.ids.ok_or_else(|| malformed("user", name, "/etc/passwd"))?;
+                (uid, Some(entry))
+            }
+        };
+        let home = entry.as_ref().map(|entry| entry.home).filter(|home| is_home(home));
+        let home = home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned();
+        let gid = entry.as_ref().and_then(|entry| entry.ids).map_or(0, |(_, gid)| gid);
+        let groups = entry.map(|entry| self.groups_of(entry.name)).transpose()?.unwrap_or_default();
+        Ok(Resolved { uid, gid, groups, home })
     }
 
     /// A group's id, by name or number.
     ///
     /// # Errors
-    /// `NotFound` for a name that is not there.
+    /// `NotFound` for a name that is not there, `Invalid` for what is neither a name nor an id.
     pub fn group(&self, group: &str) -> Result<u32> {
-        let found =
-            fields(&self.group).find(|f| f.first() == Some(&group)).and_then(|f| f.get(2)?.parse().ok());
-        found.or_else(|| group.parse().ok()).ok_or_else(|| absent("group", group, "/etc/group"))
+        self.group_id(Account::parse("group", group)?)
     }
 
-    fn passwd_entry(&self, user: &str) -> Option<Entry<'_>> {
-        let entries = || fields(&self.passwd).filter_map(Entry::parse);
-        entries().find(|e| e.name == user).or_else(|| {
-            let uid: u32 = user.parse().ok()?;
-            entries().find(|e| e.uid == uid)
-        })
+    /// As [`group`](Self::group).
+    ///
+    /// # Errors
+    /// As [`group`](Self::group).
+    pub fn group_id(&self, group: Account<'_>) -> Result<u32> {
+        let name = match group {
+            Account::Id(gid) => return Ok(gid),
+            Account::Name(name) => name,
+        };
+        let line = lines(&self.group).find(|line| line.split(':').next() == Some(name));
+        let line = line.ok_or_else(|| absent("group", name, "/etc/group"))?;
+        let gid = line.split(':').nth(2).and_then(ids::parse);
+        gid.ok_or_else(|| malformed("group", name, "/etc/group"))
     }
 
-    fn groups_of(&self, name: &str) -> Vec<u32> {
-        let member = |f: &Vec<&str>| f.get(3).is_some_and(|members| members.split(',').any(|m| m == name));
-        fields(&self.group).filter(member).filter_map(|f| f.get(2)?.parse().ok()).collect()
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        lines(&self.passwd).filter_map(Entry::parse)
+    }
+
+    /// The groups that list this user as a member. Lines without a valid id are left out, as getgrent(3) leaves them out.
+    fn groups_of(&self, name: &str) -> Result<Vec<u32>> {
+        let mut groups = Vec::new();
+        for line in lines(&self.group) {
+            let mut fields = line.split(':').skip(2);
+            let (gid, members) = (fields.next().and_then(ids::parse), fields.next().unwrap_or_default());
+            let Some(gid) = gid.filter(|_| members.split(',').any(|member| member == name)) else { continue };
+            if groups.contains(&gid) {
+                continue;
+            }
+            if groups.len() == ids::MOST_GROUPS {
+                let most = ids::MOST_GROUPS;
+                let what =
+                    format!("the user {name:?} has more than {most} groups in the container's /etc/group");
+                return Err(Error::invalid(what));
+            }
+            groups.push(gid);
+        }
+        Ok(groups)
     }
 }
 
+/// A line of /etc/passwd; passwd(5).
 struct Entry<'a> {
     name: &'a str,
-    uid: u32,
-    gid: u32,
+    /// User and group id, where both are valid.
+    ids: Option<(u32, u32)>,
     home: &'a str,
 }
 
 impl<'a> Entry<'a> {
-    fn parse(fields: Vec<&'a str>) -> Option<Self> {
-        Some(Self {
-            name: fields.first()?,
-            uid: fields.get(2)?.parse().ok()?,
-            gid: fields.get(3)?.parse().ok()?,
-            home: fields.get(5).copied().unwrap_or_default(),
-        })
+    /// `None` for a line without a name: as a member's name the empty one would match each group without members.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let mut id = |skipped| fields.nth(skipped).and_then(ids::parse);
+        let (uid, gid) = (id(1), id(0));
+        Some(Self { name, ids: uid.zip(gid), home: fields.nth(1).unwrap_or_default() })
     }
 }
 
-fn fields(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().filter(|l| !l.starts_with('#')).map(|line| line.split(':').collect())
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// Whether a field can be the value of HOME.
+fn is_home(path: &str) -> bool {
+    path.starts_with('/') && !path.contains(char::is_control)
 }
 
 fn absent(what: &str, name: &str, file: &str) -> Error {
@@ -132,11 +171,16 @@ fn absent(what: &str, name: &str, file: &str) -> Error {
         .hint(format!("give a number, or add the {what} to the image"))
 }
 
+fn malformed(what: &str, name: &str, file: &str) -> Error {
+    Error::invalid(format!("the line of {what} {name:?} in the container's {file} has no valid id"))
+        .hint("ids are decimal numbers from 0 to 4294967294")
+}
+
+/// Reads a file of the image. It is looked at before it is opened for reading: opening a device may already do something.
 fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let doing = || format!("read the container's /{path}");
-    let fd = match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
+    let fd = match openat2(root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         other => other.doing(doing)?,
     };
@@ -144,8 +188,9 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Error::invalid(format!("the container's /{path} is not a regular file")));
     }
+    let file = std::fs::File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).doing(doing)?;
     let mut bytes = Vec::new();
-    std::fs::File::from(fd).take(LIMIT + 1).read_to_end(&mut bytes).doing(doing)?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).doing(doing)?;
     if bytes.len() as u64 > LIMIT {
         return Err(Error::invalid(format!("the container's /{path} has more than {LIMIT} bytes")));
     }
@@ -159,7 +204,7 @@ pub fn home_of(root: &Path, uid: u32) -> String {
         .ok()
         .and_then(|root| read_beneath(&root, "etc/passwd").ok());
     let databases = Databases { passwd: passwd.unwrap_or_default(), group: String::new() };
-    databases.resolve(&uid.to_string()).map_or_else(|_| "/".to_owned(), |user| user.home)
+    databases.user(Account::Id(uid)).map_or_else(|_| "/".to_owned(), |user| user.home)
 }
 
 /// Sets HOME in an environment that has none, as runc does.
@@ -210,6 +255,82 @@ mod tests {
         for bad in ["nobody", "web:nogroup"] {
             assert_eq!(databases().resolve(bad).unwrap_err().kind(), Kind::NotFound);
         }
+    }
+
+    #[test]
+    fn a_number_is_never_a_name() {
+        let hostile = Databases {
+            passwd: "1000:x:0:0::/:\n:x:7:0::/:\nweb:x:33:44::/:\n".into(),
+            group: "1000:x:0:\nwheel:x:10:\nroot:x:0:web\n".into(),
+        };
+        let found = hostile.resolve("1000").unwrap();
+        assert_eq!(found, Resolved { uid: 1000, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(hostile.resolve("web:1000").unwrap().gid, 1000);
+        assert_eq!(hostile.group("1000").unwrap(), 1000);
+        // The entry without a name is none: it would be a member of each group without members.
+        assert_eq!(hostile.resolve("7").unwrap().groups, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn ids_out_of_range_are_refused_wherever_they_stand() {
+        let databases = Databases {
+            passwd:
+                "top:x:4294967295:0::/:\nbig:x:4294967296:0::/:\ngrp:x:5:4294967295::/:\nneg:x:-1:0::/:\n\
+                plus:x:+5:0::/:\nshort:x\nempty:x:::::\nhex:x:0x10:0::/:\n+5:x:5:5::/:\n"
+                    .into(),
+            group: "top:x:4294967295:web\nshort\nneg:x:-1:\nempty:x::web\n".into(),
+        };
+        for bad in ["top", "big", "grp", "neg", "plus", "short", "empty", "hex", "4294967295", "4294967296"] {
+            assert_eq!(databases.resolve(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+        }
+        for bad in ["+5", "-1", " 5", "0x10", "1000:", ":1000", "0:4294967295", "0:top", "0:short", "0:neg"] {
+            assert_eq!(databases.resolve(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+        }
+        // A number needs no line: what is wrong with the one that has it does not matter.
+        assert_eq!(databases.resolve("5").unwrap().gid, 5);
+        assert_eq!(databases.groups_of("web").unwrap(), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn home_is_a_path_or_unknown() {
+        let home = |field: &str| {
+            let passwd = format!("web:x:33:44::{field}:/bin/sh\n");
+            Databases { passwd, group: String::new() }.resolve("33").unwrap().home
+        };
+        assert_eq!(home("/srv/web"), "/srv/web");
+        for bad in ["", "srv", "/a\0b", "/a\rb", "/a\x1bb"] {
+            assert_eq!(home(bad), "/", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn groups_are_bounded() {
+        let lines = |count: u32| (0..count).map(|n| format!("g{n}:x:{n}:web\n")).collect::<String>();
+        let databases = |count| Databases { passwd: "web:x:33:44::/:\n".into(), group: lines(count) };
+        assert_eq!(databases(256).resolve("web").unwrap().groups.len(), 256);
+        assert!(databases(257).resolve("web").unwrap_err().to_string().contains("more than 256 groups"));
+        let same = Databases { group: "g:x:5:web\n".repeat(1000), ..databases(0) };
+        assert_eq!(same.resolve("33").unwrap().groups, [5]);
+    }
+
+    #[test]
+    fn a_database_is_read_up_to_a_limit_and_only_when_it_is_a_file() {
+        let root = tempfile::tempdir().unwrap();
+        let passwd = root.path().join("etc/passwd");
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let refused = || Databases::read(root.path()).unwrap_err().to_string();
+        std::fs::File::create(&passwd).unwrap().set_len(LIMIT + 1).unwrap();
+        assert!(refused().contains("more than 1048576 bytes"));
+        std::fs::remove_file(&passwd).unwrap();
+        std::fs::create_dir(&passwd).unwrap();
+        assert!(refused().contains("not a regular file"));
+        std::fs::remove_dir(&passwd).unwrap();
+        std::os::unix::fs::symlink("passwd", &passwd).unwrap();
+        assert!(refused().contains("read the container's /etc/passwd"));
+        std::fs::remove_file(&passwd).unwrap();
+        let zero = rustix::fs::makedev(1, 5);
+        rustix::fs::mknodat(CWD, &passwd, FileType::CharacterDevice, Mode::RUSR, zero).unwrap();
+        assert!(refused().contains("not a regular file"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use oci_spec::runtime::Mount;
 
 use super::user;
 use crate::error::{Doing, Result};
+use crate::linux::private;
 
 /// Mounts for the image's volumes that nothing of the user's covers (`is_covered`). Where the image has the directory, the
 /// writable layer serves as well as a volume would; under a read-only root it is copied to memory. Where it has none, an
@@ -38,7 +39,8 @@ pub fn of_image(
             }
             (false, _) => {
                 let source = directory.join(format!("volume{number}"));
-                std::fs::create_dir_all(&source).doing(|| format!("make {}", source.display()))?;
+                private::make_dirs(&source, private::SHARED_DIR)
+                    .doing(|| format!("make {}", source.display()))?;
                 mount.set_typ(Some("bind".to_owned())).set_source(Some(source));
                 mount.set_options(strings(&["rbind", "rprivate"]));
             }

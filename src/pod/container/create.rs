@@ -8,6 +8,7 @@ use super::{Container, Prepared};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::undo::Undo;
+use crate::linux::private;
 use crate::pod::machine::State;
 use crate::pod::records::ContainerRecord;
 use crate::pod::sandbox::Sandbox;
@@ -76,8 +77,8 @@ impl Pods {
         directory.make()?;
         self.hold(id, &image)?;
         directory.save_config(&request.config)?;
-        if let Some(logs) = request.wishes.log_path.as_deref().and_then(std::path::Path::parent) {
-            files::make_log_directory(logs)?;
+        if let Some(path) = &request.wishes.log_path {
+            files::make_log_directories(sandbox.log_directory(), path)?;
         }
         let prepared = self.prepare(id, sandbox, &image, &directory, &request.wishes)?;
         let record = record_of(&image, &prepared, request.wishes.stop_signal.as_deref(), &self.store)?;
@@ -105,7 +106,7 @@ impl Pods {
         let hold = self.store.hold(image, id)?;
         let mark = hold.directory().join(MARK);
         let text = self.settings.run.as_os_str().as_encoded_bytes();
-        std::fs::write(&mark, text).doing(|| format!("write {}", mark.display()))
+        private::write(&mark, text, private::FILE).doing(|| format!("write {}", mark.display()))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::keeper::{Order, Stdin};
 use crate::pod::machine::Event;
 use crate::pod::sandbox::Sandbox;
-use crate::pod::{Pods, now_ns};
+use crate::pod::{Pods, files, now_ns};
 
 impl Pods {
     /// Starts a created container. When that fails the container is exited, with the reason in its status.
@@ -50,9 +50,11 @@ impl Pods {
             }
         };
         let Prepared { spec, root } = prepared;
+        let log = wishes.log_path.as_deref();
+        let log = log.map(|path| files::log(sandbox.log_directory(), path)).transpose()?;
         let order = Order {
             id: container.id.clone(),
-            log: wishes.log_path.clone(),
+            log,
             stdin: match (wishes.stdin, wishes.stdin_once) {
                 (false, _) => Stdin::None,
                 (true, false) => Stdin::Open,

@@ -39,6 +39,11 @@ impl Sandbox {
         Self { id, config, directory, record: Mutex::new(record), work: RwLock::default() }
     }
 
+    /// Where the logs of its containers go.
+    pub(super) fn log_directory(&self) -> &std::path::Path {
+        self.config.log_directory.as_ref()
+    }
+
     /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
     fn record(&self) -> SandboxRecord {
         self.locked().clone()

@@ -30,6 +30,8 @@ fn a_user_namespace_is_one_range_with_root_in_it() {
     refused(user(Mode::Pod, good(), vec![range(1, 65536, 100)]), "0 is not mapped");
     refused(user(Mode::Pod, vec![range(0, 65536, 0)], good()), "no range");
     refused(user(Mode::Pod, vec![range(0, u32::MAX, 2)], good()), "no range");
+    refused(user(Mode::Pod, good(), vec![range(0, u32::MAX, 1)]), "no range");
+    refused(user(Mode::Pod, vec![range(0, 1, u32::MAX)], good()), "no range");
 }
 
 #[test]
@@ -67,7 +69,11 @@ fn a_group_needs_a_user() {
     refused(pod_with(|c| c.run_as_group = id(1)), "run_as_group without run_as_user");
     refused(secured(|c| c.run_as_user = id(-1)), "run_as_user");
     refused(secured(|c| c.run_as_user = id(i64::from(u32::MAX))), "run_as_user");
+    refused(secured(|c| c.run_as_user = id(1 << 32)), "run_as_user");
+    refused(secured(|c| (c.run_as_user, c.run_as_group) = (id(1), id(i64::from(u32::MAX)))), "run_as_group");
     refused(secured(|c| c.supplemental_groups = vec![-5]), "supplemental_groups");
+    refused(secured(|c| c.supplemental_groups = vec![1, i64::from(u32::MAX)]), "supplemental_groups");
+    refused(pod_with(|c| c.supplemental_groups = vec![1 << 32]), "supplemental_groups");
     let both = |c: &mut v1::LinuxContainerSecurityContext| {
         c.run_as_user = id(1);
         c.run_as_username = "web".into();

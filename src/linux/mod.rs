@@ -1,0 +1,5 @@
+//! Typed facts of the kernel that stand above system calls.
+
+pub mod id_map;
+pub mod ids;
+pub mod private;
