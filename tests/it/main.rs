@@ -14,6 +14,7 @@ mod cli;
 mod cve;
 mod cve_images;
 mod cve_pods;
+mod cve_table;
 mod fallbacks;
 mod fixtures;
 mod harness;
