@@ -4,7 +4,7 @@
 //! which is linked statically: it is mounted into the container and started there again with [`attacker`] as its only
 //! test. So nothing has to be compiled, and guests that have no compiler run the same attacks.
 //!
-//! `CORACLE_HOSTILE_ROUNDS` says how many starts or execs each attack lasts (8 by default, in CI: the whole
+//! `CORACLE_HOSTILE_ROUNDS` says how many starts or execs each attack lasts (7 by default, in CI: the whole
 //! of these tests then takes a minute and a half).
 
 /// What runs inside.

@@ -51,7 +51,7 @@ fn at_every_moment(what: &str, mut once: impl FnMut(Option<Duration>) -> Result<
     let began = Instant::now();
     once(None).unwrap();
     let whole = began.elapsed().min(Duration::from_millis(60));
-    let count = u32::try_from(rounds() * 3).unwrap();
+    let count = u32::try_from(rounds() * 2).unwrap();
     let once_at = |round| {
         let delay = whole * round / count;
         once(Some(delay)).err().map(|error| format!("killed after {delay:?} (round {round}): {error}"))

@@ -16,7 +16,7 @@ const PROGRAM: &str = "/hostile/it";
 
 /// How many starts or execs an attack lasts.
 pub(crate) fn rounds() -> usize {
-    std::env::var("CORACLE_HOSTILE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+    std::env::var("CORACLE_HOSTILE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(7)
 }
 
 /// One attacker, and the directory it reports to.
