@@ -12,7 +12,7 @@ use coracle_cri::v1::*;
 use crate::support::{Serve, container, pod_with, wait_until};
 
 /// A node whose network is apart from the machine's, with a bridge for its pods.
-fn node() -> Serve {
+pub(crate) fn node() -> Serve {
     let serve = Serve::stopped("");
     fs::create_dir_all(serve.path("net.d")).unwrap();
     let text = format!(
@@ -30,12 +30,12 @@ fn node() -> Serve {
     serve
 }
 
-fn in_pod() -> NamespaceOption {
+pub(crate) fn in_pod() -> NamespaceOption {
     NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
 }
 
 /// What answers at an address of the node's network.
-fn ask(serve: &Serve, address: &str) -> std::io::Result<String> {
+pub(crate) fn ask(serve: &Serve, address: &str) -> std::io::Result<String> {
     let path = format!("/proc/{}/ns/net", serve.pid());
     let address: std::net::SocketAddr = address.parse().unwrap();
     std::thread::scope(|scope| {

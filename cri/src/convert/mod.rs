@@ -19,7 +19,7 @@ pub use command::{ImageDefaults, Variable};
 pub use devices::DeviceWish;
 pub use mounts::{MountWish, Propagation, ReadOnly, Source};
 pub use namespaces::{Namespaces, Scope, UserNamespace};
-pub use network::{Bandwidth, PortMapping, Protocol};
+pub use network::{Bandwidth, PortMapping, Protocol, sysctl_path};
 pub use resources::Resources;
 pub use security::{Capabilities, Confinement, Profile, SelinuxLabel};
 pub use signal::{signal_name, signal_named};

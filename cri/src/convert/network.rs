@@ -146,23 +146,42 @@ pub(super) fn resolv_conf(dns: &v1::DnsConfig) -> Result<Option<String>> {
     Ok(Some(text).filter(|t| !t.is_empty()))
 }
 
+/// Where a kernel parameter lies below /proc/sys. As in sysctl(8) the first separator decides: where it is a dot, dots
+/// separate directories and a slash stands for a dot in a name (`net.ipv4.conf.eth0/1.forwarding`); where it is a slash,
+/// the name is the path.
+#[must_use]
+pub fn sysctl_path(name: &str) -> String {
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    match (name.find('.'), name.find('/')) {
+        (Some(dot), slash) if slash.is_none_or(|slash| dot < slash) => name.chars().map(swap).collect(),
+        _ => name.to_owned(),
+    }
+}
+
 /// Only what belongs to a namespace of the pod may be set: anything else would change the node.
 pub(super) fn check_sysctls(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Result<()> {
     const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
     ];
     for key in sysctls.keys() {
-        let name = key.replace('/', ".");
-        let owner = if name.starts_with("net.") || name == "kernel.domainname" {
+        let path = sysctl_path(key);
+        if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+            return Err(Error::invalid(format!("sysctl {key:?} is not the name of a kernel parameter")));
+        }
+        let owner = if path.starts_with("net/") || path == "kernel/domainname" {
             Some(("network", &namespaces.network))
-        } else if name.starts_with("fs.mqueue.") || IPC.contains(&name.as_str()) {
+        } else if path.starts_with("fs/mqueue/") || IPC.contains(&path.as_str()) {
             Some(("ipc", &namespaces.ipc))
         } else {
             None

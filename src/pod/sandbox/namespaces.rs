@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use coracle_cri::convert::{SandboxWishes, Scope};
+use coracle_cri::convert::{SandboxWishes, Scope, sysctl_path};
 
 use crate::error::{Doing, Result};
 use crate::launch::namespaces::IdMaps;
@@ -43,13 +43,7 @@ fn set_up(hostname: Option<&str>, sysctls: &BTreeMap<String, String>) -> Result<
         nix::unistd::sethostname(hostname).doing(|| format!("set the host name {hostname:?}"))?;
     }
     for (key, value) in sysctls {
-        // `net.ipv4.conf.eth0/1.forwarding` is the file .../eth0.1/forwarding, as sysctl(8) has it.
-        let swap = |c| match c {
-            '.' => '/',
-            '/' => '.',
-            other => other,
-        };
-        let path = Path::new("/proc/sys").join(key.chars().map(swap).collect::<String>());
+        let path = Path::new("/proc/sys").join(sysctl_path(key));
         std::fs::write(&path, value).doing(|| format!("set the kernel parameter {key} to {value:?}"))?;
     }
     Ok(())

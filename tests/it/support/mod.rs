@@ -21,6 +21,7 @@ mod wait;
 pub(crate) use bundle::{Bundle, fixture};
 pub(crate) use command::{Output, Run};
 pub(crate) use console::{ConsoleSocket, read_terminal};
+pub(crate) use leftovers::Leftover;
 pub(crate) use needs::{missing, skip};
 pub(crate) use pods::{code, container, namespaces_of, pod_on_host, pod_with};
 pub(crate) use programs::{are_release_builds, coracle_program, keeper_program};

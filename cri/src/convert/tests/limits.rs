@@ -69,6 +69,30 @@ fn only_parameters_of_the_pods_own_namespaces_can_be_set() {
     refused(sysctl("net.ipv4.ip_forward", true), "network namespace");
     refused(sysctl("vm.swappiness", false), "vm.swappiness");
     refused(sysctl("kernel.panic", false), "kernel.panic");
+    // Each of these would be /proc/sys/kernel/core_pattern, by way of a directory that is allowed.
+    for bad in [
+        "net.//.kernel.core_pattern",
+        "net/../kernel/core_pattern",
+        "fs.mqueue.//.//.kernel.core_pattern",
+        "fs/mqueue/../../kernel/core_pattern",
+        "net..ipv4",
+        "net.",
+        "/net/core/somaxconn",
+    ] {
+        refused(sysctl(bad, false), "kernel parameter");
+    }
+}
+
+#[test]
+fn parameters_lie_where_sysctl_looks_for_them() {
+    for (name, path) in [
+        ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+        ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ("plain", "plain"),
+    ] {
+        assert_eq!(sysctl_path(name), path);
+    }
 }
 
 #[test]
