@@ -151,10 +151,13 @@ fn a_pull_that_is_killed_goes_on_from_where_it_was() {
     killed_at(0);
     killed_at(2_000_000);
     registry.forget();
+    // On a busy machine the stalled transfer may have been tried once more before the kill.
+    let kept = part.metadata().unwrap().len();
+    assert!((2_000_000..3 << 20).contains(&kept), "{kept}");
     coracle(&store, &["image", "pull", &name]).ok();
     let seen = registry.seen();
     let range = seen.iter().find(|s| s.path.contains(&layer)).unwrap().headers.get("range").unwrap();
-    assert_eq!(range, "bytes=2000000-");
+    assert_eq!(range, &format!("bytes={kept}-"));
     assert_eq!(std::fs::read_dir(store.join("partial")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(store.join("tmp")).unwrap().count(), 0);
 }

@@ -219,7 +219,8 @@ impl Init<'_> {
     /// Leaves what the clone brought along but the plan does not need: locks of the caller among it, and its end of our
     /// socket, which would keep us from seeing that the caller has died.
     fn begin(&mut self, keep: &[i32]) -> Outcome {
-        self.guard()?;
+        // A copy is as little dumpable as the original; whoever clones has seen to that.
+        self.die_with_parent()?;
         descriptors::close_all_but(self.plan.first_closed, keep)
     }
 
@@ -275,7 +276,6 @@ impl Init<'_> {
                 }
             }
         }
-        // A copy is as little dumpable as the original, but it does not die with the parent yet.
         self.die_with_parent()?;
         wire::say(self.sync, Word::Forked(0)).at(Op::Send)
     }

@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mknodat, ope
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::{At, Init, Outcome, mount, place, root};
+use super::{At, Init, Outcome, mount, root};
 use crate::launch::wire::Op;
 use crate::sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr};
 use crate::sys::process::dup_onto;
@@ -60,7 +60,7 @@ impl Init<'_> {
 /// A stream with an inode that is not the host's; none where no node can be made.
 fn private_stream(host: &Stat) -> Outcome<Option<OwnedFd>> {
     let root = root::open_root()?;
-    let own = open_null(root.as_fd(), OFlags::RDWR, host)?;
+    let own = open_null(root.as_fd(), OFlags::RDWR | OFlags::NOCTTY, host)?;
     forget(root);
     match own {
         Some(own) => Ok(Some(own)),
@@ -68,26 +68,14 @@ fn private_stream(host: &Stat) -> Outcome<Option<OwnedFd>> {
     }
 }
 
-/// The container's /dev/null, unless it is none, is another file, or has the host's inode.
+/// The container's /dev/null, unless it is none, is another file, or has the host's inode. What somebody planted there
+/// instead does not become our terminal; to open a FIFO for reading and writing waits for nobody.
 fn open_null(root: BorrowedFd<'_>, flags: OFlags, host: &Stat) -> Outcome<Option<OwnedFd>> {
-    // Opened as a path first: to open a device that somebody planted there could have effects.
-    let Ok(node) = place::open(root, c"dev/null", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) else {
-        return Ok(None);
-    };
-    let stat = fstat(&node).at(Op::Stat)?;
-    if !is_null(&stat) || (stat.st_dev, stat.st_ino) == (host.st_dev, host.st_ino) {
-        return Ok(None);
-    }
-    if flags.contains(OFlags::PATH) {
-        return Ok(Some(node));
-    }
-    forget(node);
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let Ok(opened) = rustix::fs::openat2(root, c"dev/null", flags, Mode::empty(), resolve) else {
         return Ok(None);
     };
-    // Somebody inside may have exchanged it meanwhile.
     let stat = fstat(&opened).at(Op::Stat)?;
     let is_own = is_null(&stat) && (stat.st_dev, stat.st_ino) != (host.st_dev, host.st_ino);
     Ok(is_own.then_some(opened))
