@@ -3,6 +3,7 @@
 //!
 //! `SOAK_SECONDS` says how long it goes on (20 by default).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -38,10 +39,16 @@ struct Soak {
     pods: AtomicU32,
     commands: AtomicU32,
     keepers_killed: AtomicU32,
+    /// Ids of all pods and containers.
+    ids: Mutex<BTreeSet<String>>,
     wrong: Mutex<Vec<String>>,
 }
 
 impl Soak {
+    fn knows(&self, id: &str) {
+        self.ids.lock().unwrap().insert(id.to_owned());
+    }
+
     fn is_wrong(&self, what: String) {
         say(&what);
         self.wrong.lock().unwrap().push(what);
@@ -135,6 +142,7 @@ impl Client<'_> {
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let run = self.insist("RunPodSandbox", async |mut c| c.run_pod_sandbox(request.clone()).await);
         let pod = run.map_err(|e| format!("{name}: RunPodSandbox: {e}"))?.pod_sandbox_id;
+        self.soak.knows(&pod);
         self.run_container(number, &pod, &config)?;
         let id = || pod.clone();
         self.insist("StopPodSandbox", async |mut c| {
@@ -168,6 +176,7 @@ impl Client<'_> {
         };
         let made = self.insist("CreateContainer", async |mut c| c.create_container(request.clone()).await);
         let id = made.map_err(|e| format!("{name}: CreateContainer: {e}"))?.container_id;
+        self.soak.knows(&id);
         let whose = format!("{name} {id}");
         self.start(&whose, &id)?;
         if waits {
@@ -295,15 +304,15 @@ fn be_kubelet(soak: &Soak, first: u32) {
     }
 }
 
-/// cgroups of containers that are gone.
-fn cgroups_of(ids: &[String]) -> Vec<PathBuf> {
+/// cgroups of pods and containers that are gone.
+fn cgroups_of(ids: &BTreeSet<String>) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(directory) = todo.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if ids.iter().any(|id| name.contains(id.as_str())) {
+                if ids.contains(&name) {
                     found.push(entry.path());
                 }
                 todo.push(entry.path());
@@ -335,9 +344,9 @@ fn daemon_and_keeper_are_killed_in_turn_and_nothing_is_lost() {
         pods: AtomicU32::new(0),
         commands: AtomicU32::new(0),
         keepers_killed: AtomicU32::new(0),
+        ids: Mutex::default(),
         wrong: Mutex::default(),
     };
-    let mut ids = Vec::new();
     let mut daemons_killed = 0;
     let end = Instant::now() + duration();
     std::thread::scope(|scope| {
@@ -350,7 +359,6 @@ fn daemon_and_keeper_are_killed_in_turn_and_nothing_is_lost() {
             serve.kill();
             daemons_killed += 1;
             serve.start();
-            ids.extend(serve.all().1);
             std::thread::sleep(Duration::from_millis(200 + random(1200)));
             let (keeper, heir) = serve.kept().keeper();
             soak.keepers_killed.fetch_add(1, Ordering::Relaxed);
@@ -370,6 +378,7 @@ fn daemon_and_keeper_are_killed_in_turn_and_nothing_is_lost() {
     let wrong = soak.wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {pods} went wrong: {wrong:#?}", wrong.len());
     serve.removes_all();
+    let ids = soak.ids.into_inner().unwrap();
     assert_eq!(cgroups_of(&ids), [""; 0].map(PathBuf::from));
     assert!(pods >= CLIENTS, "{pods} pods");
 }
