@@ -168,14 +168,8 @@ fn a_plugin_that_says_too_much_fails_and_is_undone() {
         ("yes", "1048576 bytes"),
         ("yes >&2", "1048576 bytes"),
         ("head -c 100000000 /dev/zero", "1048576 bytes"),
-        (
-            r#"printf '{"ips": [], "x": "'; head -c 2000000 /dev/zero | tr '\0' x; echo '"}'"#,
-            "1048576 bytes",
-        ),
-        (
-            r#"printf '{"code": 7, "msg": "'; head -c 100000 /dev/zero | tr '\0' m; echo '"}'; exit 1"#,
-            "mmmm",
-        ),
+        (r#"printf '{"ips": [], "x": "'; head -c 2000000 /dev/zero | tr '\0' x; echo '"}'"#, "1048576 bytes"),
+        (r#"printf '{"code": 7, "msg": "'; head -c 100000 /dev/zero | tr '\0' m; echo '"}'; exit 1"#, "mmmm"),
     ] {
         let fake = Fake::network(&["one"]);
         fake.tell("one", "ADD", answer);
