@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -22,6 +23,17 @@ use crate::sys::process::Spawned;
 pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .doing(|| "make a socket pair for the terminal")
+}
+
+/// Has a process that gets a terminal begin with the size of ours, unless its configuration has one: a program may look at
+/// it before the terminal has come here.
+pub(super) fn take_our_size(process: &mut Process) {
+    if process.console_size().is_none()
+        && let Ok(size) = tcgetwinsize(rustix::stdio::stdin())
+    {
+        let console = BoxBuilder::default().height(u64::from(size.ws_row)).width(u64::from(size.ws_col));
+        process.set_console_size(console.build().ok());
+    }
 }
 
 /// Receives the terminal's master.

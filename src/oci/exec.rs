@@ -59,11 +59,14 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let layout = Layout::new(&runtime.root, id);
     // A file system that the container serves itself can keep this waiting: the lock is not held yet.
     let mut process = process.clone();
+    let terminal = process.terminal().unwrap_or(false);
+    if terminal && !options.detach && options.console_socket.is_none() {
+        attach::take_our_size(&mut process);
+    }
     let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
     super::profile::user::complete_home(&mut process, &root);
     let event = if options.ignore_paused { Event::ExecPaused } else { Event::Exec };
     let state = admitted(&layout, event, Lock::take(&layout)?)?;
-    let terminal = process.terminal().unwrap_or(false);
     let (ours, console) = match (terminal, &options.console_socket, options.detach) {
         (false, ..) => (None, None),
         (true, Some(path), _) => (None, Some(create::connect(path)?)),

@@ -28,6 +28,13 @@ pub struct RunOptions {
 pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOptions) -> Result<i32> {
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
     let proxied = terminal && !options.detach && options.create.console_socket.is_none();
+    let mut sized = None;
+    if proxied && let Some(process) = spec.process() {
+        let mut process = process.clone();
+        attach::take_our_size(&mut process);
+        sized.insert(spec.clone()).set_process(Some(process));
+    }
+    let spec = sized.as_ref().unwrap_or(spec);
     let (ours, console) = if proxied {
         let (ours, theirs) = attach::console_pair()?;
         (Some(ours), Some(theirs))
