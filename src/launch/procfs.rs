@@ -90,6 +90,7 @@ fn enter_and_make(
     let made = || -> std::result::Result<(), Errno> {
         kill()?;
         sys::process::close_all_but(3, keep)?;
+        leave_root()?;
         sys::process::setns(namespace, libc::CLONE_NEWPID)?;
         let mount = CapabilitySet::SYS_ADMIN;
         let inheritable = CapabilitySet::empty();
@@ -98,6 +99,15 @@ fn enter_and_make(
         waitpid(rustix::process::Pid::from_raw(child.pid), WaitOptions::empty()).map(drop)
     };
     sys::process::exit_now(i32::from(made().is_err()))
+}
+
+/// Makes an empty filesystem that is attached nowhere the root: not even `..` leads from there to the host's. Child-safe.
+fn leave_root() -> std::result::Result<(), Errno> {
+    let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let empty = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    rustix::process::fchdir(&empty)?;
+    rustix::process::chroot(c".")
 }
 
 #[cfg(test)]
