@@ -101,8 +101,10 @@ fn enter_and_make(
     sys::process::exit_now(i32::from(made().is_err()))
 }
 
-/// Makes an empty filesystem that is attached nowhere the root: not even `..` leads from there to the host's. Child-safe.
+/// Leaves the host's mount namespace, and makes an empty filesystem that is attached nowhere the root: not even `..` leads
+/// from there to the host's. Child-safe.
 fn leave_root() -> std::result::Result<(), Errno> {
+    sys::process::unshare(libc::CLONE_NEWNS)?;
     let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
     let empty = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
