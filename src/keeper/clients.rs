@@ -419,6 +419,7 @@ impl Keeper {
     }
 
     fn decide_on(&mut self, container: u32, event: Event) -> Result<(), Refusal> {
+        self.notice_end(container);
         let found = self.containers.get_mut(&container).ok_or(Refusal::Unknown)?;
         found.client = None;
         let in_vain = event == Event::Keep && found.state == State::EndedEarly(Ran::No);

@@ -242,6 +242,20 @@ impl Keeper {
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
 
+    /// Takes note of the end of a process before a decision on its launch: a client may be heard before the event that the
+    /// process has ended, although it spoke after that.
+    pub(super) fn notice_end(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        let (State::Attended | State::Unattended, Some(process)) = (container.state, &container.process)
+        else {
+            return;
+        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)) == Ok(1) {
+            self.process_ended(key);
+        }
+    }
+
     pub(super) fn process_ended(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
         if let Some(process) = &container.process {

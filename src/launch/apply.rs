@@ -15,6 +15,7 @@ use super::deadline::Deadline;
 use super::opens::Open;
 use super::plan::Plan;
 use super::prepare::{self, Given};
+use super::proc_stat::ProcStat;
 use super::wire::{self, Failure, Permission, Word};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
@@ -332,31 +333,30 @@ impl Launched<'_> {
 
     /// End of file: the payload runs, or the process died on the way.
     fn ended(&self) -> Result<()> {
+        if matches!(ProcStat::read(self.pid()), Ok(Some(stat)) if stat.has_executed) {
+            return Ok(());
+        }
+        // A dying process closes its descriptors before its parent can wait for it.
+        match Deadline::after(DEATH_LIMIT).wait_readable(self.process.pidfd.as_fd()) {
+            Err(Errno::TIMEDOUT) => return Err(Error::new(Kind::TimedOut, "the process does not end")),
+            other => other.doing(|| "wait for the process")?,
+        }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = match waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options) {
-            // Another is its parent, and says how it ended.
+            // Its parent is another process, which reports whether the program ran, and how it ended.
             Err(Errno::CHILD) => return Ok(()),
             other => other.doing(|| "wait for the process")?,
         };
-        let Some(status) = status else { return Ok(()) };
-        match status.terminating_signal() {
-            Some(signal) if !self.has_become_payload() => {
-                let what = format!(
-                    "the container's first process was killed by signal {signal} while it was set up"
-                );
-                Err(Error::new(Kind::System, what)
-                    .hint("is the memory limit too low, or did something kill it?"))
-            }
-            _ => Ok(()),
+        // Nobody else reaps it, so this is the process, and not another that has its pid by now.
+        if matches!(ProcStat::read(self.pid()), Ok(Some(stat)) if stat.has_executed) {
+            return Ok(());
         }
-    }
-
-    /// A process that was killed after execve has another executable than ours.
-    fn has_become_payload(&self) -> bool {
-        // A zombie has no exe any more; its comm is the payload's, for execve set it.
-        let comm = std::fs::read_to_string(format!("/proc/{}/comm", self.pid())).unwrap_or_default();
-        let ours = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
-        comm != ours
+        let how = match status.and_then(|status| status.terminating_signal()) {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => "ended".to_owned(),
+        };
+        Err(Error::new(Kind::System, format!("the container's first process {how} while it was set up"))
+            .hint("is the memory limit too low, or did something kill it?"))
     }
 
     fn explain(&self, failure: Failure) -> Error {

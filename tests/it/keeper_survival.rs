@@ -1,13 +1,11 @@
 //! What a keeper survives: upgrades, kills, and its clients' deaths.
 
-use std::os::fd::AsFd;
-
 use coracle::keeper::Frame;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
 use crate::launch::prepare;
-use crate::support::{Run, keeper_program, wait_until};
+use crate::support::{Run, keeper_program, kernel_tells_ends, wait_until};
 
 const LINES: u32 = 60_000;
 
@@ -125,15 +123,6 @@ fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
     kept.client().close_stdin(&id).unwrap();
     let ended = kept.wait("cat");
     assert!([2, known(2)].contains(&ended), "{ended}");
-}
-
-/// Whether an end can be asked for after somebody else has reaped the process. KERNEL(6.15)
-fn kernel_tells_ends() -> bool {
-    let mut child = std::process::Command::new("true").spawn().unwrap();
-    let pid = Pid::from_child(&child);
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    child.wait().unwrap();
-    coracle::sys::pidfd::exit_status(pidfd.as_fd()).is_ok()
 }
 
 #[test]

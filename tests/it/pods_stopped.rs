@@ -89,14 +89,20 @@ fn a_start_that_hangs_ends_when_its_container_is_stopped() {
     for pod in [pod_on_host("own"), shared_pids("shared")] {
         let serve = Serve::new();
         let id = serve.run_pod(&pod);
-        let (c, start, _catcher) = serve.start_until_caught(&id, &pod);
-        serve.answers_what_is_read(&c);
-        soon("StopContainer", || serve.try_stop(&c, 0).unwrap());
-        let answer = serve.block_on(start).unwrap();
-        assert!(answer.is_err(), "{answer:?}");
-        let status = serve.try_status(&c).unwrap();
-        assert_eq!((status.state(), status.reason.as_str()), (ContainerState::ContainerExited, "StartError"));
-        soon("RemoveContainer", || serve.try_remove(&c).unwrap());
+        // Its end races with what the daemon and the keeper say of it to each other.
+        for _ in 0..10 {
+            let (c, start, _catcher) = serve.start_until_caught(&id, &pod);
+            serve.answers_what_is_read(&c);
+            soon("StopContainer", || serve.try_stop(&c, 0).unwrap());
+            let answer = serve.block_on(start).unwrap();
+            assert!(answer.is_err(), "{answer:?}");
+            let status = serve.try_status(&c).unwrap();
+            assert_eq!(
+                (status.state(), status.reason.as_str()),
+                (ContainerState::ContainerExited, "StartError")
+            );
+            soon("RemoveContainer", || serve.try_remove(&c).unwrap());
+        }
         serve.removes_all();
     }
 }
@@ -131,7 +137,7 @@ fn commands_that_hang_hold_up_neither_their_container_nor_the_node() {
     let catcher = Catcher::new(serve.pid(), Wanted::Inside, COUNT, &[]);
     let mut calls = Vec::new();
     while catcher.caught().len() < COUNT {
-        assert!(calls.len() < 10 * COUNT, "{} of {} were caught", catcher.caught().len(), calls.len());
+        assert!(calls.len() < 100 * COUNT, "{} of {} were caught", catcher.caught().len(), calls.len());
         calls.push(serve.begin_exec(&c, 0));
         serve.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
     }

@@ -28,4 +28,4 @@ pub(crate) use programs::{are_release_builds, coracle_program, keeper_program};
 pub(crate) use runtime::{Runtime, runtime_under_test};
 pub(crate) use sandbox::Sandbox;
 pub(crate) use serve::Serve;
-pub(crate) use wait::wait_until;
+pub(crate) use wait::{kernel_tells_ends, wait_until};

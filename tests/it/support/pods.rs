@@ -226,14 +226,23 @@ impl Serve {
             let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name()).collect()
         };
-        assert_eq!(names(run.join("pods")), [""; 0]);
-        assert_eq!(names(self.sandbox().root()), [""; 0]);
-        assert_eq!(names(self.path("store/containers")), [""; 0]);
-        assert_eq!(names(run.join("cni")), [""; 0]);
+        // The end of a container is cleaned up after beside the calls.
+        let all = [
+            run.join("pods"),
+            self.sandbox().root().to_owned(),
+            self.path("store/containers"),
+            run.join("cni"),
+        ];
+        for path in all {
+            let what = format!("{} to be empty", path.display());
+            wait_until(&what, || names(path.clone()).is_empty().then_some(()));
+        }
         wait_until("the keeper to forget", || self.kept().client().list().unwrap().is_empty().then_some(()));
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let own = run.display().to_string();
-        assert!(!mounts.contains(&own), "{mounts}");
+        wait_until("its mounts to be gone", || {
+            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+            (!mounts.contains(&own)).then_some(())
+        });
     }
 }
 
