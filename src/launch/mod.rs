@@ -35,6 +35,8 @@ mod procfs;
 pub mod request;
 pub mod self_protect;
 pub mod steps;
+#[cfg(test)]
+mod tests;
 mod text;
 pub(crate) mod toolbox;
 pub mod undo;

@@ -110,7 +110,6 @@ pub(super) fn last_errno() -> Errno {
 }
 
 /// Strings with a null-terminated array of pointers to them, as execve(2) wants it; built before the clone.
-#[derive(Debug)]
 pub struct StringArray {
     strings: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
@@ -126,6 +125,12 @@ impl StringArray {
     /// The strings.
     pub fn strings(&self) -> &[CString] {
         &self.strings
+    }
+}
+
+impl std::fmt::Debug for StringArray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.strings).finish()
     }
 }
 
