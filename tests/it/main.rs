@@ -20,6 +20,7 @@ mod fallbacks;
 mod fixtures;
 mod harness;
 mod hostile;
+mod hung;
 mod identity;
 mod image_attacks;
 mod image_cli;

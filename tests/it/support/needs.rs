@@ -85,6 +85,10 @@ fn is_met(need: &str) -> bool {
         "two_processors" => std::thread::available_parallelism().is_ok_and(|count| count.get() > 1),
         "arm32_busybox" => Path::new(crate::board::ARM32_BUSYBOX).exists(),
         "amd64" => cfg!(target_arch = "x86_64"),
+        "fuse" => {
+            fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("\tfuse\n"))
+                && Path::new("/dev/fuse").exists()
+        }
         "oci_verbs" => *OCI_VERBS,
         "launch_verb" => *LAUNCH_VERB,
         other => panic!("needs!({other}): no such need; see tests/it/support/needs.rs"),
