@@ -1,4 +1,4 @@
-//! A cgroup that exists: entering it, listing and signalling what is in it, changing and removing it.
+//! A cgroup that exists: where it is, and listing and signalling what is in it.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,14 +7,12 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
 use rustix::process::Signal;
 
 use super::dir::{self, Dir, is_gone};
-use super::limits::Limits;
 use super::plan::Plan;
-use super::{MOUNT, Mode, devices, filter, is_cgroup2, signal, systemd, v1, v2};
+use super::{MOUNT, Mode, is_cgroup2, signal};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// How long a process that is just being made may refuse to be moved.
@@ -48,18 +46,17 @@ impl Group {
         Self { mode, paths, root: root.to_owned(), dir: cell, pending: None, started, pinned }
     }
 
-    /// A group that systemd makes once its first process is known.
-    pub(crate) fn pending(plan: Plan) -> Result<Self> {
-        let paths = match plan.mode {
-            Mode::V1 => v1::paths(&plan)?,
-            Mode::V2 => {
-                BTreeMap::from([(String::new(), plan.root().join(plan.place.below_root(Path::new("/"))?))])
-            }
-        };
+    /// A group at these paths that systemd makes once its first process is known.
+    pub(crate) fn pending(plan: Plan, paths: BTreeMap<String, PathBuf>) -> Self {
         let (mode, root) = (plan.mode, plan.root().to_owned());
         let pending = Some(Box::new(plan));
         let (dir, started, pinned) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { mode, paths, root, dir, pending, started, pinned })
+        Self { mode, paths, root, dir, pending, started, pinned }
+    }
+
+    /// Systemd has made it.
+    pub(crate) fn has_started(&self) {
+        self.started.get_or_init(|| ());
     }
 
     /// The group of a record: what [`Group::paths`] gave. It need not exist any more.
@@ -176,8 +173,13 @@ impl Group {
     }
 
     /// The plan that systemd shall carry out once there is a process. Until then nothing at our paths is ours.
-    fn waiting(&self) -> Option<&Plan> {
+    pub(crate) fn waiting(&self) -> Option<&Plan> {
         self.pending.as_deref().filter(|_| self.started.get().is_none())
+    }
+
+    /// The mount of the hierarchy.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -208,24 +210,6 @@ impl Group {
     fn main_path(&self) -> &Path {
         let found = ["devices", "freezer", "pids", "memory", ""].iter().find_map(|key| self.paths.get(*key));
         found.or_else(|| self.paths.values().next()).map_or(Path::new(MOUNT), PathBuf::as_path)
-    }
-
-    /// Moves a process in, with all its threads: one write on v2, one for each hierarchy on v1. With the systemd
-    /// driver the first one makes the scope.
-    ///
-    /// # Errors
-    /// `Busy` when the cgroup hands controllers to children and so can hold no process (v2), `NotFound` when process or
-    /// cgroup is gone.
-    pub fn attach(&self, pid: i32) -> Result<()> {
-        if let Some(plan) = self.waiting() {
-            systemd::start(plan, self, pid)?;
-            self.started.get_or_init(|| ());
-            return Ok(());
-        }
-        let mut paths: Vec<_> = self.paths.iter().collect();
-        // Entering a cpuset is what can be refused, so it goes first.
-        paths.sort_by_key(|(controller, _)| *controller != "cpuset");
-        paths.into_iter().try_for_each(|(_, path)| enter(path, pid))
     }
 
     /// The processes in the group and in all groups below it; none when it is gone.
@@ -267,58 +251,6 @@ impl Group {
             Err(error) if is_gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
             Err(error) => Err(error).doing(|| format!("write 1 to {}", path.join("cgroup.kill").display())),
         }
-    }
-
-    /// Sets the limits that `resources` names and leaves the others. Device rules, where there are any, replace the
-    /// ones in force. A limit that the kernel refuses leaves those before it set.
-    ///
-    /// # Errors
-    /// Those of [`Plan::new`] for a bad value, and of the write, naming the field.
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let limits = Limits::new(resources, self.mode)?;
-        let spec = resources.devices().as_deref().unwrap_or_default();
-        let mut rules = devices::from_spec(spec)?;
-        rules.extend(devices::DEFAULT_ALLOWED);
-        match self.mode {
-            Mode::V1 => {
-                let writes = devices::v1_writes(&rules)?;
-                systemd::update(self, &limits)?;
-                self.write_v1(&limits.writes)?;
-                if spec.is_empty() { Ok(()) } else { v1::write_devices(self, &writes) }
-            }
-            Mode::V2 => {
-                let dir = self.dir()?;
-                v2::check_usage(dir, limits.usage_below)?;
-                systemd::update(self, &limits)?;
-                let missing: Vec<String> = v2::controllers(&limits.writes)
-                    .into_iter()
-                    .filter(|name| !dir.has_controller(name))
-                    .collect();
-                if let Ok(below) = dir.path().strip_prefix(&self.root) {
-                    v2::enable(&self.root, below, &missing);
-                }
-                super::write::write_all(&limits.writes, |_| Some(dir))?;
-                if spec.is_empty() { Ok(()) } else { filter::apply(dir.as_fd(), &rules, true) }
-            }
-        }
-    }
-
-    /// Removes the group with all groups that were made inside it. Absent is fine; busy is waited for, about a second.
-    ///
-    /// # Errors
-    /// `Busy` when processes are still in it.
-    pub fn remove(&self) -> Result<()> {
-        if self.waiting().is_some() {
-            return Ok(());
-        }
-        let stopped = systemd::stop(self);
-        let wait: &dyn Fn(&Path, u32) = match self.mode {
-            Mode::V1 => &|_, tries| dir::pause(tries),
-            Mode::V2 => &super::freezer::wait_unpopulated,
-        };
-        // All of them, even if one stays: the first failure is told.
-        let results: Vec<_> = self.paths.values().map(|path| dir::remove(path, wait)).collect();
-        results.into_iter().collect::<Result<()>>().and(stopped)
     }
 }
 

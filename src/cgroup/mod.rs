@@ -2,12 +2,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `place` | `linux.cgroupsPath`: where it goes |
+//! | `cgroup_path` | `linux.cgroupsPath`: where it goes |
 //! | `limits`, `limits_v1`, `limits_v2`, `scale` | `linux.resources` as files and values |
 //! | `devices`, `filter` | device rules, and the same as eBPF |
-//! | `plan` | all of it together, and `apply` |
-//! | `v1`, `v2`, `systemd` | making it |
-//! | `group`, `freezer`, `oom`, `stats` | one that exists |
+//! | `plan` | all of it together |
+//! | `make`, `made`, `v1`, `v2`, `systemd` | making it |
+//! | `group`, `change`, `freezer`, `oom`, `stats` | one that exists |
 //! | `dir`, `write` | directories, files |
 //!
 //! v2 is the hot path and written by hand: one mkdir, one open, a write for each limit, two bpf(2) calls. Hybrid hosts
@@ -20,6 +20,8 @@
 //! denial inside a v1 wildcard is silently without effect; the v2 half knows no rdma, no unified files and no device
 //! filter; and no error says which field of the spec it comes from.
 
+mod cgroup_path;
+mod change;
 pub mod devices;
 mod dir;
 mod filter;
@@ -28,8 +30,9 @@ mod group;
 mod limits;
 mod limits_v1;
 mod limits_v2;
+mod made;
+mod make;
 mod oom;
-mod place;
 mod plan;
 mod pressure;
 mod scale;
@@ -44,9 +47,9 @@ use std::path::Path;
 
 use crate::error::{Doing, Result};
 
+pub use cgroup_path::CgroupPath;
 pub use group::Group;
 pub use limits::Limits;
-pub use place::Place;
 pub use plan::Plan;
 pub use pressure::{Pressure, Stalled};
 pub use stats::{Cpu, Memory, Pids, Stats};

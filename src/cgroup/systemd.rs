@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use cgroups_rs::systemd::{Property as BusProperty, SystemdClient};
 
+use super::cgroup_path::CgroupPath;
 use super::devices::{self, Kind as DeviceKind, Rule};
 use super::group::{Group, enter};
 use super::limits::Limits;
-use super::place::Place;
-use super::plan::{Made, Plan};
+use super::made::Made;
+use super::plan::Plan;
 use super::write::Write;
 use super::{Mode, v1, v2};
 use crate::error::{Error, Kind, Result};
@@ -40,7 +41,7 @@ type Property = (&'static str, Value);
 
 /// Makes the scope with `pid` as its first process, then the directories that systemd does not make, and the limits.
 pub(crate) fn start(plan: &Plan, group: &Group, pid: i32) -> Result<()> {
-    let Place::Scope { slice, unit } = &plan.place else {
+    let CgroupPath::Scope { slice, unit } = &plan.path else {
         return Err(Error::new(Kind::Bug, "a plan for systemd has no scope"));
     };
     need_systemd()?;

@@ -9,7 +9,8 @@ use cgroups_rs::fs::hierarchies::mountinfo_self;
 use super::dir::Dir;
 use super::filter::in_user_namespace;
 use super::group::Group;
-use super::plan::{Made, Note, Plan, refuse_used};
+use super::made::{Made, Note, refuse_used};
+use super::plan::Plan;
 use super::write::write_all;
 use super::{MOUNT, Mode, is_cgroup2};
 use crate::error::{Doing, Error, Kind, Result};
@@ -64,7 +65,7 @@ pub(crate) fn paths(plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
     let mut paths = BTreeMap::new();
     for hierarchy in hierarchies() {
         let own = own_in(&own, &hierarchy);
-        let path = hierarchy.point.join(plan.place.below_root(&own)?);
+        let path = hierarchy.point.join(plan.path.below_root(&own)?);
         paths.insert(hierarchy.controller, path);
     }
     if !paths.contains_key("devices") && !in_user_namespace() {
@@ -74,7 +75,7 @@ pub(crate) fn paths(plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
     // Hybrid: the v2 hierarchy has no controllers but is where cgroup.kill is.
     let unified = Path::new(MOUNT).join("unified");
     if is_cgroup2(&unified) {
-        paths.insert(String::new(), unified.join(plan.place.below_root(Path::new("/"))?));
+        paths.insert(String::new(), unified.join(plan.path.below_root(Path::new("/"))?));
     }
     Ok(paths)
 }

@@ -7,28 +7,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::cgroup_path::CgroupPath;
 use super::dir::Dir;
 use super::group::Group;
-use super::place::Place;
-use super::plan::{Made, Note, Plan, refuse_used};
-use super::write::{Write, write_all};
+use super::made::{Made, Note, refuse_used};
+use super::plan::Plan;
+use super::write::write_all;
 use super::{Mode, filter};
 use crate::error::{Doing, Error, Kind, Result};
 
-/// The controllers that the writes need; `cgroup.*` files need none.
-pub(crate) fn controllers(writes: &[Write]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for write in writes {
-        if write.controller != "cgroup" && !names.iter().any(|name| *name == write.controller) {
-            names.push(write.controller.clone().into_owned());
-        }
-    }
-    names
-}
-
 /// Makes the plan's cgroup below `root`, the mount of the hierarchy.
 pub(crate) fn create(plan: &Plan, root: &Path, note: Note<'_>) -> Result<Group> {
-    let below = plan.place.below_root(&own(&plan.place)?)?;
+    let below = plan.path.below_root(&own(&plan.path)?)?;
     let mut made = Made::default();
     let path = root.join(&below);
     let paths = BTreeMap::from([(String::new(), path)]);
@@ -55,9 +45,9 @@ pub(crate) fn fill(plan: &Plan, dir: &Dir, replace: bool) -> Result<()> {
     filter::apply(dir.as_fd(), &plan.devices, replace)
 }
 
-/// The parent of the runtime's own cgroup, for a place that starts there.
-fn own(place: &Place) -> Result<PathBuf> {
-    if !matches!(place, Place::Own(_)) {
+/// The parent of the runtime's own cgroup, for a path that starts there.
+fn own(path: &CgroupPath) -> Result<PathBuf> {
+    if !matches!(path, CgroupPath::Own(_)) {
         return Ok(PathBuf::new());
     }
     let text = fs::read_to_string("/proc/self/cgroup").doing(|| "read /proc/self/cgroup")?;
@@ -118,7 +108,7 @@ fn blame(error: Error, refused: Option<(PathBuf, io::Error)>) -> Error {
         Some((path, cause))
             if error.kind() == Kind::Unsupported && cause.raw_os_error() == Some(libc::EBUSY) =>
         {
-            let hint = "it has processes of its own; set linux.cgroupsPath to a place below a cgroup without";
+            let hint = "it has processes of its own; set linux.cgroupsPath to a path below a cgroup without";
             error.doing(format!("enable controllers below cgroup {}", path.display())).hint(hint)
         }
         _ => error,

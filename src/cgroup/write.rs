@@ -139,3 +139,14 @@ pub(crate) fn write_all<'d>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'
     }
     again.iter().try_for_each(|(write, dir)| write.to(dir, true).map(drop))
 }
+
+/// The controllers that the writes need; `cgroup.*` files need none.
+pub(crate) fn controllers(writes: &[Write]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for write in writes {
+        if write.controller != "cgroup" && !names.iter().any(|name| *name == write.controller) {
+            names.push(write.controller.clone().into_owned());
+        }
+    }
+    names
+}

@@ -3,14 +3,15 @@
 use std::io::Read;
 
 use super::document::wrong_digest;
-use super::import::{Job, Planned, Stream, plan};
+use super::job::{Job, Planned, plan};
 use super::layer::{Decoder, Limits};
 use super::layout::check_version;
+use super::member_cache::{ByContent, Facts, MemberCache, blob_name};
 use super::progress::Silent;
 use super::resolve::{self, Selected};
-use super::shelf::{ByContent, Facts, Shelf, blob_name};
+use super::source::Stream;
 use super::tar::{Archive, Entry, Kind as Member};
-use super::unpack::{Layers, Place};
+use super::unpack::{LayerDescriptor, Layers};
 use super::{docker, document};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
@@ -30,7 +31,7 @@ pub(super) fn import(job: &Job<'_>, stream: Stream) -> Result<Vec<ImageRecord>> 
     let mut intake = Intake {
         job,
         label: stream.label,
-        shelf: Shelf::default(),
+        members: MemberCache::default(),
         layers: job.begin()?,
         plan: None,
         has_news: false,
@@ -45,10 +46,10 @@ pub(super) fn import(job: &Job<'_>, stream: Stream) -> Result<Vec<ImageRecord>> 
 struct Intake<'j, 'a> {
     job: &'j Job<'a>,
     label: Option<String>,
-    shelf: Shelf,
+    members: MemberCache,
     layers: Layers<'a>,
     /// The layers to expect, once all documents that say so have come by.
-    plan: Option<Vec<Place>>,
+    plan: Option<Vec<LayerDescriptor>>,
     /// A document came in since the last try to make a plan.
     has_news: bool,
 }
@@ -63,9 +64,9 @@ impl<'a> Intake<'_, 'a> {
                 Member::Symlink(target) => {
                     let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
                     let target = [directory.as_bytes(), b"/", target].concat();
-                    self.shelf.link(name, inside(&target)?)?;
+                    self.members.link(name, inside(&target)?)?;
                 }
-                Member::HardLink(target) => self.shelf.link(name, inside(target)?)?,
+                Member::HardLink(target) => self.members.link(name, inside(target)?)?,
                 _ => {
                     let doing =
                         format!("{name:?} is neither file, directory nor link; that is no image archive");
@@ -87,19 +88,19 @@ impl<'a> Intake<'_, 'a> {
         let mut data = Data { tar, piece: Vec::new(), at: 0 };
         if let Some(digest) = blob_of(&name) {
             let is_read = match self.expected(&digest)? {
-                Some(place) => {
-                    self.layers.unpack_early(&place, &mut data)?;
+                Some(descriptor) => {
+                    self.layers.unpack_early(&descriptor, &mut data)?;
                     true
                 }
                 None => self.layers.recognise(&digest, entry.size, &mut data)?,
             };
             if is_read {
-                return self.shelf.note(name, Facts { digest, size: entry.size });
+                return self.members.note(name, Facts { digest, size: entry.size });
             }
         }
-        self.shelf.put(name.clone(), entry.size, &mut data, &self.layers.txn)?;
+        self.members.put(name.clone(), entry.size, &mut data, &self.layers.txn)?;
         self.has_news |= entry.size <= crate::store::MAX_DOCUMENT;
-        match blob_of(&name).zip(self.shelf.facts(&name)) {
+        match blob_of(&name).zip(self.members.facts(&name)) {
             Some((promised, facts)) if promised != facts.digest => {
                 Err(wrong_digest(&promised, &facts.digest))
             }
@@ -107,28 +108,28 @@ impl<'a> Intake<'_, 'a> {
         }
     }
 
-    /// The only place that the blob is for, if all that tells so is here already.
-    fn expected(&mut self, blob: &Digest) -> Result<Option<Place>> {
+    /// The only layer that the blob is for, when all documents that say so have been read already.
+    fn expected(&mut self, blob: &Digest) -> Result<Option<LayerDescriptor>> {
         if self.plan.is_none() && std::mem::take(&mut self.has_news) {
             self.plan = self.try_plan()?;
         }
-        let mut places = self.plan.iter().flatten().filter(|place| place.blob == *blob);
-        let Some(first) = places.next() else { return Ok(None) };
+        let mut descriptors = self.plan.iter().flatten().filter(|descriptor| descriptor.blob == *blob);
+        let Some(first) = descriptors.next() else { return Ok(None) };
         // On two different bases a layer may have to be unpacked twice.
-        Ok(places.all(|place| place.chain == first.chain).then(|| first.clone()))
+        Ok(descriptors.all(|descriptor| descriptor.chain == first.chain).then(|| first.clone()))
     }
 
-    fn try_plan(&self) -> Result<Option<Vec<Place>>> {
-        if self.shelf.facts("index.json").is_none() {
+    fn try_plan(&self) -> Result<Option<Vec<LayerDescriptor>>> {
+        if self.members.facts("index.json").is_none() {
             return Ok(None);
         }
         let planned = self.select().and_then(|selected| {
-            selected.into_iter().map(|image| plan(image, &self.shelf)).collect::<Result<Vec<Planned>>>()
+            selected.into_iter().map(|image| plan(image, &self.members)).collect::<Result<Vec<Planned>>>()
         });
         match planned {
             Ok(planned) => {
                 let wanted = planned.into_iter().filter(|planned| self.job.wants(planned));
-                Ok(Some(wanted.flat_map(|planned| planned.places).collect()))
+                Ok(Some(wanted.flat_map(|planned| planned.descriptors).collect()))
             }
             // What is missing may still come.
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
@@ -140,11 +141,11 @@ impl<'a> Intake<'_, 'a> {
         let choice = self.job.choice(self.label.as_deref());
         let index = self.document("index.json")?.unwrap_or_default();
         // Its warnings come with the real selection, at the end.
-        resolve::select(&index, &self.shelf, &choice, &Silent)
+        resolve::select(&index, &self.members, &choice, &Silent)
     }
 
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let opened = self.shelf.open_name(name)?;
+        let opened = self.members.open_name(name)?;
         opened.map(|opened| document::read_within(opened.reader, name)).transpose()
     }
 
@@ -154,22 +155,22 @@ impl<'a> Intake<'_, 'a> {
         }
         if let Some(index) = self.document("index.json")? {
             let choice = self.job.choice(self.label.as_deref());
-            let selected = resolve::select(&index, &self.shelf, &choice, self.job.progress)?;
+            let selected = resolve::select(&index, &self.members, &choice, self.job.progress)?;
             let selected = self.job.named(selected)?;
             return match self.job.known(&selected)? {
                 Some(known) => Ok(known),
-                None => self.job.finish(self.layers, selected, &self.shelf),
+                None => self.job.finish(self.layers, selected, &self.members),
             };
         }
         if let Some(manifest) = self.document("manifest.json")? {
-            let selected = docker::select(&manifest, &self.shelf, &self.job.wanted, self.job.progress)?;
+            let selected = docker::select(&manifest, &self.members, &self.job.wanted, self.job.progress)?;
             let selected = self.job.named(selected)?;
             return match self.job.known(&selected)? {
                 Some(known) => Ok(known),
-                None => self.job.finish(self.layers, selected, &ByContent(&self.shelf)),
+                None => self.job.finish(self.layers, selected, &ByContent(&self.members)),
             };
         }
-        if self.shelf.facts("repositories").is_some() {
+        if self.members.facts("repositories").is_some() {
             let doing =
                 "the archive was saved by a docker before 1.10, in a form that has no image configurations";
             return Err(Error::new(Kind::Unsupported, doing).hint("load and save it with a newer docker"));

@@ -6,10 +6,10 @@ use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType
 use serde::Deserialize;
 
 use super::document::{self, read_within};
+use super::member_cache::MemberCache;
 use super::platform::{self, Platform};
 use super::progress::Progress;
 use super::resolve::{Selected, platform_of};
-use super::shelf::Shelf;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
@@ -29,7 +29,7 @@ struct Entry {
 /// `NotFound` when a file is missing or no image fits the platform.
 pub(super) fn select(
     manifest: &[u8],
-    shelf: &Shelf,
+    members: &MemberCache,
     wanted: &Platform,
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
@@ -37,11 +37,11 @@ pub(super) fn select(
     if entries.is_empty() {
         return Err(Error::new(Kind::NotFound, "there is no image in manifest.json"));
     }
-    let old_names = old_names(shelf)?;
+    let old_names = old_names(members)?;
     let (mut selected, mut offered): (Vec<Selected>, _) = (Vec::new(), Vec::new());
     for entry in &entries {
         let mut image =
-            image_of(entry, shelf).map_err(|e| e.doing(format!("read image {}", shown(&entry.config))))?;
+            image_of(entry, members).map_err(|e| e.doing(format!("read image {}", shown(&entry.config))))?;
         if platform::rank(&image.platform, wanted).is_none() {
             offered.push(image.platform);
             continue;
@@ -58,8 +58,8 @@ pub(super) fn select(
     Ok(selected)
 }
 
-fn image_of(entry: &Entry, shelf: &Shelf) -> Result<Selected> {
-    let opened = shelf.open_name(&entry.config)?.ok_or_else(|| missing("configuration", &entry.config))?;
+fn image_of(entry: &Entry, members: &MemberCache) -> Result<Selected> {
+    let opened = members.open_name(&entry.config)?.ok_or_else(|| missing("configuration", &entry.config))?;
     let bytes = read_within(opened.reader, &shown(&entry.config))?;
     let (config, diff_ids) = document::parse_config(&bytes)?;
     let layers = entry.layers.as_deref().unwrap_or_default();
@@ -67,7 +67,7 @@ fn image_of(entry: &Entry, shelf: &Shelf) -> Result<Selected> {
         let doing = format!("the image has {} layers, its configuration {}", layers.len(), diff_ids.len());
         return Err(Error::new(Kind::Corrupt, doing));
     }
-    let layers = layers.iter().map(|path| layer_of(path, shelf)).collect::<Result<Vec<_>>>()?;
+    let layers = layers.iter().map(|path| layer_of(path, members)).collect::<Result<Vec<_>>>()?;
     let config_digest = Digest::of(&bytes);
     let parsed =
         manifest_of(descriptor(MediaType::ImageConfig, bytes.len() as u64, &config_digest)?, layers)?;
@@ -93,8 +93,8 @@ fn manifest_of(config: Descriptor, layers: Vec<Descriptor>) -> Result<ImageManif
         .map_err(|error| Error::new(Kind::Bug, "make a manifest").because(error))
 }
 
-fn layer_of(path: &str, shelf: &Shelf) -> Result<Descriptor> {
-    let facts = shelf.facts(path).ok_or_else(|| missing("layer", path))?;
+fn layer_of(path: &str, members: &MemberCache) -> Result<Descriptor> {
+    let facts = members.facts(path).ok_or_else(|| missing("layer", path))?;
     descriptor(MediaType::ImageLayer, facts.size, &facts.digest)
 }
 
@@ -125,9 +125,9 @@ fn names_of(
 }
 
 /// The legacy file `repositories`: repository, tag, id of the top layer. Asked only where `manifest.json` has no name.
-fn old_names(shelf: &Shelf) -> Result<BTreeMap<String, Vec<String>>> {
+fn old_names(members: &MemberCache) -> Result<BTreeMap<String, Vec<String>>> {
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let Some(opened) = shelf.open_name("repositories")? else { return Ok(names) };
+    let Some(opened) = members.open_name("repositories")? else { return Ok(names) };
     let bytes = read_within(opened.reader, "repositories")?;
     let Ok(all) = serde_json::from_slice::<BTreeMap<String, BTreeMap<String, String>>>(&bytes) else {
         return Ok(names);

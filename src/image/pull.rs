@@ -5,13 +5,13 @@ use std::time::Duration;
 use oci_spec::image::{Descriptor, MediaType};
 
 use super::document::{self, Document};
-use super::import::{ImportOptions, Job, name_full_disk, plan};
+use super::job::{ImportOptions, Job, name_full_disk, plan};
 use super::layer::Limits;
 use super::platform::{self, Platform};
 use super::policy::{PolicyOptions, Rules};
 use super::progress::Progress;
 use super::registry::{Found, RegistryOptions, Repository};
-use super::remote::Remote;
+use super::registry_source::RegistrySource;
 use super::resolve::{self, Selected};
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
@@ -109,12 +109,12 @@ impl Pull<'_, '_> {
             Some(digest) => self.repository.by_digest(digest)?,
             None => self.repository.tagged(self.reference.tag().unwrap_or_default())?,
         };
-        let mut remote =
-            Remote::new(self.repository, self.job.store, self.job.progress, self.options.spool_above);
-        remote.know(&found);
+        let mut source =
+            RegistrySource::new(self.repository, self.job.store, self.job.progress, self.options.spool_above);
+        source.know(&found);
         let top = self.descriptor(&found)?;
         let digest = found.digest;
-        let selected = self.select(&top, digest, &remote)?;
+        let selected = self.select(&top, digest, &source)?;
         for image in &selected {
             self.rules.check(self.reference, &top, image.manifest, self.repository)?;
         }
@@ -122,13 +122,13 @@ impl Pull<'_, '_> {
         if let Some(images) = self.job.known(&selected)? {
             return Ok(here(images));
         }
-        let mut places = Vec::new();
+        let mut descriptors = Vec::new();
         for image in &selected {
-            places.extend(plan(image.clone(), &remote)?.places);
+            descriptors.extend(plan(image.clone(), &source)?.descriptors);
         }
-        remote.expect(places);
+        source.expect(descriptors);
         // Whoever pulls the same layers just now does part of the work for us.
-        let blobs = remote.places().iter().map(|place| place.blob);
+        let blobs = source.descriptors().iter().map(|descriptor| descriptor.blob);
         let contents: Vec<Digest> = selected.iter().map(|image| image.manifest).chain(blobs).collect();
         let _claims = self.job.store.claim_all(&contents)?;
         if let Some(images) = self.job.known(&selected)? {
@@ -136,10 +136,10 @@ impl Pull<'_, '_> {
         }
         self.job.store.sweep_partials(PARTIAL_LIFE)?;
         let mut layers = self.job.begin()?;
-        layers.unpack_ahead(remote.places(), &remote, at_a_time())?;
-        let images = self.job.finish(layers, selected, &remote)?;
-        for place in remote.places() {
-            self.job.store.end_partial(&place.blob)?;
+        layers.unpack_ahead(source.descriptors(), &source, at_a_time())?;
+        let images = self.job.finish(layers, selected, &source)?;
+        for descriptor in source.descriptors() {
+            self.job.store.end_partial(&descriptor.blob)?;
         }
         Ok(Pulled { images, digest, was_here: false })
     }
@@ -168,9 +168,9 @@ impl Pull<'_, '_> {
     }
 
     /// Chooses the images and says what they are called here.
-    fn select(&self, top: &Descriptor, digest: Digest, remote: &Remote<'_>) -> Result<Vec<Selected>> {
+    fn select(&self, top: &Descriptor, digest: Digest, source: &RegistrySource<'_>) -> Result<Vec<Selected>> {
         let all = self.options.all_platforms;
-        let mut selected = resolve::select_from(top.clone(), remote, &self.job.wanted, all)?;
+        let mut selected = resolve::select_from(top.clone(), source, &self.job.wanted, all)?;
         for (number, image) in selected.iter_mut().enumerate() {
             // As docker and containerd have it: the digest that was asked for, which may be an index's.
             image.repo_digests = vec![self.name_of(if number == 0 { &digest } else { &image.manifest })];

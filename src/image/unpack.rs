@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::document::{Blobs, missing, wrong_digest, wrong_size};
 use super::layer::{Applied, Limits};
+use super::member_cache::copy;
 use super::progress::{Outcome, Progress};
-use super::shelf::copy;
-use super::{parents, sandbox};
+use super::{inherit_dir_attrs, sandbox};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
@@ -19,9 +19,9 @@ use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
 /// Compressed bytes after which the room on disk is looked at again.
 const LOOK_EVERY: u64 = 1 << 20;
 
-/// A layer's place in an image.
+/// A layer, as a manifest and a configuration describe it.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct LayerDescriptor {
     pub(super) blob: Digest,
     pub(super) size: u64,
     pub(super) diff_id: Digest,
@@ -34,10 +34,10 @@ pub(super) struct Place {
 /// Where layers are had from that are not at hand.
 pub(super) trait Fetch: Sync {
     /// Begins to read the blob of a layer.
-    fn open(&self, place: &Place) -> Result<Box<dyn Read + '_>>;
+    fn open(&self, descriptor: &LayerDescriptor) -> Result<Box<dyn Read + '_>>;
 
     /// Whether reading it anew may give other bytes, after those that came were wrong.
-    fn start_over(&self, place: &Place) -> Result<bool>;
+    fn start_over(&self, descriptor: &LayerDescriptor) -> Result<bool>;
 }
 
 /// A blob that is a layer's tar now lies unpacked.
@@ -79,51 +79,52 @@ impl<'a> Layers<'a> {
         self.verified.contains(blob)
     }
 
-    /// Unpacks a blob that comes by now and that some place will ask for.
-    pub(super) fn unpack_early(&mut self, place: &Place, reader: &mut dyn Read) -> Result<()> {
-        let is_here = match self.store.layer_for(&place.diff_id, &place.chain)? {
+    /// Unpacks a blob that comes by now that an image will ask for.
+    pub(super) fn unpack_early(&mut self, descriptor: &LayerDescriptor, reader: &mut dyn Read) -> Result<()> {
+        let is_here = match self.store.layer_for(&descriptor.diff_id, &descriptor.chain)? {
             Some(layer) => self.txn.keep(layer.id)?,
             None => false,
         };
         if is_here {
-            return self.verify(place, reader);
+            return self.verify(descriptor, reader);
         }
-        let unpacked = self.unpack(place, reader)?;
-        self.verified.insert(place.blob);
-        self.early.insert(place.blob, unpacked);
+        let unpacked = self.unpack(descriptor, reader)?;
+        self.verified.insert(descriptor.blob);
+        self.early.insert(descriptor.blob, unpacked);
         Ok(())
     }
 
-    /// Unpacks all of `places` that are not at hand, so many at a time. The first error ends it for all.
+    /// Unpacks all of `descriptors` that are not at hand, so many at a time. The first error ends it for all.
     pub(super) fn unpack_ahead(
         &mut self,
-        places: &[Place],
+        descriptors: &[LayerDescriptor],
         fetch: &dyn Fetch,
         at_a_time: usize,
     ) -> Result<()> {
-        let mut wanted: Vec<&Place> = Vec::new();
-        for place in places {
-            let is_known = self.early.contains_key(&place.blob) || self.at_hand(place)?.is_some();
-            if !is_known && !wanted.iter().any(|other| other.blob == place.blob) {
-                self.refuse_known_other(place)?;
-                wanted.push(place);
+        let mut wanted: Vec<&LayerDescriptor> = Vec::new();
+        for descriptor in descriptors {
+            let is_known = self.early.contains_key(&descriptor.blob) || self.at_hand(descriptor)?.is_some();
+            if !is_known && !wanted.iter().any(|other| other.blob == descriptor.blob) {
+                self.refuse_known_other(descriptor)?;
+                wanted.push(descriptor);
             }
         }
         // Sooner refused than after hours on a slow link. Each takes at least the room of its blob, but for rare ones.
-        self.store.ensure_room(wanted.iter().map(|place| place.size).fold(0, u64::saturating_add))?;
+        self.store
+            .ensure_room(wanted.iter().map(|descriptor| descriptor.size).fold(0, u64::saturating_add))?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done = Mutex::new(Vec::new());
         let this = &*self;
         let work = || {
-            while let Some(place) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(descriptor) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let result = this.unpack_from(place, fetch, &stop);
+                let result = this.unpack_from(descriptor, fetch, &stop);
                 // The error that comes first is the cause of the others.
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 stop.fetch_or(result.is_err(), Ordering::Relaxed);
-                done.push((place.blob, result));
+                done.push((descriptor.blob, result));
             }
         };
         std::thread::scope(|scope| {
@@ -142,10 +143,15 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    fn unpack_from(&self, place: &Place, fetch: &dyn Fetch, stop: &AtomicBool) -> Result<Unpacked> {
-        let once = || self.unpack(place, &mut Stoppable { inner: fetch.open(place)?, stop });
+    fn unpack_from(
+        &self,
+        descriptor: &LayerDescriptor,
+        fetch: &dyn Fetch,
+        stop: &AtomicBool,
+    ) -> Result<Unpacked> {
+        let once = || self.unpack(descriptor, &mut Stoppable { inner: fetch.open(descriptor)?, stop });
         match once() {
-            Err(error) if error.kind() == Kind::Corrupt && fetch.start_over(place)? => {
+            Err(error) if error.kind() == Kind::Corrupt && fetch.start_over(descriptor)? => {
                 self.progress.warn(&format!("{}; getting it anew", error.chain()));
                 once()
             }
@@ -158,107 +164,122 @@ impl<'a> Layers<'a> {
         match self.store.layer_of_blob(blob)? {
             // One that leans on its parents may be needed again on other ones.
             Some(layer) if layer.chain.is_none() && self.txn.keep(layer.id)? => {
-                let place = Place { blob: *blob, size, diff_id: layer.diff_id, chain: *blob, url: None };
-                self.verify(&place, reader).map(|()| true)
+                let descriptor =
+                    LayerDescriptor { blob: *blob, size, diff_id: layer.diff_id, chain: *blob, url: None };
+                self.verify(&descriptor, reader).map(|()| true)
             }
             _ => Ok(false),
         }
     }
 
-    /// The layer for `place`, which lies on `below`; all that is needed is read from `blobs`.
-    pub(super) fn pick(&mut self, place: &Place, below: &[Pick], blobs: &dyn Blobs) -> Result<Pick> {
-        let pick = match self.at_hand(place)? {
+    /// The layer that `descriptor` describes, which lies on `below`; all that is needed is read from `blobs`.
+    pub(super) fn pick(
+        &mut self,
+        descriptor: &LayerDescriptor,
+        below: &[Pick],
+        blobs: &dyn Blobs,
+    ) -> Result<Pick> {
+        let pick = match self.at_hand(descriptor)? {
             Some(pick) => {
-                self.verify_other_copy(place, pick, blobs)?;
+                self.verify_other_copy(descriptor, pick, blobs)?;
                 pick
             }
             None => {
-                let unpacked = match self.early.remove(&place.blob) {
+                let unpacked = match self.early.remove(&descriptor.blob) {
                     Some(unpacked) => unpacked,
                     None => {
-                        self.refuse_known_other(place)?;
-                        let mut opened = blobs.open(&place.blob)?.ok_or_else(|| absent(place))?;
-                        if opened.size != place.size {
-                            return Err(wrong_size(&place.blob, place.size, opened.size));
+                        self.refuse_known_other(descriptor)?;
+                        let mut opened = blobs.open(&descriptor.blob)?.ok_or_else(|| absent(descriptor))?;
+                        if opened.size != descriptor.size {
+                            return Err(wrong_size(&descriptor.blob, descriptor.size, opened.size));
                         }
-                        let unpacked = self.unpack(place, &mut opened.reader)?;
-                        self.verified.insert(place.blob);
+                        let unpacked = self.unpack(descriptor, &mut opened.reader)?;
+                        self.verified.insert(descriptor.blob);
                         unpacked
                     }
                 };
-                self.settle(place, below, unpacked)?
+                self.settle(descriptor, below, unpacked)?
             }
         };
         // What the configuration alone says of a blob may be a lie, which would be told to other images.
-        if self.has_seen(&place.blob) {
-            self.batch.blobs.push((place.blob, pick));
+        if self.has_seen(&descriptor.blob) {
+            self.batch.blobs.push((descriptor.blob, pick));
         }
         Ok(pick)
     }
 
     /// What a blob unpacks to is known once and for all: a configuration that says otherwise needs no second look.
-    fn refuse_known_other(&self, place: &Place) -> Result<()> {
-        match self.store.layer_of_blob(&place.blob)? {
-            Some(layer) if layer.diff_id != place.diff_id => Err(wrong_diff_id(place, &layer.diff_id)),
+    fn refuse_known_other(&self, descriptor: &LayerDescriptor) -> Result<()> {
+        match self.store.layer_of_blob(&descriptor.blob)? {
+            Some(layer) if layer.diff_id != descriptor.diff_id => {
+                Err(wrong_diff_id(descriptor, &layer.diff_id))
+            }
             _ => Ok(()),
         }
     }
 
     /// A layer that this import has unpacked already, or that the store has.
-    fn at_hand(&self, place: &Place) -> Result<Option<Pick>> {
+    fn at_hand(&self, descriptor: &LayerDescriptor) -> Result<Option<Pick>> {
         let fits = |layer: &NewLayer| {
-            layer.diff_id == place.diff_id && layer.chain.as_ref().is_none_or(|chain| *chain == place.chain)
+            layer.diff_id == descriptor.diff_id
+                && layer.chain.as_ref().is_none_or(|chain| *chain == descriptor.chain)
         };
         if let Some(index) = self.batch.layers.iter().position(fits) {
             return Ok(Some(Pick::New(index)));
         }
-        match self.store.layer_for(&place.diff_id, &place.chain)? {
+        match self.store.layer_for(&descriptor.diff_id, &descriptor.chain)? {
             Some(layer) if self.txn.keep(layer.id)? => Ok(Some(Pick::Present(layer.id))),
             _ => Ok(None),
         }
     }
 
     /// A blob whose layer is at hand is not unpacked, but a damaged one is not accepted either.
-    fn verify_other_copy(&mut self, place: &Place, pick: Pick, blobs: &dyn Blobs) -> Result<()> {
+    fn verify_other_copy(
+        &mut self,
+        descriptor: &LayerDescriptor,
+        pick: Pick,
+        blobs: &dyn Blobs,
+    ) -> Result<()> {
         let is_known = match pick {
-            Pick::Present(_) => {
-                self.store.layer_of_blob(&place.blob)?.is_some_and(|layer| layer.diff_id == place.diff_id)
-            }
+            Pick::Present(_) => self
+                .store
+                .layer_of_blob(&descriptor.blob)?
+                .is_some_and(|layer| layer.diff_id == descriptor.diff_id),
             Pick::New(_) => false,
         };
-        if is_known || self.has_seen(&place.blob) {
+        if is_known || self.has_seen(&descriptor.blob) {
             if is_known {
-                self.progress.end(&place.blob, Outcome::Present);
+                self.progress.end(&descriptor.blob, Outcome::Present);
             }
             return Ok(());
         }
         if !blobs.is_cheap() {
-            self.progress.end(&place.blob, Outcome::Present);
+            self.progress.end(&descriptor.blob, Outcome::Present);
             return Ok(());
         }
-        match blobs.open(&place.blob)? {
-            Some(mut opened) => self.verify(place, &mut opened.reader),
+        match blobs.open(&descriptor.blob)? {
+            Some(mut opened) => self.verify(descriptor, &mut opened.reader),
             // Left out on purpose, by a writer that counts on the layer being known.
             None => Ok(()),
         }
     }
 
-    fn verify(&mut self, place: &Place, reader: &mut dyn Read) -> Result<()> {
-        self.progress.begin(&place.blob, place.size);
-        let mut watched = Watched::new(reader, place, self.progress);
+    fn verify(&mut self, descriptor: &LayerDescriptor, reader: &mut dyn Read) -> Result<()> {
+        self.progress.begin(&descriptor.blob, descriptor.size);
+        let mut watched = Watched::new(reader, descriptor, self.progress);
         copy(&mut watched, &mut io::sink())?;
-        watched.check(place)?;
-        self.verified.insert(place.blob);
-        self.progress.end(&place.blob, Outcome::Present);
+        watched.check(descriptor)?;
+        self.verified.insert(descriptor.blob);
+        self.progress.end(&descriptor.blob, Outcome::Present);
         Ok(())
     }
 
-    fn unpack(&self, place: &Place, reader: &mut dyn Read) -> Result<Unpacked> {
+    fn unpack(&self, descriptor: &LayerDescriptor, reader: &mut dyn Read) -> Result<Unpacked> {
         // A layer takes at least the room of its blob, but for rare ones.
-        self.store.ensure_room(place.size)?;
-        self.progress.begin(&place.blob, place.size);
+        self.store.ensure_room(descriptor.size)?;
+        self.progress.begin(&descriptor.blob, descriptor.size);
         let staged = self.txn.stage_layer()?;
-        let mut watched = Watched::new(reader, place, self.progress);
+        let mut watched = Watched::new(reader, descriptor, self.progress);
         let mut since = 0;
         let mut watch = |count: u64| {
             since += count;
@@ -270,38 +291,38 @@ impl<'a> Layers<'a> {
         };
         let applied = sandbox::apply(&mut watched, &staged, &self.limits, &mut watch);
         let applied = match applied {
-            Ok(applied) => watched.rest().and_then(|()| watched.check(place)).map(|()| applied),
+            Ok(applied) => watched.rest().and_then(|()| watched.check(descriptor)).map(|()| applied),
             // A blob that is not the promised one explains whatever else is wrong with it.
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) && watched.rest().is_ok() => {
-                Err(watched.check(place).err().unwrap_or(error))
+                Err(watched.check(descriptor).err().unwrap_or(error))
             }
             Err(error) => Err(error),
         }
-        .map_err(|e| e.doing(format!("unpack layer {}", place.blob)))?;
-        if applied.diff_id != place.diff_id {
-            return Err(wrong_diff_id(place, &applied.diff_id));
+        .map_err(|e| e.doing(format!("unpack layer {}", descriptor.blob)))?;
+        if applied.diff_id != descriptor.diff_id {
+            return Err(wrong_diff_id(descriptor, &applied.diff_id));
         }
         for warning in &applied.warnings {
-            self.progress.warn(&format!("layer {}: {warning}", place.blob));
+            self.progress.warn(&format!("layer {}: {warning}", descriptor.blob));
         }
-        self.progress.end(&place.blob, Outcome::Unpacked);
+        self.progress.end(&descriptor.blob, Outcome::Unpacked);
         Ok(Unpacked { staged, applied })
     }
 
     /// Makes an unpacked layer part of the transaction, with what it takes from the layers below.
-    fn settle(&mut self, place: &Place, below: &[Pick], unpacked: Unpacked) -> Result<Pick> {
+    fn settle(&mut self, descriptor: &LayerDescriptor, below: &[Pick], unpacked: Unpacked) -> Result<Pick> {
         let Unpacked { staged, applied } = unpacked;
-        if applied.diff_id != place.diff_id {
-            return Err(wrong_diff_id(place, &applied.diff_id));
+        if applied.diff_id != descriptor.diff_id {
+            return Err(wrong_diff_id(descriptor, &applied.diff_id));
         }
         let leans = applied.implicit_dirs && !applied.hides_all_lower;
         if leans {
-            parents::adopt(staged.root().as_fd(), &self.lowers(below), &staged.index_path())?;
+            inherit_dir_attrs::inherit(staged.root().as_fd(), &self.lowers(below), &staged.index_path())?;
         }
         self.batch.layers.push(NewLayer {
             staged,
             diff_id: applied.diff_id,
-            chain: leans.then_some(place.chain),
+            chain: leans.then_some(descriptor.chain),
             hides_all_lower: applied.hides_all_lower,
             size_bytes: applied.bytes,
             entries: applied.entries,
@@ -309,7 +330,7 @@ impl<'a> Layers<'a> {
         Ok(Pick::New(self.batch.layers.len() - 1))
     }
 
-    /// The directories below a place, topmost first.
+    /// The directories of the layers below, topmost first.
     fn lowers(&self, below: &[Pick]) -> Vec<PathBuf> {
         let path = |pick: &Pick| match pick {
             Pick::Present(id) => Some(self.store.lower_dir(*id)),
@@ -319,20 +340,22 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn absent(place: &Place) -> Error {
-    match &place.url {
-        None => missing(&place.blob),
+fn absent(descriptor: &LayerDescriptor) -> Error {
+    match &descriptor.url {
+        None => missing(&descriptor.blob),
         Some(url) => {
             let url: String = url.chars().take(200).collect();
-            let doing =
-                format!("layer {} is a foreign one: it is not with the image, but at {url:?}", place.blob);
+            let doing = format!(
+                "layer {} is a foreign one: it is not with the image, but at {url:?}",
+                descriptor.blob
+            );
             Error::new(Kind::Unsupported, doing).hint("save the image with its foreign layers")
         }
     }
 }
 
-fn wrong_diff_id(place: &Place, actual: &Digest) -> Error {
-    let (blob, promised) = (&place.blob, &place.diff_id);
+fn wrong_diff_id(descriptor: &LayerDescriptor, actual: &Digest) -> Error {
+    let (blob, promised) = (&descriptor.blob, &descriptor.diff_id);
     Error::new(Kind::Corrupt, format!("layer {blob} unpacks to {actual}; the configuration says {promised}"))
         .hint("the image contradicts itself; build it again")
 }
@@ -363,8 +386,15 @@ struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    fn new(inner: &'a mut dyn Read, place: &Place, progress: &'a dyn Progress) -> Self {
-        Self { inner, hasher: Hasher::new(), count: 0, promised: place.size, blob: place.blob, progress }
+    fn new(inner: &'a mut dyn Read, descriptor: &LayerDescriptor, progress: &'a dyn Progress) -> Self {
+        Self {
+            inner,
+            hasher: Hasher::new(),
+            count: 0,
+            promised: descriptor.size,
+            blob: descriptor.blob,
+            progress,
+        }
     }
 
     /// Reads what the decoder had no use for.
@@ -373,13 +403,13 @@ impl<'a> Watched<'a> {
     }
 
     /// Compares with the promise, once all is read.
-    fn check(&self, place: &Place) -> Result<()> {
-        if self.count != place.size {
-            return Err(wrong_size(&place.blob, place.size, self.count));
+    fn check(&self, descriptor: &LayerDescriptor) -> Result<()> {
+        if self.count != descriptor.size {
+            return Err(wrong_size(&descriptor.blob, descriptor.size, self.count));
         }
         let actual = self.hasher.clone().finish();
-        if actual != place.blob {
-            return Err(wrong_digest(&place.blob, &actual));
+        if actual != descriptor.blob {
+            return Err(wrong_digest(&descriptor.blob, &actual));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::place::{At, system};
+use super::lookup::{At, system};
 use crate::error::{Error, Result};
 use crate::image::tar::{Entry, Mtime, shown};
 use crate::store::index::Attributes;

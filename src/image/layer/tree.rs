@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::log::Log;
+use super::lookup::{At, Was, look, system};
 use super::name::{join, split};
-use super::place::{At, Was, look, system};
 use crate::error::{Error, Kind, Result};
 use crate::image::tar::{Mtime, shown};
 use crate::store::index::{Record, beneath};

@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::lookup::{At, Was, look, system};
 use super::name::{join, split};
-use super::place::{At, Was, look, system};
 use super::tree::{For, Tree, is_whiteout};
 use crate::error::Result;
 

@@ -9,9 +9,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
-use super::credentials::Login;
 use super::endpoint::{Endpoint, Tls, host_of};
 use super::fault::{Again, Fault, retry_after};
+use super::login::Login;
 use super::session::{Session, parse_uri, secret};
 use super::wire::{Request, Wire};
 use crate::error::{Doing, Error, Kind, Result};

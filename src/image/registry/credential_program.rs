@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::credentials::Login;
+use super::login::Login;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::image::question::ask;
 

@@ -1,7 +1,6 @@
 //! Who we are to a registry: from the command line, else from the files that docker, podman and skopeo keep.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -9,34 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::credential_program;
-use super::table::{malformed, read};
+use super::file::{malformed, read};
+use super::login::Login;
 use crate::error::{Error, Result};
-
-/// A way to prove who we are.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Login {
-    /// A name and a password.
-    Password {
-        /// The name.
-        username: String,
-        /// The password.
-        password: String,
-    },
-    /// An OAuth2 refresh token, which docker calls identity token.
-    Identity(String),
-    /// A token that the registry itself takes.
-    Bearer(String),
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password { .. } => "Password(..)",
-            Self::Identity(_) => "Identity(..)",
-            Self::Bearer(_) => "Bearer(..)",
-        })
-    }
-}
 
 impl Login {
     /// Reads `name:password`, as `--creds` has it.

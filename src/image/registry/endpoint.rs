@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credentials::Login;
+use super::login::Login;
 use crate::error::{Error, Result};
 
 /// A registry or mirror, as seen from one repository.

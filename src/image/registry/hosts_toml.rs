@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::endpoint::{Base, Endpoint, Tls};
-use super::table::{certificates, malformed, own_base, read};
+use super::file::{certificates, malformed, own_base, read};
 use crate::error::Result;
 use crate::store::reference::Reference;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use yaml_rust2::Yaml;
 
-use super::credentials::Login;
 use super::endpoint::{Base, Endpoint, Tls, is_repository};
-use super::table::{malformed, own_base, read};
+use super::file::{malformed, own_base, read};
+use super::login::Login;
 use crate::error::Result;
 use crate::store::reference::Reference;
 

@@ -18,8 +18,10 @@ mod credentials;
 mod download;
 mod endpoint;
 mod fault;
+mod file;
 mod hosts_toml;
 mod k3s;
+mod login;
 mod lookup;
 mod registries_conf;
 mod repository;
@@ -32,8 +34,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cancel::Cancel;
-pub use credentials::Login;
 pub(super) use download::Download;
+pub use login::Login;
 pub(super) use repository::{Found, Repository};
 
 use crate::error::Result;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::endpoint::{Base, Endpoint, is_repository};
-use super::table::{blocked, malformed, own_base, read};
+use super::file::{blocked, malformed, own_base, read};
 use crate::error::{Error, Result};
 use crate::store::reference::Reference;
 

@@ -17,9 +17,10 @@ use serde::Deserialize;
 use super::RegistryOptions;
 use super::auth::{self, Known};
 use super::challenge;
-use super::credentials::{self, Login};
+use super::credentials;
 use super::endpoint::{Endpoint, Tls};
 use super::fault::{Again, Fault, retry_after};
+use super::login::Login;
 use super::wire::{Answer, Dialer, Request, Wire};
 use crate::error::{Error, Kind, Result};
 

@@ -1,4 +1,4 @@
-//! What an archive has brought so far, kept until its place is known: small documents in memory, the rest parked in
+//! What an archive has brought so far, kept until it is known what it is: small documents in memory, the rest parked in
 //! the transaction's directory, each with the digest it really has.
 
 use std::collections::BTreeMap;
@@ -39,13 +39,13 @@ pub(super) struct Facts {
 
 /// The members of an archive.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
+pub(super) struct MemberCache {
     items: BTreeMap<String, Item>,
     links: BTreeMap<String, String>,
     in_memory: usize,
 }
 
-impl Shelf {
+impl MemberCache {
     /// Takes in a file. Documents stay in memory, as long as there are not too many; all else is parked.
     pub(super) fn put(
         &mut self,
@@ -125,7 +125,7 @@ impl Shelf {
 }
 
 /// Blobs as an OCI layout names them.
-impl Blobs for Shelf {
+impl Blobs for MemberCache {
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {
         let name = blob_name(digest);
         match self.facts(&name) {
@@ -136,7 +136,7 @@ impl Blobs for Shelf {
 }
 
 /// The files of a docker archive, whose names say nothing: found by the digest they have.
-pub(super) struct ByContent<'a>(pub(super) &'a Shelf);
+pub(super) struct ByContent<'a>(pub(super) &'a MemberCache);
 
 impl Blobs for ByContent<'_> {
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {

@@ -14,7 +14,7 @@ use oci_spec::image::Descriptor;
 use super::document::{Blobs, Opened};
 use super::progress::Progress;
 use super::registry::{Download, Found, Repository};
-use super::unpack::{Fetch, Place};
+use super::unpack::{Fetch, LayerDescriptor};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::store::{Partial, Store};
@@ -23,7 +23,7 @@ use crate::store::{Partial, Store};
 const SMALLEST_NOTED: u64 = 1 << 20;
 
 /// One repository, for one pull.
-pub(super) struct Remote<'a> {
+pub(super) struct RegistrySource<'a> {
     pub(super) repository: &'a Repository<'a>,
     pub(super) store: &'a Store,
     pub(super) progress: &'a dyn Progress,
@@ -31,18 +31,18 @@ pub(super) struct Remote<'a> {
     pub(super) spool_above: u64,
     documents: Mutex<BTreeMap<Digest, Vec<u8>>>,
     /// The layers that [`Blobs::open`] may be asked for.
-    places: Vec<Place>,
+    descriptors: Vec<LayerDescriptor>,
 }
 
-impl<'a> Remote<'a> {
+impl<'a> RegistrySource<'a> {
     pub(super) fn new(
         repository: &'a Repository<'a>,
         store: &'a Store,
         progress: &'a dyn Progress,
         spool_above: u64,
     ) -> Self {
-        let (documents, places) = (Mutex::default(), Vec::new());
-        Self { repository, store, progress, spool_above, documents, places }
+        let (documents, descriptors) = (Mutex::default(), Vec::new());
+        Self { repository, store, progress, spool_above, documents, descriptors }
     }
 
     /// Keeps a document that is known already.
@@ -51,13 +51,13 @@ impl<'a> Remote<'a> {
     }
 
     /// Says which layers will be asked for.
-    pub(super) fn expect(&mut self, places: Vec<Place>) {
-        self.places = places;
+    pub(super) fn expect(&mut self, descriptors: Vec<LayerDescriptor>) {
+        self.descriptors = descriptors;
     }
 
     /// The layers that will be asked for.
-    pub(super) fn places(&self) -> &[Place] {
-        &self.places
+    pub(super) fn descriptors(&self) -> &[LayerDescriptor] {
+        &self.descriptors
     }
 
     fn keep(&self, digest: Digest, bytes: Vec<u8>) {
@@ -81,22 +81,24 @@ impl<'a> Remote<'a> {
     }
 
     /// What a download is kept in besides being read; `None` when it is not kept.
-    fn partial(&self, place: &Place) -> Result<Option<Partial>> {
-        match self.store.partial(&place.blob)? {
-            Some(partial) if partial.length() <= place.size => return Ok(Some(partial)),
-            None if place.size < SMALLEST_NOTED => return Ok(None),
+    fn partial(&self, descriptor: &LayerDescriptor) -> Result<Option<Partial>> {
+        match self.store.partial(&descriptor.blob)? {
+            Some(partial) if partial.length() <= descriptor.size => return Ok(Some(partial)),
+            None if descriptor.size < SMALLEST_NOTED => return Ok(None),
             Some(_) | None => {}
         }
-        let begun = self.store.begin_partial(&place.blob)?;
-        let is_spooled = place.size >= self.spool_above || self.repository.was_cut();
+        let begun = self.store.begin_partial(&descriptor.blob)?;
+        let is_spooled = descriptor.size >= self.spool_above || self.repository.was_cut();
         Ok(is_spooled.then_some(begun))
     }
 }
 
-impl Blobs for Remote<'_> {
+impl Blobs for RegistrySource<'_> {
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {
-        let Some(place) = self.places.iter().find(|place| place.blob == *digest) else { return Ok(None) };
-        Ok(Some(Opened { reader: Fetch::open(self, place)?, size: place.size }))
+        let Some(descriptor) = self.descriptors.iter().find(|descriptor| descriptor.blob == *digest) else {
+            return Ok(None);
+        };
+        Ok(Some(Opened { reader: Fetch::open(self, descriptor)?, size: descriptor.size }))
     }
 
     fn open_document(&self, digest: &Digest, descriptor: &Descriptor) -> Result<Option<Opened<'_>>> {
@@ -110,21 +112,21 @@ impl Blobs for Remote<'_> {
     }
 }
 
-impl Fetch for Remote<'_> {
-    fn open(&self, place: &Place) -> Result<Box<dyn Read + '_>> {
-        let urls: Vec<String> = place.url.iter().cloned().collect();
-        let Some(partial) = self.partial(place)? else {
-            return Ok(Box::new(self.repository.blob(&place.blob, place.size, 0, &urls)));
+impl Fetch for RegistrySource<'_> {
+    fn open(&self, descriptor: &LayerDescriptor) -> Result<Box<dyn Read + '_>> {
+        let urls: Vec<String> = descriptor.url.iter().cloned().collect();
+        let Some(partial) = self.partial(descriptor)? else {
+            return Ok(Box::new(self.repository.blob(&descriptor.blob, descriptor.size, 0, &urls)));
         };
         let from = partial.length();
         let had = partial.reader()?.take(from);
-        let rest = self.repository.blob(&place.blob, place.size, from, &urls);
-        Ok(Box::new(Spooled { had, rest, partial: Some(partial), remote: self, blob: place.blob }))
+        let rest = self.repository.blob(&descriptor.blob, descriptor.size, from, &urls);
+        Ok(Box::new(Spooled { had, rest, partial: Some(partial), source: self, blob: descriptor.blob }))
     }
 
-    fn start_over(&self, place: &Place) -> Result<bool> {
-        let had_some = self.store.partial(&place.blob)?.is_some_and(|partial| partial.length() > 0);
-        self.store.end_partial(&place.blob)?;
+    fn start_over(&self, descriptor: &LayerDescriptor) -> Result<bool> {
+        let had_some = self.store.partial(&descriptor.blob)?.is_some_and(|partial| partial.length() > 0);
+        self.store.end_partial(&descriptor.blob)?;
         Ok(had_some || self.repository.was_cut())
     }
 }
@@ -134,7 +136,7 @@ struct Spooled<'a> {
     had: Take<File>,
     rest: Download<'a>,
     partial: Option<Partial>,
-    remote: &'a Remote<'a>,
+    source: &'a RegistrySource<'a>,
     blob: Digest,
 }
 
@@ -149,8 +151,8 @@ impl Read for Spooled<'_> {
         if let Some(Err(error)) = kept {
             // A full disk may still have room for the image itself.
             self.partial = None;
-            self.remote.progress.warn(&format!("the download is not kept: {}", error.chain()));
-            self.remote.store.end_partial(&self.blob).map_err(io::Error::other)?;
+            self.source.progress.warn(&format!("the download is not kept: {}", error.chain()));
+            self.source.store.end_partial(&self.blob).map_err(io::Error::other)?;
         }
         Ok(count)
     }

@@ -10,9 +10,9 @@ use super::Driver;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 
-/// The place of a cgroup in the hierarchy, free of `.` and `..`.
+/// The path of a cgroup in its hierarchy, free of `.` and `..`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum CgroupPath {
     /// Below the mount of the hierarchy.
     Root(PathBuf),
     /// Below (v1) or beside (v2) the runtime's own cgroup.
@@ -28,8 +28,8 @@ pub enum Place {
 
 const FIELD: &str = "linux.cgroupsPath";
 
-impl Place {
-    /// The place that the spec names, or the default for `id`.
+impl CgroupPath {
+    /// The path that the spec names, or the default for `id`.
     ///
     /// # Errors
     /// `Invalid` for the root of the hierarchy itself, for what is no cgroup name, and for systemd when it is not
@@ -49,7 +49,7 @@ impl Place {
         }
     }
 
-    /// The path below the root of the hierarchy, given the runtime's own cgroup there, or `None` for the place beside
+    /// The path below the root of the hierarchy, given the runtime's own cgroup there, or `None` for the one beside
     /// the root.
     pub(crate) fn below_root(&self, own: &Path) -> Result<PathBuf> {
         match self {
@@ -98,7 +98,7 @@ fn cleaned(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
-fn scope(path: &Path) -> Result<Place> {
+fn scope(path: &Path) -> Result<CgroupPath> {
     let refuse = |why: &str| {
         let hint = "for example system.slice:coracle:web-1";
         Err(Error::invalid(format!("{FIELD} {path:?} {why}")).hint(hint))
@@ -122,7 +122,7 @@ fn scope(path: &Path) -> Result<Place> {
     if unit.len() > 255 {
         return refuse("is too long for a unit name");
     }
-    Ok(Place::Scope { slice: slice.to_owned(), unit })
+    Ok(CgroupPath::Scope { slice: slice.to_owned(), unit })
 }
 
 /// `a-b.slice` lives in `a.slice/a-b.slice`; `-.slice` is the root. systemd.slice(5)
@@ -149,19 +149,19 @@ pub(crate) fn slice_path(slice: &str) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn place(path: &str, driver: Driver) -> Result<Place> {
-        Place::new(Some(Path::new(path)), &ContainerId::parse("web-1").unwrap(), driver)
+    fn parse(path: &str, driver: Driver) -> Result<CgroupPath> {
+        CgroupPath::new(Some(Path::new(path)), &ContainerId::parse("web-1").unwrap(), driver)
     }
 
     #[test]
     fn paths_are_cleaned() {
         for (path, expected) in [
-            ("/a/b", Place::Root("a/b".into())),
-            ("/a/b//./c/", Place::Root("a/b/c".into())),
-            ("a/b", Place::Own("a/b".into())),
-            ("", Place::Own("web-1".into())),
+            ("/a/b", CgroupPath::Root("a/b".into())),
+            ("/a/b//./c/", CgroupPath::Root("a/b/c".into())),
+            ("a/b", CgroupPath::Own("a/b".into())),
+            ("", CgroupPath::Own("web-1".into())),
         ] {
-            assert_eq!(place(path, Driver::Cgroupfs).unwrap(), expected, "{path}");
+            assert_eq!(parse(path, Driver::Cgroupfs).unwrap(), expected, "{path}");
         }
     }
 
@@ -181,24 +181,24 @@ mod tests {
             &"x".repeat(256),
             &"x/".repeat(2000),
         ] {
-            assert!(place(bad, Driver::Cgroupfs).unwrap_err().to_string().contains(FIELD), "{bad:?}");
+            assert!(parse(bad, Driver::Cgroupfs).unwrap_err().to_string().contains(FIELD), "{bad:?}");
         }
     }
 
     #[test]
     fn an_own_place_starts_at_the_own_cgroup_and_stays_below_the_root() {
-        let own = Place::Own("x".into());
+        let own = CgroupPath::Own("x".into());
         for (base, expected) in
             [("/", "x"), ("/user.slice/s", "user.slice/s/x"), ("/../../elsewhere", "elsewhere/x"), ("", "x")]
         {
             assert_eq!(own.below_root(Path::new(base)).unwrap(), Path::new(expected), "{base}");
         }
-        assert_eq!(Place::Root("a".into()).below_root(Path::new("/own")).unwrap(), Path::new("a"));
+        assert_eq!(CgroupPath::Root("a".into()).below_root(Path::new("/own")).unwrap(), Path::new("a"));
     }
 
     #[test]
     fn a_scope_lies_in_its_slices() {
-        let path = |text: &str| place(text, Driver::Systemd).and_then(|p| p.below_root(Path::new("/own")));
+        let path = |text: &str| parse(text, Driver::Systemd).and_then(|p| p.below_root(Path::new("/own")));
         assert_eq!(path("").unwrap(), Path::new("system.slice/coracle-web-1.scope"));
         assert_eq!(path(":docker:1").unwrap(), Path::new("system.slice/docker-1.scope"));
         assert_eq!(
@@ -226,7 +226,7 @@ mod tests {
             "a/b.slice:x:y",
             "a.slice:x:y z",
         ] {
-            assert!(place(bad, Driver::Systemd).is_err(), "{bad}");
+            assert!(parse(bad, Driver::Systemd).is_err(), "{bad}");
         }
     }
 }

@@ -24,7 +24,7 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 ///
 /// # Errors
 /// When something cannot be read or set.
-pub(super) fn adopt(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> Result<()> {
+pub(super) fn inherit(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) -> Result<()> {
     if lowers.is_empty() {
         return Ok(());
     }
@@ -224,7 +224,7 @@ mod tests {
         }
         let top = open(CWD, at("top").as_os_str()).unwrap();
         fs::write(at("files.idx"), "").unwrap();
-        adopt(top.as_fd(), &[at("middle"), at("low")], &at("files.idx")).unwrap();
+        inherit(top.as_fd(), &[at("middle"), at("low")], &at("files.idx")).unwrap();
         let mode = |path: &str| at("top").join(path).metadata().unwrap().mode() & 0o7777;
         assert_eq!((mode("tmp"), mode("tmp/sub")), (0o1777, 0o700));
         assert_eq!(at("top/tmp").metadata().unwrap().mtime(), 77);

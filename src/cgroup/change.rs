@@ -1,0 +1,66 @@
+//! Changing the limits of a cgroup that exists, and removing it.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::group::Group;
+use super::limits::Limits;
+use super::write::{controllers, write_all};
+use super::{Mode, devices, dir, filter, freezer, systemd, v1, v2};
+use crate::error::Result;
+
+impl Group {
+    /// Sets the limits that `resources` names and leaves the others. Device rules, where there are any, replace the
+    /// ones in force. A limit that the kernel refuses leaves those before it set.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`] for a bad value, and of the write, naming the field.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let limits = Limits::new(resources, self.mode())?;
+        let spec = resources.devices().as_deref().unwrap_or_default();
+        let mut rules = devices::from_spec(spec)?;
+        rules.extend(devices::DEFAULT_ALLOWED);
+        match self.mode() {
+            Mode::V1 => {
+                let writes = devices::v1_writes(&rules)?;
+                systemd::update(self, &limits)?;
+                self.write_v1(&limits.writes)?;
+                if spec.is_empty() { Ok(()) } else { v1::write_devices(self, &writes) }
+            }
+            Mode::V2 => {
+                let dir = self.dir()?;
+                v2::check_usage(dir, limits.usage_below)?;
+                systemd::update(self, &limits)?;
+                let missing: Vec<String> = controllers(&limits.writes)
+                    .into_iter()
+                    .filter(|name| !dir.has_controller(name))
+                    .collect();
+                if let Ok(below) = dir.path().strip_prefix(self.root()) {
+                    v2::enable(self.root(), below, &missing);
+                }
+                write_all(&limits.writes, |_| Some(dir))?;
+                if spec.is_empty() { Ok(()) } else { filter::apply(dir.as_fd(), &rules, true) }
+            }
+        }
+    }
+
+    /// Removes the group with all groups that were made inside it. Absent is fine; busy is waited for, about a second.
+    ///
+    /// # Errors
+    /// `Busy` when processes are still in it.
+    pub fn remove(&self) -> Result<()> {
+        if self.waiting().is_some() {
+            return Ok(());
+        }
+        let stopped = systemd::stop(self);
+        let wait: &dyn Fn(&Path, u32) = match self.mode() {
+            Mode::V1 => &|_, tries| dir::pause(tries),
+            Mode::V2 => &freezer::wait_unpopulated,
+        };
+        // All of them, even if one stays: the first failure is told.
+        let results: Vec<_> = self.paths().values().map(|path| dir::remove(path, wait)).collect();
+        results.into_iter().collect::<Result<()>>().and(stopped)
+    }
+}

@@ -1,0 +1,183 @@
+//! What an import, a pull and a repair have in common: which images are wanted, what the store has of them, and the commit.
+
+use std::collections::BTreeSet;
+
+use super::document::{self, Blobs};
+use super::layer::Limits;
+use super::platform::Platform;
+use super::progress::Progress;
+use super::resolve::{Choice, Selected};
+use super::unpack::{LayerDescriptor, Layers};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::store::reference::Reference;
+use crate::store::{ImageRecord, Label, NewImage, Pick, Store, chain_id};
+
+/// What to import, and under which name.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// The platform to choose; this machine's by default.
+    pub platform: Option<Platform>,
+    /// The images for every other platform too, for whoever serves other machines.
+    pub all_platforms: bool,
+    /// Names instead of those that the source gives; then there must be only one image.
+    pub names: Vec<String>,
+    /// What a layer may cost.
+    pub limits: Limits,
+}
+
+/// One import.
+pub(super) struct Job<'a> {
+    pub(super) store: &'a Store,
+    pub(super) options: &'a ImportOptions,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) wanted: Platform,
+    /// The images to heal, when nothing else is to be brought in.
+    pub(super) heals: Option<&'a [ImageRecord]>,
+}
+
+/// An image with the descriptors of its layers and the configuration that gave them.
+pub(super) struct Planned {
+    pub(super) image: Selected,
+    id: Digest,
+    config: Vec<u8>,
+    pub(super) descriptors: Vec<LayerDescriptor>,
+}
+
+impl<'a> Job<'a> {
+    /// What to choose by from a source that is called `label`.
+    pub(super) fn choice<'c>(&'c self, label: Option<&'c str>) -> Choice<'c> {
+        Choice { wanted: &self.wanted, all: self.options.all_platforms, label }
+    }
+
+    pub(super) fn begin(&self) -> Result<Layers<'a>> {
+        Layers::begin(self.store, self.options.limits, self.progress)
+    }
+
+    /// Replaces the names found by those that were asked for.
+    pub(super) fn named(&self, mut selected: Vec<Selected>) -> Result<Vec<Selected>> {
+        let names = self.options.names.iter().map(|name| Ok(Reference::parse(name)?.to_string()));
+        let names = names.collect::<Result<Vec<_>>>()?;
+        if names.is_empty() {
+            return Ok(selected);
+        }
+        let others: BTreeSet<Digest> = selected.iter().flat_map(|image| &image.others).copied().collect();
+        let mut heads: Vec<&mut Selected> =
+            selected.iter_mut().filter(|image| !others.contains(&image.manifest)).collect();
+        match heads.as_mut_slice() {
+            [image] => image.names = names,
+            heads => {
+                let doing = format!("there are {} images; a name can be given to one only", heads.len());
+                return Err(Error::invalid(doing).hint("leave --name out, or import them one by one"));
+            }
+        }
+        Ok(selected)
+    }
+
+    /// The images as the store has them, if it has them all. They get the names they have here.
+    ///
+    /// One that is known to be damaged is none: it comes in again.
+    pub(super) fn known(&self, selected: &[Selected]) -> Result<Option<Vec<ImageRecord>>> {
+        for image in selected {
+            match self.store.image(&image.manifest)? {
+                Some(known) if self.heals.is_none() && self.store.is_sound(&known)? => {}
+                _ => return Ok(None),
+            }
+        }
+        selected
+            .iter()
+            .map(|image| {
+                let Selected { names, repo_digests, others, .. } = image;
+                self.store.label(&image.manifest, &Label { names, repo_digests, others })
+            })
+            .collect()
+    }
+
+    /// Whether an image of the source is one to bring in.
+    pub(super) fn wants(&self, planned: &Planned) -> bool {
+        self.heals.is_none_or(|images| images.iter().any(|image| image.id == planned.id))
+    }
+
+    /// Unpacks what is missing and commits all.
+    pub(super) fn finish(
+        &self,
+        mut layers: Layers<'a>,
+        selected: Vec<Selected>,
+        blobs: &dyn Blobs,
+    ) -> Result<Vec<ImageRecord>> {
+        for image in selected {
+            let planned = plan(image, blobs)?;
+            if !self.wants(&planned) {
+                continue;
+            }
+            let mut picks: Vec<Pick> = Vec::with_capacity(planned.descriptors.len());
+            for descriptor in &planned.descriptors {
+                let pick = layers.pick(descriptor, &picks, blobs)?;
+                picks.push(pick);
+            }
+            let is_here = self.store.image(&planned.image.manifest)?.is_some();
+            if self.heals.is_none() || is_here {
+                layers.txn.stage_blob(&planned.image.manifest, &planned.image.manifest_bytes)?;
+            }
+            layers.txn.stage_blob(&planned.id, &planned.config)?;
+            if self.heals.is_some() {
+                continue;
+            }
+            layers.batch.images.push(NewImage {
+                id: planned.id,
+                manifest: planned.image.manifest,
+                names: planned.image.names,
+                repo_digests: planned.image.repo_digests,
+                platform: planned.image.platform,
+                others: planned.image.others,
+                layers: picks,
+            });
+        }
+        layers.txn.commit(&layers.batch)
+    }
+}
+
+/// Reads the configuration and pairs its diffIDs with the manifest's layers.
+pub(super) fn plan(image: Selected, blobs: &dyn Blobs) -> Result<Planned> {
+    let doing = || format!("configuration of image {}", image.manifest);
+    let config = document::fetch(blobs, image.parsed.config()).map_err(|e| e.doing(doing()))?;
+    let (_, diff_ids) = document::parse_config(&config).map_err(|e| e.doing(doing()))?;
+    let layers = image.parsed.layers();
+    if layers.len() != diff_ids.len() {
+        let doing = format!("the manifest has {} layers, the configuration {}", layers.len(), diff_ids.len());
+        return Err(Error::new(Kind::Corrupt, doing).hint("the image contradicts itself; build it again"));
+    }
+    let mut below = None;
+    let mut descriptors = Vec::with_capacity(layers.len());
+    for (layer, diff_id) in layers.iter().zip(diff_ids) {
+        let chain = chain_id(below.as_ref(), &diff_id);
+        below = Some(chain);
+        let url = layer.urls().as_ref().and_then(|urls| urls.first().cloned());
+        descriptors.push(LayerDescriptor {
+            blob: document::digest_of(layer)?,
+            size: layer.size(),
+            diff_id,
+            chain,
+            url,
+        });
+    }
+    let id = document::digest_of(image.parsed.config())?;
+    Ok(Planned { image, id, config, descriptors })
+}
+
+/// Says what to do when the disk is full, whatever was being written.
+pub(super) fn name_full_disk(error: Error, store: &Store) -> Error {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        let code = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => error.raw_os_error(),
+            None => cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.raw_os_error()),
+        };
+        if matches!(code, Some(libc::ENOSPC | libc::EDQUOT)) {
+            let hint = "free some space, for example with `coracle image rm`; nothing of this image was kept";
+            return error.doing(format!("no room in {}", store.root().display())).hint(hint);
+        }
+        next = cause.source();
+    }
+    error
+}
