@@ -34,7 +34,7 @@ fn code(context: &Context, id: &ContainerId) -> Result<u8> {
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}
         Err(e) => return Err(e),
     }
-    if let Some(exit) = Exit::load(&layout) {
+    if let Some(exit) = Exit::load(&layout)? {
         return Ok(exit.exit_code);
     }
     ContainerState::load(&layout)?;

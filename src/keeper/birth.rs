@@ -15,6 +15,7 @@ use super::wire;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::apply::{Birth, OwnParent, Parent};
 use crate::launch::plan::Plan;
+use crate::record::format::PLAN;
 use crate::sys;
 use crate::sys::process::Spawned;
 
@@ -78,8 +79,8 @@ impl Launcher {
         let mut buffer = [0; 4096];
         match wire::receive(&self.socket, &mut buffer) {
             Ok((length, mut fds)) if length > 0 => match wire::decode(&buffer[..length]) {
-                Some(word) => (word, fds.pop()),
-                None => (Word::Failed("the launcher said something that is no word".to_owned()), None),
+                Ok(word) => (word, fds.pop()),
+                Err(error) => (Word::Failed(format!("read what the launcher reports: {error}")), None),
             },
             _ => (Word::Failed("the launcher ended without a word: was it killed?".to_owned()), None),
         }
@@ -96,9 +97,10 @@ impl Launcher {
     }
 }
 
-/// Reaps a child if it has ended.
-pub(super) fn reap_now(pidfd: &OwnedFd) {
-    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+/// Reaps a child if it has ended; whether it has, and with status 0.
+pub(super) fn reap_now(pidfd: &OwnedFd) -> bool {
+    let ended = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    ended.ok().flatten().is_some_and(|status| status.exit_status() == Some(0))
 }
 
 /// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
@@ -152,7 +154,7 @@ fn read_plan(file: &OwnedFd) -> Result<Plan> {
     let size = rustix::fs::fstat(file).doing(|| "read the plan")?.st_size;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     let length = rustix::io::pread(file, &mut bytes, 0).doing(|| "read the plan")?;
-    postcard::from_bytes(&bytes[..length]).map_err(|_| Error::new(Kind::Invalid, "the plan cannot be read"))
+    PLAN.decode(&bytes[..length]).map_err(|unreadable| unreadable.while_doing("read the plan"))
 }
 
 /// What the keeper changes of itself and its children are not to inherit.
@@ -212,4 +214,18 @@ pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
         sys::process::exit_now(127)
     };
     sys::process::spawn(0, None, child).ok().map(|spawned| spawned.pidfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::format::KEEPER_PROTOCOL;
+    use crate::record::golden;
+
+    #[test]
+    fn golden_messages() {
+        let word = |word: &Word| KEEPER_PROTOCOL.encode(word).unwrap();
+        let samples = [("born", word(&Word::Born(7))), ("failed", word(&Word::Failed("why".to_owned())))];
+        golden::check("src/keeper/golden", "launcher", KEEPER_PROTOCOL, &samples);
+    }
 }

@@ -1,6 +1,7 @@
 //! The client's side: reaching the keeper, or starting it, and asking it.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,11 +12,13 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
+use super::greeting::{self, Greeting, Upgraded};
 use super::start::address;
 use super::wire::{self, Exit, Frame, MOST, Order, Refusal, Reply, Request, Terms};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::apply::{Birth, Parent};
 use crate::launch::self_protect::own_path;
+use crate::record::format::{KEEPER_PROTOCOL, PLAN, Unreadable};
 use crate::sys::process::Spawned;
 
 /// How often a keeper that was just started is tried, and how long is waited in between.
@@ -43,11 +46,95 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reaches the keeper that serves `run`.
+    /// Reaches the keeper that serves `run`, and makes sure that it speaks this version of its protocol.
     ///
     /// # Errors
-    /// `Unreachable` when there is none; `Denied` to those who may not.
+    /// `Unreachable` when there is none; `Denied` to those who may not; `Unsupported` when it speaks another version.
     pub fn connect(run: &Path) -> Result<Self> {
+        let (client, version) = Self::greet(run)?;
+        match version == KEEPER_PROTOCOL.version {
+            true => Ok(client),
+            false => Err(other_version(run, version)),
+        }
+    }
+
+    /// As [`Client::connect`]; a keeper that speaks an older version executes its program anew first, which costs no
+    /// container anything.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]: then the keeper's program is of that version, too, or it cannot take over.
+    pub(super) fn connect_upgraded(run: &Path) -> Result<Self> {
+        let (client, version) = Self::greet(run)?;
+        match version.cmp(&KEEPER_PROTOCOL.version) {
+            Ordering::Equal => return Ok(client),
+            Ordering::Greater => return Err(other_version(run, version)),
+            Ordering::Less => {}
+        }
+        client.ask_for_upgrade(version).map_err(|e| e.doing(other_version(run, version).to_string()))?;
+        for _ in 1..TRIES {
+            match Self::connect(run) {
+                Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Unreachable) => {
+                    std::thread::sleep(PAUSE);
+                }
+                other => return other,
+            }
+        }
+        Self::connect(run).map_err(|error| match error.kind() {
+            Kind::Unsupported => {
+                error.hint("its program was not replaced: install the same release of coracle-keeper")
+            }
+            _ => error,
+        })
+    }
+
+    /// Has the keeper that serves `run` execute its program anew, whichever version it speaks.
+    ///
+    /// # Errors
+    /// `Unreachable` when there is none; `Unsupported` when its program could not take over, and nothing has changed.
+    pub fn upgrade(run: &Path) -> Result<()> {
+        let (client, version) = Self::greet(run)?;
+        client.ask_for_upgrade(version)
+    }
+
+    fn ask_for_upgrade(&self, version: u16) -> Result<()> {
+        let greeting = if version == 1 { Greeting::FirstUpgrade } else { Greeting::Upgrade };
+        let answer = self.exchange(&greeting.bytes(), SLOW_ANSWER)?;
+        match greeting::read_upgraded(&answer) {
+            Some(Upgraded::Yes) => Ok(()),
+            Some(Upgraded::No(why)) => Err(Error::new(Kind::Unsupported, "upgrade the keeper")
+                .because(Error::new(Kind::Unsupported, why))
+                .hint("its containers go on as before: install a coracle-keeper that can take over")),
+            None => Err(Error::new(Kind::Unsupported, "upgrade the keeper: its answer cannot be read")),
+        }
+    }
+
+    /// A connection to the keeper that serves `run`, and the version that it speaks.
+    fn greet(run: &Path) -> Result<(Self, u16)> {
+        let client = Self::dial(run)?;
+        let answer = client.exchange(&Greeting::Ask.bytes(), ANSWER)?;
+        Ok((client, greeting::version(&answer)))
+    }
+
+    /// Sends these bytes, and waits for what comes back.
+    fn exchange(&self, bytes: &[u8], limit: Duration) -> Result<Vec<u8>> {
+        sent(wire::send_bytes(&self.socket, bytes, &[]))?;
+        self.await_answer(limit)?;
+        let mut buffer = vec![0; 1024];
+        let (length, _) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
+        buffer.truncate(length);
+        if buffer.is_empty() { Err(ended()) } else { Ok(buffer) }
+    }
+
+    fn await_answer(&self, limit: Duration) -> Result<()> {
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
+                .hint("is coracle-keeper stopped? see ps(1)")),
+            _ => Ok(()),
+        }
+    }
+
+    fn dial(run: &Path) -> Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .doing(|| "make a socket")?;
         let doing = || format!("reach the keeper of {}", run.display());
@@ -60,12 +147,13 @@ impl Client {
         Ok(Self { socket, run: run.to_owned() })
     }
 
-    /// Reaches the keeper that serves `run`, and starts one when there is none.
+    /// Reaches the keeper that serves `run`, and starts one when there is none. One that speaks an older version of its
+    /// protocol executes its program anew first.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It cannot be started; `Unsupported` when it speaks another version all the same.
     pub fn connect_or_start(run: &Path) -> Result<Self> {
-        let first = match Self::connect(run) {
+        let first = match Self::connect_upgraded(run) {
             Err(error) if error.kind() == Kind::Unreachable => start(run),
             other => return other,
         };
@@ -108,16 +196,9 @@ impl Client {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<(Reply, Vec<OwnedFd>)> {
-        match wire::send(&self.socket, request, fds) {
-            Err(Errno::PIPE | Errno::CONNRESET) => return Err(ended()),
-            other => other.doing(|| "ask the keeper")?,
-        }
-        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
-                .hint("is coracle-keeper stopped? see ps(1)")),
-            _ => self.hear(),
-        }
+        sent(wire::send(&self.socket, request, fds))?;
+        self.await_answer(limit)?;
+        self.hear()
     }
 
     fn hear(&self) -> Result<(Reply, Vec<OwnedFd>)> {
@@ -127,10 +208,11 @@ impl Client {
             return Err(ended());
         }
         match wire::decode(&buffer[..length]) {
-            Some(Reply::Refused(refusal)) => Err(explain(refusal)),
-            Some(reply) => Ok((reply, fds)),
-            None => Err(Error::new(Kind::Unsupported, "the keeper's answer cannot be read")
-                .hint("it may be of another version: send it SIGHUP")),
+            Ok(Reply::Refused(refusal)) => Err(explain(refusal)),
+            Ok(reply) => Ok((reply, fds)),
+            // It was another one when it was greeted: it has executed its program since.
+            Err(Unreadable::Version { found, .. }) => Err(other_version(&self.run, found)),
+            Err(error) => Err(error.while_doing("read the keeper's answer")),
         }
     }
 
@@ -234,14 +316,6 @@ impl Client {
             _ => Err(unexpected()),
         }
     }
-
-    /// Has the keeper execute its program anew.
-    ///
-    /// # Errors
-    /// The keeper cannot be asked.
-    pub fn upgrade(&self) -> Result<()> {
-        self.done(&Request::Upgrade)
-    }
 }
 
 /// A connection over which the ends of containers are told.
@@ -272,6 +346,32 @@ fn lost(error: Error) -> Error {
     Error::new(Kind::Unreachable, "the keeper was killed before it had the container")
         .because(error)
         .hint("try again")
+}
+
+/// The keeper speaks another version, so nothing was asked of it.
+fn other_version(run: &Path, found: u16) -> Error {
+    let ours = KEEPER_PROTOCOL.version;
+    let run = run.display();
+    let error = Error::new(
+        Kind::Unsupported,
+        format!("the keeper of {run} speaks version {found} of its protocol, this coracle version {ours}"),
+    );
+    error.hint(match found < ours {
+        true => format!(
+            "upgrade the keeper first, which its containers survive: coracle-keeper --upgrade --run {run}"
+        ),
+        false => {
+            "the keeper is of a newer release, and its containers go on: install that release of coracle"
+                .to_owned()
+        }
+    })
+}
+
+fn sent(result: Result<(), Errno>) -> Result<()> {
+    match result {
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(ended()),
+        other => other.doing(|| "ask the keeper"),
+    }
 }
 
 fn ended() -> Error {
@@ -396,8 +496,8 @@ impl Launching {
 
 impl Parent for Launching {
     fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        let bytes = postcard::to_allocvec(birth.plan)
-            .map_err(|e| Error::new(Kind::Invalid, "the plan cannot be sent to the keeper").because(e))?;
+        let bytes =
+            PLAN.encode(birth.plan).map_err(|error| error.while_doing("write the plan for the keeper"))?;
         let plan = memory_file(&bytes).doing(|| "write the plan to memory")?;
         let order =
             Order { oom_file: birth.oom_file, has_cgroup: birth.cgroup.is_some(), ..self.order.clone() };
@@ -463,7 +563,7 @@ impl Attached {
         }
         wire::decode(&self.buffer[..length])
             .map(Some)
-            .ok_or_else(|| Error::new(Kind::Unsupported, "the keeper sent something that is no frame"))
+            .map_err(|error| error.while_doing("read the container's output"))
     }
 
     /// Sends input, its end, or a size. Waits while the container does not take it.

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::birth::{Launcher, Parts};
 use super::container::Container;
+use super::greeting::{self, Greeting, Upgraded};
 use super::machine::{Event, Ran, State};
 use super::poll::{Keeper, Poll, What};
 use super::record::Record;
 use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
 use crate::error::{Error, Kind, Result};
+use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 
 /// All connections, by key.
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ pub(super) enum Mode {
     Attached { key: u32, stdin: bool },
     /// It is told of every container's end.
     Watching,
+    /// It waits for whether the program can be executed anew; `first` when it is of version 1.
+    Upgrading { first: bool },
 }
 
 impl Clients {
@@ -77,6 +81,24 @@ impl Clients {
     /// Answers a client; whether it took the answer.
     pub(super) fn answer(&self, client: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) -> bool {
         self.0.get(&client).is_some_and(|client| wire::send(&client.socket, reply, fds).is_ok())
+    }
+
+    /// Answers a client by bytes that are no reply of this version's.
+    pub(super) fn answer_bytes(&self, client: u32, bytes: &[u8]) {
+        if let Some(client) = self.0.get(&client) {
+            // Who does not take it is gone, or will be.
+            let _ = wire::send_bytes(&client.socket, bytes, &[]);
+        }
+    }
+
+    /// Tells those who wait for that whether the program is executed anew.
+    pub(super) fn answer_upgrading(&mut self, answer: &Upgraded) {
+        for client in self.0.values_mut() {
+            let Mode::Upgrading { first } = client.mode else { continue };
+            let asked = if first { Greeting::FirstUpgrade } else { Greeting::Upgrade };
+            let _ = wire::send_bytes(&client.socket, &greeting::upgraded(asked, answer), &[]);
+            client.mode = Mode::Asking;
+        }
     }
 
     fn attached(&mut self, container: u32) -> impl Iterator<Item = (&u32, &mut Client)> {
@@ -146,7 +168,7 @@ impl Clients {
         self.answer_settling(container, &Reply::Refused(Refusal::Unknown));
         for client in self.0.values_mut() {
             let its = match client.mode {
-                Mode::Asking | Mode::Watching => false,
+                Mode::Asking | Mode::Watching | Mode::Upgrading { .. } => false,
                 Mode::Settling(key) => key == container,
                 Mode::Attending(key) | Mode::Waiting(key) => key == container,
                 // It hears of the end first.
@@ -254,7 +276,8 @@ impl Keeper {
         match client.mode {
             Mode::Attending(container) => self.happen(container, Event::Unattended),
             Mode::Attached { key: container, stdin: true } => self.input_ended(container),
-            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Settling(_) | Mode::Watching => {}
+            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Settling(_) => {}
+            Mode::Watching | Mode::Upgrading { .. } => {}
         }
     }
 
@@ -267,14 +290,14 @@ impl Keeper {
 
     fn take_frame(&mut self, container: u32, stdin: bool, bytes: &[u8]) {
         match wire::decode::<Frame<'_>>(bytes) {
-            Some(Frame::Input(data)) if stdin => {
+            Ok(Frame::Input(data)) if stdin => {
                 if let Some(found) = self.containers.get_mut(&container) {
                     found.input.extend_from_slice(data);
                     self.write_input(container);
                 }
             }
-            Some(Frame::InputEnd) if stdin => self.input_ended(container),
-            Some(Frame::Resize(rows, columns)) => drop(self.resize(container, rows, columns)),
+            Ok(Frame::InputEnd) if stdin => self.input_ended(container),
+            Ok(Frame::Resize(rows, columns)) => drop(self.resize(container, rows, columns)),
             _ => {}
         }
     }
@@ -284,13 +307,43 @@ impl Keeper {
     }
 
     fn serve(&mut self, key: u32, bytes: &[u8], fds: Vec<OwnedFd>) {
-        let Some(request) = wire::decode::<Request>(bytes) else {
-            let why = "the request cannot be read: is the client of another version?".to_owned();
-            self.clients.answer(key, &Reply::Refused(Refusal::Failed(why)), &[]);
-            return;
+        if let Some(greeting) = Greeting::read(bytes) {
+            return self.greet(key, greeting);
+        }
+        let reply = match wire::decode::<Request>(bytes) {
+            Ok(request) => self.reply_to(key, request, fds),
+            Err(error) => return self.refuse_unreadable(key, &error),
         };
-        if let Some(reply) = self.reply_to(key, request, fds) {
+        if let Some(reply) = reply {
             self.clients.answer(key, &reply, &[]);
+        }
+    }
+
+    fn greet(&mut self, key: u32, greeting: Greeting) {
+        match greeting {
+            Greeting::Ask => self.clients.answer_bytes(key, &greeting::own_version()),
+            Greeting::Upgrade | Greeting::FirstUpgrade => {
+                self.set_mode(key, Mode::Upgrading { first: greeting == Greeting::FirstUpgrade });
+                self.begin_upgrade();
+            }
+        }
+    }
+
+    /// Says no to what cannot be read. A client of another version sees ours in the head of the answer; one of version 1
+    /// knows no heads, and gets it in its own words.
+    fn refuse_unreadable(&self, key: u32, error: &Unreadable) {
+        match error {
+            Unreadable::Version { found: 1, .. } => {
+                let ours = KEEPER_PROTOCOL.version;
+                let why = format!(
+                    "the keeper speaks version {ours} of its protocol, this coracle version 1: upgrade coracle"
+                );
+                self.clients.answer_bytes(key, &greeting::first_refusal(&why));
+            }
+            other => {
+                let why = format!("read the request: {other}");
+                self.clients.answer(key, &Reply::Refused(Refusal::Failed(why)), &[]);
+            }
         }
     }
 
@@ -327,10 +380,6 @@ impl Keeper {
             Request::List => {
                 let pid = |c: &Container| (c.id().to_owned(), c.record.pid);
                 Some(Reply::Listed(self.containers.values().map(pid).collect()))
-            }
-            Request::Upgrade => {
-                self.upgrade = true;
-                done(Ok(()))
             }
             Request::Succeed => {
                 self.successor = Some(key);

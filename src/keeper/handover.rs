@@ -21,19 +21,17 @@ use super::poll::{Keeper, Poll, What};
 use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
 use super::succession::begin_to_serve;
+use super::upgrade::Upgrade;
 use super::wire::{Exit, Stream};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::record::format::{KEEPER_PROTOCOL, KEEPER_SNAPSHOT, Unreadable};
 use crate::sys;
 use crate::sys::fd::{inherit, set_inheritable};
 use crate::sys::process::{StringArray, execve};
 
-/// Of this form. An image that does not know it goes by the records on disk, as after a crash.
-const VERSION: u32 = 2;
-
 /// Everything, with descriptors as numbers.
 #[derive(Debug, Serialize, Deserialize)]
 struct Handover {
-    version: u32,
     before: (u64, String),
     listener: i32,
     lock: i32,
@@ -144,7 +142,6 @@ impl Keeper {
 
     fn write_handover(&self) -> Result<OwnedFd> {
         let handover = Handover {
-            version: VERSION,
             before: Limits::before(),
             listener: self.listener.as_raw_fd(),
             lock: self.lock.as_raw_fd(),
@@ -153,8 +150,8 @@ impl Keeper {
             containers: self.containers.iter().map(|(key, c)| (*key, Passed::of(c))).collect(),
             clients: self.clients.pass(),
         };
-        let bytes = postcard::to_allocvec(&handover)
-            .map_err(|_| Error::new(Kind::Bug, "the keeper's state cannot be written"))?;
+        let state = (KEEPER_PROTOCOL.version, handover);
+        let bytes = KEEPER_SNAPSHOT.encode(&state).map_err(|e| e.while_doing("write the keeper's state"))?;
         // Stays open over execve.
         let file = memfd_create(c"keeper", MemfdFlags::empty()).doing(|| "make a file in memory")?;
         let mut rest = &bytes[..];
@@ -202,13 +199,25 @@ pub(super) fn resume(run: &Path, file: i32) -> Result<Keeper> {
     let size = rustix::fs::fstat(&file).doing(doing)?.st_size;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     let length = rustix::io::pread(&file, &mut bytes, 0).doing(doing)?;
-    let handover: Handover = postcard::from_bytes(&bytes[..length])
-        .map_err(|_| Error::new(Kind::Unsupported, "the earlier keeper was of another version"))?;
-    if handover.version != VERSION {
-        return Err(Error::new(Kind::Unsupported, "the earlier keeper was of another version"));
-    }
+    let (protocol, handover) = decode(&bytes[..length]).map_err(|error| error.while_doing(doing()))?;
     drop(file);
-    take(run, handover).doing(doing)
+    let mut keeper = take(run, handover).doing(doing)?;
+    if protocol != KEEPER_PROTOCOL.version {
+        // They would not understand a word from here on; without their connection they ask anew.
+        for client in keeper.clients.0.keys().copied().collect::<Vec<_>>() {
+            keeper.client_left(client);
+        }
+    }
+    Ok(keeper)
+}
+
+/// The version of the protocol that the clients speak, and the state.
+fn decode(bytes: &[u8]) -> Result<(u16, Handover), Unreadable> {
+    match KEEPER_SNAPSHOT.split(bytes)? {
+        // Version 2 had its number in this place, and no head.
+        (1, [2, body @ ..]) => Ok((1, KEEPER_SNAPSHOT.read_body(body)?)),
+        _ => KEEPER_SNAPSHOT.decode(bytes),
+    }
 }
 
 fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
@@ -242,7 +251,7 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
-        upgrade: false,
+        upgrade: Upgrade::None,
         successor: None,
         end: None,
         grace: None,
@@ -269,6 +278,97 @@ impl Keeper {
             for client in self.clients.goodbyes() {
                 self.serve_client(client, rustix::event::epoll::EventFlags::OUT);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::machine::Ran;
+    use crate::keeper::wire::Order;
+    use crate::record::golden;
+
+    fn handover() -> Handover {
+        let exit = Exit { code: 3, at_ns: 1_767_225_600_000_000_000, ..Exit::default() };
+        let states = [
+            State::Launching,
+            State::Void,
+            State::Attended,
+            State::Unattended,
+            State::Kept,
+            State::EndedEarly(Ran::Unknown),
+            State::GivenUp,
+            State::Gone,
+        ];
+        let container = |state| Passed {
+            record: Record {
+                order: Order { id: "box".to_owned(), ..Order::default() },
+                pid: 7,
+                start_time: 70_000,
+                kept: true,
+            },
+            state,
+            client: Some(2),
+            process: Some(9),
+            console: None,
+            stdin: Some(10),
+            input: b"in".to_vec(),
+            closing: true,
+            stdout: Some((11, 5, Vec::new())),
+            stderr: Some((12, 0, b"tail".to_vec())),
+            lost: Lost::default(),
+            exit: Some(exit),
+        };
+        let modes = [
+            Mode::Asking,
+            Mode::Attending(1),
+            Mode::Waiting(1),
+            Mode::Settling(1),
+            Mode::Attached { key: 1, stdin: true },
+            Mode::Watching,
+        ];
+        let clients = (20..).zip(modes).map(|(key, mode)| (key, 13, mode, 70_000, Some(exit)));
+        Handover {
+            before: (1024, "0".to_owned()),
+            listener: 3,
+            lock: 4,
+            heir: Some((5, 6)),
+            children: vec![(7, 8)],
+            containers: (1..).zip(states).map(|(key, state)| (key, container(state))).collect(),
+            clients: clients.collect(),
+        }
+    }
+
+    fn same(one: &Handover, other: &Handover) -> bool {
+        format!("{one:?}") == format!("{other:?}")
+    }
+
+    #[test]
+    fn golden_states() {
+        let bytes = KEEPER_SNAPSHOT.encode(&(KEEPER_PROTOCOL.version, handover())).unwrap();
+        golden::check("src/keeper/golden", "state", KEEPER_SNAPSHOT, &[("state", bytes.clone())]);
+        for (_, before) in golden::samples("src/keeper/golden", "state", 2) {
+            let (protocol, state) = decode(&before).unwrap();
+            assert!(protocol == 1 && same(&state, &handover()), "of the release before: {state:?}");
+        }
+        let (protocol, state) = decode(&bytes).unwrap();
+        assert!(protocol == KEEPER_PROTOCOL.version && same(&state, &handover()), "{state:?}");
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        let mut other = bytes;
+        other[2] = 9;
+        let error = decode(&other).unwrap_err();
+        assert!(error.to_string().contains("version 9 of the keeper's state"), "{error}");
+        assert!(decode(&[3, 0, 0]).unwrap_err().is_of_another_release());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+            let _ = decode(&[&KEEPER_SNAPSHOT.head(), &bytes[..]].concat());
         }
     }
 }

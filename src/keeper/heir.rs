@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
@@ -41,7 +42,7 @@ pub(super) enum Word {
     Holds(String, Holds),
     /// The container is no more.
     Gone(String),
-    /// To the heir: there is nothing to inherit. To a successor: that was all.
+    /// To a successor: that was all.
     End,
     /// To the heir: a launcher is about to be started for this container; our end of its socket comes along.
     Launches(String),
@@ -153,7 +154,8 @@ impl Keeper {
     /// Ends the heir: there is nothing to inherit, or there will be a new one.
     pub(super) fn dismiss_heir(&mut self) {
         let Some(heir) = self.heir.take() else { return };
-        let _ = wire::send(&heir.socket, &Word::End, &[]);
+        // A signal, for it may be of another release, which reads no message of this one.
+        let _ = pidfd_send_signal(&heir.pidfd, Signal::KILL);
         let key = self.new_key();
         self.poll.add(&heir.pidfd, (What::Child, key));
         self.children.insert(key, heir.pidfd);
@@ -220,13 +222,35 @@ pub(super) fn read_will(socket: impl AsFd, before: impl Fn()) -> (Ending, BTreeM
             _ => return (Ending::Gone, held),
         };
         match wire::decode(&buffer[..length]) {
-            Some(Word::Holds(id, holds)) => drop(held.insert(id, Held::new(holds, fds))),
-            Some(Word::Launches(id)) => {
+            Ok(Word::Holds(id, holds)) => drop(held.insert(id, Held::new(holds, fds))),
+            Ok(Word::Launches(id)) => {
                 drop(held.insert(id, Held { launcher: fds.into_iter().next(), ..Held::default() }));
             }
-            Some(Word::Gone(id)) => drop(held.remove(&id)),
-            Some(Word::End) => return (Ending::Said, held),
-            None => {}
+            Ok(Word::Gone(id)) => drop(held.remove(&id)),
+            Ok(Word::End) => return (Ending::Said, held),
+            // Keeper and standby are the same program; a successor has asked for the version before.
+            Err(error) => complain(&format!("read what the keeper leaves: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::format::KEEPER_PROTOCOL;
+    use crate::record::golden;
+
+    #[test]
+    fn golden_messages() {
+        let holds = Holds { process: true, stdin: false, stdout: true, stderr: false };
+        let word = |word: &Word| KEEPER_PROTOCOL.encode(word).unwrap();
+        let id = || "box".to_owned();
+        let samples = [
+            ("holds", word(&Word::Holds(id(), holds))),
+            ("gone", word(&Word::Gone(id()))),
+            ("end", word(&Word::End)),
+            ("launches", word(&Word::Launches(id()))),
+        ];
+        golden::check("src/keeper/golden", "standby", KEEPER_PROTOCOL, &samples);
     }
 }

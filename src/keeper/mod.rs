@@ -31,6 +31,7 @@ pub mod client;
 mod clients;
 mod container;
 mod fdstore;
+mod greeting;
 mod handover;
 mod heir;
 mod log;
@@ -43,6 +44,7 @@ mod start;
 mod stream;
 mod succession;
 mod timer;
+mod upgrade;
 mod wire;
 
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};

@@ -14,6 +14,7 @@ use super::container::Container;
 use super::heir::Heir;
 use super::record::Place;
 use super::stream::{Desk, Look};
+use super::upgrade::Upgrade;
 use super::wire::Stream;
 
 /// What a descriptor that is waited for is.
@@ -133,8 +134,7 @@ pub(super) struct Keeper {
     pub(super) next: u32,
     /// Streams that had more when their turn was over.
     pub(super) unfinished: Vec<Token>,
-    /// Execute the program anew as soon as nothing is being launched.
-    pub(super) upgrade: bool,
+    pub(super) upgrade: Upgrade,
     /// This client is to be the keeper as soon as nothing is being launched.
     pub(super) successor: Option<u32>,
     pub(super) end: Option<End>,
@@ -154,8 +154,9 @@ impl Keeper {
             if let Some(end) = self.may_end() {
                 return end;
             }
+            let waits = [self.left_of_grace(), self.left_of_timers(), self.upgrade.left()];
             let longest = match self.unfinished.is_empty() {
-                true => [self.left_of_grace(), self.left_of_timers()].into_iter().flatten().min(),
+                true => waits.into_iter().flatten().min(),
                 false => Some(Duration::ZERO),
             };
             for (token, flags) in self.poll.wait(longest) {
@@ -165,6 +166,7 @@ impl Keeper {
                 self.handle(token, EventFlags::IN);
             }
             self.look_at_timers();
+            self.look_at_upgrade();
             self.pass_on();
         }
     }
@@ -187,8 +189,8 @@ impl Keeper {
             if let Some(client) = self.successor.take() {
                 self.give_way(client);
             }
-        } else if self.upgrade && !any(Container::is_launching) {
-            self.upgrade = false;
+        } else if self.upgrade == Upgrade::Ready && !any(Container::is_launching) {
+            self.upgrade = Upgrade::None;
             self.hand_over();
         }
     }
@@ -249,7 +251,7 @@ impl Keeper {
         let mut info = [0; crate::sys::signal::SIGINFO_SIZE];
         while rustix::io::read(&self.signals, &mut info) == Ok(info.len()) {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
-                libc::SIGHUP => self.upgrade = true,
+                libc::SIGHUP => self.begin_upgrade(),
                 // The containers stay: a later keeper finds them by their records.
                 libc::SIGTERM | libc::SIGINT => {
                     self.end = Some(End::Told);
@@ -263,7 +265,8 @@ impl Keeper {
     fn reap(&mut self, key: u32) {
         if let Some(pidfd) = self.children.remove(&key) {
             self.poll.remove(&pidfd);
-            super::birth::reap_now(&pidfd);
+            let has_succeeded = super::birth::reap_now(&pidfd);
+            self.program_has_answered(key, has_succeeded);
         }
     }
 }

@@ -25,6 +25,7 @@ use super::record::{Ends, Place, Record};
 use super::stream::{Desk, Source};
 use super::succession::{begin_to_serve, is_served};
 use super::timer::Timer;
+use super::upgrade::{Upgrade, can_resume};
 use super::wire::Order;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
@@ -40,7 +41,10 @@ Usage: coracle-keeper [--run DIR] [--foreground] [--replace]
   --run DIR      Directory for the socket and what is known of the containers [default: /run/coracle]
   --foreground   Stay in this session
   --replace      When a keeper serves DIR already, take over all it has; it ends
-  --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP
+  --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP; where that program could not
+                 take over, say so and change nothing
+  --can-resume V Succeed if this program takes over from a keeper that writes these versions of its state: asked by the
+                 keeper before it executes the program
   --version      Print the version
 
 SIGHUP: execute the program anew, as after an upgrade; no container notices.
@@ -57,6 +61,7 @@ enum Ask {
     Help,
     Version,
     Upgrade(PathBuf),
+    Resumes(String),
     Serve { run: PathBuf, how: How },
 }
 
@@ -77,7 +82,8 @@ pub fn main() -> ExitCode {
     let ended = parse(std::env::args_os().skip(1)).and_then(|ask| match ask {
         Ask::Help => print(USAGE),
         Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ask::Upgrade(run) => Client::connect(&run).and_then(|keeper| keeper.upgrade()),
+        Ask::Upgrade(run) => Client::upgrade(&run),
+        Ask::Resumes(versions) => can_resume(&versions),
         Ask::Serve { run, how } => start(&run, &how),
     });
     match ended {
@@ -105,6 +111,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
             "--help" | "-h" => return Ok(Ask::Help),
             "--version" | "-V" => return Ok(Ask::Version),
             "--run" => run = value()?.into(),
+            "--can-resume" => return Ok(Ask::Resumes(value()?.to_string_lossy().into_owned())),
             "--foreground" => how.foreground = true,
             "--replace" => how.replace = true,
             "--upgrade" => upgrade = true,
@@ -133,11 +140,14 @@ fn start(run: &Path, how: &How) -> Result<()> {
     }
     let place = Place::new(run);
     make_directories(&place)?;
+    place.check_versions()?;
     Limits::raise(None);
     // Numbers of an earlier image are nothing that systemd has handed over.
     let left = if how.resume.is_none() { fdstore::find(&place) } else { Left::default() };
     let estate = match begin(&place, left) {
-        Err(error) if error.kind() == Kind::Busy && how.replace => Client::connect(run)?.succeed()?,
+        Err(error) if error.kind() == Kind::Busy && how.replace => {
+            Client::connect_upgraded(run)?.succeed()?
+        }
         begun => begun?,
     };
     if how.foreground {
@@ -259,7 +269,7 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
         inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
-        upgrade: false,
+        upgrade: Upgrade::None,
         successor: None,
         end: None,
         grace: None,

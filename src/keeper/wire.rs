@@ -1,5 +1,6 @@
-//! What clients and the keeper say to each other: one postcard value a message over a SOCK_SEQPACKET socket, descriptors
-//! by SCM_RIGHTS. A connection asks one thing after the other; one that has attached speaks [`Frame`]s from then on.
+//! What clients and the keeper say to each other: one postcard value a message over a SOCK_SEQPACKET socket, behind the
+//! head that names the version ([`KEEPER_PROTOCOL`]), descriptors by SCM_RIGHTS. A connection asks one thing after the
+//! other; one that has attached speaks [`Frame`]s from then on.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,6 +15,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::log::rfc3339;
+use crate::record::format::{EXIT, KEEPER_PROTOCOL, Unreadable};
 
 /// The longest message, in bytes. Plans, which may be longer, come as files in memory.
 pub(super) const MOST: usize = 64 << 10;
@@ -93,8 +95,6 @@ pub(super) enum Request {
     Watch,
     /// Answer: `Listed`.
     List,
-    /// Execute the keeper's program anew. Answer: `Done`, before it happens.
-    Upgrade,
     /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
     /// words that an heir hears.
     Succeed,
@@ -213,7 +213,15 @@ pub enum Frame<'a> {
 /// The errno of sendmsg(2): `EAGAIN` when the socket does not block and is full, `EPIPE` when the other side is gone;
 /// `EMSGSIZE` for what cannot be a message.
 pub(super) fn send(socket: impl AsFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let bytes = postcard::to_allocvec(message).map_err(|_| Errno::MSGSIZE)?;
+    let bytes = KEEPER_PROTOCOL.encode(message).map_err(|_| Errno::MSGSIZE)?;
+    send_bytes(socket, &bytes, fds)
+}
+
+/// Sends one message as it is.
+///
+/// # Errors
+/// As [`send`].
+pub(super) fn send_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     if bytes.len() > MOST {
         return Err(Errno::MSGSIZE);
     }
@@ -223,7 +231,7 @@ pub(super) fn send(socket: impl AsFd, message: &impl Serialize, fds: &[BorrowedF
         return Err(Errno::MSGSIZE);
     }
     loop {
-        match sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
             other => return other.map(drop),
         }
@@ -260,8 +268,11 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Ve
 }
 
 /// Reads a message back.
-pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    postcard::from_bytes(bytes).ok()
+///
+/// # Errors
+/// It has another version, or is none.
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Unreadable> {
+    KEEPER_PROTOCOL.decode(bytes)
 }
 
 impl Exit {
@@ -279,11 +290,12 @@ impl Exit {
         Self { code: 255, unknown: true, ..Self::default() }
     }
 
-    /// The text of an exit file: `key=value` a line.
+    /// The text of an exit file: the version, then `key=value` a line.
     pub fn to_text(&self) -> String {
         let signal = self.signal.map_or_else(String::new, |signal| format!("signal={signal}\n"));
         format!(
-            "code={}\n{signal}oom={}\nunknown={}\nat={}\n",
+            "version={}\ncode={}\n{signal}oom={}\nunknown={}\nat={}\n",
+            EXIT.version,
             self.code,
             self.oom,
             self.unknown,
@@ -315,18 +327,173 @@ mod tests {
         drop(theirs);
         let mut buffer = [0; 64];
         let (length, _) = receive(&ours, &mut buffer).unwrap();
-        assert_eq!(decode::<Request>(&buffer[..length]), Some(Request::List));
+        assert_eq!(decode::<Request>(&buffer[..length]), Ok(Request::List));
         assert_eq!(receive(&ours, &mut buffer).unwrap().0, 0);
     }
 
     #[test]
     fn messages_survive_the_wire_and_noise_is_none() {
         let request = Request::Attach { id: "x".to_owned(), stdin: true };
-        let bytes = postcard::to_allocvec(&request).unwrap();
-        assert_eq!(decode::<Request>(&bytes), Some(request));
-        let bytes = postcard::to_allocvec(&Frame::Output(Stream::Stderr, b"text")).unwrap();
-        assert_eq!(decode::<Frame<'_>>(&bytes), Some(Frame::Output(Stream::Stderr, b"text")));
-        assert_eq!(decode::<Request>(&[0xff; 40]), None);
-        assert_eq!(decode::<Request>(&[]), None);
+        let bytes = KEEPER_PROTOCOL.encode(&request).unwrap();
+        assert_eq!(decode::<Request>(&bytes), Ok(request));
+        let bytes = KEEPER_PROTOCOL.encode(&Frame::Output(Stream::Stderr, b"text")).unwrap();
+        assert_eq!(decode::<Frame<'_>>(&bytes), Ok(Frame::Output(Stream::Stderr, b"text")));
+        assert!(decode::<Request>(&[0xff; 40]).is_err());
+        assert!(decode::<Request>(&[]).is_err());
+    }
+
+    fn order() -> Order {
+        Order {
+            id: "box".to_owned(),
+            log: Some("/var/log/box".into()),
+            exit_file: Some("/run/box/exit".into()),
+            exit_command: vec!["coracle".to_owned(), "rm".to_owned()],
+            oom_file: Some("/sys/fs/cgroup/box/memory.events".into()),
+            stdin: Stdin::Once,
+            has_cgroup: true,
+            has_console: false,
+        }
+    }
+
+    fn exit() -> Exit {
+        Exit { code: 137, signal: Some(9), oom: true, unknown: false, at_ns: 1_767_225_600_000_000_000 }
+    }
+
+    fn encoded(message: &impl Serialize) -> Vec<u8> {
+        KEEPER_PROTOCOL.encode(message).unwrap()
+    }
+
+    /// A name for each: a request that is added fails to compile here.
+    fn name_of(request: &Request) -> &'static str {
+        match request {
+            Request::Launch(_) => "launch",
+            Request::Keep => "keep",
+            Request::GiveUp => "give-up",
+            Request::Wait(_) => "wait",
+            Request::Attach { .. } => "attach",
+            Request::CloseStdin(_) => "close-stdin",
+            Request::Resize { .. } => "resize",
+            Request::Reopen(_) => "reopen",
+            Request::Watch => "watch",
+            Request::List => "list",
+            Request::Succeed => "succeed",
+            Request::Adopt(_) => "adopt",
+            Request::Resume { .. } => "resume",
+            Request::Decide { .. } => "decide",
+            Request::Settle(_) => "settle",
+        }
+    }
+
+    fn requests() -> Vec<Request> {
+        let id = || "box".to_owned();
+        vec![
+            Request::Launch(order()),
+            Request::Launch(Order { id: id(), stdin: Stdin::Open, ..Order::default() }),
+            Request::Keep,
+            Request::GiveUp,
+            Request::Wait(id()),
+            Request::Attach { id: id(), stdin: true },
+            Request::CloseStdin(id()),
+            Request::Resize { id: id(), rows: 24, columns: 80 },
+            Request::Reopen(id()),
+            Request::Watch,
+            Request::List,
+            Request::Succeed,
+            Request::Adopt(7),
+            Request::Resume { id: id(), console: true },
+            Request::Decide { id: id(), keep: true },
+            Request::Settle(id()),
+        ]
+    }
+
+    fn name_of_reply(reply: &Reply) -> &'static str {
+        match reply {
+            Reply::Born(_) => "born",
+            Reply::Done => "done",
+            Reply::Attached(_) => "attached",
+            Reply::Refused(Refusal::Unknown) => "unknown",
+            Reply::Refused(Refusal::Exists) => "exists",
+            Reply::Refused(Refusal::Closed) => "closed",
+            Reply::Refused(Refusal::Failed(_)) => "failed",
+            Reply::Exited(_) => "exited",
+            Reply::Listed(_) => "listed",
+            Reply::Ended(..) => "ended",
+            Reply::Yours => "yours",
+        }
+    }
+
+    fn replies() -> Vec<Reply> {
+        vec![
+            Reply::Born(7),
+            Reply::Done,
+            Reply::Attached(Terms { terminal: true, stdin: false }),
+            Reply::Refused(Refusal::Unknown),
+            Reply::Refused(Refusal::Exists),
+            Reply::Refused(Refusal::Closed),
+            Reply::Refused(Refusal::Failed("why".to_owned())),
+            Reply::Exited(exit()),
+            Reply::Listed(vec![("box".to_owned(), 7)]),
+            Reply::Ended("box".to_owned(), exit()),
+            Reply::Yours,
+        ]
+    }
+
+    fn frames() -> Vec<(&'static str, Frame<'static>)> {
+        let name = |frame: &Frame<'_>| match frame {
+            Frame::Output(..) => "output",
+            Frame::Lost(_) => "lost",
+            Frame::Exited(_) => "exited",
+            Frame::Input(_) => "input",
+            Frame::InputEnd => "input-end",
+            Frame::Resize(..) => "resize",
+        };
+        let all = [
+            Frame::Output(Stream::Stdout, b"out"),
+            Frame::Output(Stream::Stderr, b"err"),
+            Frame::Lost(70_000),
+            Frame::Exited(exit()),
+            Frame::Input(b"in"),
+            Frame::InputEnd,
+            Frame::Resize(24, 80),
+        ];
+        all.into_iter().map(|frame| (name(&frame), frame)).collect()
+    }
+
+    #[test]
+    fn golden_messages() {
+        const GOLDEN: &str = "src/keeper/golden";
+        use crate::record::golden::check;
+        let samples: Vec<_> = requests().iter().map(|r| (name_of(r), encoded(r))).collect();
+        check(GOLDEN, "request", KEEPER_PROTOCOL, &samples);
+        let samples: Vec<_> = replies().iter().map(|r| (name_of_reply(r), encoded(r))).collect();
+        check(GOLDEN, "reply", KEEPER_PROTOCOL, &samples);
+        let samples: Vec<_> = frames().iter().map(|(name, frame)| (*name, encoded(frame))).collect();
+        check(GOLDEN, "frame", KEEPER_PROTOCOL, &samples);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_of_another_version_is_refused_by_name() {
+        use crate::record::golden::refuses_what_it_does_not_know;
+        for request in requests() {
+            refuses_what_it_does_not_know(KEEPER_PROTOCOL, &encoded(&request), |bytes| {
+                decode::<Request>(bytes).map(drop)
+            });
+        }
+        refuses_what_it_does_not_know(KEEPER_PROTOCOL, &encoded(&Frame::Resize(24, 80)), |bytes| {
+            decode::<Frame<'_>>(bytes).map(drop)
+        });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(bytes: Vec<u8>, head: bool) {
+            let bytes = if head { [&KEEPER_PROTOCOL.head(), &bytes[..]].concat() } else { bytes };
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Reply>(&bytes);
+            if let Ok(frame) = decode::<Frame<'_>>(&bytes) {
+                let again = encoded(&frame);
+                proptest::prop_assert_eq!(decode(&again), Ok(frame));
+            }
+        }
     }
 }

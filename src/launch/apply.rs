@@ -15,7 +15,7 @@ use super::deadline::Deadline;
 use super::opens::Open;
 use super::plan::Plan;
 use super::prepare::{self, Given};
-use super::wire::{self, Failure, Permission, Word};
+use super::wire::{self, Failure, HearError, Permission, Word};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
@@ -289,7 +289,7 @@ impl Launched<'_> {
     fn follow_until(&mut self, mut hooks: impl FnMut() -> Result<()>, forked: bool) -> Result<()> {
         loop {
             let message = match wire::hear(self.sync.as_fd(), &self.deadline) {
-                Err(Errno::TIMEDOUT) => return Err(self.took_too_long()),
+                Err(HearError::Errno(Errno::TIMEDOUT)) => return Err(self.took_too_long()),
                 other => other.doing(|| "hear from the new process")?,
             };
             let Some(message) = message else { return self.ended() };

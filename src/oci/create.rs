@@ -249,7 +249,7 @@ fn record(
         cgroup_paths: group.paths().clone(),
         namespace_paths,
         coracle: Extra {
-            version: 1,
+            version: crate::record::format::STATE.version,
             bundle: options.bundle.clone(),
             annotations,
             hooks: later_hooks(spec.hooks().as_ref()),

@@ -12,6 +12,9 @@
 //! The directory itself is the lock (flock(2) on its descriptor): two verbs on one container exclude each other.
 
 mod exit;
+pub mod format;
+#[cfg(test)]
+pub(crate) mod golden;
 mod group;
 mod layout;
 mod lock;

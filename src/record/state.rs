@@ -9,6 +9,7 @@ use oci_spec::runtime::Hooks;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use super::format::STATE;
 use super::lock::absent;
 use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
@@ -55,7 +56,7 @@ pub struct Config {
 pub struct Extra {
     /// Of this object.
     #[serde(default)]
-    pub version: u32,
+    pub version: u16,
     /// The bundle directory.
     #[serde(default)]
     pub bundle: PathBuf,
@@ -108,7 +109,7 @@ impl ContainerState {
     /// Reads a container's record.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `Corrupt` when it cannot be understood.
+    /// `NotFound` when there is none, `Corrupt` when it cannot be understood, `Unsupported` when another release wrote it.
     pub fn load(layout: &Layout) -> Result<Self> {
         let path = layout.state();
         let read = || -> std::io::Result<(u32, Vec<u8>)> {
@@ -129,12 +130,27 @@ impl ContainerState {
                 Error::new(Kind::Denied, what).hint("another user has put it there: use another --root")
             );
         }
+        let doing = || format!("read {}", path.display());
+        STATE.check(Self::version(&text)).map_err(|e| e.while_doing(doing()))?;
         serde_json::from_slice(&text).map_err(|e| {
             let name = layout.directory().file_name().unwrap_or_default().to_string_lossy();
             Error::new(Kind::Corrupt, format!("{} is damaged", path.display()))
                 .because(e)
                 .hint(format!("remove the container: coracle delete --force {name}"))
         })
+    }
+
+    /// The version of a record; 0 where there is none, as in runc's.
+    fn version(text: &[u8]) -> u16 {
+        #[derive(Deserialize)]
+        struct Whole {
+            coracle: Part,
+        }
+        #[derive(Deserialize)]
+        struct Part {
+            version: u16,
+        }
+        serde_json::from_slice::<Whole>(text).map_or(0, |whole| whole.coracle.version)
     }
 
     /// Replaces a container's record whole. It lives on a tmpfs, so nothing is synced.

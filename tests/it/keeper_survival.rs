@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use coracle::keeper::Frame;
+use coracle::keeper::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
@@ -18,7 +19,7 @@ fn an_upgrade_loses_no_line_and_no_container() {
     kept.launch("box", &[], &numbers(LINES));
     let (keeper, mut heir) = kept.keeper();
     for _ in 0..5 {
-        kept.client().upgrade().unwrap();
+        Client::upgrade(&kept.run_dir()).unwrap();
         heir = wait_until("the next image's heir", || Some(kept.keeper().1).filter(|next| *next != heir));
         assert_eq!(kept.keeper().0, keeper, "its pid stays");
     }
