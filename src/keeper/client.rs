@@ -71,6 +71,7 @@ impl Client {
             Ordering::Less => {}
         }
         client.ask_for_upgrade(version).map_err(|e| e.doing(other_version(run, version).to_string()))?;
+        drop(client);
         for _ in 1..TRIES {
             match Self::connect(run) {
                 Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Unreachable) => {

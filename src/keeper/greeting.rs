@@ -109,10 +109,8 @@ pub(super) fn read_upgraded(answer: &[u8]) -> Option<Upgraded> {
 
 /// A refusal in the words of version 1: its clients show the text.
 pub(super) fn first_refusal(why: &str) -> Vec<u8> {
-    // Behind a length of one byte; no text here is longer.
-    let why = &why.as_bytes()[..why.len().min(127)];
-    let length = u8::try_from(why.len()).unwrap_or_default();
-    [&FIRST_REFUSED, &[length][..], why].concat()
+    let text = postcard::to_allocvec(why).unwrap_or_default();
+    [&FIRST_REFUSED[..], &text].concat()
 }
 
 #[cfg(test)]

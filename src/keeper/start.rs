@@ -89,7 +89,8 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("error: {}", error.chain()));
+            let hint = error.first_hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+            complain(&format!("error: {}{hint}", error.chain()));
             ExitCode::FAILURE
         }
     }
