@@ -35,7 +35,7 @@ fn code(context: &Context, id: &ContainerId) -> Result<u8> {
         Err(e) => return Err(e),
     }
     if let Some(exit) = Exit::load(&layout)? {
-        return Ok(exit.exit_code);
+        return Ok(exit.code);
     }
     ContainerState::load(&layout)?;
     Err(Error::new(Kind::WrongState, "nobody keeps it").hint("it is for containers of launch --detach"))

@@ -14,10 +14,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::greeting::{self, Greeting, Upgraded};
 use super::start::address;
-use super::wire::{self, Exit, Frame, MOST, Order, Refusal, Reply, Request, Terms};
+use super::wire::{self, Frame, MOST, Order, Refusal, Reply, Request, Terms};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::apply::{Birth, Parent};
 use crate::launch::self_protect::own_path;
+use crate::record::Exit;
 use crate::record::format::{KEEPER_PROTOCOL, PLAN, Unreadable};
 use crate::sys::process::Spawned;
 

@@ -15,8 +15,9 @@ use super::greeting::{self, Greeting, Upgraded};
 use super::machine::{Event, Ran, State};
 use super::poll::{Keeper, Poll, What};
 use super::record::Record;
-use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
+use super::wire::{self, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
 use crate::error::{Error, Kind, Result};
+use crate::record::Exit;
 use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 
 /// All connections, by key.

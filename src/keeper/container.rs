@@ -8,14 +8,16 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
 use super::birth::{self, Launcher, Word};
-use super::log::{self, Log};
+use super::log::Log;
 use super::machine::{Action, Event, Ran, State, step};
 use super::poll::{Keeper, What};
 use super::record::{Ends, Record};
 use super::stream::Source;
 use super::timer::Timer;
-use super::wire::{Exit, Refusal, Reply, Stdin, Stream};
+use super::wire::{Refusal, Reply, Stdin, Stream};
 use crate::linux::private;
+use crate::record::Exit;
+use crate::record::time::{now_ns, rfc3339};
 use crate::sys;
 
 /// See the module's head.
@@ -265,7 +267,7 @@ impl Keeper {
         let mut exit = status.map_or_else(Exit::unknown, Exit::from_status);
         // Before anybody removes the cgroup.
         exit.oom = container.record.order.oom_file.as_deref().is_some_and(has_oom_kill);
-        exit.at_ns = log::now();
+        exit.at_ns = now_ns();
         container.exit = Some(exit);
     }
 
@@ -441,5 +443,5 @@ pub(super) fn complain(what: &str) {
     if poll(&mut stderr, Some(&now)) == Ok(0) {
         return;
     }
-    let _ = writeln!(std::io::stderr(), "{} {what}", log::rfc3339(log::now()));
+    let _ = writeln!(std::io::stderr(), "{} {what}", rfc3339(now_ns()));
 }

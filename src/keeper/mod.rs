@@ -50,4 +50,4 @@ mod wire;
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};
 pub use pod_init::POD_INIT;
 pub use start::{RUN, USAGE, main};
-pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};
+pub use wire::{Frame, Order, Stdin, Stream, Terms};

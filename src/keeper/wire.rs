@@ -14,8 +14,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::log::rfc3339;
-use crate::record::format::{EXIT, KEEPER_PROTOCOL, Unreadable};
+use crate::record::Exit;
+use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 
 /// The longest message, in bytes. Plans, which may be longer, come as files in memory.
 pub(super) const MOST: usize = 64 << 10;
@@ -166,21 +166,6 @@ pub(super) enum Refusal {
     Failed(String),
 }
 
-/// How a container ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// The status; 128 + the signal; 255 when nobody knows.
-    pub code: u8,
-    /// The signal that ended it.
-    pub signal: Option<i32>,
-    /// A process of it was killed for want of memory.
-    pub oom: bool,
-    /// The keeper was not there, and the kernel does not tell.
-    pub unknown: bool,
-    /// When the keeper knew of it: nanoseconds since 1970, UTC.
-    pub at_ns: i64,
-}
-
 /// One of the two streams that a container writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
@@ -275,47 +260,9 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Unrea
     KEEPER_PROTOCOL.decode(bytes)
 }
 
-impl Exit {
-    /// From the status that wait(2) gives.
-    pub(super) fn from_status(status: i32) -> Self {
-        let byte = |n: i32| u8::try_from(n & 0xff).unwrap_or(u8::MAX);
-        match status & 0x7f {
-            0 => Self { code: byte(status >> 8), ..Self::default() },
-            signal => Self { code: byte(128 + signal), signal: Some(signal), ..Self::default() },
-        }
-    }
-
-    /// When nobody knows.
-    pub(super) fn unknown() -> Self {
-        Self { code: 255, unknown: true, ..Self::default() }
-    }
-
-    /// The text of an exit file: the version, then `key=value` a line.
-    pub fn to_text(&self) -> String {
-        let signal = self.signal.map_or_else(String::new, |signal| format!("signal={signal}\n"));
-        format!(
-            "version={}\ncode={}\n{signal}oom={}\nunknown={}\nat={}\n",
-            EXIT.version,
-            self.code,
-            self.oom,
-            self.unknown,
-            rfc3339(self.at_ns)
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wait_statuses_become_exits() {
-        let exit = |code, signal| Exit { code, signal, ..Exit::default() };
-        assert_eq!(Exit::from_status(3 << 8), exit(3, None));
-        assert_eq!(Exit::from_status(9), exit(137, Some(9)));
-        // With a core dump.
-        assert_eq!(Exit::from_status(11 | 0x80), exit(139, Some(11)));
-    }
 
     #[test]
     fn the_last_word_of_a_client_is_heard_though_it_left_something_unread() {

@@ -8,10 +8,9 @@ use super::container::Container;
 use super::machine::{Event, State};
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
-use crate::keeper::Exit;
 use crate::keeper::client::{Client, Watch};
 use crate::oci::{Runtime, delete, kill};
-use crate::record::{self, Layout};
+use crate::record::{Exit, Layout};
 
 /// How long is waited before a keeper that cannot be reached is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -71,7 +70,7 @@ impl Pods {
             self.heard(&container.id, self.exit_on_disk(&container.id)?);
         }
         for pod in with_process.iter().filter(|pod| !is_kept(&pod.id)) {
-            self.heard(&pod.id, Exit { code: 255, unknown: true, ..Exit::default() });
+            self.heard(&pod.id, Exit::unknown());
         }
         Ok(watch)
     }
@@ -94,21 +93,11 @@ impl Pods {
     /// # Errors
     /// `Unsupported` when a keeper of another release wrote it: then it stays, and the container with it.
     fn exit_on_disk(&self, id: &str) -> Result<Exit> {
-        let unknown = Exit { code: 255, unknown: true, ..Exit::default() };
-        let Ok(id) = ContainerId::parse(id) else { return Ok(unknown) };
-        let exit = match record::Exit::load(&Layout::new(&self.settings.root, &id)) {
-            Err(error) if error.kind() == Kind::Unsupported => return Err(error),
-            Ok(Some(exit)) => exit,
-            Ok(None) | Err(_) => return Ok(unknown),
-        };
-        let at = chrono::DateTime::parse_from_rfc3339(&exit.finished_at).ok();
-        Ok(Exit {
-            code: exit.exit_code,
-            signal: None,
-            oom: exit.oom_killed,
-            unknown: exit.exit_unknown,
-            at_ns: at.and_then(|at| at.timestamp_nanos_opt()).unwrap_or(0),
-        })
+        let Ok(id) = ContainerId::parse(id) else { return Ok(Exit::unknown()) };
+        match Exit::load(&Layout::new(&self.settings.root, &id)) {
+            Err(error) if error.kind() == Kind::Unsupported => Err(error),
+            other => Ok(other.ok().flatten().unwrap_or_else(Exit::unknown)),
+        }
     }
 
     /// Something that the keeper had has ended.

@@ -19,6 +19,7 @@ mod group;
 mod layout;
 mod lock;
 mod state;
+pub mod time;
 
 pub use exit::Exit;
 pub use group::{note_group, noted_group};

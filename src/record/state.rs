@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Hooks;
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::format::STATE;
 use super::lock::absent;
+use super::time::rfc3339;
 use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
@@ -75,7 +76,7 @@ pub struct Extra {
 }
 
 /// What `state` prints and hooks read. SPEC(runtime 1.2 #state)
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PublicState {
     /// Version of the specification that this form follows.
     #[serde(rename = "ociVersion")]
@@ -98,8 +99,28 @@ pub struct PublicState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// How it ended, when a keeper saw it.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten, skip_serializing_if = "Option::is_none", serialize_with = "public_exit")]
     pub exit: Option<Exit>,
+}
+
+/// An exit as programs read it in the output of `state` and `list`.
+fn public_exit<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Public {
+        exit_code: u8,
+        oom_killed: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        exit_unknown: bool,
+        finished_at: String,
+    }
+    let public = exit.map(|exit| Public {
+        exit_code: exit.code,
+        oom_killed: exit.oom,
+        exit_unknown: exit.unknown,
+        finished_at: rfc3339(exit.at_ns),
+    });
+    public.serialize(to)
 }
 
 /// The version of the runtime specification that is followed.

@@ -427,10 +427,12 @@ fn what_the_release_before_wrote_of_an_end_is_read() {
     assert_eq!(kept.wait("box"), 9);
     let exit = kept.sandbox.root().join(kept.sandbox.id("box")).join("exit");
     let text = fs::read_to_string(&exit).unwrap();
-    let first = text.strip_prefix("version=2\n").unwrap();
-    fs::write(&exit, first).unwrap();
+    assert!(text.starts_with("version=2\ncode=9\n"), "{text}");
+    fs::write(&exit, "code=9\noom=true\nunknown=false\nat=2026-01-02T03:04:05.000000000Z\n").unwrap();
     assert_eq!(kept.wait("box"), 9);
-    assert_eq!(kept.sandbox.state("box")["exitCode"], 9);
+    let state = kept.sandbox.state("box");
+    assert_eq!((&state["exitCode"], &state["oomKilled"]), (&9.into(), &true.into()));
+    assert_eq!(state["finishedAt"], "2026-01-02T03:04:05.000000000Z");
     of_next_release(&exit, EXIT.version);
     let refused = kept.sandbox.coracle(["wait", &kept.sandbox.id("box")]);
     assert!(refused.stderr.contains("version 3 of the record of a container's end"), "{refused}");
