@@ -14,9 +14,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::greeting::{self, Greeting, Upgraded};
 use super::start::address;
-use super::wire::{self, Frame, MOST, Order, Refusal, Reply, Request, Terms};
+use super::wire::{self, Frame, MOST, Order, Refusal, Request, Response, Terms};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::apply::{Birth, Parent};
+use crate::launch::apply::{SpawnRequest, Spawner};
 use crate::launch::self_protect::own_path;
 use crate::record::Exit;
 use crate::record::format::{KEEPER_PROTOCOL, PLAN, Unreadable};
@@ -187,7 +187,7 @@ impl Client {
         ask(&Self::connect_or_start(run)?)
     }
 
-    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
+    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Response, Vec<OwnedFd>)> {
         self.ask_within(request, fds, ANSWER)
     }
 
@@ -197,21 +197,21 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
         limit: Duration,
-    ) -> Result<(Reply, Vec<OwnedFd>)> {
+    ) -> Result<(Response, Vec<OwnedFd>)> {
         sent(wire::send(&self.socket, request, fds))?;
         self.await_answer(limit)?;
         self.hear()
     }
 
-    fn hear(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+    fn hear(&self) -> Result<(Response, Vec<OwnedFd>)> {
         let mut buffer = vec![0; MOST];
         let (length, fds) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
         if length == 0 {
             return Err(ended());
         }
         match wire::decode(&buffer[..length]) {
-            Ok(Reply::Refused(refusal)) => Err(explain(refusal)),
-            Ok(reply) => Ok((reply, fds)),
+            Ok(Response::Refused(refusal)) => Err(explain(refusal)),
+            Ok(response) => Ok((response, fds)),
             // It was another one when it was greeted: it has executed its program since.
             Err(Unreadable::Version { found, .. }) => Err(other_version(&self.run, found)),
             Err(error) => Err(error.while_doing("read the keeper's answer")),
@@ -225,7 +225,7 @@ impl Client {
     /// The keeper cannot be asked; `TimedOut` when it does not come to a decision.
     pub fn settle(&self, id: &str) -> Result<bool> {
         match self.ask_within(&Request::Settle(id.to_owned()), &[], SLOW_ANSWER) {
-            Ok((Reply::Done, _)) => Ok(true),
+            Ok((Response::Done, _)) => Ok(true),
             Ok(_) => Err(unexpected()),
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -242,13 +242,13 @@ impl Client {
     /// `NotFound` when the keeper does not have it; `Unreachable` when the keeper ends first.
     pub fn wait(&self, id: &str) -> Result<Exit> {
         self.subscribe(id)?;
-        self.told()
+        self.receive_exit()
     }
 
-    /// Asks to be told of a container's end, without waiting for it: the socket is readable then, for [`Client::told`].
+    /// Asks for a report of a container's end, without waiting for it: the socket is readable then, for [`Client::receive_exit`].
     ///
     /// # Errors
-    /// The keeper cannot be asked. That it does not have the container is told later.
+    /// The keeper cannot be asked. That it does not have the container is reported later.
     pub fn subscribe(&self, id: &str) -> Result<()> {
         wire::send(&self.socket, &Request::Wait(id.to_owned()), &[]).doing(|| "ask the keeper")
     }
@@ -257,9 +257,9 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::wait`].
-    pub fn told(&self) -> Result<Exit> {
+    pub fn receive_exit(&self) -> Result<Exit> {
         match self.hear()? {
-            (Reply::Exited(exit), _) => Ok(exit),
+            (Response::Exited(exit), _) => Ok(exit),
             _ => Err(unexpected()),
         }
     }
@@ -270,7 +270,9 @@ impl Client {
     /// `NotFound` when the keeper does not have it.
     pub fn attach(self, id: &str, stdin: bool) -> Result<Attached> {
         match self.ask(&Request::Attach { id: id.to_owned(), stdin }, &[])? {
-            (Reply::Attached(terms), _) => Ok(Attached { socket: self.socket, terms, buffer: vec![0; MOST] }),
+            (Response::Attached(terms), _) => {
+                Ok(Attached { socket: self.socket, terms, buffer: vec![0; MOST] })
+            }
             _ => Err(unexpected()),
         }
     }
@@ -299,7 +301,7 @@ impl Client {
         self.done(&Request::Resize { id: id.to_owned(), rows, columns })
     }
 
-    /// Is told of every container's end from now on.
+    /// Subscribes to the ends of all containers.
     ///
     /// # Errors
     /// The keeper cannot be asked.
@@ -314,13 +316,13 @@ impl Client {
     /// The keeper cannot be asked.
     pub fn list(&self) -> Result<Vec<(String, i32)>> {
         match self.ask(&Request::List, &[])? {
-            (Reply::Listed(list), _) => Ok(list),
+            (Response::Listed(list), _) => Ok(list),
             _ => Err(unexpected()),
         }
     }
 }
 
-/// A connection over which the ends of containers are told.
+/// A connection over which the ends of containers are reported.
 #[derive(Debug)]
 pub struct Watch(Client);
 
@@ -331,7 +333,7 @@ impl Watch {
     /// `Unreachable` when the keeper is gone, or finds this side too slow: ends may have been missed.
     pub fn next(&self) -> Result<(String, Exit)> {
         match self.0.hear()? {
-            (Reply::Ended(id, exit), _) => Ok((id, exit)),
+            (Response::Ended(id, exit), _) => Ok((id, exit)),
             _ => Err(unexpected()),
         }
     }
@@ -428,13 +430,13 @@ pub fn keeper_program() -> PathBuf {
 /// The keeper may be killed meanwhile. The next one has what that one had recorded, so this side asks it what became of the
 /// launch: it goes on with the process that was made, or knows that there is none. `machine` has the table of all cases.
 #[derive(Debug)]
-pub struct Launching {
+pub struct KeeperSpawner {
     client: RefCell<Client>,
     order: Order,
     console: Option<OwnedFd>,
 }
 
-impl Launching {
+impl KeeperSpawner {
     /// Launches as `order` says; `console` is the end of a socket pair over which the container's terminal comes.
     pub fn new(client: Client, order: Order, console: Option<OwnedFd>) -> Self {
         let order = Order { has_console: console.is_some(), ..order };
@@ -459,7 +461,7 @@ impl Launching {
 
     /// The launch came to nothing: its process is killed, and what there is of the container forgotten.
     pub fn give_up(&self) {
-        // When no keeper can be told, the next one finds nobody who attends it.
+        // When no keeper can be reached, the next one finds nobody who attends it.
         let _ = self.decide(&Request::GiveUp, false);
     }
 
@@ -477,7 +479,7 @@ impl Launching {
     ///
     /// # Errors
     /// `Unreachable` when it has nothing: then nothing is left of it, and it may be tried again.
-    fn resume(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+    fn resume(&self) -> Result<(Response, Vec<OwnedFd>)> {
         let request = Request::Resume { id: self.order.id.clone(), console: self.console.is_some() };
         let console: Vec<_> = self.console.iter().map(AsFd::as_fd).collect();
         let run = self.client.borrow().run.clone();
@@ -496,21 +498,21 @@ impl Launching {
     }
 }
 
-impl Parent for Launching {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
+impl Spawner for KeeperSpawner {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
         let bytes =
-            PLAN.encode(birth.plan).map_err(|error| error.while_doing("write the plan for the keeper"))?;
+            PLAN.encode(request.plan).map_err(|error| error.while_doing("write the plan for the keeper"))?;
         let plan = memory_file(&bytes).doing(|| "write the plan to memory")?;
         let order =
-            Order { oom_file: birth.oom_file, has_cgroup: birth.cgroup.is_some(), ..self.order.clone() };
-        let mut fds = vec![plan.as_fd(), birth.sync.as_fd()];
-        fds.extend(birth.cgroup);
+            Order { oom_file: request.oom_file, has_cgroup: request.cgroup.is_some(), ..self.order.clone() };
+        let mut fds = vec![plan.as_fd(), request.sync.as_fd()];
+        fds.extend(request.cgroup);
         fds.extend(self.console.as_ref().map(AsFd::as_fd));
-        fds.extend(birth.fds.iter().map(AsFd::as_fd));
+        fds.extend(request.fds.iter().map(AsFd::as_fd));
         let asked = self.client.borrow().ask_within(&Request::Launch(order), &fds, SLOW_ANSWER);
         match asked {
-            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(born),
-            other => other.and_then(born),
+            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(spawned),
+            other => other.and_then(spawned),
         }
     }
 
@@ -518,14 +520,14 @@ impl Parent for Launching {
         match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
             // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
             Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
-            other => other.and_then(born),
+            other => other.and_then(spawned),
         }
     }
 }
 
-fn born((reply, mut fds): (Reply, Vec<OwnedFd>)) -> Result<Spawned> {
-    match (reply, fds.pop()) {
-        (Reply::Born(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+fn spawned((response, mut fds): (Response, Vec<OwnedFd>)) -> Result<Spawned> {
+    match (response, fds.pop()) {
+        (Response::Spawned(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
         _ => Err(unexpected()),
     }
 }

@@ -16,7 +16,7 @@ use crate::record::format::{GREETING, KEEPER_PROTOCOL};
 const FIRST_UPGRADE: [u8; 1] = [10];
 const FIRST_DONE: [u8; 1] = [1];
 
-/// `Reply::Refused(Refusal::Failed(..))` of version 1, but for its text.
+/// `Response::Refused(Refusal::Failed(..))` of version 1, but for its text.
 const FIRST_REFUSED: [u8; 2] = [3, 3];
 
 const ASK: u8 = 1;

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::clients::Clients;
 use super::container::Container;
-use super::heir::Heir;
-use super::record::Place;
+use super::record::RunDir;
+use super::standby::Standby;
 use super::stream::{Desk, Look};
 use super::upgrade::Upgrade;
 use super::wire::Stream;
@@ -23,9 +23,9 @@ use super::wire::Stream;
 pub(super) enum What {
     Listener,
     Signals,
-    Heir,
+    Standby,
     Client,
-    Birth,
+    Launcher,
     Console,
     Process,
     Stdin,
@@ -38,9 +38,9 @@ impl What {
     const ALL: [Self; 11] = [
         Self::Listener,
         Self::Signals,
-        Self::Heir,
+        Self::Standby,
         Self::Client,
-        Self::Birth,
+        Self::Launcher,
         Self::Console,
         Self::Process,
         Self::Stdin,
@@ -110,20 +110,20 @@ impl Poll {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// By a signal.
-    Told,
+    Signalled,
     /// Another has all that it had.
-    Succeeded,
+    Replaced,
 }
 
 /// The keeper.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) poll: Poll,
-    pub(super) place: Place,
+    pub(super) run_dir: RunDir,
     pub(super) listener: OwnedFd,
     pub(super) lock: OwnedFd,
     pub(super) signals: OwnedFd,
-    pub(super) heir: Option<Heir>,
+    pub(super) standby: Option<Standby>,
     pub(super) containers: BTreeMap<u32, Container>,
     pub(super) clients: Clients,
     /// Processes that are only waited for: commands at a container's end.
@@ -138,11 +138,11 @@ pub(super) struct Keeper {
     /// This client is to be the keeper as soon as nothing is being launched.
     pub(super) successor: Option<u32>,
     pub(super) end: Option<End>,
-    /// What is on its way when the keeper is told to end may take until then.
+    /// What is on its way when a signal ends the keeper may take until then.
     pub(super) grace: Option<Instant>,
 }
 
-/// How long a launch may take when the keeper is told to end.
+/// How long a launch may take when a signal ends the keeper.
 const GRACE: Duration = Duration::from_secs(2);
 
 impl Keeper {
@@ -187,11 +187,11 @@ impl Keeper {
         let any = |is: fn(&Container) -> bool| self.containers.values().any(is);
         if self.successor.is_some() && !any(Container::is_arriving) {
             if let Some(client) = self.successor.take() {
-                self.give_way(client);
+                self.hand_over_to(client);
             }
         } else if self.upgrade == Upgrade::Ready && !any(Container::is_launching) {
             self.upgrade = Upgrade::None;
-            self.hand_over();
+            self.reexecute();
         }
     }
 
@@ -213,9 +213,9 @@ impl Keeper {
         match what {
             What::Listener => self.accept(),
             What::Signals => self.take_signals(),
-            What::Heir => self.heir_is_gone(),
+            What::Standby => self.standby_is_gone(),
             What::Client => self.serve_client(key, flags),
-            What::Birth => self.hear_birth(key),
+            What::Launcher => self.launcher_reported(key),
             What::Console => self.take_console(key),
             What::Process => self.process_ended(key),
             What::Stdin => self.write_input(key),
@@ -254,7 +254,7 @@ impl Keeper {
                 libc::SIGHUP => self.begin_upgrade(),
                 // The containers stay: a later keeper finds them by their records.
                 libc::SIGTERM | libc::SIGINT => {
-                    self.end = Some(End::Told);
+                    self.end = Some(End::Signalled);
                     self.grace.get_or_insert(Instant::now() + GRACE);
                 }
                 _ => {}
@@ -265,7 +265,7 @@ impl Keeper {
     fn reap(&mut self, key: u32) {
         if let Some(pidfd) = self.children.remove(&key) {
             self.poll.remove(&pidfd);
-            let has_succeeded = super::birth::reap_now(&pidfd);
+            let has_succeeded = super::spawn::reap_now(&pidfd);
             self.program_has_answered(key, has_succeeded);
         }
     }

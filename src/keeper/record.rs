@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run>/keeper.sock             clients connect here
-//! <run>/keeper.lock             held while a keeper or its heir lives
+//! <run>/keeper.lock             held while a keeper or its standby lives
 //! <run>/keeper/<id>/record      what a later keeper has to know; replaced whole
 //! <run>/keeper/<id>/stdin, stdout, stderr
 //! ```
@@ -51,9 +51,9 @@ struct FirstRecord {
 
 /// The run directory.
 #[derive(Debug, Clone)]
-pub(super) struct Place(PathBuf);
+pub(super) struct RunDir(PathBuf);
 
-impl Place {
+impl RunDir {
     pub(super) fn new(run: &Path) -> Self {
         Self(run.to_owned())
     }
@@ -192,7 +192,7 @@ pub(super) struct Ends {
 
 const NAMES: [&str; 3] = ["stdin", "stdout", "stderr"];
 
-impl Place {
+impl RunDir {
     /// Makes a container's directory and FIFOs; answers our ends and its own. A container with a terminal has none.
     ///
     /// # Errors
@@ -283,18 +283,18 @@ mod tests {
     #[test]
     fn a_record_of_another_release_is_refused_and_stays() {
         let run = tempfile::tempdir().unwrap();
-        let place = Place::new(run.path());
-        std::fs::create_dir_all(place.of("new")).unwrap();
-        std::fs::create_dir_all(place.of("torn")).unwrap();
-        place.check_versions().unwrap();
-        let file = place.of("new").join("record");
+        let run_dir = RunDir::new(run.path());
+        std::fs::create_dir_all(run_dir.of("new")).unwrap();
+        std::fs::create_dir_all(run_dir.of("torn")).unwrap();
+        run_dir.check_versions().unwrap();
+        let file = run_dir.of("new").join("record");
         let mut bytes = KEEPER_RECORD.encode(&Record::default()).unwrap();
         bytes[2] = 9;
         std::fs::write(&file, &bytes).unwrap();
-        let error = place.check_versions().unwrap_err();
+        let error = run_dir.check_versions().unwrap_err();
         assert!(error.chain().contains("version 9 of the keeper's record"), "{error:?}");
-        assert_eq!(place.load(), []);
+        assert_eq!(run_dir.load(), []);
         assert_eq!(std::fs::read(&file).unwrap(), bytes);
-        assert!(!place.of("torn").exists(), "of a launch that came to nothing");
+        assert!(!run_dir.of("torn").exists(), "of a launch that came to nothing");
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::birth::run_command;
 use super::container::complain;
 use super::greeting::Upgraded;
 use super::poll::{Keeper, What};
+use super::spawn::run_command;
 use crate::error::{Error, Kind, Result};
 use crate::launch::self_protect::own_path;
 use crate::record::format::{Format, KEEPER_RECORD, KEEPER_SNAPSHOT};

@@ -53,7 +53,7 @@ pub struct Order {
     pub oom_file: Option<PathBuf>,
     /// Its standard input.
     pub stdin: Stdin,
-    /// A cgroup v2 directory comes along, to be born in.
+    /// A cgroup v2 directory comes along, to be created in.
     pub has_cgroup: bool,
     /// The end of a socket pair comes along, over which the container's terminal comes.
     pub has_console: bool,
@@ -63,7 +63,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Launch a container: with the plan in a file, the child's end of its socket pair, perhaps the cgroup and our end for
-    /// the console, then what the plan has opened. Answer: `Born` with a pidfd, or `Refused`.
+    /// the console, then what the plan has opened. Answer: `Spawned` with a pidfd, or `Refused`.
     Launch(Order),
     /// The container that this connection launched stays. Answer: `Done`.
     Keep,
@@ -91,18 +91,18 @@ pub(super) enum Request {
     },
     /// Open a container's log anew by its path. Answer: `Done`.
     Reopen(String),
-    /// Be told of every container's end from now on. Answer: `Done`, then `Ended` each time.
+    /// Report every container's end from now on. Answer: `Done`, then `Ended` each time.
     Watch,
     /// Answer: `Listed`.
     List,
-    /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
-    /// words that an heir hears.
-    Succeed,
+    /// Leave all to this client, who is the keeper then. Answer: `HandedOver` with the listening socket and the lock, then the
+    /// messages that a standby gets.
+    TakeOver,
     /// The container that this connection launched goes on as this process, a forked copy of the first one and a child of
-    /// the keeper's too; the first one is ended. Answer: `Born` with a pidfd.
+    /// the keeper's too; the first one is ended. Answer: `Spawned` with a pidfd.
     Adopt(i32),
     /// The client has asked another keeper to launch this container, which was killed before its answer came. With
-    /// `console`, our end for the terminal comes along again. Answer: `Born` with a pidfd, and the connection attends the
+    /// `console`, our end for the terminal comes along again. Answer: `Spawned` with a pidfd, and the connection attends the
     /// container; or `Refused` when there is none, once nothing of it is left.
     Resume {
         /// Which.
@@ -125,9 +125,9 @@ pub(super) enum Request {
 
 /// What the keeper answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(super) enum Response {
     /// A container's first process, in the keeper's PID namespace; its pidfd comes along.
-    Born(i32),
+    Spawned(i32),
     /// It is done.
     Done,
     /// Frames follow.
@@ -141,7 +141,7 @@ pub(super) enum Reply {
     /// This container has ended.
     Ended(String, Exit),
     /// All this is the client's now.
-    Yours,
+    HandedOver,
 }
 
 /// On which terms a client is attached.
@@ -269,7 +269,7 @@ mod tests {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
-        send(&ours, &Reply::Done, &[]).unwrap();
+        send(&ours, &Response::Done, &[]).unwrap();
         send(&theirs, &Request::List, &[]).unwrap();
         drop(theirs);
         let mut buffer = [0; 64];
@@ -323,7 +323,7 @@ mod tests {
             Request::Reopen(_) => "reopen",
             Request::Watch => "watch",
             Request::List => "list",
-            Request::Succeed => "succeed",
+            Request::TakeOver => "take-over",
             Request::Adopt(_) => "adopt",
             Request::Resume { .. } => "resume",
             Request::Decide { .. } => "decide",
@@ -345,7 +345,7 @@ mod tests {
             Request::Reopen(id()),
             Request::Watch,
             Request::List,
-            Request::Succeed,
+            Request::TakeOver,
             Request::Adopt(7),
             Request::Resume { id: id(), console: true },
             Request::Decide { id: id(), keep: true },
@@ -353,35 +353,35 @@ mod tests {
         ]
     }
 
-    fn name_of_reply(reply: &Reply) -> &'static str {
-        match reply {
-            Reply::Born(_) => "born",
-            Reply::Done => "done",
-            Reply::Attached(_) => "attached",
-            Reply::Refused(Refusal::Unknown) => "unknown",
-            Reply::Refused(Refusal::Exists) => "exists",
-            Reply::Refused(Refusal::Closed) => "closed",
-            Reply::Refused(Refusal::Failed(_)) => "failed",
-            Reply::Exited(_) => "exited",
-            Reply::Listed(_) => "listed",
-            Reply::Ended(..) => "ended",
-            Reply::Yours => "yours",
+    fn name_of_response(response: &Response) -> &'static str {
+        match response {
+            Response::Spawned(_) => "spawned",
+            Response::Done => "done",
+            Response::Attached(_) => "attached",
+            Response::Refused(Refusal::Unknown) => "unknown",
+            Response::Refused(Refusal::Exists) => "exists",
+            Response::Refused(Refusal::Closed) => "closed",
+            Response::Refused(Refusal::Failed(_)) => "failed",
+            Response::Exited(_) => "exited",
+            Response::Listed(_) => "listed",
+            Response::Ended(..) => "ended",
+            Response::HandedOver => "handed-over",
         }
     }
 
-    fn replies() -> Vec<Reply> {
+    fn responses() -> Vec<Response> {
         vec![
-            Reply::Born(7),
-            Reply::Done,
-            Reply::Attached(Terms { terminal: true, stdin: false }),
-            Reply::Refused(Refusal::Unknown),
-            Reply::Refused(Refusal::Exists),
-            Reply::Refused(Refusal::Closed),
-            Reply::Refused(Refusal::Failed("why".to_owned())),
-            Reply::Exited(exit()),
-            Reply::Listed(vec![("box".to_owned(), 7)]),
-            Reply::Ended("box".to_owned(), exit()),
-            Reply::Yours,
+            Response::Spawned(7),
+            Response::Done,
+            Response::Attached(Terms { terminal: true, stdin: false }),
+            Response::Refused(Refusal::Unknown),
+            Response::Refused(Refusal::Exists),
+            Response::Refused(Refusal::Closed),
+            Response::Refused(Refusal::Failed("why".to_owned())),
+            Response::Exited(exit()),
+            Response::Listed(vec![("box".to_owned(), 7)]),
+            Response::Ended("box".to_owned(), exit()),
+            Response::HandedOver,
         ]
     }
 
@@ -412,8 +412,8 @@ mod tests {
         use crate::record::golden::check;
         let samples: Vec<_> = requests().iter().map(|r| (name_of(r), encoded(r))).collect();
         check(GOLDEN, "request", KEEPER_PROTOCOL, &samples);
-        let samples: Vec<_> = replies().iter().map(|r| (name_of_reply(r), encoded(r))).collect();
-        check(GOLDEN, "reply", KEEPER_PROTOCOL, &samples);
+        let samples: Vec<_> = responses().iter().map(|r| (name_of_response(r), encoded(r))).collect();
+        check(GOLDEN, "response", KEEPER_PROTOCOL, &samples);
         let samples: Vec<_> = frames().iter().map(|(name, frame)| (*name, encoded(frame))).collect();
         check(GOLDEN, "frame", KEEPER_PROTOCOL, &samples);
     }
@@ -436,7 +436,7 @@ mod tests {
         fn noise_is_an_error_and_never_a_panic(bytes: Vec<u8>, head: bool) {
             let bytes = if head { [&KEEPER_PROTOCOL.head(), &bytes[..]].concat() } else { bytes };
             let _ = decode::<Request>(&bytes);
-            let _ = decode::<Reply>(&bytes);
+            let _ = decode::<Response>(&bytes);
             if let Ok(frame) = decode::<Frame<'_>>(&bytes) {
                 let again = encoded(&frame);
                 proptest::prop_assert_eq!(decode(&again), Ok(frame));

@@ -26,7 +26,7 @@ const SIZE: usize = 20;
 
 /// What the child tells its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Report {
     /// The namespaces stand: run prestart and createRuntime hooks, then answer.
     Hooks,
     /// All is set up; the child waits for its start.
@@ -141,7 +141,7 @@ ops! {
     Write = "write",
 }
 
-impl Word {
+impl Report {
     fn encode(self) -> [u8; SIZE] {
         let (kind, step, op, code, detail) = match self {
             Self::Hooks => (1, 0, 0, 0, 0),
@@ -160,12 +160,12 @@ impl Word {
     }
 
     /// Reads a message back.
-    fn decode(bytes: &[u8]) -> Result<Self, HearError> {
+    fn decode(bytes: &[u8]) -> Result<Self, ReceiveError> {
         let head = bytes.first_chunk().map(|head| u32::from_ne_bytes(*head)).ok_or(Errno::PROTO)?;
         match u16::try_from(head >> 16) {
             Ok(0) => {}
             Ok(version) if version == PLAN.version => {}
-            Ok(found) => return Err(HearError::Version(Unreadable::Version { format: PLAN, found })),
+            Ok(found) => return Err(ReceiveError::Version(Unreadable::Version { format: PLAN, found })),
             Err(_) => return Err(Errno::PROTO.into()),
         }
         Ok(Self::decode_kind(head & 0xffff, bytes).ok_or(Errno::PROTO)?)
@@ -192,20 +192,20 @@ impl Word {
 
 /// Why no message was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HearError {
+pub enum ReceiveError {
     /// The errno of recvmsg(2); `EPROTO` for what is not a message; `ETIMEDOUT`.
     Errno(Errno),
     /// The sender is of another release.
     Version(Unreadable),
 }
 
-impl From<Errno> for HearError {
+impl From<Errno> for ReceiveError {
     fn from(errno: Errno) -> Self {
         Self::Errno(errno)
     }
 }
 
-impl fmt::Display for HearError {
+impl fmt::Display for ReceiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Errno(errno) => errno.fmt(f),
@@ -214,9 +214,9 @@ impl fmt::Display for HearError {
     }
 }
 
-impl std::error::Error for HearError {}
+impl std::error::Error for ReceiveError {}
 
-impl Cause for HearError {
+impl Cause for ReceiveError {
     fn kind(&self) -> Kind {
         match self {
             Self::Errno(errno) => Cause::kind(errno),
@@ -229,8 +229,8 @@ impl Cause for HearError {
 ///
 /// # Errors
 /// The errno of send(2).
-pub fn say(socket: BorrowedFd<'_>, word: Word) -> Result<(), Errno> {
-    send(socket, &word.encode())
+pub fn send_report(socket: BorrowedFd<'_>, report: Report) -> Result<(), Errno> {
+    send(socket, &report.encode())
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
@@ -242,28 +242,28 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// A message, with the pid of its sender as the receiver sees it: 0 unless [`tell_senders`] was asked for.
+/// A message, with the pid of its sender as the receiver sees it: 0 unless [`pass_credentials`] was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
     /// What it says.
-    pub word: Word,
+    pub report: Report,
     /// Who says it.
     pub sender: i32,
 }
 
-/// Has [`hear`] learn who sends (unix(7), SO_PASSCRED).
+/// Has [`receive_report`] learn who sends (unix(7), SO_PASSCRED).
 ///
 /// # Errors
 /// The errno of setsockopt(2).
-pub fn tell_senders(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn pass_credentials(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::sockopt::set_socket_passcred(socket, true)
 }
 
 /// Waits for one message until the deadline; `None` at end of file.
 ///
 /// # Errors
-/// See [`HearError`].
-pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Message>, HearError> {
+/// See [`ReceiveError`].
+pub fn receive_report(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Message>, ReceiveError> {
     deadline.wait_readable(socket)?;
     let mut bytes = [0; SIZE];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
@@ -284,7 +284,7 @@ pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Messag
     });
     match length {
         0 => Ok(None),
-        SIZE => Ok(Some(Message { word: Word::decode(&bytes)?, sender: sender.unwrap_or_default() })),
+        SIZE => Ok(Some(Message { report: Report::decode(&bytes)?, sender: sender.unwrap_or_default() })),
         _ => Err(Errno::PROTO.into()),
     }
 }
@@ -374,8 +374,10 @@ mod tests {
     #[test]
     fn words_survive_the_wire() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
-        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Forked(7), Word::Failed(failure)] {
-            assert_eq!(Word::decode(&word.encode()), Ok(word));
+        for report in
+            [Report::Hooks, Report::Ready, Report::Listener(9), Report::Forked(7), Report::Failed(failure)]
+        {
+            assert_eq!(Report::decode(&report.encode()), Ok(report));
         }
     }
 
@@ -401,11 +403,14 @@ mod tests {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         permit(ours.as_fd(), Permission::Go).unwrap();
-        say(theirs.as_fd(), Word::Ready).unwrap();
+        send_report(theirs.as_fd(), Report::Ready).unwrap();
         drop(theirs);
         let soon = Deadline::after(std::time::Duration::from_secs(5));
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Ready, sender: 0 })));
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(None));
+        assert_eq!(
+            receive_report(ours.as_fd(), &soon),
+            Ok(Some(Message { report: Report::Ready, sender: 0 }))
+        );
+        assert_eq!(receive_report(ours.as_fd(), &soon), Ok(None));
     }
 
     #[test]
@@ -415,7 +420,7 @@ mod tests {
         let (ours, _theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let deadline = Deadline::after(std::time::Duration::from_millis(10));
-        assert_eq!(hear(ours.as_fd(), &deadline), Err(Errno::TIMEDOUT.into()));
+        assert_eq!(receive_report(ours.as_fd(), &deadline), Err(Errno::TIMEDOUT.into()));
     }
 
     #[test]
@@ -424,29 +429,32 @@ mod tests {
         use std::os::fd::AsFd;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        tell_senders(ours.as_fd()).unwrap();
-        say(theirs.as_fd(), Word::Forked(0)).unwrap();
+        pass_credentials(ours.as_fd()).unwrap();
+        send_report(theirs.as_fd(), Report::Forked(0)).unwrap();
         let soon = Deadline::after(std::time::Duration::from_secs(5));
         let sender = std::process::id().cast_signed();
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Forked(0), sender })));
+        assert_eq!(
+            receive_report(ours.as_fd(), &soon),
+            Ok(Some(Message { report: Report::Forked(0), sender }))
+        );
     }
 
     #[test]
     fn noise_is_not_a_word() {
-        assert!(Word::decode(&[0xff; SIZE]).is_err());
-        let empty: Result<Word, HearError> = Word::decode(&[]);
+        assert!(Report::decode(&[0xff; SIZE]).is_err());
+        let empty: Result<Report, ReceiveError> = Report::decode(&[]);
         assert_eq!(empty, Err(Errno::PROTO.into()));
     }
 
     #[test]
     fn a_message_of_another_release_is_refused_by_its_version() {
         let with_version = |version: u32| {
-            let mut bytes = Word::Ready.encode();
+            let mut bytes = Report::Ready.encode();
             bytes[0..4].copy_from_slice(&u32::to_ne_bytes(version << 16 | 2));
-            Word::decode(&bytes)
+            Report::decode(&bytes)
         };
-        assert_eq!(with_version(0), Ok(Word::Ready), "before there were versions");
-        assert_eq!(with_version(PLAN.version.into()), Ok(Word::Ready));
+        assert_eq!(with_version(0), Ok(Report::Ready), "before there were versions");
+        assert_eq!(with_version(PLAN.version.into()), Ok(Report::Ready));
         let error = with_version(9).unwrap_err();
         assert!(error.to_string().contains("version 9 of the plan of a process"), "{error}");
         assert_eq!(Cause::kind(&error), Kind::Unsupported);
@@ -456,11 +464,11 @@ mod tests {
     fn golden_messages() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
         let mut samples = vec![
-            ("hooks", Word::Hooks.encode().to_vec()),
-            ("ready", Word::Ready.encode().to_vec()),
-            ("listener", Word::Listener(9).encode().to_vec()),
-            ("forked", Word::Forked(7).encode().to_vec()),
-            ("failed", Word::Failed(failure).encode().to_vec()),
+            ("hooks", Report::Hooks.encode().to_vec()),
+            ("ready", Report::Ready.encode().to_vec()),
+            ("listener", Report::Listener(9).encode().to_vec()),
+            ("forked", Report::Forked(7).encode().to_vec()),
+            ("failed", Report::Failed(failure).encode().to_vec()),
         ];
         for permission in [Permission::SetUp, Permission::Hooks, Permission::Listener, Permission::Go] {
             samples.push(("permission", vec![permission as u8]));
