@@ -57,9 +57,9 @@ fn table(states: &[PublicState]) -> String {
 /// The status, and how it ended when that is known.
 fn status(state: &PublicState) -> String {
     match &state.exit {
-        Some(exit) if exit.exit_unknown => format!("{} (unknown)", state.status),
-        Some(exit) if exit.oom_killed => format!("{} ({}, out of memory)", state.status, exit.exit_code),
-        Some(exit) => format!("{} ({})", state.status, exit.exit_code),
+        Some(exit) if exit.unknown => format!("{} (unknown)", state.status),
+        Some(exit) if exit.oom => format!("{} ({}, out of memory)", state.status, exit.code),
+        Some(exit) => format!("{} ({})", state.status, exit.code),
         None => state.status.clone(),
     }
 }

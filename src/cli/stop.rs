@@ -37,7 +37,7 @@ pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
             .map_err(|e| e.doing(format!("stop container {id}")))?;
         if let Ok(keeper) = keeper {
             // Whatever it says: that there was no such container, how it ended, or nothing any more.
-            let _ = keeper.told();
+            let _ = keeper.receive_exit();
         }
         super::report::print(&format!("{name}\n"))?;
     }

@@ -34,8 +34,8 @@ fn code(context: &Context, id: &ContainerId) -> Result<u8> {
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}
         Err(e) => return Err(e),
     }
-    if let Some(exit) = Exit::load(&layout) {
-        return Ok(exit.exit_code);
+    if let Some(exit) = Exit::load(&layout)? {
+        return Ok(exit.code);
     }
     ContainerState::load(&layout)?;
     Err(Error::new(Kind::WrongState, "nobody keeps it").hint("it is for containers of launch --detach"))

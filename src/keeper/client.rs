@@ -1,6 +1,7 @@
 //! The client's side: reaching the keeper, or starting it, and asking it.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,11 +12,14 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
+use super::greeting::{self, Greeting, Upgraded};
 use super::start::address;
-use super::wire::{self, Exit, Frame, MOST, Order, Refusal, Reply, Request, Terms};
+use super::wire::{self, Frame, MOST, Order, Refusal, Request, Response, Terms};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::apply::{Birth, Parent};
+use crate::launch::apply::{SpawnRequest, Spawner};
 use crate::launch::self_protect::own_path;
+use crate::record::Exit;
+use crate::record::format::{KEEPER_PROTOCOL, PLAN, Unreadable};
 use crate::sys::process::Spawned;
 
 /// How often a keeper that was just started is tried, and how long is waited in between.
@@ -43,11 +47,96 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reaches the keeper that serves `run`.
+    /// Reaches the keeper that serves `run`, and makes sure that it speaks this version of its protocol.
     ///
     /// # Errors
-    /// `Unreachable` when there is none; `Denied` to those who may not.
+    /// `Unreachable` when there is none; `Denied` to those who may not; `Unsupported` when it speaks another version.
     pub fn connect(run: &Path) -> Result<Self> {
+        let (client, version) = Self::greet(run)?;
+        match version == KEEPER_PROTOCOL.version {
+            true => Ok(client),
+            false => Err(other_version(run, version)),
+        }
+    }
+
+    /// As [`Client::connect`]; a keeper that speaks an older version executes its program anew first, which costs no
+    /// container anything.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]: then the keeper's program is of that version, too, or it cannot take over.
+    pub(super) fn connect_upgraded(run: &Path) -> Result<Self> {
+        let (client, version) = Self::greet(run)?;
+        match version.cmp(&KEEPER_PROTOCOL.version) {
+            Ordering::Equal => return Ok(client),
+            Ordering::Greater => return Err(other_version(run, version)),
+            Ordering::Less => {}
+        }
+        client.ask_for_upgrade(version).map_err(|e| e.doing(other_version(run, version).to_string()))?;
+        drop(client);
+        for _ in 1..TRIES {
+            match Self::connect(run) {
+                Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Unreachable) => {
+                    std::thread::sleep(PAUSE);
+                }
+                other => return other,
+            }
+        }
+        Self::connect(run).map_err(|error| match error.kind() {
+            Kind::Unsupported => {
+                error.hint("its program was not replaced: install the same release of coracle-keeper")
+            }
+            _ => error,
+        })
+    }
+
+    /// Has the keeper that serves `run` execute its program anew, whichever version it speaks.
+    ///
+    /// # Errors
+    /// `Unreachable` when there is none; `Unsupported` when its program could not take over, and nothing has changed.
+    pub fn upgrade(run: &Path) -> Result<()> {
+        let (client, version) = Self::greet(run)?;
+        client.ask_for_upgrade(version)
+    }
+
+    fn ask_for_upgrade(&self, version: u16) -> Result<()> {
+        let greeting = if version == 1 { Greeting::FirstUpgrade } else { Greeting::Upgrade };
+        let answer = self.exchange(&greeting.bytes(), SLOW_ANSWER)?;
+        match greeting::read_upgraded(&answer) {
+            Some(Upgraded::Yes) => Ok(()),
+            Some(Upgraded::No(why)) => Err(Error::new(Kind::Unsupported, "upgrade the keeper")
+                .because(Error::new(Kind::Unsupported, why))
+                .hint("its containers go on as before: install a coracle-keeper that can take over")),
+            None => Err(Error::new(Kind::Unsupported, "upgrade the keeper: its answer cannot be read")),
+        }
+    }
+
+    /// A connection to the keeper that serves `run`, and the version that it speaks.
+    fn greet(run: &Path) -> Result<(Self, u16)> {
+        let client = Self::dial(run)?;
+        let answer = client.exchange(&Greeting::Ask.bytes(), ANSWER)?;
+        Ok((client, greeting::version(&answer)))
+    }
+
+    /// Sends these bytes, and waits for what comes back.
+    fn exchange(&self, bytes: &[u8], limit: Duration) -> Result<Vec<u8>> {
+        sent(wire::send_bytes(&self.socket, bytes, &[]))?;
+        self.await_answer(limit)?;
+        let mut buffer = vec![0; 1024];
+        let (length, _) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
+        buffer.truncate(length);
+        if buffer.is_empty() { Err(ended()) } else { Ok(buffer) }
+    }
+
+    fn await_answer(&self, limit: Duration) -> Result<()> {
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
+                .hint("is coracle-keeper stopped? see ps(1)")),
+            _ => Ok(()),
+        }
+    }
+
+    fn dial(run: &Path) -> Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .doing(|| "make a socket")?;
         let doing = || format!("reach the keeper of {}", run.display());
@@ -60,12 +149,13 @@ impl Client {
         Ok(Self { socket, run: run.to_owned() })
     }
 
-    /// Reaches the keeper that serves `run`, and starts one when there is none.
+    /// Reaches the keeper that serves `run`, and starts one when there is none. One that speaks an older version of its
+    /// protocol executes its program anew first.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It cannot be started; `Unsupported` when it speaks another version all the same.
     pub fn connect_or_start(run: &Path) -> Result<Self> {
-        let first = match Self::connect(run) {
+        let first = match Self::connect_upgraded(run) {
             Err(error) if error.kind() == Kind::Unreachable => start(run),
             other => return other,
         };
@@ -97,7 +187,7 @@ impl Client {
         ask(&Self::connect_or_start(run)?)
     }
 
-    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
+    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Response, Vec<OwnedFd>)> {
         self.ask_within(request, fds, ANSWER)
     }
 
@@ -107,30 +197,24 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
         limit: Duration,
-    ) -> Result<(Reply, Vec<OwnedFd>)> {
-        match wire::send(&self.socket, request, fds) {
-            Err(Errno::PIPE | Errno::CONNRESET) => return Err(ended()),
-            other => other.doing(|| "ask the keeper")?,
-        }
-        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
-                .hint("is coracle-keeper stopped? see ps(1)")),
-            _ => self.hear(),
-        }
+    ) -> Result<(Response, Vec<OwnedFd>)> {
+        sent(wire::send(&self.socket, request, fds))?;
+        self.await_answer(limit)?;
+        self.hear()
     }
 
-    fn hear(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+    fn hear(&self) -> Result<(Response, Vec<OwnedFd>)> {
         let mut buffer = vec![0; MOST];
         let (length, fds) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
         if length == 0 {
             return Err(ended());
         }
         match wire::decode(&buffer[..length]) {
-            Some(Reply::Refused(refusal)) => Err(explain(refusal)),
-            Some(reply) => Ok((reply, fds)),
-            None => Err(Error::new(Kind::Unsupported, "the keeper's answer cannot be read")
-                .hint("it may be of another version: send it SIGHUP")),
+            Ok(Response::Refused(refusal)) => Err(explain(refusal)),
+            Ok(response) => Ok((response, fds)),
+            // It was another one when it was greeted: it has executed its program since.
+            Err(Unreadable::Version { found, .. }) => Err(other_version(&self.run, found)),
+            Err(error) => Err(error.while_doing("read the keeper's answer")),
         }
     }
 
@@ -141,7 +225,7 @@ impl Client {
     /// The keeper cannot be asked; `TimedOut` when it does not come to a decision.
     pub fn settle(&self, id: &str) -> Result<bool> {
         match self.ask_within(&Request::Settle(id.to_owned()), &[], SLOW_ANSWER) {
-            Ok((Reply::Done, _)) => Ok(true),
+            Ok((Response::Done, _)) => Ok(true),
             Ok(_) => Err(unexpected()),
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -158,13 +242,13 @@ impl Client {
     /// `NotFound` when the keeper does not have it; `Unreachable` when the keeper ends first.
     pub fn wait(&self, id: &str) -> Result<Exit> {
         self.subscribe(id)?;
-        self.told()
+        self.receive_exit()
     }
 
-    /// Asks to be told of a container's end, without waiting for it: the socket is readable then, for [`Client::told`].
+    /// Asks for a report of a container's end, without waiting for it: the socket is readable then, for [`Client::receive_exit`].
     ///
     /// # Errors
-    /// The keeper cannot be asked. That it does not have the container is told later.
+    /// The keeper cannot be asked. That it does not have the container is reported later.
     pub fn subscribe(&self, id: &str) -> Result<()> {
         wire::send(&self.socket, &Request::Wait(id.to_owned()), &[]).doing(|| "ask the keeper")
     }
@@ -173,9 +257,9 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::wait`].
-    pub fn told(&self) -> Result<Exit> {
+    pub fn receive_exit(&self) -> Result<Exit> {
         match self.hear()? {
-            (Reply::Exited(exit), _) => Ok(exit),
+            (Response::Exited(exit), _) => Ok(exit),
             _ => Err(unexpected()),
         }
     }
@@ -186,7 +270,9 @@ impl Client {
     /// `NotFound` when the keeper does not have it.
     pub fn attach(self, id: &str, stdin: bool) -> Result<Attached> {
         match self.ask(&Request::Attach { id: id.to_owned(), stdin }, &[])? {
-            (Reply::Attached(terms), _) => Ok(Attached { socket: self.socket, terms, buffer: vec![0; MOST] }),
+            (Response::Attached(terms), _) => {
+                Ok(Attached { socket: self.socket, terms, buffer: vec![0; MOST] })
+            }
             _ => Err(unexpected()),
         }
     }
@@ -215,7 +301,7 @@ impl Client {
         self.done(&Request::Resize { id: id.to_owned(), rows, columns })
     }
 
-    /// Is told of every container's end from now on.
+    /// Subscribes to the ends of all containers.
     ///
     /// # Errors
     /// The keeper cannot be asked.
@@ -230,21 +316,13 @@ impl Client {
     /// The keeper cannot be asked.
     pub fn list(&self) -> Result<Vec<(String, i32)>> {
         match self.ask(&Request::List, &[])? {
-            (Reply::Listed(list), _) => Ok(list),
+            (Response::Listed(list), _) => Ok(list),
             _ => Err(unexpected()),
         }
     }
-
-    /// Has the keeper execute its program anew.
-    ///
-    /// # Errors
-    /// The keeper cannot be asked.
-    pub fn upgrade(&self) -> Result<()> {
-        self.done(&Request::Upgrade)
-    }
 }
 
-/// A connection over which the ends of containers are told.
+/// A connection over which the ends of containers are reported.
 #[derive(Debug)]
 pub struct Watch(Client);
 
@@ -255,7 +333,7 @@ impl Watch {
     /// `Unreachable` when the keeper is gone, or finds this side too slow: ends may have been missed.
     pub fn next(&self) -> Result<(String, Exit)> {
         match self.0.hear()? {
-            (Reply::Ended(id, exit), _) => Ok((id, exit)),
+            (Response::Ended(id, exit), _) => Ok((id, exit)),
             _ => Err(unexpected()),
         }
     }
@@ -272,6 +350,32 @@ fn lost(error: Error) -> Error {
     Error::new(Kind::Unreachable, "the keeper was killed before it had the container")
         .because(error)
         .hint("try again")
+}
+
+/// The keeper speaks another version, so nothing was asked of it.
+fn other_version(run: &Path, found: u16) -> Error {
+    let ours = KEEPER_PROTOCOL.version;
+    let run = run.display();
+    let error = Error::new(
+        Kind::Unsupported,
+        format!("the keeper of {run} speaks version {found} of its protocol, this coracle version {ours}"),
+    );
+    error.hint(match found < ours {
+        true => format!(
+            "upgrade the keeper first, which its containers survive: coracle-keeper --upgrade --run {run}"
+        ),
+        false => {
+            "the keeper is of a newer release, and its containers go on: install that release of coracle"
+                .to_owned()
+        }
+    })
+}
+
+fn sent(result: Result<(), Errno>) -> Result<()> {
+    match result {
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(ended()),
+        other => other.doing(|| "ask the keeper"),
+    }
 }
 
 fn ended() -> Error {
@@ -326,13 +430,13 @@ pub fn keeper_program() -> PathBuf {
 /// The keeper may be killed meanwhile. The next one has what that one had recorded, so this side asks it what became of the
 /// launch: it goes on with the process that was made, or knows that there is none. `machine` has the table of all cases.
 #[derive(Debug)]
-pub struct Launching {
+pub struct KeeperSpawner {
     client: RefCell<Client>,
     order: Order,
     console: Option<OwnedFd>,
 }
 
-impl Launching {
+impl KeeperSpawner {
     /// Launches as `order` says; `console` is the end of a socket pair over which the container's terminal comes.
     pub fn new(client: Client, order: Order, console: Option<OwnedFd>) -> Self {
         let order = Order { has_console: console.is_some(), ..order };
@@ -357,7 +461,7 @@ impl Launching {
 
     /// The launch came to nothing: its process is killed, and what there is of the container forgotten.
     pub fn give_up(&self) {
-        // When no keeper can be told, the next one finds nobody who attends it.
+        // When no keeper can be reached, the next one finds nobody who attends it.
         let _ = self.decide(&Request::GiveUp, false);
     }
 
@@ -375,7 +479,7 @@ impl Launching {
     ///
     /// # Errors
     /// `Unreachable` when it has nothing: then nothing is left of it, and it may be tried again.
-    fn resume(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+    fn resume(&self) -> Result<(Response, Vec<OwnedFd>)> {
         let request = Request::Resume { id: self.order.id.clone(), console: self.console.is_some() };
         let console: Vec<_> = self.console.iter().map(AsFd::as_fd).collect();
         let run = self.client.borrow().run.clone();
@@ -394,21 +498,21 @@ impl Launching {
     }
 }
 
-impl Parent for Launching {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        let bytes = postcard::to_allocvec(birth.plan)
-            .map_err(|e| Error::new(Kind::Invalid, "the plan cannot be sent to the keeper").because(e))?;
+impl Spawner for KeeperSpawner {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
+        let bytes =
+            PLAN.encode(request.plan).map_err(|error| error.while_doing("write the plan for the keeper"))?;
         let plan = memory_file(&bytes).doing(|| "write the plan to memory")?;
         let order =
-            Order { oom_file: birth.oom_file, has_cgroup: birth.cgroup.is_some(), ..self.order.clone() };
-        let mut fds = vec![plan.as_fd(), birth.sync.as_fd()];
-        fds.extend(birth.cgroup);
+            Order { oom_file: request.oom_file, has_cgroup: request.cgroup.is_some(), ..self.order.clone() };
+        let mut fds = vec![plan.as_fd(), request.sync.as_fd()];
+        fds.extend(request.cgroup);
         fds.extend(self.console.as_ref().map(AsFd::as_fd));
-        fds.extend(birth.fds.iter().map(AsFd::as_fd));
+        fds.extend(request.fds.iter().map(AsFd::as_fd));
         let asked = self.client.borrow().ask_within(&Request::Launch(order), &fds, SLOW_ANSWER);
         match asked {
-            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(born),
-            other => other.and_then(born),
+            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(spawned),
+            other => other.and_then(spawned),
         }
     }
 
@@ -416,14 +520,14 @@ impl Parent for Launching {
         match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
             // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
             Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
-            other => other.and_then(born),
+            other => other.and_then(spawned),
         }
     }
 }
 
-fn born((reply, mut fds): (Reply, Vec<OwnedFd>)) -> Result<Spawned> {
-    match (reply, fds.pop()) {
-        (Reply::Born(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+fn spawned((response, mut fds): (Response, Vec<OwnedFd>)) -> Result<Spawned> {
+    match (response, fds.pop()) {
+        (Response::Spawned(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
         _ => Err(unexpected()),
     }
 }
@@ -463,7 +567,7 @@ impl Attached {
         }
         wire::decode(&self.buffer[..length])
             .map(Some)
-            .ok_or_else(|| Error::new(Kind::Unsupported, "the keeper sent something that is no frame"))
+            .map_err(|error| error.while_doing("read the container's output"))
     }
 
     /// Sends input, its end, or a size. Waits while the container does not take it.

@@ -9,13 +9,16 @@ use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 
-use super::birth::{Launcher, Parts};
 use super::container::Container;
+use super::greeting::{self, Greeting, Upgraded};
 use super::machine::{Event, Ran, State};
 use super::poll::{Keeper, Poll, What};
 use super::record::Record;
-use super::wire::{self, Exit, Frame, MOST_DATA, Order, Refusal, Reply, Request, Stdin, Stream, Terms};
+use super::spawn::{Launcher, Parts};
+use super::wire::{self, Frame, MOST_DATA, Order, Refusal, Request, Response, Stdin, Stream, Terms};
 use crate::error::{Error, Kind, Result};
+use crate::record::Exit;
+use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 
 /// All connections, by key.
 #[derive(Debug, Default)]
@@ -45,8 +48,10 @@ pub(super) enum Mode {
     Settling(u32),
     /// It is shown this container's output; with `stdin` it gives it input, too.
     Attached { key: u32, stdin: bool },
-    /// It is told of every container's end.
+    /// It gets a report of every container's end.
     Watching,
+    /// It waits for whether the program can be executed anew; `first` when it is of version 1.
+    Upgrading { first: bool },
 }
 
 impl Clients {
@@ -75,8 +80,26 @@ impl Clients {
     }
 
     /// Answers a client; whether it took the answer.
-    pub(super) fn answer(&self, client: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) -> bool {
-        self.0.get(&client).is_some_and(|client| wire::send(&client.socket, reply, fds).is_ok())
+    pub(super) fn answer(&self, client: u32, response: &Response, fds: &[BorrowedFd<'_>]) -> bool {
+        self.0.get(&client).is_some_and(|client| wire::send(&client.socket, response, fds).is_ok())
+    }
+
+    /// Answers a client by bytes that are no response of this version's.
+    pub(super) fn answer_bytes(&self, client: u32, bytes: &[u8]) {
+        if let Some(client) = self.0.get(&client) {
+            // Who does not take it is gone, or will be.
+            let _ = wire::send_bytes(&client.socket, bytes, &[]);
+        }
+    }
+
+    /// Tells those who wait for that whether the program is executed anew.
+    pub(super) fn answer_upgrading(&mut self, answer: &Upgraded) {
+        for client in self.0.values_mut() {
+            let Mode::Upgrading { first } = client.mode else { continue };
+            let asked = if first { Greeting::FirstUpgrade } else { Greeting::Upgrade };
+            let _ = wire::send_bytes(&client.socket, &greeting::upgraded(asked, answer), &[]);
+            client.mode = Mode::Asking;
+        }
     }
 
     fn attached(&mut self, container: u32) -> impl Iterator<Item = (&u32, &mut Client)> {
@@ -85,7 +108,7 @@ impl Clients {
             .filter(move |(_, client)| matches!(client.mode, Mode::Attached { key, .. } if key == container))
     }
 
-    /// Shows new output to those who are attached. Who is too slow is left out, and told how much.
+    /// Shows new output to those who are attached. Clients that are too slow miss output, and learn how much.
     pub(super) fn show(&mut self, container: u32, stream: Stream, new: &[u8]) {
         for (_, client) in self.attached(container) {
             for piece in new.chunks(MOST_DATA) {
@@ -100,7 +123,7 @@ impl Clients {
 
     /// Tells a container's end to those who wait for it, are attached, or watch them all.
     pub(super) fn tell_exit(&mut self, poll: &Poll, container: u32, id: &str, exit: Exit) {
-        let ended = Reply::Ended(id.to_owned(), exit);
+        let ended = Response::Ended(id.to_owned(), exit);
         // Who is too slow to hear of one is let go: it comes back, and looks for what it missed.
         self.0.retain(|_, client| {
             let heard = client.mode != Mode::Watching || wire::send(&client.socket, &ended, &[]).is_ok();
@@ -114,7 +137,7 @@ impl Clients {
             client.say_goodbye(poll, *key);
         }
         for client in self.0.values_mut().filter(|c| c.mode == Mode::Waiting(container)) {
-            let _ = wire::send(&client.socket, &Reply::Exited(exit), &[]);
+            let _ = wire::send(&client.socket, &Response::Exited(exit), &[]);
             client.mode = Mode::Asking;
         }
     }
@@ -131,22 +154,22 @@ impl Clients {
 
     /// Tells those who wait for that, that a container stays.
     pub(super) fn settle(&mut self, container: u32) {
-        self.answer_settling(container, &Reply::Done);
+        self.answer_settling(container, &Response::Done);
     }
 
-    fn answer_settling(&mut self, container: u32, reply: &Reply) {
+    fn answer_settling(&mut self, container: u32, response: &Response) {
         for client in self.0.values_mut().filter(|c| c.mode == Mode::Settling(container)) {
-            let _ = wire::send(&client.socket, reply, &[]);
+            let _ = wire::send(&client.socket, response, &[]);
             client.mode = Mode::Asking;
         }
     }
 
     /// A container that is no more has no clients of its own.
     pub(super) fn forget(&mut self, container: u32) {
-        self.answer_settling(container, &Reply::Refused(Refusal::Unknown));
+        self.answer_settling(container, &Response::Refused(Refusal::Unknown));
         for client in self.0.values_mut() {
             let its = match client.mode {
-                Mode::Asking | Mode::Watching => false,
+                Mode::Asking | Mode::Watching | Mode::Upgrading { .. } => false,
                 Mode::Settling(key) => key == container,
                 Mode::Attending(key) | Mode::Waiting(key) => key == container,
                 // It hears of the end first.
@@ -201,7 +224,7 @@ impl Keeper {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match accept_with(&self.listener, flags) {
                 Ok(socket) => socket,
-                // Who knocks waits until somebody leaves: to be told of it all the time does not help.
+                // Who knocks waits until somebody leaves: to wake up for it all the time does not help.
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return self.poll.remove(&self.listener);
                 }
@@ -252,9 +275,10 @@ impl Keeper {
         drop(client.socket);
         self.listen_again();
         match client.mode {
-            Mode::Attending(container) => self.happen(container, Event::Unattended),
+            Mode::Attending(container) => self.apply(container, Event::Unattended),
             Mode::Attached { key: container, stdin: true } => self.input_ended(container),
-            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Settling(_) | Mode::Watching => {}
+            Mode::Attached { .. } | Mode::Asking | Mode::Waiting(_) | Mode::Settling(_) => {}
+            Mode::Watching | Mode::Upgrading { .. } => {}
         }
     }
 
@@ -267,14 +291,14 @@ impl Keeper {
 
     fn take_frame(&mut self, container: u32, stdin: bool, bytes: &[u8]) {
         match wire::decode::<Frame<'_>>(bytes) {
-            Some(Frame::Input(data)) if stdin => {
+            Ok(Frame::Input(data)) if stdin => {
                 if let Some(found) = self.containers.get_mut(&container) {
                     found.input.extend_from_slice(data);
                     self.write_input(container);
                 }
             }
-            Some(Frame::InputEnd) if stdin => self.input_ended(container),
-            Some(Frame::Resize(rows, columns)) => drop(self.resize(container, rows, columns)),
+            Ok(Frame::InputEnd) if stdin => self.input_ended(container),
+            Ok(Frame::Resize(rows, columns)) => drop(self.resize(container, rows, columns)),
             _ => {}
         }
     }
@@ -284,23 +308,54 @@ impl Keeper {
     }
 
     fn serve(&mut self, key: u32, bytes: &[u8], fds: Vec<OwnedFd>) {
-        let Some(request) = wire::decode::<Request>(bytes) else {
-            let why = "the request cannot be read: is the client of another version?".to_owned();
-            self.clients.answer(key, &Reply::Refused(Refusal::Failed(why)), &[]);
-            return;
+        if let Some(greeting) = Greeting::read(bytes) {
+            return self.greet(key, greeting);
+        }
+        let response = match wire::decode::<Request>(bytes) {
+            Ok(request) => self.response_to(key, request, fds),
+            Err(error) => return self.refuse_unreadable(key, &error),
         };
-        if let Some(reply) = self.reply_to(key, request, fds) {
-            self.clients.answer(key, &reply, &[]);
+        if let Some(response) = response {
+            self.clients.answer(key, &response, &[]);
+        }
+    }
+
+    fn greet(&mut self, key: u32, greeting: Greeting) {
+        match greeting {
+            Greeting::Ask => self.clients.answer_bytes(key, &greeting::own_version()),
+            Greeting::Upgrade | Greeting::FirstUpgrade => {
+                self.set_mode(key, Mode::Upgrading { first: greeting == Greeting::FirstUpgrade });
+                self.begin_upgrade();
+            }
+        }
+    }
+
+    /// Says no to what cannot be read. A client of another version sees ours in the head of the answer; one of version 1
+    /// knows no heads, and gets it in its own words.
+    fn refuse_unreadable(&self, key: u32, error: &Unreadable) {
+        match error {
+            Unreadable::Version { found: 1, .. } => {
+                let ours = KEEPER_PROTOCOL.version;
+                let why = format!(
+                    "the keeper speaks version {ours} of its protocol, this coracle version 1: upgrade coracle"
+                );
+                self.clients.answer_bytes(key, &greeting::first_refusal(&why));
+            }
+            other => {
+                let why = format!("read the request: {other}");
+                self.clients.answer(key, &Response::Refused(Refusal::Failed(why)), &[]);
+            }
         }
     }
 
     /// The answer, when there is one at once.
-    fn reply_to(&mut self, key: u32, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
-        let done = |result: Result<(), Refusal>| Some(result.map_or_else(Reply::Refused, |()| Reply::Done));
+    fn response_to(&mut self, key: u32, request: Request, fds: Vec<OwnedFd>) -> Option<Response> {
+        let done =
+            |result: Result<(), Refusal>| Some(result.map_or_else(Response::Refused, |()| Response::Done));
         match request {
             Request::Launch(order) => match self.launch(key, order, fds) {
                 Ok(()) => None,
-                Err(refusal) => Some(Reply::Refused(refusal)),
+                Err(refusal) => Some(Response::Refused(refusal)),
             },
             Request::Keep => done(self.decide(key, Event::Keep)),
             Request::GiveUp => done(self.decide(key, Event::GiveUp)),
@@ -309,10 +364,10 @@ impl Keeper {
                     self.set_mode(key, Mode::Waiting(container));
                     None
                 }
-                None => Some(Reply::Refused(Refusal::Unknown)),
+                None => Some(Response::Refused(Refusal::Unknown)),
             },
             Request::Attach { id, stdin } => {
-                Some(self.attach(key, &id, stdin).map_or_else(Reply::Refused, Reply::Attached))
+                Some(self.attach(key, &id, stdin).map_or_else(Response::Refused, Response::Attached))
             }
             Request::CloseStdin(id) => done(self.close_stdin(&id)),
             Request::Resize { id, rows, columns } => {
@@ -326,13 +381,9 @@ impl Keeper {
             }
             Request::List => {
                 let pid = |c: &Container| (c.id().to_owned(), c.record.pid);
-                Some(Reply::Listed(self.containers.values().map(pid).collect()))
+                Some(Response::Listed(self.containers.values().map(pid).collect()))
             }
-            Request::Upgrade => {
-                self.upgrade = true;
-                done(Ok(()))
-            }
-            Request::Succeed => {
+            Request::TakeOver => {
                 self.successor = Some(key);
                 None
             }
@@ -343,14 +394,14 @@ impl Keeper {
                 done(found.and_then(|container| self.decide_on(container, event)))
             }
             Request::Settle(id) => match self.find(&id) {
-                Some(container) if self.is_decided(container) => Some(Reply::Done),
+                Some(container) if self.is_decided(container) => Some(Response::Done),
                 Some(container) => {
                     self.set_mode(key, Mode::Settling(container));
                     None
                 }
-                None => Some(Reply::Refused(Refusal::Unknown)),
+                None => Some(Response::Refused(Refusal::Unknown)),
             },
-            Request::Adopt(pid) => self.replace_process(key, pid).err().map(Reply::Refused),
+            Request::Adopt(pid) => self.replace_process(key, pid).err().map(Response::Refused),
         }
     }
 
@@ -379,21 +430,21 @@ impl Keeper {
         let sync = fds.next().ok_or_else(missing)?;
         let cgroup = order.has_cgroup.then(|| fds.next().ok_or_else(missing)).transpose()?;
         let console = order.has_console.then(|| fds.next().ok_or_else(missing)).transpose()?;
-        self.place.forget(&order.id);
-        let made = self.place.make(&order);
-        let (ends, streams) = made.inspect_err(|_| self.place.forget(&order.id))?;
+        self.run_dir.forget(&order.id);
+        let made = self.run_dir.make(&order);
+        let (ends, streams) = made.inspect_err(|_| self.run_dir.forget(&order.id))?;
         let parts = Parts { plan, sync, cgroup, opened: fds.collect(), streams };
-        let tell = |socket: &OwnedFd| self.heir_hears_of(&order.id, socket);
+        let tell = |socket: &OwnedFd| self.tell_standby_of_launch(&order.id, socket);
         let launcher = Launcher::start(parts, tell).inspect_err(|_| {
-            self.place.forget(&order.id);
-            self.heir_forgets(&order.id);
+            self.run_dir.forget(&order.id);
+            self.tell_standby_of_end(&order.id);
         })?;
         let record = Record { order, ..Record::default() };
         let mut container = Container::new(record, State::Launching, ends);
         let key = self.new_key();
-        self.poll.add(&launcher.socket, (What::Birth, key));
+        self.poll.add(&launcher.socket, (What::Launcher, key));
         if let Some(pidfd) = launcher.pidfd() {
-            self.poll.add(pidfd, (What::Birth, key));
+            self.poll.add(pidfd, (What::Launcher, key));
         }
         container.launcher = Some(launcher);
         container.console = console;
@@ -424,7 +475,7 @@ impl Keeper {
         found.client = None;
         let in_vain = event == Event::Keep && found.state == State::EndedEarly(Ran::No);
         let exit = found.exit;
-        self.happen(container, event);
+        self.apply(container, event);
         match in_vain {
             true => Err(Refusal::Failed(never_ran(exit))),
             false => Ok(()),
@@ -436,11 +487,11 @@ impl Keeper {
     }
 
     /// A client whose keeper was killed comes back; no answer at once while there is something that has to end first.
-    fn resume(&mut self, client: u32, id: &str, fds: Vec<OwnedFd>, console: bool) -> Option<Reply> {
-        let Some(key) = self.find(id) else { return Some(Reply::Refused(Refusal::Unknown)) };
+    fn resume(&mut self, client: u32, id: &str, fds: Vec<OwnedFd>, console: bool) -> Option<Response> {
+        let Some(key) = self.find(id) else { return Some(Response::Refused(Refusal::Unknown)) };
         let found = self.containers.get_mut(&key)?;
         match found.state {
-            State::Launching => return Some(Reply::Refused(Refusal::Exists)),
+            State::Launching => return Some(Response::Refused(Refusal::Exists)),
             State::Void | State::GivenUp | State::Gone => {
                 self.set_mode(client, Mode::Settling(key));
                 return None;
@@ -455,7 +506,7 @@ impl Keeper {
             self.set_mode(before, Mode::Asking);
         }
         self.set_mode(client, Mode::Attending(key));
-        self.happen(key, Event::Resumed);
+        self.apply(key, Event::Resumed);
         if let Some(console) = self.containers.get(&key).and_then(|c| c.console.as_ref()) {
             self.poll.add(console, (What::Console, key));
         }

@@ -7,15 +7,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
-use super::birth::{self, Launcher, Word};
-use super::log::{self, Log};
+use super::log::Log;
 use super::machine::{Action, Event, Ran, State, step};
 use super::poll::{Keeper, What};
 use super::record::{Ends, Record};
+use super::spawn::{self, Launcher, LauncherReport};
 use super::stream::Source;
 use super::timer::Timer;
-use super::wire::{Exit, Refusal, Reply, Stdin, Stream};
+use super::wire::{Refusal, Response, Stdin, Stream};
 use crate::linux::private;
+use crate::record::Exit;
+use crate::record::time::{now_ns, rfc3339};
 use crate::sys;
 
 /// See the module's head.
@@ -100,7 +102,7 @@ impl Keeper {
             self.poll.add(console, (What::Console, key));
         }
         if let Some(launcher) = &container.launcher {
-            self.poll.add(&launcher.socket, (What::Birth, key));
+            self.poll.add(&launcher.socket, (What::Launcher, key));
         }
         for (what, source) in [(What::Stdout, &container.stdout), (What::Stderr, &container.stderr)] {
             let Some(source) = source else { continue };
@@ -111,7 +113,7 @@ impl Keeper {
     }
 
     /// Takes a container through the table.
-    pub(super) fn happen(&mut self, key: u32, event: Event) {
+    pub(super) fn apply(&mut self, key: u32, event: Event) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let (next, actions) = step(container.state, event);
         if next != container.state || event == Event::Late {
@@ -127,8 +129,8 @@ impl Keeper {
     fn act(&mut self, key: u32, action: Action) {
         match action {
             Action::Record => self.write_record(key),
-            Action::Answer => self.answer_birth(key),
-            Action::Refuse => self.refuse_birth(key),
+            Action::Answer => self.answer_spawned(key),
+            Action::Refuse => self.answer_not_spawned(key),
             Action::KillLauncher => self.kill_launcher(key),
             Action::Kill => self.kill_process(key),
             Action::Settle => self.clients.settle(key),
@@ -142,21 +144,21 @@ impl Keeper {
     }
 
     /// The launcher has something to say.
-    pub(super) fn hear_birth(&mut self, key: u32) {
+    pub(super) fn launcher_reported(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Some(launcher) = container.launcher.take() else { return };
-        let (word, pidfd) = launcher.hear();
+        let (report, pidfd) = launcher.hear();
         self.poll.remove(&launcher.socket);
-        let event = match (word, pidfd) {
-            (Word::Born(pid), Some(pidfd)) => {
+        let event = match (report, pidfd) {
+            (LauncherReport::Spawned(pid), Some(pidfd)) => {
                 container.record = Record::of(std::mem::take(&mut container.record.order), pid);
                 container.process = Some(pidfd);
-                Event::Born
+                Event::Spawned
             }
-            (Word::Born(_), None) => Event::Unborn,
-            (Word::Failed(why), _) => {
+            (LauncherReport::Spawned(_), None) => Event::NotSpawned,
+            (LauncherReport::Failed(why), _) => {
                 container.refusal = why;
-                Event::Unborn
+                Event::NotSpawned
             }
         };
         if let Some(launcher) = launcher.into_pidfd() {
@@ -164,7 +166,7 @@ impl Keeper {
             self.poll.add(&launcher, (What::Child, ended));
             self.children.insert(ended, launcher);
         }
-        self.happen(key, event);
+        self.apply(key, event);
         self.watch(key);
     }
 
@@ -172,7 +174,7 @@ impl Keeper {
     pub(super) fn adopt_copy(&mut self, key: u32, pid: i32) -> Result<(), Refusal> {
         let container = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
         let failed = |why: &str| Refusal::Failed(format!("adopt process {pid}: {why}"));
-        let copy = birth::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
+        let copy = spawn::child_of_ours(pid).ok_or_else(|| failed("it is no child of the keeper"))?;
         if container.state != State::Attended {
             self.end_child(copy);
             return Err(failed("the container's launch is over"));
@@ -182,7 +184,7 @@ impl Keeper {
         if let Some(before) = before {
             self.end_child(before);
         }
-        self.happen(key, Event::Forked);
+        self.apply(key, Event::Forked);
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
             self.poll.add(process, (What::Process, key));
         }
@@ -200,32 +202,32 @@ impl Keeper {
 
     fn write_record(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
-        if let Err(error) = self.place.save(&container.record) {
+        if let Err(error) = self.run_dir.save(&container.record) {
             complain(&format!("write the record of {}: {error}", container.id()));
         }
-        self.tell_heir(key);
+        self.update_standby(key);
     }
 
-    fn answer_birth(&mut self, key: u32) {
+    fn answer_spawned(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
-        let reply = Reply::Born(container.record.pid);
+        let response = Response::Spawned(container.record.pid);
         let told = match (container.client, &container.process) {
-            (Some(client), Some(process)) => self.clients.answer(client, &reply, &[process.as_fd()]),
+            (Some(client), Some(process)) => self.clients.answer(client, &response, &[process.as_fd()]),
             // It ended before this keeper could open it.
             (Some(client), None) => {
-                self.clients.answer(client, &Reply::Refused(Refusal::Unknown), &[]);
+                self.clients.answer(client, &Response::Refused(Refusal::Unknown), &[]);
                 false
             }
             (None, _) => false,
         };
         if !told {
-            self.happen(key, Event::Unattended);
+            self.apply(key, Event::Unattended);
         }
     }
 
-    fn refuse_birth(&mut self, key: u32) {
+    fn answer_not_spawned(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
-        let refusal = Reply::Refused(Refusal::Failed(std::mem::take(&mut container.refusal)));
+        let refusal = Response::Refused(Refusal::Failed(std::mem::take(&mut container.refusal)));
         if let Some(client) = container.client {
             self.clients.answer(client, &refusal, &[]);
         }
@@ -266,10 +268,10 @@ impl Keeper {
             // Before it is reaped: from then on the kernel does not tell.
             _ => container.record.ran(),
         };
-        self.happen(key, Event::Ended(ran));
+        self.apply(key, Event::Ended(ran));
         // A table row that does not ask how it ended leaves it to be reaped all the same.
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
-            birth::reap_now(process);
+            spawn::reap_now(process);
         }
     }
 
@@ -279,7 +281,7 @@ impl Keeper {
         let mut exit = status.map_or_else(Exit::unknown, Exit::from_status);
         // Before anybody removes the cgroup.
         exit.oom = container.record.order.oom_file.as_deref().is_some_and(has_oom_kill);
-        exit.at_ns = log::now();
+        exit.at_ns = now_ns();
         container.exit = Some(exit);
     }
 
@@ -326,7 +328,7 @@ impl Keeper {
 
     fn run_command(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
-        if let Some(pidfd) = birth::run_command(&container.record.order.exit_command) {
+        if let Some(pidfd) = spawn::run_command(&container.record.order.exit_command) {
             let child = self.new_key();
             self.poll.add(&pidfd, (What::Child, child));
             self.children.insert(child, pidfd);
@@ -336,10 +338,10 @@ impl Keeper {
     fn forget(&mut self, key: u32) {
         let Some(container) = self.containers.remove(&key) else { return };
         if let Some(process) = &container.process {
-            birth::reap_now(process);
+            spawn::reap_now(process);
         }
-        self.place.forget(container.id());
-        self.heir_forgets(container.id());
+        self.run_dir.forget(container.id());
+        self.tell_standby_of_end(container.id());
         self.clients.forget(key);
         self.listen_again();
         if self.containers.is_empty() {
@@ -358,7 +360,7 @@ impl Keeper {
         let Some(master) = master else { return };
         let _ = rustix::io::ioctl_fionbio(&master, true);
         container.stdout = Some(Source::terminal(master, Vec::new()));
-        self.tell_heir(key);
+        self.update_standby(key);
         self.watch(key);
     }
 
@@ -455,5 +457,5 @@ pub(super) fn complain(what: &str) {
     if poll(&mut stderr, Some(&now)) == Ok(0) {
         return;
     }
-    let _ = writeln!(std::io::stderr(), "{} {what}", log::rfc3339(log::now()));
+    let _ = writeln!(std::io::stderr(), "{} {what}", rfc3339(now_ns()));
 }

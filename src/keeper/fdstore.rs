@@ -15,10 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::container::{Container, complain};
-use super::heir::Held;
 use super::notify::{FIRST_HANDED_OVER, handed_over, is_supervised, tell};
 use super::poll::Keeper;
-use super::record::Place;
+use super::record::RunDir;
+use super::standby::Descriptors;
 use crate::sys::fd::inherit;
 
 /// How long systemd may take to receive all; what it has not then, it receives later.
@@ -29,7 +29,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 pub(super) struct Left {
     pub(super) listener: Option<OwnedFd>,
     pub(super) lock: Option<OwnedFd>,
-    pub(super) held: BTreeMap<String, Held>,
+    pub(super) held: BTreeMap<String, Descriptors>,
 }
 
 /// What a descriptor in the store is. By its name: a letter, and for what is a container's the pid of that.
@@ -115,14 +115,14 @@ fn wait() -> std::io::Result<()> {
 }
 
 /// What systemd hands over to this process. To be asked once, before anything else takes descriptors by number.
-pub(super) fn find(place: &Place) -> Left {
+pub(super) fn find(run_dir: &RunDir) -> Left {
     let count = handed_over();
     if count == 0 {
         return Left::default();
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let fds: Vec<_> = (FIRST_HANDED_OVER..).take(count).map(|number| inherit(number).ok()).collect();
-    let ids = place.peek().map(|record| (record.pid, record.order.id)).collect();
+    let ids = run_dir.peek().map(|record| (record.pid, record.order.id)).collect();
     let mut left = Left::default();
     for (name, fd) in names.split(':').zip(fds) {
         if let (Some(name), Some(fd)) = (Name::parse(name), fd) {
@@ -148,7 +148,7 @@ impl Left {
     fn take(&mut self, name: Name, fd: OwnedFd, ids: &BTreeMap<i32, String>) {
         let id = name.pid().and_then(|pid| ids.get(&pid));
         let held = id.map(|id| self.held.entry(id.clone()).or_default());
-        let place = match (name, held) {
+        let run_dir = match (name, held) {
             (Name::Listener, _) => &mut self.listener,
             (Name::Lock, _) => &mut self.lock,
             (Name::Process(_), Some(held)) => &mut held.process,
@@ -156,7 +156,7 @@ impl Left {
             (Name::Terminal(_), Some(held)) => &mut held.stdout,
             (Name::Process(_) | Name::Stdin(_) | Name::Terminal(_), None) => return,
         };
-        place.get_or_insert(fd);
+        run_dir.get_or_insert(fd);
     }
 }
 

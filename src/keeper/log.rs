@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::container::complain;
 use super::wire::Stream;
 use crate::linux::private;
+use crate::record::time::{now_ns, rfc3339};
 
 /// The most of a container's text in one line of the log, in bytes; as containerd's.
 pub(super) const LONGEST: usize = 16 << 10;
@@ -123,7 +123,7 @@ impl Log {
     /// At the container's end: the note of what was lost last.
     pub(super) fn finish(&mut self) {
         if self.lost.why.is_some() {
-            let note = self.note(&rfc3339(now()));
+            let note = self.note(&rfc3339(now_ns()));
             let _ = self.append(note.as_bytes(), b"");
         }
     }
@@ -139,7 +139,7 @@ fn take_back(file: &OwnedFd, written: usize) {
 impl Batch {
     /// Begins a batch: all its lines bear the same time.
     pub(super) fn begin(&mut self) {
-        self.stamp = rfc3339(now());
+        self.stamp = rfc3339(now_ns());
     }
 
     /// Adds one line; `whole` is F, else P.
@@ -183,33 +183,9 @@ pub(super) fn next_line(raw: &[u8], all: bool) -> Option<(usize, bool, &[u8])> {
     }
 }
 
-/// Now, as nanoseconds since 1970.
-pub(super) fn now() -> i64 {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
-    tv_sec.saturating_mul(1_000_000_000).saturating_add(tv_nsec)
-}
-
-/// A time in UTC with nine digits of a second. The date comes from days by the rule of the Gregorian calendar with years
-/// that begin in March: a leap day is then the last of its year.
-pub(super) fn rfc3339(ns: i64) -> String {
-    let (days, of_day) = (ns.div_euclid(86_400_000_000_000), ns.rem_euclid(86_400_000_000_000));
-    let (second, nano) = (of_day / 1_000_000_000, of_day % 1_000_000_000);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nano:09}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn lines_are_cut_at_newlines_and_at_the_limit() {
@@ -267,13 +243,5 @@ mod tests {
             assert!(log.reopen().is_err(), "{name}");
         }
         assert_eq!(std::fs::read_to_string(at("victim")).unwrap(), "kept");
-    }
-
-    proptest! {
-        #[test]
-        fn times_are_as_chrono_writes_them(ns in any::<i64>()) {
-            let time = chrono::DateTime::from_timestamp_nanos(ns);
-            prop_assert_eq!(rfc3339(ns), time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true));
-        }
     }
 }

@@ -18,7 +18,7 @@
 //! | client | after the execution | as if it had said Keep ([`Event::Executed`]) |
 //!
 //! Whether a process has executed something is the kernel's to tell (`PF_FORKNOEXEC`), until somebody else has reaped it.
-//! A new daemon asks what became of its predecessor's launches (`Settle`), and is told once that is decided.
+//! A new daemon asks what became of its predecessor's launches (`Settle`), and gets the answer once that is decided.
 
 use serde::{Deserialize, Serialize};
 
@@ -58,9 +58,9 @@ pub(super) enum Ran {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// The launcher says which process is the first.
-    Born,
+    Spawned,
     /// The launcher ended without one.
-    Unborn,
+    NotSpawned,
     /// It goes on as a forked copy, which is its first process from now on.
     Forked,
     /// Its first process was seen to have executed the program.
@@ -82,7 +82,7 @@ pub(super) enum Event {
 /// What is done then, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Write the record by which a later keeper finds it, and give the heir its descriptors.
+    /// Write the record by which a later keeper finds it, and give the standby its descriptors.
     Record,
     /// Tell whoever asked for it about its first process.
     Answer,
@@ -115,14 +115,14 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Event as E;
     use State as S;
     match (state, event) {
-        (S::Launching, E::Born) => (S::Attended, &[A::Record, A::Answer]),
-        (S::Launching, E::Unborn) => (S::Gone, &[A::Refuse, A::Forget]),
-        // What it was to be told is for nobody; the child finds its end of the socket closed and ends.
+        (S::Launching, E::Spawned) => (S::Attended, &[A::Record, A::Answer]),
+        (S::Launching, E::NotSpawned) => (S::Gone, &[A::Refuse, A::Forget]),
+        // Nobody waits for the answer; the child finds its end of the socket closed and ends.
         (S::Launching, E::Unattended) => (S::Launching, &[]),
         (S::Launching, E::Late) => (S::Launching, &[A::KillLauncher]),
 
-        (S::Void, E::Born) => (S::GivenUp, &[A::Kill]),
-        (S::Void, E::Unborn) => (S::Gone, &[A::Forget]),
+        (S::Void, E::Spawned) => (S::GivenUp, &[A::Kill]),
+        (S::Void, E::NotSpawned) => (S::Gone, &[A::Forget]),
         (S::Void, E::Late) => (S::Void, &[A::KillLauncher]),
 
         (S::Attended, E::Forked) => (S::Attended, &[A::Record, A::Answer]),
@@ -149,7 +149,7 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::EndedEarly(Ran::Yes), E::Keep | E::Unattended | E::Late) => (S::Gone, REPORT),
         (S::EndedEarly(Ran::Unknown), E::Keep) => (S::Gone, REPORT),
         (S::EndedEarly(Ran::Unknown), E::Unattended) => (S::EndedEarly(Ran::Unknown), &[]),
-        // Nobody comes back to say it. What was told is told as it is: better an end than none.
+        // No client comes back to decide. The end is reported as it is known: that is better than none.
         (S::EndedEarly(Ran::Unknown), E::Late) => (S::Gone, REPORT),
         (S::EndedEarly(_), E::GiveUp) => (S::Gone, &[A::Forget]),
         (S::GivenUp, E::Ended(_)) => (S::Gone, &[A::Forget]),
@@ -162,19 +162,28 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
             S::Void,
             E::Forked | E::Executed | E::Ended(_) | E::Keep | E::GiveUp | E::Unattended | E::Resumed,
         ) => (state, &[]),
-        (S::Attended, E::Born | E::Unborn | E::Executed | E::Late) => (state, &[]),
+        (S::Attended, E::Spawned | E::NotSpawned | E::Executed | E::Late) => (state, &[]),
         // The connection that it comes back on takes the place of one whose end is not known yet.
         (S::Attended, E::Resumed) => (S::Attended, &[A::Answer]),
-        (S::Unattended, E::Born | E::Unborn | E::Forked | E::Unattended) => (state, &[]),
+        (S::Unattended, E::Spawned | E::NotSpawned | E::Forked | E::Unattended) => (state, &[]),
         (
             S::Kept,
-            E::Born | E::Unborn | E::Forked | E::Executed | E::Keep | E::GiveUp | E::Unattended | E::Late,
+            E::Spawned
+            | E::NotSpawned
+            | E::Forked
+            | E::Executed
+            | E::Keep
+            | E::GiveUp
+            | E::Unattended
+            | E::Late,
         ) => (state, &[]),
-        (S::EndedEarly(_), E::Born | E::Unborn | E::Forked | E::Executed | E::Ended(_)) => (state, &[]),
+        (S::EndedEarly(_), E::Spawned | E::NotSpawned | E::Forked | E::Executed | E::Ended(_)) => {
+            (state, &[])
+        }
         (
             S::GivenUp,
-            E::Born
-            | E::Unborn
+            E::Spawned
+            | E::NotSpawned
             | E::Forked
             | E::Executed
             | E::Keep
@@ -185,8 +194,8 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         ) => (state, &[]),
         (
             S::Gone,
-            E::Born
-            | E::Unborn
+            E::Spawned
+            | E::NotSpawned
             | E::Forked
             | E::Executed
             | E::Ended(_)
@@ -210,7 +219,7 @@ const REPORT: &[Action] = &[Action::WriteExit, Action::Tell, Action::Command, Ac
 mod tests {
     use super::*;
     use Action::*;
-    use Event::{Born, Ended, Executed, Forked, GiveUp, Keep, Late, Resumed, Unattended, Unborn};
+    use Event::{Ended, Executed, Forked, GiveUp, Keep, Late, NotSpawned, Resumed, Spawned, Unattended};
 
     fn run_from(first: State, events: &[Event]) -> (State, Vec<Action>) {
         events.iter().fold((first, Vec::new()), |(state, mut all), event| {
@@ -227,29 +236,37 @@ mod tests {
     #[test]
     fn whole_lives() {
         let end = [ReadExit, Drain, WriteExit, Tell, Command, Forget];
-        let (born, kept) = ([Record, Answer], [Record, Settle]);
+        let (spawned, kept) = ([Record, Answer], [Record, Settle]);
         let gone = |parts: &[&[Action]]| (State::Gone, parts.concat());
         let (yes, no) = (Ended(Ran::Yes), Ended(Ran::No));
-        assert_eq!(run(&[Born, Keep, yes]), gone(&[&born, &kept, &end]), "as it should be");
+        assert_eq!(run(&[Spawned, Keep, yes]), gone(&[&spawned, &kept, &end]), "as it should be");
         let forked = [Record, Answer];
-        assert_eq!(run(&[Born, Forked, Keep, yes]), gone(&[&born, &forked, &kept, &end]), "a copy");
-        assert_eq!(run(&[Born, yes, Keep]), gone(&[&born, &end]), "a payload that ends at once");
-        assert_eq!(run(&[Born, yes, Unattended]), gone(&[&born, &end]), "it, and its client, at once");
-        assert_eq!(run(&[Born, Unattended, yes]), gone(&[&born, &end]), "the client died, it ran");
-        assert_eq!(run(&[Born, Unattended, no]), gone(&[&born, &[Forget]]), "both died before it ran");
+        assert_eq!(run(&[Spawned, Forked, Keep, yes]), gone(&[&spawned, &forked, &kept, &end]), "a copy");
+        assert_eq!(run(&[Spawned, yes, Keep]), gone(&[&spawned, &end]), "a payload that ends at once");
+        assert_eq!(run(&[Spawned, yes, Unattended]), gone(&[&spawned, &end]), "it, and its client, at once");
+        assert_eq!(run(&[Spawned, Unattended, yes]), gone(&[&spawned, &end]), "the client died, it ran");
+        assert_eq!(run(&[Spawned, Unattended, no]), gone(&[&spawned, &[Forget]]), "both died before it ran");
         assert_eq!(
-            run(&[Born, Unattended, Executed, yes]),
-            gone(&[&born, &kept, &end]),
+            run(&[Spawned, Unattended, Executed, yes]),
+            gone(&[&spawned, &kept, &end]),
             "the client died, and it was seen to run"
         );
-        assert_eq!(run(&[Born, GiveUp, yes]), gone(&[&born, &[Kill, Forget]]), "given up and killed");
-        assert_eq!(run(&[Born, yes, GiveUp]), gone(&[&born, &[ReadExit, Drain, Forget]]), "it failed");
-        assert_eq!(run(&[Born, no, Keep]), gone(&[&born, &[ReadExit, Drain, Forget]]), "killed in set-up");
-        assert_eq!(run(&[Unborn]), gone(&[&[Refuse, Forget]]), "no process was made");
-        assert_eq!(run(&[Late, Unborn]), gone(&[&[KillLauncher, Refuse, Forget]]), "a launcher that hangs");
+        assert_eq!(run(&[Spawned, GiveUp, yes]), gone(&[&spawned, &[Kill, Forget]]), "given up and killed");
+        assert_eq!(run(&[Spawned, yes, GiveUp]), gone(&[&spawned, &[ReadExit, Drain, Forget]]), "it failed");
         assert_eq!(
-            run(&[Born, Unattended, Late, no]),
-            gone(&[&born, &[Kill, Forget]]),
+            run(&[Spawned, no, Keep]),
+            gone(&[&spawned, &[ReadExit, Drain, Forget]]),
+            "killed in set-up"
+        );
+        assert_eq!(run(&[NotSpawned]), gone(&[&[Refuse, Forget]]), "no process was made");
+        assert_eq!(
+            run(&[Late, NotSpawned]),
+            gone(&[&[KillLauncher, Refuse, Forget]]),
+            "a launcher that hangs"
+        );
+        assert_eq!(
+            run(&[Spawned, Unattended, Late, no]),
+            gone(&[&spawned, &[Kill, Forget]]),
             "the client died, and it was stopped"
         );
     }
@@ -274,15 +291,15 @@ mod tests {
             gone(&[&[ReadExit, Drain, Answer, Forget]]),
             "its client came back and knew better"
         );
-        assert_eq!(run_from(State::Void, &[Born, Ended(Ran::Unknown)]), gone(&[&[Kill, Forget]]));
-        assert_eq!(run_from(State::Void, &[Unborn]), gone(&[&[Forget]]));
+        assert_eq!(run_from(State::Void, &[Spawned, Ended(Ran::Unknown)]), gone(&[&[Kill, Forget]]));
+        assert_eq!(run_from(State::Void, &[NotSpawned]), gone(&[&[Forget]]));
     }
 
     #[test]
     fn how_it_ended_is_told_once_and_only_when_it_is_known() {
         const ALL: [Event; 12] = [
-            Born,
-            Unborn,
+            Spawned,
+            NotSpawned,
             Forked,
             Executed,
             Ended(Ran::Yes),
@@ -300,13 +317,13 @@ mod tests {
             for first in [State::Launching, State::Void, State::Unattended, State::Kept] {
                 let (state, actions) = run_from(first, &events);
                 let count = |wanted: Action| actions.iter().filter(|a| **a == wanted).count();
-                let place = |wanted: Action| actions.iter().position(|a| *a == wanted);
+                let position = |wanted: Action| actions.iter().position(|a| *a == wanted);
                 assert!(count(Forget) <= 1, "{events:?}");
                 assert!(count(Tell) <= 1 && count(Command) <= 1 && count(WriteExit) <= 1, "{events:?}");
                 assert_eq!(count(Forget) == 1, state == State::Gone, "{events:?}");
-                if let Some(told) = place(Tell) {
-                    assert!(place(ReadExit).is_some_and(|read| read < told), "{events:?}");
-                    assert!(place(WriteExit).is_some_and(|written| written < told), "{events:?}");
+                if let Some(reported) = position(Tell) {
+                    assert!(position(ReadExit).is_some_and(|read| read < reported), "{events:?}");
+                    assert!(position(WriteExit).is_some_and(|written| written < reported), "{events:?}");
                 }
             }
         }
@@ -317,7 +334,7 @@ mod tests {
         for first in [State::Launching, State::Unattended] {
             for before in [&[][..], &[Unattended], &[Resumed]] {
                 for after in [&[][..], &[Keep], &[Unattended], &[Late]] {
-                    let events = [&[Born][..], before, &[Ended(Ran::No)], after].concat();
+                    let events = [&[Spawned][..], before, &[Ended(Ran::No)], after].concat();
                     let (_, actions) = run_from(first, &events);
                     assert!(!actions.contains(&Tell) && !actions.contains(&WriteExit), "{events:?}");
                 }

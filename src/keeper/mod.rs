@@ -19,33 +19,35 @@
 //! | `record` | the run directory |
 //! | `cgroup` | a cgroup of its own |
 //! | `timer` | what is looked at though nothing has happened |
-//! | `heir` | who takes over when the keeper is killed |
+//! | `standby` | who takes over when the keeper is killed |
 //! | `succession` | giving way to a keeper that is to replace this one |
 //! | `notify`, `fdstore` | what systemd is told, and what is left with it for the next start |
 //! | `pod_init` | the first process of a PID namespace that a pod's containers share |
-//! | `handover`, `start` | executing anew, and the command line |
+//! | `snapshot`, `start` | executing anew, and the command line |
 
-mod birth;
 mod cgroup;
 pub mod client;
 mod clients;
 mod container;
 mod fdstore;
-mod handover;
-mod heir;
+mod greeting;
 mod log;
 mod machine;
 mod notify;
 mod pod_init;
 mod poll;
 mod record;
+mod reexec;
+mod replace;
+mod spawn;
+mod standby;
 mod start;
 mod stream;
-mod succession;
 mod timer;
+mod upgrade;
 mod wire;
 
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};
 pub use pod_init::POD_INIT;
 pub use start::{RUN, USAGE, main};
-pub use wire::{Exit, Frame, Order, Stdin, Stream, Terms};
+pub use wire::{Frame, Order, Stdin, Stream, Terms};

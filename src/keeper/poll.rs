@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::clients::Clients;
 use super::container::Container;
-use super::heir::Heir;
-use super::record::Place;
+use super::record::RunDir;
+use super::standby::Standby;
 use super::stream::{Desk, Look};
+use super::upgrade::Upgrade;
 use super::wire::Stream;
 
 /// What a descriptor that is waited for is.
@@ -22,9 +23,9 @@ use super::wire::Stream;
 pub(super) enum What {
     Listener,
     Signals,
-    Heir,
+    Standby,
     Client,
-    Birth,
+    Launcher,
     Console,
     Process,
     Stdin,
@@ -37,9 +38,9 @@ impl What {
     const ALL: [Self; 11] = [
         Self::Listener,
         Self::Signals,
-        Self::Heir,
+        Self::Standby,
         Self::Client,
-        Self::Birth,
+        Self::Launcher,
         Self::Console,
         Self::Process,
         Self::Stdin,
@@ -109,20 +110,20 @@ impl Poll {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// By a signal.
-    Told,
+    Signalled,
     /// Another has all that it had.
-    Succeeded,
+    Replaced,
 }
 
 /// The keeper.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) poll: Poll,
-    pub(super) place: Place,
+    pub(super) run_dir: RunDir,
     pub(super) listener: OwnedFd,
     pub(super) lock: OwnedFd,
     pub(super) signals: OwnedFd,
-    pub(super) heir: Option<Heir>,
+    pub(super) standby: Option<Standby>,
     pub(super) containers: BTreeMap<u32, Container>,
     pub(super) clients: Clients,
     /// Processes that are only waited for: commands at a container's end.
@@ -133,16 +134,15 @@ pub(super) struct Keeper {
     pub(super) next: u32,
     /// Streams that had more when their turn was over.
     pub(super) unfinished: Vec<Token>,
-    /// Execute the program anew as soon as nothing is being launched.
-    pub(super) upgrade: bool,
+    pub(super) upgrade: Upgrade,
     /// This client is to be the keeper as soon as nothing is being launched.
     pub(super) successor: Option<u32>,
     pub(super) end: Option<End>,
-    /// What is on its way when the keeper is told to end may take until then.
+    /// What is on its way when a signal ends the keeper may take until then.
     pub(super) grace: Option<Instant>,
 }
 
-/// How long a launch may take when the keeper is told to end.
+/// How long a launch may take when a signal ends the keeper.
 const GRACE: Duration = Duration::from_secs(2);
 
 impl Keeper {
@@ -154,8 +154,9 @@ impl Keeper {
             if let Some(end) = self.may_end() {
                 return end;
             }
+            let waits = [self.left_of_grace(), self.left_of_timers(), self.upgrade.left()];
             let longest = match self.unfinished.is_empty() {
-                true => [self.left_of_grace(), self.left_of_timers()].into_iter().flatten().min(),
+                true => waits.into_iter().flatten().min(),
                 false => Some(Duration::ZERO),
             };
             for (token, flags) in self.poll.wait(longest) {
@@ -165,6 +166,7 @@ impl Keeper {
                 self.handle(token, EventFlags::IN);
             }
             self.look_at_timers();
+            self.look_at_upgrade();
             self.pass_on();
         }
     }
@@ -185,11 +187,11 @@ impl Keeper {
         let any = |is: fn(&Container) -> bool| self.containers.values().any(is);
         if self.successor.is_some() && !any(Container::is_arriving) {
             if let Some(client) = self.successor.take() {
-                self.give_way(client);
+                self.hand_over_to(client);
             }
-        } else if self.upgrade && !any(Container::is_launching) {
-            self.upgrade = false;
-            self.hand_over();
+        } else if self.upgrade == Upgrade::Ready && !any(Container::is_launching) {
+            self.upgrade = Upgrade::None;
+            self.reexecute();
         }
     }
 
@@ -211,9 +213,9 @@ impl Keeper {
         match what {
             What::Listener => self.accept(),
             What::Signals => self.take_signals(),
-            What::Heir => self.heir_is_gone(),
+            What::Standby => self.standby_is_gone(),
             What::Client => self.serve_client(key, flags),
-            What::Birth => self.hear_birth(key),
+            What::Launcher => self.launcher_reported(key),
             What::Console => self.take_console(key),
             What::Process => self.process_ended(key),
             What::Stdin => self.write_input(key),
@@ -249,10 +251,10 @@ impl Keeper {
         let mut info = [0; crate::sys::signal::SIGINFO_SIZE];
         while rustix::io::read(&self.signals, &mut info) == Ok(info.len()) {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
-                libc::SIGHUP => self.upgrade = true,
+                libc::SIGHUP => self.begin_upgrade(),
                 // The containers stay: a later keeper finds them by their records.
                 libc::SIGTERM | libc::SIGINT => {
-                    self.end = Some(End::Told);
+                    self.end = Some(End::Signalled);
                     self.grace.get_or_insert(Instant::now() + GRACE);
                 }
                 _ => {}
@@ -263,7 +265,8 @@ impl Keeper {
     fn reap(&mut self, key: u32) {
         if let Some(pidfd) = self.children.remove(&key) {
             self.poll.remove(&pidfd);
-            super::birth::reap_now(&pidfd);
+            let has_succeeded = super::spawn::reap_now(&pidfd);
+            self.program_has_answered(key, has_succeeded);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run>/keeper.sock             clients connect here
-//! <run>/keeper.lock             held while a keeper or its heir lives
+//! <run>/keeper.lock             held while a keeper or its standby lives
 //! <run>/keeper/<id>/record      what a later keeper has to know; replaced whole
 //! <run>/keeper/<id>/stdin, stdout, stderr
 //! ```
@@ -17,11 +17,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::container::complain;
 use super::machine::Ran;
 use super::wire::{Order, Stdin};
 use crate::error::{Doing, Result};
 use crate::launch::proc_stat::ProcStat;
 use crate::linux::private;
+use crate::record::format::{KEEPER_RECORD, Unreadable};
 
 /// The most that a record has, in bytes: an order comes in one message.
 const MOST: u64 = 1 << 20;
@@ -49,9 +51,9 @@ struct FirstRecord {
 
 /// The run directory.
 #[derive(Debug, Clone)]
-pub(super) struct Place(PathBuf);
+pub(super) struct RunDir(PathBuf);
 
-impl Place {
+impl RunDir {
     pub(super) fn new(run: &Path) -> Self {
         Self(run.to_owned())
     }
@@ -89,25 +91,49 @@ impl Place {
     pub(super) fn save(&self, record: &Record) -> std::io::Result<()> {
         let directory = self.of(&record.order.id);
         let new = directory.join("record.new");
-        let bytes = postcard::to_allocvec(record).map_err(|_| std::io::ErrorKind::InvalidData)?;
+        let bytes = KEEPER_RECORD.encode(record).map_err(std::io::Error::other)?;
         private::replace(&directory.join("record"), &new, bytes, private::FILE)
     }
 
-    /// The records of all containers; directories without one, of launches that came to nothing, are removed.
+    /// The records of all containers; directories without one, of launches that came to nothing, are removed. What another
+    /// release wrote stays.
     pub(super) fn load(&self) -> Vec<Record> {
-        let (found, empty): (Vec<_>, Vec<_>) = self.directories().partition(|(_, record)| record.is_some());
-        for (directory, _) in empty {
-            let _ = std::fs::remove_dir_all(directory);
+        let mut records = Vec::new();
+        for (directory, record) in self.directories() {
+            match record {
+                Ok(record) => records.push(record),
+                Err(error) if error.is_of_another_release() => {
+                    complain(&format!("read the record in {}: {error}", directory.display()));
+                }
+                Err(_) => drop(std::fs::remove_dir_all(directory)),
+            }
         }
-        found.into_iter().filter_map(|(_, record)| record).collect()
+        records
+    }
+
+    /// Refuses records that another release wrote. A keeper that went on without them would let their containers be taken
+    /// for ended ones.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the first of them and its version.
+    pub(super) fn check_versions(&self) -> Result<()> {
+        let unknown = self.directories().find_map(|(directory, record)| {
+            record.err().filter(Unreadable::is_of_another_release).map(|error| (directory, error))
+        });
+        match unknown {
+            Some((directory, error)) => {
+                Err(error.while_doing(format!("read the record in {}", directory.display())))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The records that there are, while perhaps another keeper serves.
     pub(super) fn peek(&self) -> impl Iterator<Item = Record> {
-        self.directories().filter_map(|(_, record)| record)
+        self.directories().filter_map(|(_, record)| record.ok())
     }
 
-    fn directories(&self) -> impl Iterator<Item = (PathBuf, Option<Record>)> {
+    fn directories(&self) -> impl Iterator<Item = (PathBuf, Result<Record, Unreadable>)> {
         let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).map(|directory| {
             let bytes = private::read(&directory.join("record"), MOST).unwrap_or_default();
@@ -117,11 +143,14 @@ impl Place {
 }
 
 impl Record {
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok().or_else(|| {
-            let FirstRecord { order, pid, start_time } = postcard::from_bytes(bytes).ok()?;
-            Some(Self { order, pid, start_time, kept: true })
-        })
+    fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        match KEEPER_RECORD.open(bytes)? {
+            (1, body) => KEEPER_RECORD.read_body(body).or_else(|_| {
+                let FirstRecord { order, pid, start_time } = KEEPER_RECORD.read_body(body)?;
+                Ok(Self { order, pid, start_time, kept: true })
+            }),
+            (_, body) => KEEPER_RECORD.read_body(body),
+        }
     }
 
     /// The record of a process that was just made.
@@ -163,7 +192,7 @@ pub(super) struct Ends {
 
 const NAMES: [&str; 3] = ["stdin", "stdout", "stderr"];
 
-impl Place {
+impl RunDir {
     /// Makes a container's directory and FIFOs; answers our ends and its own. A container with a terminal has none.
     ///
     /// # Errors
@@ -225,9 +254,47 @@ mod tests {
         let first = FirstRecord { order: order.clone(), pid: 7, start_time: 70_000 };
         let bytes = postcard::to_allocvec(&first).unwrap();
         let expected = Record { order, pid: 7, start_time: 70_000, kept: true };
-        assert_eq!(Record::decode(&bytes), Some(expected));
+        assert_eq!(Record::decode(&bytes), Ok(expected));
         let now = Record { kept: false, ..Record::decode(&bytes).unwrap() };
-        assert_eq!(Record::decode(&postcard::to_allocvec(&now).unwrap()), Some(now));
-        assert_eq!(Record::decode(&[]), None);
+        assert_eq!(Record::decode(&postcard::to_allocvec(&now).unwrap()).as_ref(), Ok(&now));
+        assert_eq!(Record::decode(&KEEPER_RECORD.encode(&now).unwrap()), Ok(now));
+        assert!(Record::decode(&[]).is_err());
+    }
+
+    #[test]
+    fn golden_records() {
+        use crate::record::golden;
+        let order = Order {
+            id: "box".to_owned(),
+            log: Some("/var/log/box".into()),
+            exit_command: vec!["rm".to_owned()],
+            stdin: Stdin::Open,
+            ..Order::default()
+        };
+        let record = Record { order, pid: 7, start_time: 70_000, kept: true };
+        let bytes = KEEPER_RECORD.encode(&record).unwrap();
+        golden::check("src/keeper/golden", "record", KEEPER_RECORD, &[("box", bytes.clone())]);
+        for (_, before) in golden::samples("src/keeper/golden", "record", 1) {
+            assert_eq!(Record::decode(&before).as_ref(), Ok(&record), "of the release before");
+        }
+        golden::refuses_what_it_does_not_know(KEEPER_RECORD, &bytes, |bytes| Record::decode(bytes).map(drop));
+    }
+
+    #[test]
+    fn a_record_of_another_release_is_refused_and_stays() {
+        let run = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(run.path());
+        std::fs::create_dir_all(run_dir.of("new")).unwrap();
+        std::fs::create_dir_all(run_dir.of("torn")).unwrap();
+        run_dir.check_versions().unwrap();
+        let file = run_dir.of("new").join("record");
+        let mut bytes = KEEPER_RECORD.encode(&Record::default()).unwrap();
+        bytes[2] = 9;
+        std::fs::write(&file, &bytes).unwrap();
+        let error = run_dir.check_versions().unwrap_err();
+        assert!(error.chain().contains("version 9 of the keeper's record"), "{error:?}");
+        assert_eq!(run_dir.load(), []);
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+        assert!(!run_dir.of("torn").exists(), "of a launch that came to nothing");
     }
 }

@@ -12,19 +12,20 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
 
-use super::birth::{Launcher, Limits};
 use super::client::Client;
 use super::clients::Clients;
 use super::container::{Container, complain};
 use super::fdstore::{self, Left};
-use super::handover;
-use super::heir::{Estate, Held};
 use super::machine::State;
 use super::poll::{End, Keeper, Poll};
-use super::record::{Ends, Place, Record};
+use super::record::{Ends, Record, RunDir};
+use super::reexec;
+use super::replace::{begin_to_serve, is_served};
+use super::spawn::{Launcher, Limits};
+use super::standby::{Descriptors, Snapshot};
 use super::stream::{Desk, Source};
-use super::succession::{begin_to_serve, is_served};
 use super::timer::Timer;
+use super::upgrade::{Upgrade, can_resume};
 use super::wire::Order;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
@@ -40,7 +41,10 @@ Usage: coracle-keeper [--run DIR] [--foreground] [--replace]
   --run DIR      Directory for the socket and what is known of the containers [default: /run/coracle]
   --foreground   Stay in this session
   --replace      When a keeper serves DIR already, take over all it has; it ends
-  --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP
+  --upgrade      Have the keeper that serves DIR execute its program anew, as by SIGHUP; where that program could not
+                 take over, say so and change nothing
+  --can-resume V Succeed if this program takes over from a keeper that writes these versions of its state: asked by the
+                 keeper before it executes the program
   --version      Print the version
 
 SIGHUP: execute the program anew, as after an upgrade; no container notices.
@@ -57,6 +61,7 @@ enum Ask {
     Help,
     Version,
     Upgrade(PathBuf),
+    Resumes(String),
     Serve { run: PathBuf, how: How },
 }
 
@@ -77,13 +82,15 @@ pub fn main() -> ExitCode {
     let ended = parse(std::env::args_os().skip(1)).and_then(|ask| match ask {
         Ask::Help => print(USAGE),
         Ask::Version => print(concat!("coracle-keeper ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ask::Upgrade(run) => Client::connect(&run).and_then(|keeper| keeper.upgrade()),
+        Ask::Upgrade(run) => Client::upgrade(&run),
+        Ask::Resumes(versions) => can_resume(&versions),
         Ask::Serve { run, how } => start(&run, &how),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("error: {}", error.chain()));
+            let hint = error.first_hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+            complain(&format!("error: {}{hint}", error.chain()));
             ExitCode::FAILURE
         }
     }
@@ -105,6 +112,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Ask> {
             "--help" | "-h" => return Ok(Ask::Help),
             "--version" | "-V" => return Ok(Ask::Version),
             "--run" => run = value()?.into(),
+            "--can-resume" => return Ok(Ask::Resumes(value()?.to_string_lossy().into_owned())),
             "--foreground" => how.foreground = true,
             "--replace" => how.replace = true,
             "--upgrade" => upgrade = true,
@@ -121,9 +129,9 @@ fn start(run: &Path, how: &How) -> Result<()> {
     umask(Mode::from_raw_mode(0o022));
     sys::process::heed_signals();
     if let Some(file) = how.resume {
-        match handover::resume(run, file) {
+        match reexec::resume(run, file) {
             Ok(mut keeper) => {
-                keeper.renew_heir();
+                keeper.renew_standby();
                 let end = keeper.run();
                 keeper.end(end);
                 return Ok(());
@@ -131,28 +139,31 @@ fn start(run: &Path, how: &How) -> Result<()> {
             Err(error) => complain(&format!("resume: {}", error.chain())),
         }
     }
-    let place = Place::new(run);
-    make_directories(&place)?;
+    let run_dir = RunDir::new(run);
+    make_directories(&run_dir)?;
+    run_dir.check_versions()?;
     Limits::raise(None);
     // Numbers of an earlier image are nothing that systemd has handed over.
-    let left = if how.resume.is_none() { fdstore::find(&place) } else { Left::default() };
-    let estate = match begin(&place, left) {
-        Err(error) if error.kind() == Kind::Busy && how.replace => Client::connect(run)?.succeed()?,
+    let left = if how.resume.is_none() { fdstore::find(&run_dir) } else { Left::default() };
+    let snapshot = match begin(&run_dir, left) {
+        Err(error) if error.kind() == Kind::Busy && how.replace => {
+            Client::connect_upgraded(run)?.take_over()?
+        }
         begun => begun?,
     };
     if how.foreground {
-        serve(place, estate);
+        serve(run_dir, snapshot);
         return Ok(());
     }
-    daemonise(place, estate)
+    daemonise(run_dir, snapshot)
 }
 
 /// Serves in a process of its own, without this session.
-fn daemonise(place: Place, estate: Estate) -> Result<()> {
+fn daemonise(run_dir: RunDir, snapshot: Snapshot) -> Result<()> {
     let null = open("/dev/null", OFlags::RDWR)?;
-    let complaints = private::append(&place.complaints(), private::FILE)
+    let complaints = private::append(&run_dir.complaints(), private::FILE)
         .map(OwnedFd::from)
-        .doing(|| format!("open {}", place.complaints().display()))?;
+        .doing(|| format!("open {}", run_dir.complaints().display()))?;
     let daemon = || {
         let _ = setsid();
         super::cgroup::enter();
@@ -160,7 +171,7 @@ fn daemonise(place: Place, estate: Estate) -> Result<()> {
         for (number, fd) in [(0, &null), (1, &complaints), (2, &complaints)] {
             let _ = sys::process::dup_onto(fd.as_fd(), number);
         }
-        serve(place, estate);
+        serve(run_dir, snapshot);
         sys::process::exit_now(0)
     };
     sys::process::spawn(0, None, daemon).map(drop).doing(|| "leave this session")
@@ -172,46 +183,46 @@ fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
         .doing(|| format!("open {}", path.display()))
 }
 
-fn make_directories(place: &Place) -> Result<()> {
-    private::own_run_dir(place.run())?;
-    private::own_dir(&place.containers())
+fn make_directories(run_dir: &RunDir) -> Result<()> {
+    private::own_run_dir(run_dir.run())?;
+    private::own_dir(&run_dir.containers())
 }
 
 /// What there is to begin with: what was left with systemd, and otherwise the lock and the socket.
-fn begin(place: &Place, left: Left) -> Result<Estate> {
-    let lock = left.lock.map_or_else(|| take_lock(place), Ok)?;
-    // The heir of one that was killed has the lock of the store, too.
+fn begin(run_dir: &RunDir, left: Left) -> Result<Snapshot> {
+    let lock = left.lock.map_or_else(|| take_lock(run_dir), Ok)?;
+    // The standby of one that was killed has the lock of the store, too.
     if is_served(&lock) {
-        return Err(busy(place));
+        return Err(busy(run_dir));
     }
     // Of what use is a socket that nobody finds?
-    let found = left.listener.filter(|_| place.socket().exists());
-    let listener = found.map_or_else(|| listen_at(place), Ok)?;
-    Ok(Estate { listener, lock, held: left.held, predecessor: None })
+    let found = left.listener.filter(|_| run_dir.socket().exists());
+    let listener = found.map_or_else(|| listen_at(run_dir), Ok)?;
+    Ok(Snapshot { listener, lock, held: left.held, predecessor: None })
 }
 
-fn busy(place: &Place) -> Error {
-    Error::new(Kind::Busy, format!("a keeper serves {} already", place.run().display()))
+fn busy(run_dir: &RunDir) -> Error {
+    Error::new(Kind::Busy, format!("a keeper serves {} already", run_dir.run().display()))
 }
 
-/// Held as long as the keeper or its heir lives, who share it.
-fn take_lock(place: &Place) -> Result<OwnedFd> {
-    let lock = private::open_or_create(&place.lock(), private::FILE);
-    let lock = lock.map(OwnedFd::from).doing(|| format!("open {}", place.lock().display()))?;
+/// Held as long as the keeper or its standby lives, who share it.
+fn take_lock(run_dir: &RunDir) -> Result<OwnedFd> {
+    let lock = private::open_or_create(&run_dir.lock(), private::FILE);
+    let lock = lock.map(OwnedFd::from).doing(|| format!("open {}", run_dir.lock().display()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN) => Err(busy(place)),
-        other => other.map(|()| lock).doing(|| format!("lock {}", place.lock().display())),
+        Err(Errno::AGAIN) => Err(busy(run_dir)),
+        other => other.map(|()| lock).doing(|| format!("lock {}", run_dir.lock().display())),
     }
 }
 
 /// Listens at the socket's path; with the lock held, what is there is nobody's any more.
-fn listen_at(place: &Place) -> Result<OwnedFd> {
-    let doing = || format!("listen on {}", place.socket().display());
-    let _ = std::fs::remove_file(place.socket());
+fn listen_at(run_dir: &RunDir) -> Result<OwnedFd> {
+    let doing = || format!("listen on {}", run_dir.socket().display());
+    let _ = std::fs::remove_file(run_dir.socket());
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(doing)?;
     let before = umask(Mode::from_raw_mode(0o177));
-    let bound = address(place.run()).and_then(|(address, _directory)| bind(&socket, &address).doing(doing));
+    let bound = address(run_dir.run()).and_then(|(address, _directory)| bind(&socket, &address).doing(doing));
     umask(before);
     bound?;
     listen(&socket, 128).doing(doing)?;
@@ -227,16 +238,16 @@ pub(super) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
 }
 
 /// Serves with what is known from before: records on disk, and what an earlier keeper left.
-pub(super) fn serve(place: Place, estate: Estate) {
-    if let Err(errno) = begin_to_serve(&estate.lock) {
+pub(super) fn serve(run_dir: RunDir, snapshot: Snapshot) {
+    if let Err(errno) = begin_to_serve(&snapshot.lock) {
         return complain(&format!("serve: another keeper does: {errno}"));
     }
-    match build(place, estate.listener, estate.lock) {
+    match build(run_dir, snapshot.listener, snapshot.lock) {
         Ok(mut keeper) => {
-            keeper.adopt(estate.held);
+            keeper.adopt(snapshot.held);
             keeper.watch_all();
-            keeper.make_heir();
-            drop(estate.predecessor);
+            keeper.start_standby();
+            drop(snapshot.predecessor);
             let end = keeper.run();
             keeper.end(end);
         }
@@ -244,14 +255,14 @@ pub(super) fn serve(place: Place, estate: Estate) {
     }
 }
 
-fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
+fn build(run_dir: RunDir, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
     Ok(Keeper {
         poll: Poll::new().doing(|| "make an epoll instance")?,
-        place,
+        run_dir,
         listener,
         lock,
         signals: sys::signal::capture_all().doing(|| "wait for signals")?,
-        heir: None,
+        standby: None,
         containers: BTreeMap::new(),
         clients: Clients::default(),
         children: BTreeMap::new(),
@@ -259,7 +270,7 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
         inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
-        upgrade: false,
+        upgrade: Upgrade::None,
         successor: None,
         end: None,
         grace: None,
@@ -268,8 +279,8 @@ fn build(place: Place, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
 
 impl Keeper {
     /// Takes the containers of an earlier keeper for its own. It is not their parent, but has them by pidfd.
-    fn adopt(&mut self, mut left: BTreeMap<String, Held>) {
-        for record in self.place.load() {
+    fn adopt(&mut self, mut left: BTreeMap<String, Descriptors>) {
+        for record in self.run_dir.load() {
             let held = left.remove(&record.order.id).unwrap_or_default();
             let key = self.new_key();
             let container = self.adopted(record, held);
@@ -289,7 +300,7 @@ impl Keeper {
         }
     }
 
-    fn adopted(&self, record: Record, held: Held) -> Container {
+    fn adopted(&self, record: Record, held: Descriptors) -> Container {
         let process = held.process.or_else(|| {
             let pidfd = pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
             // After the pidfd is open: the pid cannot become another's between the two.
@@ -303,7 +314,7 @@ impl Keeper {
             container.process = process;
             return container;
         }
-        let opened = self.place.ends(&record.order).unwrap_or_default();
+        let opened = self.run_dir.ends(&record.order).unwrap_or_default();
         let ends = Ends {
             stdin: held.stdin.or(opened.stdin),
             stdout: held.stdout.or(opened.stdout),
@@ -319,25 +330,25 @@ impl Keeper {
     pub(super) fn end(&mut self, why: End) {
         self.settle_logs();
         let has_next = match why {
-            End::Told => fdstore::leave(self),
-            End::Succeeded => true,
+            End::Signalled => fdstore::leave(self),
+            End::Replaced => true,
         };
-        self.await_end_of_heir();
+        self.await_end_of_standby();
         if !has_next {
-            let _ = std::fs::remove_file(self.place.socket());
+            let _ = std::fs::remove_file(self.run_dir.socket());
         }
         super::cgroup::leave();
     }
 
-    fn await_end_of_heir(&mut self) {
-        if let Some(heir) = &self.heir {
-            let pidfd = heir.pidfd.try_clone();
-            self.dismiss_heir();
+    fn await_end_of_standby(&mut self) {
+        if let Some(standby) = &self.standby {
+            let pidfd = standby.pidfd.try_clone();
+            self.end_standby();
             // It ends at once, or is stopped: then it is not worth waiting for.
             let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
             if let Ok(pidfd) = pidfd {
                 let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
-                super::birth::reap_now(&pidfd);
+                super::spawn::reap_now(&pidfd);
             }
         }
     }

@@ -100,7 +100,7 @@ impl Keeper {
         if event == Event::Late && container.has_failed_set_up() {
             container.state = State::EndedEarly(Ran::No);
         }
-        self.happen(key, event);
+        self.apply(key, event);
     }
 }
 

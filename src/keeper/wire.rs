@@ -1,5 +1,6 @@
-//! What clients and the keeper say to each other: one postcard value a message over a SOCK_SEQPACKET socket, descriptors
-//! by SCM_RIGHTS. A connection asks one thing after the other; one that has attached speaks [`Frame`]s from then on.
+//! What clients and the keeper say to each other: one postcard value a message over a SOCK_SEQPACKET socket, behind the
+//! head that names the version ([`KEEPER_PROTOCOL`]), descriptors by SCM_RIGHTS. A connection asks one thing after the
+//! other; one that has attached speaks [`Frame`]s from then on.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,7 +14,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::log::rfc3339;
+use crate::record::Exit;
+use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 
 /// The longest message, in bytes. Plans, which may be longer, come as files in memory.
 pub(super) const MOST: usize = 64 << 10;
@@ -51,7 +53,7 @@ pub struct Order {
     pub oom_file: Option<PathBuf>,
     /// Its standard input.
     pub stdin: Stdin,
-    /// A cgroup v2 directory comes along, to be born in.
+    /// A cgroup v2 directory comes along, to be created in.
     pub has_cgroup: bool,
     /// The end of a socket pair comes along, over which the container's terminal comes.
     pub has_console: bool,
@@ -61,7 +63,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Launch a container: with the plan in a file, the child's end of its socket pair, perhaps the cgroup and our end for
-    /// the console, then what the plan has opened. Answer: `Born` with a pidfd, or `Refused`.
+    /// the console, then what the plan has opened. Answer: `Spawned` with a pidfd, or `Refused`.
     Launch(Order),
     /// The container that this connection launched stays. Answer: `Done`.
     Keep,
@@ -89,20 +91,18 @@ pub(super) enum Request {
     },
     /// Open a container's log anew by its path. Answer: `Done`.
     Reopen(String),
-    /// Be told of every container's end from now on. Answer: `Done`, then `Ended` each time.
+    /// Report every container's end from now on. Answer: `Done`, then `Ended` each time.
     Watch,
     /// Answer: `Listed`.
     List,
-    /// Execute the keeper's program anew. Answer: `Done`, before it happens.
-    Upgrade,
-    /// Leave all to this client, who is the keeper then. Answer: `Yours` with the listening socket and the lock, then the
-    /// words that an heir hears.
-    Succeed,
+    /// Leave all to this client, who is the keeper then. Answer: `HandedOver` with the listening socket and the lock, then the
+    /// messages that a standby gets.
+    TakeOver,
     /// The container that this connection launched goes on as this process, a forked copy of the first one and a child of
-    /// the keeper's too; the first one is ended. Answer: `Born` with a pidfd.
+    /// the keeper's too; the first one is ended. Answer: `Spawned` with a pidfd.
     Adopt(i32),
     /// The client has asked another keeper to launch this container, which was killed before its answer came. With
-    /// `console`, our end for the terminal comes along again. Answer: `Born` with a pidfd, and the connection attends the
+    /// `console`, our end for the terminal comes along again. Answer: `Spawned` with a pidfd, and the connection attends the
     /// container; or `Refused` when there is none, once nothing of it is left.
     Resume {
         /// Which.
@@ -125,9 +125,9 @@ pub(super) enum Request {
 
 /// What the keeper answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(super) enum Response {
     /// A container's first process, in the keeper's PID namespace; its pidfd comes along.
-    Born(i32),
+    Spawned(i32),
     /// It is done.
     Done,
     /// Frames follow.
@@ -141,7 +141,7 @@ pub(super) enum Reply {
     /// This container has ended.
     Ended(String, Exit),
     /// All this is the client's now.
-    Yours,
+    HandedOver,
 }
 
 /// On which terms a client is attached.
@@ -164,21 +164,6 @@ pub(super) enum Refusal {
     Closed,
     /// Something failed: the text says what.
     Failed(String),
-}
-
-/// How a container ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// The status; 128 + the signal; 255 when nobody knows.
-    pub code: u8,
-    /// The signal that ended it.
-    pub signal: Option<i32>,
-    /// A process of it was killed for want of memory.
-    pub oom: bool,
-    /// The keeper was not there, and the kernel does not tell.
-    pub unknown: bool,
-    /// When the keeper knew of it: nanoseconds since 1970, UTC.
-    pub at_ns: i64,
 }
 
 /// One of the two streams that a container writes.
@@ -213,7 +198,15 @@ pub enum Frame<'a> {
 /// The errno of sendmsg(2): `EAGAIN` when the socket does not block and is full, `EPIPE` when the other side is gone;
 /// `EMSGSIZE` for what cannot be a message.
 pub(super) fn send(socket: impl AsFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let bytes = postcard::to_allocvec(message).map_err(|_| Errno::MSGSIZE)?;
+    let bytes = KEEPER_PROTOCOL.encode(message).map_err(|_| Errno::MSGSIZE)?;
+    send_bytes(socket, &bytes, fds)
+}
+
+/// Sends one message as it is.
+///
+/// # Errors
+/// As [`send`].
+pub(super) fn send_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     if bytes.len() > MOST {
         return Err(Errno::MSGSIZE);
     }
@@ -223,7 +216,7 @@ pub(super) fn send(socket: impl AsFd, message: &impl Serialize, fds: &[BorrowedF
         return Err(Errno::MSGSIZE);
     }
     loop {
-        match sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
             other => return other.map(drop),
         }
@@ -260,36 +253,11 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Ve
 }
 
 /// Reads a message back.
-pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    postcard::from_bytes(bytes).ok()
-}
-
-impl Exit {
-    /// From the status that wait(2) gives.
-    pub(super) fn from_status(status: i32) -> Self {
-        let byte = |n: i32| u8::try_from(n & 0xff).unwrap_or(u8::MAX);
-        match status & 0x7f {
-            0 => Self { code: byte(status >> 8), ..Self::default() },
-            signal => Self { code: byte(128 + signal), signal: Some(signal), ..Self::default() },
-        }
-    }
-
-    /// When nobody knows.
-    pub(super) fn unknown() -> Self {
-        Self { code: 255, unknown: true, ..Self::default() }
-    }
-
-    /// The text of an exit file: `key=value` a line.
-    pub fn to_text(&self) -> String {
-        let signal = self.signal.map_or_else(String::new, |signal| format!("signal={signal}\n"));
-        format!(
-            "code={}\n{signal}oom={}\nunknown={}\nat={}\n",
-            self.code,
-            self.oom,
-            self.unknown,
-            rfc3339(self.at_ns)
-        )
-    }
+///
+/// # Errors
+/// It has another version, or is none.
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Unreadable> {
+    KEEPER_PROTOCOL.decode(bytes)
 }
 
 #[cfg(test)]
@@ -297,36 +265,182 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wait_statuses_become_exits() {
-        let exit = |code, signal| Exit { code, signal, ..Exit::default() };
-        assert_eq!(Exit::from_status(3 << 8), exit(3, None));
-        assert_eq!(Exit::from_status(9), exit(137, Some(9)));
-        // With a core dump.
-        assert_eq!(Exit::from_status(11 | 0x80), exit(139, Some(11)));
-    }
-
-    #[test]
     fn the_last_word_of_a_client_is_heard_though_it_left_something_unread() {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
-        send(&ours, &Reply::Done, &[]).unwrap();
+        send(&ours, &Response::Done, &[]).unwrap();
         send(&theirs, &Request::List, &[]).unwrap();
         drop(theirs);
         let mut buffer = [0; 64];
         let (length, _) = receive(&ours, &mut buffer).unwrap();
-        assert_eq!(decode::<Request>(&buffer[..length]), Some(Request::List));
+        assert_eq!(decode::<Request>(&buffer[..length]), Ok(Request::List));
         assert_eq!(receive(&ours, &mut buffer).unwrap().0, 0);
     }
 
     #[test]
     fn messages_survive_the_wire_and_noise_is_none() {
         let request = Request::Attach { id: "x".to_owned(), stdin: true };
-        let bytes = postcard::to_allocvec(&request).unwrap();
-        assert_eq!(decode::<Request>(&bytes), Some(request));
-        let bytes = postcard::to_allocvec(&Frame::Output(Stream::Stderr, b"text")).unwrap();
-        assert_eq!(decode::<Frame<'_>>(&bytes), Some(Frame::Output(Stream::Stderr, b"text")));
-        assert_eq!(decode::<Request>(&[0xff; 40]), None);
-        assert_eq!(decode::<Request>(&[]), None);
+        let bytes = KEEPER_PROTOCOL.encode(&request).unwrap();
+        assert_eq!(decode::<Request>(&bytes), Ok(request));
+        let bytes = KEEPER_PROTOCOL.encode(&Frame::Output(Stream::Stderr, b"text")).unwrap();
+        assert_eq!(decode::<Frame<'_>>(&bytes), Ok(Frame::Output(Stream::Stderr, b"text")));
+        assert!(decode::<Request>(&[0xff; 40]).is_err());
+        assert!(decode::<Request>(&[]).is_err());
+    }
+
+    fn order() -> Order {
+        Order {
+            id: "box".to_owned(),
+            log: Some("/var/log/box".into()),
+            exit_file: Some("/run/box/exit".into()),
+            exit_command: vec!["coracle".to_owned(), "rm".to_owned()],
+            oom_file: Some("/sys/fs/cgroup/box/memory.events".into()),
+            stdin: Stdin::Once,
+            has_cgroup: true,
+            has_console: false,
+        }
+    }
+
+    fn exit() -> Exit {
+        Exit { code: 137, signal: Some(9), oom: true, unknown: false, at_ns: 1_767_225_600_000_000_000 }
+    }
+
+    fn encoded(message: &impl Serialize) -> Vec<u8> {
+        KEEPER_PROTOCOL.encode(message).unwrap()
+    }
+
+    /// A name for each: a request that is added fails to compile here.
+    fn name_of(request: &Request) -> &'static str {
+        match request {
+            Request::Launch(_) => "launch",
+            Request::Keep => "keep",
+            Request::GiveUp => "give-up",
+            Request::Wait(_) => "wait",
+            Request::Attach { .. } => "attach",
+            Request::CloseStdin(_) => "close-stdin",
+            Request::Resize { .. } => "resize",
+            Request::Reopen(_) => "reopen",
+            Request::Watch => "watch",
+            Request::List => "list",
+            Request::TakeOver => "take-over",
+            Request::Adopt(_) => "adopt",
+            Request::Resume { .. } => "resume",
+            Request::Decide { .. } => "decide",
+            Request::Settle(_) => "settle",
+        }
+    }
+
+    fn requests() -> Vec<Request> {
+        let id = || "box".to_owned();
+        vec![
+            Request::Launch(order()),
+            Request::Launch(Order { id: id(), stdin: Stdin::Open, ..Order::default() }),
+            Request::Keep,
+            Request::GiveUp,
+            Request::Wait(id()),
+            Request::Attach { id: id(), stdin: true },
+            Request::CloseStdin(id()),
+            Request::Resize { id: id(), rows: 24, columns: 80 },
+            Request::Reopen(id()),
+            Request::Watch,
+            Request::List,
+            Request::TakeOver,
+            Request::Adopt(7),
+            Request::Resume { id: id(), console: true },
+            Request::Decide { id: id(), keep: true },
+            Request::Settle(id()),
+        ]
+    }
+
+    fn name_of_response(response: &Response) -> &'static str {
+        match response {
+            Response::Spawned(_) => "spawned",
+            Response::Done => "done",
+            Response::Attached(_) => "attached",
+            Response::Refused(Refusal::Unknown) => "unknown",
+            Response::Refused(Refusal::Exists) => "exists",
+            Response::Refused(Refusal::Closed) => "closed",
+            Response::Refused(Refusal::Failed(_)) => "failed",
+            Response::Exited(_) => "exited",
+            Response::Listed(_) => "listed",
+            Response::Ended(..) => "ended",
+            Response::HandedOver => "handed-over",
+        }
+    }
+
+    fn responses() -> Vec<Response> {
+        vec![
+            Response::Spawned(7),
+            Response::Done,
+            Response::Attached(Terms { terminal: true, stdin: false }),
+            Response::Refused(Refusal::Unknown),
+            Response::Refused(Refusal::Exists),
+            Response::Refused(Refusal::Closed),
+            Response::Refused(Refusal::Failed("why".to_owned())),
+            Response::Exited(exit()),
+            Response::Listed(vec![("box".to_owned(), 7)]),
+            Response::Ended("box".to_owned(), exit()),
+            Response::HandedOver,
+        ]
+    }
+
+    fn frames() -> Vec<(&'static str, Frame<'static>)> {
+        let name = |frame: &Frame<'_>| match frame {
+            Frame::Output(..) => "output",
+            Frame::Lost(_) => "lost",
+            Frame::Exited(_) => "exited",
+            Frame::Input(_) => "input",
+            Frame::InputEnd => "input-end",
+            Frame::Resize(..) => "resize",
+        };
+        let all = [
+            Frame::Output(Stream::Stdout, b"out"),
+            Frame::Output(Stream::Stderr, b"err"),
+            Frame::Lost(70_000),
+            Frame::Exited(exit()),
+            Frame::Input(b"in"),
+            Frame::InputEnd,
+            Frame::Resize(24, 80),
+        ];
+        all.into_iter().map(|frame| (name(&frame), frame)).collect()
+    }
+
+    #[test]
+    fn golden_messages() {
+        const GOLDEN: &str = "src/keeper/golden";
+        use crate::record::golden::check;
+        let samples: Vec<_> = requests().iter().map(|r| (name_of(r), encoded(r))).collect();
+        check(GOLDEN, "request", KEEPER_PROTOCOL, &samples);
+        let samples: Vec<_> = responses().iter().map(|r| (name_of_response(r), encoded(r))).collect();
+        check(GOLDEN, "response", KEEPER_PROTOCOL, &samples);
+        let samples: Vec<_> = frames().iter().map(|(name, frame)| (*name, encoded(frame))).collect();
+        check(GOLDEN, "frame", KEEPER_PROTOCOL, &samples);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_of_another_version_is_refused_by_name() {
+        use crate::record::golden::refuses_what_it_does_not_know;
+        for request in requests() {
+            refuses_what_it_does_not_know(KEEPER_PROTOCOL, &encoded(&request), |bytes| {
+                decode::<Request>(bytes).map(drop)
+            });
+        }
+        refuses_what_it_does_not_know(KEEPER_PROTOCOL, &encoded(&Frame::Resize(24, 80)), |bytes| {
+            decode::<Frame<'_>>(bytes).map(drop)
+        });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(bytes: Vec<u8>, head: bool) {
+            let bytes = if head { [&KEEPER_PROTOCOL.head(), &bytes[..]].concat() } else { bytes };
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Response>(&bytes);
+            if let Ok(frame) = decode::<Frame<'_>>(&bytes) {
+                let again = encoded(&frame);
+                proptest::prop_assert_eq!(decode(&again), Ok(frame));
+            }
+        }
     }
 }

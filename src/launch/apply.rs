@@ -16,7 +16,7 @@ use super::opens::Open;
 use super::plan::Plan;
 use super::prepare::{self, Given};
 use super::proc_stat::ProcStat;
-use super::wire::{self, Failure, Permission, Word};
+use super::wire::{self, Failure, Permission, ReceiveError, Report};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
@@ -30,7 +30,7 @@ const DEATH_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Launched<'p> {
     plan: &'p Plan,
-    parent: &'p dyn Parent,
+    parent: &'p dyn Spawner,
     process: Spawned,
     sync: OwnedFd,
     fds: Vec<OwnedFd>,
@@ -40,26 +40,26 @@ pub struct Launched<'p> {
 
 /// What a new process is made from.
 #[derive(Debug)]
-pub struct Birth<'a> {
+pub struct SpawnRequest<'a> {
     /// What it will do.
     pub plan: &'a Plan,
     /// What the plan has opened, in order.
     pub fds: &'a [OwnedFd],
     /// Its end of the socket pair.
     pub sync: BorrowedFd<'a>,
-    /// The cgroup v2 directory that it is born in.
+    /// The cgroup v2 directory that it starts in.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The file of its cgroup with an `oom_kill` line.
     pub oom_file: Option<PathBuf>,
 }
 
 /// Who clones the new process and so becomes its parent.
-pub trait Parent: std::fmt::Debug {
+pub trait Spawner: std::fmt::Debug {
     /// Clones the process and has it take its steps.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned>;
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned>;
 
     /// Takes the copy as which the process goes on in its place: `pid` is a child of the parent's, and nobody has reaped
     /// it. The process before it has ended, or is ended.
@@ -79,9 +79,9 @@ pub trait Parent: std::fmt::Debug {
 #[derive(Debug, Clone, Copy)]
 pub struct Own;
 
-impl Parent for Own {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, Relation::Child, None)
+impl Spawner for Own {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
+        clone_in_place(&request, Relation::Child, None)
     }
 }
 
@@ -89,9 +89,9 @@ impl Parent for Own {
 #[derive(Debug, Clone, Copy)]
 pub struct OwnParent;
 
-impl Parent for OwnParent {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, Relation::Sibling, None)
+impl Spawner for OwnParent {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
+        clone_in_place(&request, Relation::Sibling, None)
     }
 }
 
@@ -99,9 +99,9 @@ impl Parent for OwnParent {
 #[derive(Debug)]
 pub struct OwnWithStreams(pub [OwnedFd; 3]);
 
-impl Parent for OwnWithStreams {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
-        clone_in_place(&birth, Relation::Child, Some(&self.0))
+impl Spawner for OwnWithStreams {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
+        clone_in_place(&request, Relation::Child, Some(&self.0))
     }
 }
 
@@ -114,7 +114,7 @@ pub fn spawn<'p>(
     plan: &'p Plan,
     mut given: Given,
     group: Option<&Group>,
-    parent: &'p dyn Parent,
+    parent: &'p dyn Spawner,
     limit: Duration,
 ) -> Result<Launched<'p>> {
     let fds = prepare::open_all(plan, &mut given)?;
@@ -122,12 +122,12 @@ pub fn spawn<'p>(
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
     if plan.forks() {
-        wire::tell_senders(ours.as_fd()).doing(|| "make a socket pair")?;
+        wire::pass_credentials(ours.as_fd()).doing(|| "make a socket pair")?;
     }
     let deadline = Deadline::after(limit + plan.time_of_hooks());
     let cgroup = group.and_then(Group::dir_fd);
     let oom_file = group.and_then(Group::oom_file);
-    let process = parent.bear(Birth { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
+    let process = parent.spawn(SpawnRequest { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
     let launched = Launched { plan, parent, process, sync: ours, fds, deadline, let_go: false };
     launched.set_up_from_outside(group)?;
@@ -143,9 +143,13 @@ enum Relation {
     Sibling,
 }
 
-/// The parent enters what only a child can be born into, clones, and goes back to where it was.
-fn clone_in_place(birth: &Birth<'_>, relation: Relation, streams: Option<&[OwnedFd; 3]>) -> Result<Spawned> {
-    let Birth { plan, fds, sync, cgroup, .. } = *birth;
+/// The parent enters what only a child can be created in, clones, and goes back to where it was.
+fn clone_in_place(
+    request: &SpawnRequest<'_>,
+    relation: Relation,
+    streams: Option<&[OwnedFd; 3]>,
+) -> Result<Spawned> {
+    let SpawnRequest { plan, fds, sync, cgroup, .. } = *request;
     // The new process is a copy of this one, and whoever is in its PID namespace already sees it from its first moment on.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .doing(|| "keep others from tracing this process")?;
@@ -289,20 +293,20 @@ impl Launched<'_> {
 
     fn follow_until(&mut self, mut hooks: impl FnMut() -> Result<()>, forked: bool) -> Result<()> {
         loop {
-            let message = match wire::hear(self.sync.as_fd(), &self.deadline) {
-                Err(Errno::TIMEDOUT) => return Err(self.took_too_long()),
+            let message = match wire::receive_report(self.sync.as_fd(), &self.deadline) {
+                Err(ReceiveError::Errno(Errno::TIMEDOUT)) => return Err(self.took_too_long()),
                 other => other.doing(|| "hear from the new process")?,
             };
             let Some(message) = message else { return self.ended() };
-            match message.word {
-                Word::Ready => return Ok(()),
-                Word::Hooks => {
+            match message.report {
+                Report::Ready => return Ok(()),
+                Report::Hooks => {
                     self.deadline.suspend(&mut hooks)?;
                     self.permit(Permission::Hooks)?;
                 }
-                Word::Listener(fd) => self.fetch_listener(fd)?,
-                Word::Failed(failure) => return Err(self.explain(failure)),
-                Word::Forked(pid) => {
+                Report::Listener(fd) => self.fetch_listener(fd)?,
+                Report::Failed(failure) => return Err(self.explain(failure)),
+                Report::Forked(pid) => {
                     let pid = if pid == 0 { message.sender } else { pid };
                     // Both processes say it.
                     if pid == self.pid() {
@@ -374,8 +378,8 @@ impl Launched<'_> {
     /// Kills the copy that the process has become, where it has said so and nobody has heard it yet.
     fn kill_copy(&mut self) {
         let now = Deadline::after(Duration::ZERO);
-        while let Ok(Some(message)) = wire::hear(self.sync.as_fd(), &now) {
-            let Word::Forked(pid) = message.word else { continue };
+        while let Ok(Some(message)) = wire::receive_report(self.sync.as_fd(), &now) {
+            let Report::Forked(pid) = message.report else { continue };
             let pid = if pid == 0 { message.sender } else { pid };
             if pid == self.pid() {
                 continue;

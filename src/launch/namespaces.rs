@@ -2,7 +2,7 @@
 //!
 //! clone3 makes what can be made by it. What it cannot: a cgroup namespace (clone roots it at the parent's cgroup) and
 //! a time namespace (clone freezes its offsets); the child unshares these. Joining is the child's work, but for the
-//! PID namespace, which only a child can be born into, and for everything when the user namespace is new: once inside
+//! PID namespace, which only a child can be created in, and for everything when the user namespace is new: once inside
 //! it, the child has no rights over namespaces that the host owns. Those the parent enters, and leaves after the clone.
 //!
 //! A PID namespace that is joined has others in it, who could stop or trace a process that is still half the host's. So

@@ -1,5 +1,9 @@
 //! What parent and child say to each other between clone and execve: fixed-size messages over a socket pair.
 //!
+//! Both are the same program, but for two: a container's first process waits for a `start` that may be of another release,
+//! and a keeper's child reports to its client. So each message has the version of [`PLAN`], in the upper half of its first
+//! word, where releases before 0.2 wrote 0; their messages are read as long as they are the same.
+//!
 //! The child's end is close-on-exec: when the parent reads end of file and the child lives, the payload runs.
 
 use std::fmt;
@@ -14,13 +18,15 @@ use rustix::net::{
 };
 
 use super::deadline::Deadline;
+use crate::error::{Cause, Kind};
+use crate::record::format::{PLAN, Unreadable};
 
 /// Size of a message on the wire.
 const SIZE: usize = 20;
 
 /// What the child tells its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Report {
     /// The namespaces stand: run prestart and createRuntime hooks, then answer.
     Hooks,
     /// All is set up; the child waits for its start.
@@ -135,7 +141,7 @@ ops! {
     Write = "write",
 }
 
-impl Word {
+impl Report {
     fn encode(self) -> [u8; SIZE] {
         let (kind, step, op, code, detail) = match self {
             Self::Hooks => (1, 0, 0, 0, 0),
@@ -145,7 +151,7 @@ impl Word {
             Self::Failed(f) => (4, f.step, f.op as u32, f.errno.raw_os_error(), f.detail),
         };
         let mut bytes = [0; SIZE];
-        bytes[0..4].copy_from_slice(&u32::to_ne_bytes(kind));
+        bytes[0..4].copy_from_slice(&u32::to_ne_bytes(u32::from(PLAN.version) << 16 | kind));
         bytes[4..8].copy_from_slice(&u32::to_ne_bytes(step));
         bytes[8..12].copy_from_slice(&u32::to_ne_bytes(op));
         bytes[12..16].copy_from_slice(&i32::to_ne_bytes(code));
@@ -153,11 +159,22 @@ impl Word {
         bytes
     }
 
-    /// Reads a message back; `None` when it is not one.
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Reads a message back.
+    fn decode(bytes: &[u8]) -> Result<Self, ReceiveError> {
+        let head = bytes.first_chunk().map(|head| u32::from_ne_bytes(*head)).ok_or(Errno::PROTO)?;
+        match u16::try_from(head >> 16) {
+            Ok(0) => {}
+            Ok(version) if version == PLAN.version => {}
+            Ok(found) => return Err(ReceiveError::Version(Unreadable::Version { format: PLAN, found })),
+            Err(_) => return Err(Errno::PROTO.into()),
+        }
+        Ok(Self::decode_kind(head & 0xffff, bytes).ok_or(Errno::PROTO)?)
+    }
+
+    fn decode_kind(kind: u32, bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
         let code = i32::from_ne_bytes(word(12)?);
-        Some(match u32::from_ne_bytes(word(0)?) {
+        Some(match kind {
             1 => Self::Hooks,
             2 => Self::Ready,
             3 => Self::Listener(code),
@@ -173,12 +190,47 @@ impl Word {
     }
 }
 
+/// Why no message was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReceiveError {
+    /// The errno of recvmsg(2); `EPROTO` for what is not a message; `ETIMEDOUT`.
+    Errno(Errno),
+    /// The sender is of another release.
+    Version(Unreadable),
+}
+
+impl From<Errno> for ReceiveError {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl fmt::Display for ReceiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => errno.fmt(f),
+            Self::Version(unreadable) => unreadable.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReceiveError {}
+
+impl Cause for ReceiveError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Errno(errno) => Cause::kind(errno),
+            Self::Version(_) => Kind::Unsupported,
+        }
+    }
+}
+
 /// Sends one message. Child-safe.
 ///
 /// # Errors
 /// The errno of send(2).
-pub fn say(socket: BorrowedFd<'_>, word: Word) -> Result<(), Errno> {
-    send(socket, &word.encode())
+pub fn send_report(socket: BorrowedFd<'_>, report: Report) -> Result<(), Errno> {
+    send(socket, &report.encode())
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
@@ -190,28 +242,28 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// A message, with the pid of its sender as the receiver sees it: 0 unless [`tell_senders`] was asked for.
+/// A message, with the pid of its sender as the receiver sees it: 0 unless [`pass_credentials`] was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
     /// What it says.
-    pub word: Word,
+    pub report: Report,
     /// Who says it.
     pub sender: i32,
 }
 
-/// Has [`hear`] learn who sends (unix(7), SO_PASSCRED).
+/// Has [`receive_report`] learn who sends (unix(7), SO_PASSCRED).
 ///
 /// # Errors
 /// The errno of setsockopt(2).
-pub fn tell_senders(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn pass_credentials(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::sockopt::set_socket_passcred(socket, true)
 }
 
 /// Waits for one message until the deadline; `None` at end of file.
 ///
 /// # Errors
-/// The errno of recvmsg(2); `EPROTO` for what is not a message; `ETIMEDOUT`.
-pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Message>, Errno> {
+/// See [`ReceiveError`].
+pub fn receive_report(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Message>, ReceiveError> {
     deadline.wait_readable(socket)?;
     let mut bytes = [0; SIZE];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
@@ -232,11 +284,8 @@ pub fn hear(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Option<Messag
     });
     match length {
         0 => Ok(None),
-        SIZE => {
-            let word = Word::decode(&bytes).ok_or(Errno::PROTO)?;
-            Ok(Some(Message { word, sender: sender.unwrap_or_default() }))
-        }
-        _ => Err(Errno::PROTO),
+        SIZE => Ok(Some(Message { report: Report::decode(&bytes)?, sender: sender.unwrap_or_default() })),
+        _ => Err(Errno::PROTO.into()),
     }
 }
 
@@ -325,8 +374,10 @@ mod tests {
     #[test]
     fn words_survive_the_wire() {
         let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
-        for word in [Word::Hooks, Word::Ready, Word::Listener(9), Word::Forked(7), Word::Failed(failure)] {
-            assert_eq!(Word::decode(&word.encode()), Some(word));
+        for report in
+            [Report::Hooks, Report::Ready, Report::Listener(9), Report::Forked(7), Report::Failed(failure)]
+        {
+            assert_eq!(Report::decode(&report.encode()), Ok(report));
         }
     }
 
@@ -352,11 +403,14 @@ mod tests {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         permit(ours.as_fd(), Permission::Go).unwrap();
-        say(theirs.as_fd(), Word::Ready).unwrap();
+        send_report(theirs.as_fd(), Report::Ready).unwrap();
         drop(theirs);
         let soon = Deadline::after(std::time::Duration::from_secs(5));
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Ready, sender: 0 })));
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(None));
+        assert_eq!(
+            receive_report(ours.as_fd(), &soon),
+            Ok(Some(Message { report: Report::Ready, sender: 0 }))
+        );
+        assert_eq!(receive_report(ours.as_fd(), &soon), Ok(None));
     }
 
     #[test]
@@ -366,7 +420,7 @@ mod tests {
         let (ours, _theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let deadline = Deadline::after(std::time::Duration::from_millis(10));
-        assert_eq!(hear(ours.as_fd(), &deadline), Err(Errno::TIMEDOUT));
+        assert_eq!(receive_report(ours.as_fd(), &deadline), Err(Errno::TIMEDOUT.into()));
     }
 
     #[test]
@@ -375,16 +429,73 @@ mod tests {
         use std::os::fd::AsFd;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        tell_senders(ours.as_fd()).unwrap();
-        say(theirs.as_fd(), Word::Forked(0)).unwrap();
+        pass_credentials(ours.as_fd()).unwrap();
+        send_report(theirs.as_fd(), Report::Forked(0)).unwrap();
         let soon = Deadline::after(std::time::Duration::from_secs(5));
         let sender = std::process::id().cast_signed();
-        assert_eq!(hear(ours.as_fd(), &soon), Ok(Some(Message { word: Word::Forked(0), sender })));
+        assert_eq!(
+            receive_report(ours.as_fd(), &soon),
+            Ok(Some(Message { report: Report::Forked(0), sender }))
+        );
     }
 
     #[test]
     fn noise_is_not_a_word() {
-        assert_eq!(Word::decode(&[0xff; SIZE]), None);
-        assert_eq!(Word::decode(&[]), None);
+        assert!(Report::decode(&[0xff; SIZE]).is_err());
+        let empty: Result<Report, ReceiveError> = Report::decode(&[]);
+        assert_eq!(empty, Err(Errno::PROTO.into()));
+    }
+
+    #[test]
+    fn a_message_of_another_release_is_refused_by_its_version() {
+        let with_version = |version: u32| {
+            let mut bytes = Report::Ready.encode();
+            bytes[0..4].copy_from_slice(&u32::to_ne_bytes(version << 16 | 2));
+            Report::decode(&bytes)
+        };
+        assert_eq!(with_version(0), Ok(Report::Ready), "before there were versions");
+        assert_eq!(with_version(PLAN.version.into()), Ok(Report::Ready));
+        let error = with_version(9).unwrap_err();
+        assert!(error.to_string().contains("version 9 of the plan of a process"), "{error}");
+        assert_eq!(Cause::kind(&error), Kind::Unsupported);
+    }
+
+    #[test]
+    fn golden_messages() {
+        let failure = Failure { step: 7, op: Op::FsMount, detail: 3, errno: Errno::PERM };
+        let mut samples = vec![
+            ("hooks", Report::Hooks.encode().to_vec()),
+            ("ready", Report::Ready.encode().to_vec()),
+            ("listener", Report::Listener(9).encode().to_vec()),
+            ("forked", Report::Forked(7).encode().to_vec()),
+            ("failed", Report::Failed(failure).encode().to_vec()),
+        ];
+        for permission in [Permission::SetUp, Permission::Hooks, Permission::Listener, Permission::Go] {
+            samples.push(("permission", vec![permission as u8]));
+        }
+        // Operations travel as their position.
+        let operations = Op::ALL.iter().map(|op| format!("{op:?}={};", *op as u32)).collect::<String>();
+        samples.push(("operations", operations.into_bytes()));
+        if cfg!(target_endian = "little") {
+            crate::record::golden::check("src/launch/golden", "message", PLAN, &samples);
+        }
+    }
+
+    /// All types that a plan is made of, with their fields and variants in the order in which they travel.
+    #[test]
+    #[cfg(feature = "node")]
+    fn golden_plans() {
+        use serde_reflection::{Tracer, TracerConfig};
+        let mut tracer = Tracer::new(TracerConfig::default());
+        // The types with variants each on their own: inside another type only the first variant is seen.
+        tracer.trace_simple_type::<super::super::opens::Open>().unwrap();
+        tracer.trace_simple_type::<super::super::steps::Source>().unwrap();
+        tracer.trace_simple_type::<super::super::steps::PointKind>().unwrap();
+        tracer.trace_simple_type::<super::super::steps::Step>().unwrap();
+        tracer.trace_simple_type::<super::super::plan::Plan>().unwrap();
+        let types = tracer.registry().unwrap();
+        let layout: Vec<(&str, Vec<u8>)> =
+            types.iter().map(|(name, layout)| (name.as_str(), format!("{layout:?}").into_bytes())).collect();
+        crate::record::golden::check("src/launch/golden", "plan", PLAN, &layout);
     }
 }

@@ -12,7 +12,7 @@ use super::Runtime;
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::apply::{self, Launched, Parent};
+use crate::launch::apply::{self, Launched, Spawner};
 use crate::launch::deadline::{Deadline, SET_UP_LIMIT};
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
@@ -45,7 +45,7 @@ pub struct CreateOptions {
     /// Count what it uses, though nothing is limited: for statistics that are to be complete.
     pub accounted: bool,
     /// Who becomes the first process's parent, when it is not the caller.
-    pub parent: Option<std::rc::Rc<dyn Parent>>,
+    pub parent: Option<std::rc::Rc<dyn Spawner>>,
 }
 
 /// A container that was just made, its first process waiting or running.
@@ -249,7 +249,7 @@ fn record(
         cgroup_paths: group.paths().clone(),
         namespace_paths,
         coracle: Extra {
-            version: 1,
+            version: crate::record::format::STATE.version,
             bundle: options.bundle.clone(),
             annotations,
             hooks: later_hooks(spec.hooks().as_ref()),
@@ -346,11 +346,12 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 
 /// Waits until the payload runs after a start; shared with `start`.
 pub(super) fn hear_start(socket: &OwnedFd) -> Result<()> {
-    use crate::launch::wire::{Word, hear};
+    use crate::launch::wire::{Report, receive_report};
     let deadline = Deadline::after(SET_UP_LIMIT);
-    let heard = hear(socket.as_fd(), &deadline).doing(|| "hear from the container's first process")?;
-    match heard.map(|message| message.word) {
-        Some(Word::Failed(failure)) => {
+    let heard =
+        receive_report(socket.as_fd(), &deadline).doing(|| "hear from the container's first process")?;
+    match heard.map(|message| message.report) {
+        Some(Report::Failed(failure)) => {
             let cause = crate::sys::Error::new(failure.op.to_string(), failure.errno);
             Err(Error::new(crate::error::Cause::kind(&cause), "run the container's program").because(cause))
         }

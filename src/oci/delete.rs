@@ -29,7 +29,7 @@ pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
     let state = match ContainerState::load(&layout) {
         // A create that was killed before it wrote its record, or a record that is damaged.
         Err(e) if force && matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => {
-            super::create::give_back(&noted_group(&layout));
+            super::create::give_back(&noted_group(&layout)?);
             return layout.remove();
         }
         other => other?,
@@ -55,7 +55,9 @@ fn take_by_force(layout: &Layout) -> Result<Lock> {
             let _ = super::kill::signal_init(&state, libc::SIGKILL);
             state.cgroup_paths
         }
-        Err(_) => noted_group(layout),
+        // Another release made it: nothing of it is killed.
+        Err(e) if e.kind() == Kind::Unsupported => return Err(e),
+        Err(_) => noted_group(layout)?,
     };
     if let Ok(group) = Group::from_paths(&paths) {
         group.kill_all(libc::SIGKILL)?;

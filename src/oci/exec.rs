@@ -163,7 +163,7 @@ impl Added<'_> {
         runtime: &Runtime,
         group: &Group,
         console: Option<OwnedFd>,
-        parent: &dyn apply::Parent,
+        parent: &dyn apply::Spawner,
     ) -> Result<Spawned> {
         let mut with_process = self.spec.clone();
         with_process.set_process(Some(self.process.clone())).set_mounts(None);

@@ -61,7 +61,7 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
 ///
 /// # Errors
 /// As [`run`].
-pub fn entrust(
+pub fn run_in_keeper(
     runtime: &Runtime,
     id: &ContainerId,
     spec: &Spec,

@@ -14,7 +14,7 @@ pub fn state(runtime: &Runtime, id: &ContainerId) -> Result<PublicState> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
     let status = Status::of(&state, &layout)?;
-    let exit = if status == Status::Stopped { Exit::load(&layout) } else { None };
+    let exit = if status == Status::Stopped { Exit::load(&layout)? } else { None };
     Ok(PublicState { exit, ..state.public(&status.to_string()) })
 }
 

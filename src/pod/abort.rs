@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::keeper::client::Launching;
-use crate::launch::apply::{Birth, Parent};
+use crate::keeper::client::KeeperSpawner;
+use crate::launch::apply::{SpawnRequest, Spawner};
 use crate::sys::process::Spawned;
 
 /// What ends a start.
@@ -68,20 +68,20 @@ impl Abort {
 /// A launch by the keeper that can be ended while its process is set up.
 #[derive(Debug)]
 pub(super) struct Abortable {
-    pub(super) launching: Rc<Launching>,
+    pub(super) spawner: Rc<KeeperSpawner>,
     pub(super) abort: Arc<Abort>,
 }
 
-impl Parent for Abortable {
-    fn bear(&self, birth: Birth<'_>) -> Result<Spawned> {
+impl Spawner for Abortable {
+    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
         self.abort.check()?;
-        let spawned = self.launching.bear(birth)?;
+        let spawned = self.spawner.spawn(request)?;
         self.abort.hold(&spawned)?;
         Ok(spawned)
     }
 
     fn adopt(&self, before: &Spawned, pid: i32) -> Result<Spawned> {
-        let spawned = self.launching.adopt(before, pid)?;
+        let spawned = self.spawner.adopt(before, pid)?;
         self.abort.hold(&spawned)?;
         Ok(spawned)
     }

@@ -8,10 +8,9 @@ use super::container::Container;
 use super::machine::{Event, State};
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
-use crate::keeper::Exit;
 use crate::keeper::client::{Client, Watch};
 use crate::oci::{Runtime, delete, kill};
-use crate::record::{self, Layout};
+use crate::record::{Exit, Layout};
 
 /// How long is waited before a keeper that cannot be reached is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -68,10 +67,10 @@ impl Pods {
         let kept = Client::ask_any(run, Client::list)?;
         let is_kept = |wanted: &str| kept.iter().any(|(id, _)| id == wanted);
         for container in ran.iter().filter(|container| !is_kept(&container.id)) {
-            self.heard(&container.id, self.exit_on_disk(&container.id));
+            self.heard(&container.id, self.exit_on_disk(&container.id)?);
         }
         for pod in with_process.iter().filter(|pod| !is_kept(&pod.id)) {
-            self.heard(&pod.id, Exit { code: 255, unknown: true, ..Exit::default() });
+            self.heard(&pod.id, Exit::unknown());
         }
         Ok(watch)
     }
@@ -82,22 +81,22 @@ impl Pods {
         let ended = ContainerId::parse(&container.id)
             .is_ok_and(|id| Layout::new(&self.settings.root, &id).exit().exists());
         if ended && container.state() == State::Running {
-            self.heard(&container.id, self.exit_on_disk(&container.id));
+            match self.exit_on_disk(&container.id) {
+                Ok(exit) => self.heard(&container.id, exit),
+                Err(error) => crate::log::warning(&error.chain()),
+            }
         }
     }
 
     /// What the keeper wrote when a container ended; unknown when it did not.
-    fn exit_on_disk(&self, id: &str) -> Exit {
-        let unknown = Exit { code: 255, unknown: true, ..Exit::default() };
-        let Ok(id) = ContainerId::parse(id) else { return unknown };
-        let Some(exit) = record::Exit::load(&Layout::new(&self.settings.root, &id)) else { return unknown };
-        let at = chrono::DateTime::parse_from_rfc3339(&exit.finished_at).ok();
-        Exit {
-            code: exit.exit_code,
-            signal: None,
-            oom: exit.oom_killed,
-            unknown: exit.exit_unknown,
-            at_ns: at.and_then(|at| at.timestamp_nanos_opt()).unwrap_or(0),
+    ///
+    /// # Errors
+    /// `Unsupported` when a keeper of another release wrote it: then it stays, and the container with it.
+    fn exit_on_disk(&self, id: &str) -> Result<Exit> {
+        let Ok(id) = ContainerId::parse(id) else { return Ok(Exit::unknown()) };
+        match Exit::load(&Layout::new(&self.settings.root, &id)) {
+            Err(error) if error.kind() == Kind::Unsupported => Err(error),
+            other => Ok(other.ok().flatten().unwrap_or_else(Exit::unknown)),
         }
     }
 
@@ -134,14 +133,13 @@ impl Pods {
 
     /// A container that the keeper has, although nobody remembers having started it: its daemon was killed in between.
     pub(super) fn adopt(&self, container: &Container) -> Result<()> {
-        let ended = ContainerId::parse(&container.id)
-            .ok()
-            .and_then(|id| record::Exit::load(&Layout::new(&self.settings.root, &id)))
-            .map(|_| self.exit_on_disk(&container.id).at_ns);
+        // 0 when there is none.
+        let ended = self.exit_on_disk(&container.id)?.at_ns;
         container.happen(Event::Started, |record| {
             record.was_started();
-            record.started_ns =
-                ended.filter(|at| *at > 0).map_or(record.started_ns, |at| at.min(record.started_ns));
+            if ended > 0 {
+                record.started_ns = record.started_ns.min(ended);
+            }
         })
     }
 }

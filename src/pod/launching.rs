@@ -16,7 +16,7 @@ use super::place::{namespace, namespaces_of};
 use super::records::Directory;
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
-use crate::keeper::client::{Client, Launching, keeper_program};
+use crate::keeper::client::{Client, KeeperSpawner, keeper_program};
 use crate::keeper::{Order, POD_INIT};
 use crate::launch::undo::Undo;
 use crate::linux::private;
@@ -61,7 +61,7 @@ impl Pods {
     ///
     /// # Errors
     /// Why it cannot run; nothing is left of it then. `Unreachable` when the keeper was killed before it had the container.
-    pub(super) fn entrust(
+    pub(super) fn run_in_keeper(
         &self,
         id: &str,
         spec: &Spec,
@@ -76,18 +76,18 @@ impl Pods {
         let layout = Layout::new(&self.settings.root, &id);
         let order = Order { exit_file: Some(layout.exit()), ..order };
         let keeper = Client::connect_or_start(&self.settings.run)?;
-        let launching = Rc::new(Launching::new(keeper, order, ours));
+        let spawner = Rc::new(KeeperSpawner::new(keeper, order, ours));
         let create = CreateOptions {
             bundle: layout.directory().to_owned(),
             root: root.map(Arc::new),
             accounted: true,
-            parent: Some(Rc::new(Abortable { launching: Rc::clone(&launching), abort: Arc::clone(abort) })),
+            parent: Some(Rc::new(Abortable { spawner: Rc::clone(&spawner), abort: Arc::clone(abort) })),
             ..CreateOptions::default()
         };
-        match run::entrust(&self.runtime(), &id, spec, &create, theirs) {
-            Ok(()) => launching.keep(),
+        match run::run_in_keeper(&self.runtime(), &id, spec, &create, theirs) {
+            Ok(()) => spawner.keep(),
             Err(error) => {
-                launching.give_up();
+                spawner.give_up();
                 Err(error)
             }
         }
@@ -117,7 +117,7 @@ impl Pods {
         let own = ContainerId::parse(id)?;
         let order = Order { id: id.to_owned(), ..Order::default() };
         let never = Arc::<Abort>::default();
-        self.launch_until_kept(id, &never, || self.entrust(id, &spec, None, order.clone(), &never))?;
+        self.launch_until_kept(id, &never, || self.run_in_keeper(id, &spec, None, order.clone(), &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))

@@ -9,8 +9,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::machine::State;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Result};
 use crate::linux::private;
+use crate::record::format::{CONTAINER_RECORD, Format, POD_REQUEST, SANDBOX_RECORD};
+
+/// A record, and the format that it is written in.
+pub(super) trait Stored: Serialize + DeserializeOwned {
+    const FORMAT: Format;
+}
+
+impl Stored for SandboxRecord {
+    const FORMAT: Format = SANDBOX_RECORD;
+}
+
+impl Stored for ContainerRecord {
+    const FORMAT: Format = CONTAINER_RECORD;
+}
 
 /// The run directory.
 #[derive(Debug, Clone)]
@@ -84,6 +98,19 @@ impl Directories {
         Ok(())
     }
 
+    /// Looks whether another release wrote any of the records, before anything is done because of one that is not
+    /// understood.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the first of them and its version.
+    pub(super) fn check_versions(&self) -> Result<()> {
+        self.all()?.iter().map(|id| self.pod(id)).try_for_each(|pod| {
+            pod.check_versions(SANDBOX_RECORD)?;
+            let containers = pod.containers()?;
+            containers.iter().try_for_each(|id| pod.container(id).check_versions(CONTAINER_RECORD))
+        })
+    }
+
     fn pods(&self) -> PathBuf {
         self.0.join("pods")
     }
@@ -131,31 +158,51 @@ impl Directory {
     /// Writes what kubelet sent.
     pub(super) fn save_config(&self, config: &impl Message) -> Result<()> {
         let path = self.join("config");
-        private::write(&path, config.encode_to_vec(), private::FILE)
+        private::write(&path, [&POD_REQUEST.head()[..], &config.encode_to_vec()].concat(), private::FILE)
             .doing(|| format!("write {}", path.display()))
     }
 
     /// Writes the record: whole, or not at all. From the first on, the pod or container exists.
-    pub(super) fn save<T: Serialize>(&self, record: &T) -> Result<()> {
+    pub(super) fn save<T: Stored>(&self, record: &T) -> Result<()> {
         let (new, path) = (self.join("record.new"), self.join("record"));
         let doing = || format!("write {}", path.display());
-        let text = serde_json::to_vec(record).doing(doing)?;
+        let text = T::FORMAT.to_json(record).map_err(|error| error.while_doing(doing()))?;
         private::replace(&path, &new, text, private::FILE).doing(doing)
     }
 
     /// What kubelet sent, and the record; none when there is no record.
-    pub(super) fn load<C: Message + Default, T: DeserializeOwned>(&self) -> Result<Option<(C, T)>> {
+    ///
+    /// # Errors
+    /// `Unsupported` when another release wrote one of them, `Corrupt` when one cannot be understood.
+    pub(super) fn load<C: Message + Default, T: Stored>(&self) -> Result<Option<(C, T)>> {
         let path = self.join("record");
         let text = match std::fs::read(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.doing(|| format!("read {}", path.display()))?,
         };
-        let damaged = || Error::new(Kind::Corrupt, format!("{} is damaged", self.0.display()));
-        let record = serde_json::from_slice(&text).map_err(|e| damaged().because(e))?;
+        let doing = |path: &Path| format!("read {}", path.display());
+        let record = T::FORMAT.from_json(&text).map_err(|error| error.while_doing(doing(&path)))?;
         let path = self.join("config");
-        let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
-        let config = C::decode(bytes.as_slice()).map_err(|e| damaged().because(e.to_string()))?;
-        Ok(Some((config, record)))
+        let bytes = std::fs::read(&path).doing(|| doing(&path))?;
+        let opened = POD_REQUEST.open(&bytes);
+        let config = opened.and_then(|(_, body)| C::decode(body).map_err(|e| POD_REQUEST.damaged(e)));
+        Ok(Some((config.map_err(|error| error.while_doing(doing(&path)))?, record)))
+    }
+
+    /// # Errors
+    /// `Unsupported` when another release wrote the record or the request.
+    fn check_versions(&self, format: Format) -> Result<()> {
+        let path = self.join("record");
+        let record = std::fs::read(&path).unwrap_or_default();
+        // What is damaged is found by whoever loads it.
+        let version = format.json_version(&record).unwrap_or(format.version);
+        format.check(version).map_err(|e| e.while_doing(format!("read {}", path.display())))?;
+        let path = self.join("config");
+        let config = std::fs::read(&path).unwrap_or_default();
+        match POD_REQUEST.open(&config) {
+            Err(e) if e.is_of_another_release() => Err(e.while_doing(format!("read {}", path.display()))),
+            _ => Ok(()),
+        }
     }
 
     /// From here on it does not exist, whatever is still to be removed.
@@ -193,6 +240,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use coracle_cri::v1;
 
     #[test]
@@ -222,5 +270,94 @@ mod tests {
         std::fs::write(pod.join("record"), "{").unwrap();
         let error = pod.load::<v1::PodSandboxConfig, SandboxRecord>().unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
+    }
+
+    fn sandbox_record() -> SandboxRecord {
+        SandboxRecord {
+            handler: "runc".to_owned(),
+            created_ns: 7,
+            addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            ready: true,
+        }
+    }
+
+    fn container_record(state: State) -> ContainerRecord {
+        ContainerRecord {
+            state,
+            image_id: "sha256:aa".to_owned(),
+            image_ref: "docker.io/library/box@sha256:bb".to_owned(),
+            stop_signal: "SIGUSR1".to_owned(),
+            user: (1000, 1000, vec![5]),
+            created_ns: 1,
+            started_ns: 2,
+            finished_ns: 3,
+            exit_code: 137,
+            reason: "OOMKilled".to_owned(),
+            message: "why".to_owned(),
+        }
+    }
+
+    #[test]
+    fn golden_records() {
+        use crate::record::golden;
+        const GOLDEN: &str = "src/pod/golden";
+        let written = SANDBOX_RECORD.to_json(&sandbox_record()).unwrap();
+        golden::check(GOLDEN, "sandbox", SANDBOX_RECORD, &[("pod", written)]);
+        let states = [
+            ("created", State::Created),
+            ("starting", State::Starting),
+            ("running", State::Running),
+            ("exited", State::Exited),
+        ];
+        let written =
+            states.map(|(name, state)| (name, CONTAINER_RECORD.to_json(&container_record(state)).unwrap()));
+        golden::check(GOLDEN, "container", CONTAINER_RECORD, &written);
+        for version in [1, 2] {
+            for (_, text) in golden::samples(GOLDEN, "sandbox", version) {
+                assert_eq!(SANDBOX_RECORD.from_json(&text), Ok(sandbox_record()), "version {version}");
+            }
+            let samples = golden::samples(GOLDEN, "container", version);
+            for ((_, text), (_, state)) in samples.into_iter().zip(states) {
+                let record = CONTAINER_RECORD.from_json(&text);
+                assert_eq!(record, Ok(container_record(state)), "version {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_release_is_refused_by_name() {
+        let run = tempfile::tempdir().unwrap();
+        let directories = Directories::new(run.path());
+        directories.make().unwrap();
+        let pod = directories.pod("p");
+        pod.make().unwrap();
+        pod.save_config(&v1::PodSandboxConfig::default()).unwrap();
+        pod.save(&sandbox_record()).unwrap();
+        let container = pod.container("c");
+        container.make().unwrap();
+        container.save_config(&v1::ContainerConfig::default()).unwrap();
+        container.save(&container_record(State::Running)).unwrap();
+        directories.check_versions().unwrap();
+        let refused = |path: PathBuf, name: &str| {
+            let whole = std::fs::read(&path).unwrap();
+            let other = match whole[0] {
+                b'{' => br#"{"version":9}"#.to_vec(),
+                _ => [&whole[..2], &[9, 0], &whole[4..]].concat(),
+            };
+            std::fs::write(&path, other).unwrap();
+            let error = directories.check_versions().unwrap_err();
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.chain().contains(&format!("version 9 of {name}")), "{error:?}");
+            std::fs::write(&path, whole).unwrap();
+            directories.check_versions().unwrap();
+        };
+        refused(pod.join("record"), "the record of a pod");
+        refused(pod.join("config"), "the request for a pod or container");
+        refused(container.join("record"), "the record of a pod's container");
+        refused(container.join("config"), "the request for a pod or container");
+        // What the release before wrote has no head.
+        let config = v1::PodSandboxConfig { hostname: "h".into(), ..Default::default() };
+        std::fs::write(pod.join("config"), config.encode_to_vec()).unwrap();
+        assert_eq!(pod.load().unwrap(), Some((config, sandbox_record())));
     }
 }

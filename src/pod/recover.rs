@@ -34,7 +34,12 @@ type Attached = (String, String);
 
 impl Pods {
     /// Reads everything. What cannot be read or undone is said in the log: the other pods are served all the same.
+    ///
+    /// # Errors
+    /// `Unsupported` when another release wrote one of the records: nothing is undone, and nobody is served, for whoever
+    /// asked would take the pod for one that is gone.
     pub(super) fn recover(&self) -> Result<()> {
+        self.directories.check_versions()?;
         for id in self.directories.all()? {
             let directory = self.directories.pod(&id);
             match directory.load::<v1::PodSandboxConfig, SandboxRecord>() {

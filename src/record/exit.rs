@@ -1,50 +1,155 @@
-//! How a container ended: written by its keeper, as `key=value` a line.
+//! How a container ended. The keeper writes it as text, `key=value` a line, and reports it to its clients.
+
+use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
 use super::Layout;
+use super::format::{EXIT, Unreadable};
+use crate::error::{Doing, Result};
 
 /// How a container ended.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The status; 128 + the signal that ended it; 255 when nobody knows.
-    pub exit_code: u8,
-    /// A process of it was killed for want of memory.
-    pub oom_killed: bool,
-    /// Nobody was there to see it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub exit_unknown: bool,
-    /// When, RFC 3339, UTC.
-    pub finished_at: String,
+    /// The status; 128 + the signal that ended it; 255 when it is unknown.
+    pub code: u8,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The kernel killed one of its processes because memory was short.
+    pub oom: bool,
+    /// No keeper saw the end, and the kernel does not report it any more.
+    pub unknown: bool,
+    /// When the keeper learnt of it: nanoseconds since 1970, UTC.
+    pub at_ns: i64,
 }
 
 impl Exit {
-    /// Reads it; `None` while there is none.
-    pub fn load(layout: &Layout) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(layout.exit()).ok()?)
+    /// From the status that wait(2) reports.
+    pub fn from_status(status: i32) -> Self {
+        let byte = |n: i32| u8::try_from(n & 0xff).unwrap_or(u8::MAX);
+        match status & 0x7f {
+            0 => Self { code: byte(status >> 8), ..Self::default() },
+            signal => Self { code: byte(128 + signal), signal: Some(signal), ..Self::default() },
+        }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// An end that nobody saw.
+    pub fn unknown() -> Self {
+        Self { code: 255, unknown: true, ..Self::default() }
+    }
+
+    /// Reads a container's exit file; `None` while there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` when another release wrote it, `Corrupt` when it cannot be understood.
+    pub fn load(layout: &Layout) -> Result<Option<Self>> {
+        let path = layout.exit();
+        let doing = || format!("read {}", path.display());
+        match std::fs::read_to_string(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            other => {
+                let text = other.doing(doing)?;
+                Self::parse(&text).map(Some).map_err(|unreadable| unreadable.while_doing(doing()))
+            }
+        }
+    }
+
+    /// The text of an exit file.
+    pub fn to_text(&self) -> String {
+        let signal = self.signal.map_or_else(String::new, |signal| format!("signal={signal}\n"));
+        let Self { code, oom, unknown, at_ns, .. } = self;
+        format!(
+            "version={}\ncode={code}\n{signal}oom={oom}\nunknown={unknown}\nat_ns={at_ns}\n",
+            EXIT.version
+        )
+    }
+
+    /// Reads what [`Exit::to_text`] wrote.
+    ///
+    /// # Errors
+    /// It is of another release, or no such text.
+    pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        Some(Self {
-            exit_code: value("code")?.parse().ok()?,
-            oom_killed: value("oom")? == "true",
-            exit_unknown: value("unknown")? == "true",
-            finished_at: value("at")?.to_owned(),
-        })
+        let damaged = || EXIT.damaged("a value is missing, or is none");
+        let version = value("version").map_or(Ok(1), str::parse).map_err(|_| damaged())?;
+        EXIT.check(version)?;
+        let at_ns = match version {
+            // Version 1 had the time for people only.
+            1 => value("at")
+                .and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok()?.timestamp_nanos_opt()),
+            _ => value("at_ns").and_then(|at| at.parse().ok()),
+        };
+        let exit = || {
+            Some(Self {
+                code: value("code")?.parse().ok()?,
+                signal: value("signal").map(str::parse).transpose().ok()?,
+                oom: value("oom")?.parse().ok()?,
+                unknown: value("unknown")?.parse().ok()?,
+                at_ns: at_ns?,
+            })
+        };
+        exit().ok_or_else(damaged)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::golden;
+    use proptest::prelude::*;
+
+    fn killed() -> Exit {
+        Exit { code: 137, signal: Some(9), oom: true, unknown: false, at_ns: 1_767_225_600_000_000_000 }
+    }
 
     #[test]
-    fn what_a_keeper_writes_is_read() {
-        let text = "code=137\nsignal=9\noom=true\nunknown=false\nat=2026-01-01T00:00:00.000000000Z\n";
-        let exit = Exit::parse(text).unwrap();
-        assert_eq!((exit.exit_code, exit.oom_killed, exit.exit_unknown), (137, true, false));
-        assert_eq!(Exit::parse("code=x"), None);
+    fn wait_statuses_become_exits() {
+        let exit = |code, signal| Exit { code, signal, ..Exit::default() };
+        assert_eq!(Exit::from_status(3 << 8), exit(3, None));
+        assert_eq!(Exit::from_status(9), exit(137, Some(9)));
+        // With a core dump.
+        assert_eq!(Exit::from_status(11 | 0x80), exit(139, Some(11)));
+    }
+
+    #[test]
+    fn golden_texts() {
+        let samples = [
+            ("killed", killed().to_text().into_bytes()),
+            ("unknown", Exit::unknown().to_text().into_bytes()),
+        ];
+        golden::check("src/record/golden", "exit", EXIT, &samples);
+        for version in [1, EXIT.version] {
+            let (_, text) = golden::samples("src/record/golden", "exit", version).swap_remove(0);
+            assert_eq!(Exit::parse(std::str::from_utf8(&text).unwrap()), Ok(killed()), "version {version}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_another_release_is_refused_by_name() {
+        let text = killed().to_text();
+        let error = Exit::parse(&text.replace("version=2", "version=7")).unwrap_err();
+        assert!(error.to_string().contains("version 7 of the record of a container's end"), "{error}");
+        for length in 0..text.len() {
+            // Without its last digits a number is another one, and one without its newline is whole.
+            if !text[..length].contains("at_ns=1") {
+                assert!(Exit::parse(&text[..length]).is_err(), "{length} bytes");
+            }
+        }
+        for damaged in ["code=x", "version=x\ncode=1", &text.replace("oom=true", "oom=perhaps")] {
+            assert!(!Exit::parse(damaged).unwrap_err().is_of_another_release(), "{damaged}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(code: u8, signal: Option<i32>, oom: bool, unknown: bool, at_ns: i64) {
+            let exit = Exit { code, signal, oom, unknown, at_ns };
+            prop_assert_eq!(Exit::parse(&exit.to_text()), Ok(exit));
+        }
+
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(text: String) {
+            let _ = Exit::parse(&text);
+        }
     }
 }

@@ -12,10 +12,14 @@
 //! The directory itself is the lock (flock(2) on its descriptor): two verbs on one container exclude each other.
 
 mod exit;
+pub mod format;
+#[cfg(test)]
+pub(crate) mod golden;
 mod group;
 mod layout;
 mod lock;
 mod state;
+pub mod time;
 
 pub use exit::Exit;
 pub use group::{note_group, noted_group};

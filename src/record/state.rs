@@ -7,9 +7,11 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Hooks;
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::format::STATE;
 use super::lock::absent;
+use super::time::rfc3339;
 use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
@@ -55,7 +57,7 @@ pub struct Config {
 pub struct Extra {
     /// Of this object.
     #[serde(default)]
-    pub version: u32,
+    pub version: u16,
     /// The bundle directory.
     #[serde(default)]
     pub bundle: PathBuf,
@@ -74,7 +76,7 @@ pub struct Extra {
 }
 
 /// What `state` prints and hooks read. SPEC(runtime 1.2 #state)
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PublicState {
     /// Version of the specification that this form follows.
     #[serde(rename = "ociVersion")]
@@ -97,8 +99,28 @@ pub struct PublicState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// How it ended, when a keeper saw it.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten, skip_serializing_if = "Option::is_none", serialize_with = "public_exit")]
     pub exit: Option<Exit>,
+}
+
+/// An exit as programs read it in the output of `state` and `list`.
+fn public_exit<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Public {
+        exit_code: u8,
+        oom_killed: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        exit_unknown: bool,
+        finished_at: String,
+    }
+    let public = exit.map(|exit| Public {
+        exit_code: exit.code,
+        oom_killed: exit.oom,
+        exit_unknown: exit.unknown,
+        finished_at: rfc3339(exit.at_ns),
+    });
+    public.serialize(to)
 }
 
 /// The version of the runtime specification that is followed.
@@ -108,7 +130,7 @@ impl ContainerState {
     /// Reads a container's record.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `Corrupt` when it cannot be understood.
+    /// `NotFound` when there is none, `Corrupt` when it cannot be understood, `Unsupported` when another release wrote it.
     pub fn load(layout: &Layout) -> Result<Self> {
         let path = layout.state();
         let read = || -> std::io::Result<(u32, Vec<u8>)> {
@@ -129,12 +151,27 @@ impl ContainerState {
                 Error::new(Kind::Denied, what).hint("another user has put it there: use another --root")
             );
         }
+        let doing = || format!("read {}", path.display());
+        STATE.check(Self::version(&text)).map_err(|e| e.while_doing(doing()))?;
         serde_json::from_slice(&text).map_err(|e| {
             let name = layout.directory().file_name().unwrap_or_default().to_string_lossy();
             Error::new(Kind::Corrupt, format!("{} is damaged", path.display()))
                 .because(e)
                 .hint(format!("remove the container: coracle delete --force {name}"))
         })
+    }
+
+    /// The version of a record; 0 where there is none, as in runc's.
+    fn version(text: &[u8]) -> u16 {
+        #[derive(Deserialize)]
+        struct Whole {
+            coracle: Part,
+        }
+        #[derive(Deserialize)]
+        struct Part {
+            version: u16,
+        }
+        serde_json::from_slice::<Whole>(text).map_or(0, |whole| whole.coracle.version)
     }
 
     /// Replaces a container's record whole. It lives on a tmpfs, so nothing is synced.

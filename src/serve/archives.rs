@@ -18,6 +18,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::image::import::{ImportOptions, import, open_source};
 use crate::image::pull::pull;
 use crate::linux::private;
+use crate::record::format::{ARCHIVES, Unreadable};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
@@ -36,6 +37,24 @@ struct Known {
     images: BTreeSet<Digest>,
 }
 
+/// What is written.
+#[derive(Serialize, Deserialize)]
+struct List<A> {
+    archives: A,
+}
+
+fn write_known(known: &BTreeMap<PathBuf, Known>) -> Result<Vec<u8>, Unreadable> {
+    ARCHIVES.to_json(&List { archives: known })
+}
+
+fn read_known(text: &[u8]) -> Result<BTreeMap<PathBuf, Known>, Unreadable> {
+    match ARCHIVES.json_version(text)? {
+        // Version 1 was the bare list.
+        1 => ARCHIVES.from_json(text),
+        _ => ARCHIVES.from_json::<List<_>>(text).map(|list| list.archives),
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<PathBuf, Known>,
@@ -47,6 +66,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Archives {
     file: PathBuf,
+    /// Another release wrote the file: it is left as it is.
+    is_foreign: bool,
     state: Mutex<State>,
     done: Condvar,
 }
@@ -56,9 +77,14 @@ impl Archives {
     /// costs time and nothing else.
     pub(super) fn open(root: &Path) -> Self {
         let file = root.join("archives.json");
-        let known = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let state = State { known: known.unwrap_or_default(), importing: 0 };
-        Self { file, state: Mutex::new(state), done: Condvar::new() }
+        let known = std::fs::read(&file).ok().map(|text| read_known(&text));
+        let is_foreign = matches!(&known, Some(Err(error)) if error.is_of_another_release());
+        if let Some(Err(error)) = &known {
+            crate::log::warning(&format!("read {}: {error}", file.display()));
+        }
+        let known = known.and_then(Result::ok).unwrap_or_default();
+        let state = State { known, importing: 0 };
+        Self { file, is_foreign, state: Mutex::new(state), done: Condvar::new() }
     }
 
     /// The ids of images that archives brought.
@@ -89,8 +115,11 @@ impl Archives {
     }
 
     fn save(&self) -> Result<()> {
+        if self.is_foreign {
+            return Ok(());
+        }
         let doing = || format!("write {}", self.file.display());
-        let text = serde_json::to_vec(&self.state().known).doing(doing)?;
+        let text = write_known(&self.state().known).map_err(|error| error.while_doing(doing()))?;
         let new = self.file.with_extension("new");
         private::create(&new, private::FILE)
             .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
@@ -177,4 +206,35 @@ fn pull_list(store: &Store, config: &Config, path: &Path) -> Result<Vec<ImageRec
     let options = config.pull_options();
     let pull_one = |name| Ok(pull(store, &Reference::parse(name)?, &options, &Told)?.images);
     Ok(names.map(pull_one).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::golden;
+
+    #[test]
+    fn golden_lists() {
+        let known =
+            Known { size: 7, mtime: 1_767_225_600_000_000_000, images: BTreeSet::from([Digest::of(b"x")]) };
+        let known = BTreeMap::from([(PathBuf::from("/images/a.tar"), known)]);
+        let written = write_known(&known).unwrap();
+        golden::check("src/serve/golden", "archives", ARCHIVES, &[("one", written)]);
+        for version in [1, 2] {
+            for (_, text) in golden::samples("src/serve/golden", "archives", version) {
+                assert_eq!(read_known(&text), Ok(known.clone()), "version {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_of_another_release_is_left_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("archives.json");
+        for (text, stays) in [(r#"{"version":9}"#, true), ("{", false), ("{}", false)] {
+            std::fs::write(&file, text).unwrap();
+            Archives::open(root.path()).save().unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap() == text, stays, "{text}");
+        }
+    }
 }

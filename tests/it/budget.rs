@@ -35,13 +35,13 @@ const CALLS_OF_INIT: Ceiling<usize> = Ceiling { release: 250, unoptimised: 285 }
 /// Largest resident set of `create`, in KiB.
 const PEAK_KIB: Ceiling<u64> = Ceiling { release: 3_600, unoptimised: 16_000 };
 
-/// The keeper with its heir and no container, in KiB of their own share of memory.
+/// The keeper with its standby and no container, in KiB of their own share of memory.
 const KEEPER_KIB: Ceiling<u64> = Ceiling { release: 1_024, unoptimised: 3_000 };
 
-/// The daemon, the keeper and its heir with a hundred pods of one container each, in KiB of their own share of memory.
+/// The daemon, the keeper and its standby with a hundred pods of one container each, in KiB of their own share of memory.
 const NODE_KIB: Ceiling<u64> = Ceiling { release: 12 << 10, unoptimised: 48 << 10 };
 
-/// What the keeper and its heir take for each container, in KiB.
+/// What the keeper and its standby take for each container, in KiB.
 const CONTAINER_KIB: u64 = 16;
 
 /// `coracle serve` when nothing happens, in KiB of its own share of memory.
@@ -163,14 +163,14 @@ fn a_hundred_containers_cost_little_memory_and_wake_nobody() {
     let kept = Kept::new();
     kept.launch("first", &["--rm"], "exit 0");
     wait_until("it to be gone", || kept.client().list().unwrap().is_empty().then_some(()));
-    let (keeper, heir) = kept.keeper();
-    let empty = pss(keeper) + pss(heir);
+    let (keeper, standby) = kept.keeper();
+    let empty = pss(keeper) + pss(standby);
     let names: Vec<String> = (0..MANY).map(|n| format!("box{n}")).collect();
     for name in &names {
         kept.launch(name, &[], "exec sleep 1000");
     }
-    let full = pss(keeper) + pss(heir);
-    assert_still(std::time::Duration::from_secs(2), || [keeper, heir].map(switches));
+    let full = pss(keeper) + pss(standby);
+    assert_still(std::time::Duration::from_secs(2), || [keeper, standby].map(switches));
     println!("empty {empty} KiB, with {MANY} containers {full} KiB");
     assert!(empty <= KEEPER_KIB.get(), "{empty} KiB empty");
     assert!(full.saturating_sub(empty) <= CONTAINER_KIB * MANY, "{empty} KiB empty, {full} KiB with {MANY}");
@@ -205,11 +205,13 @@ fn a_hundred_pods_cost_little_memory_and_wake_nobody() {
     let pid = serve.pid();
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
     wait_until("threads for work to end", || (threads() == OWN_THREADS).then_some(()));
-    let (keeper, heir) = serve.kept().keeper();
-    let (own, kept) = (pss(pid), pss(keeper) + pss(heir));
-    println!("with 100 pods: serve {own} KiB, keeper and heir {kept} KiB");
-    assert_still(std::time::Duration::from_secs(10), || (switches_of_all(pid), [keeper, heir].map(switches)));
-    assert!(own + kept <= NODE_KIB.get(), "serve {own} KiB, keeper and heir {kept} KiB");
+    let (keeper, standby) = serve.kept().keeper();
+    let (own, kept) = (pss(pid), pss(keeper) + pss(standby));
+    println!("with 100 pods: serve {own} KiB, keeper and standby {kept} KiB");
+    assert_still(std::time::Duration::from_secs(10), || {
+        (switches_of_all(pid), [keeper, standby].map(switches))
+    });
+    assert!(own + kept <= NODE_KIB.get(), "serve {own} KiB, keeper and standby {kept} KiB");
     serve.removes_all();
 }
 

@@ -22,7 +22,7 @@ impl Drop for Kept {
     }
 }
 
-/// Ends the keeper of this run directory, and its heir.
+/// Ends the keeper of this run directory, and its standby.
 pub(crate) fn end_keepers(run: &Path) {
     let keepers = || processes("coracle-keeper", run);
     for _ in 0..300 {
@@ -30,7 +30,7 @@ pub(crate) fn end_keepers(run: &Path) {
             return;
         }
         for (pid, _) in keepers() {
-            // The heir takes this for its keeper's word only.
+            // The standby takes this for its keeper's word only.
             let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM);
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -65,15 +65,15 @@ impl Kept {
         self.sandbox.path("run")
     }
 
-    /// All keepers and heirs of this sandbox, with their parents.
+    /// All keepers and standbys of this sandbox, with their parents.
     fn keepers(&self) -> Vec<(i32, i32)> {
         processes("coracle-keeper", &self.run_dir())
     }
 
-    /// The keeper and its heir.
+    /// The keeper and its standby.
     #[track_caller]
     pub(crate) fn keeper(&self) -> (i32, i32) {
-        wait_until("a keeper with an heir", || {
+        wait_until("a keeper with a standby", || {
             let all = self.keepers();
             // A launcher is a third one, for a moment.
             let &[first, second] = &all[..] else { return None };

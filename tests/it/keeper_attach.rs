@@ -149,7 +149,7 @@ fn a_terminal_follows_the_client_and_outlives_the_keeper() {
     drop(say(&Frame::Input(b"second\r")));
     kept.wait_for_log("box", "got second");
     kept.signal_keeper(Signal::KILL);
-    wait_until("the heir", || (kept.keeper().0 != before.0).then_some(()));
+    wait_until("the standby", || (kept.keeper().0 != before.0).then_some(()));
     drop(say(&Frame::Input(b"third\r")));
     kept.wait_for_log("box", "got third");
     assert!(!kept.logs("box").contains("hung up"), "{}", kept.logs("box"));

@@ -1,6 +1,7 @@
 //! What a keeper survives: upgrades, kills, and its clients' deaths.
 
 use coracle::keeper::Frame;
+use coracle::keeper::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
@@ -14,10 +15,11 @@ fn an_upgrade_loses_no_line_and_no_container() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
     kept.launch("box", &[], &numbers(LINES));
-    let (keeper, mut heir) = kept.keeper();
+    let (keeper, mut standby) = kept.keeper();
     for _ in 0..5 {
-        kept.client().upgrade().unwrap();
-        heir = wait_until("the next image's heir", || Some(kept.keeper().1).filter(|next| *next != heir));
+        Client::upgrade(&kept.run_dir()).unwrap();
+        standby =
+            wait_until("the next image's standby", || Some(kept.keeper().1).filter(|next| *next != standby));
         assert_eq!(kept.keeper().0, keeper, "its pid stays");
     }
     assert_eq!(kept.wait("box"), 5);
@@ -40,11 +42,11 @@ fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
     let first = install();
     let words = ["-d", "-i", "box", "/bin/sh", "-c", "read x; exit 3"];
     prepare(&kept.sandbox, "box", words).env("CORACLE_KEEPER", &program).go().ok();
-    let (keeper, heir) = kept.keeper();
+    let (keeper, standby) = kept.keeper();
     assert_eq!(running(keeper), first);
     let second = install();
     Run::new(&program).arg("--upgrade").arg("--run").arg(kept.run_dir()).go().ok();
-    wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
+    wait_until("the next image's standby", || (kept.keeper().1 != standby).then_some(()));
     assert_eq!((running(keeper), kept.keeper().0), (second, keeper));
     std::fs::remove_file(&program).unwrap();
     kept.signal_keeper(Signal::HUP);
@@ -64,11 +66,11 @@ fn clients_do_not_notice_an_upgrade() {
     let mut attached = kept.client().attach(&id, true).unwrap();
     let waiting = kept.client();
     waiting.subscribe(&id).unwrap();
-    let heir = kept.keeper().1;
+    let standby = kept.keeper().1;
     kept.signal_keeper(Signal::HUP);
-    wait_until("the next image's heir", || (kept.keeper().1 != heir).then_some(()));
+    wait_until("the next image's standby", || (kept.keeper().1 != standby).then_some(()));
     attached.send(&Frame::Input(b"well\n")).unwrap();
-    assert_eq!(waiting.told().unwrap().code, 6);
+    assert_eq!(waiting.receive_exit().unwrap().code, 6);
     let mut shown = Vec::new();
     while let Some(Frame::Output(_, data)) = attached.receive().unwrap() {
         shown.extend_from_slice(data);
@@ -96,16 +98,16 @@ fn assert_nothing_is_lost(text: &str, count: u32, kills: usize) {
 }
 
 #[test]
-fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
+fn a_killed_keeper_has_a_standby_who_goes_on_at_once() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
     kept.launch("box", &[], &numbers(LINES));
     kept.launch("cat", &["-i"], "cat; exit 2");
     for _ in 0..5 {
-        let (keeper, heir) = kept.keeper();
+        let (keeper, standby) = kept.keeper();
         kept.signal_keeper(Signal::KILL);
         let next = wait_until("another keeper", || Some(kept.keeper().0).filter(|next| *next != keeper));
-        assert_eq!(next, heir, "after {keeper}");
+        assert_eq!(next, standby, "after {keeper}");
     }
     let known = |code| if kernel_tells_ends() { code } else { 255 };
     let ended = kept.wait("box");
@@ -126,7 +128,7 @@ fn a_killed_keeper_has_an_heir_who_goes_on_at_once() {
 }
 
 #[test]
-fn an_end_that_no_keeper_saw_is_known_to_the_heir() {
+fn an_end_that_no_keeper_saw_is_known_to_the_standby() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
     kept.launch("box", &["--rm"], "while :; do sleep 0.02; done");
@@ -143,23 +145,23 @@ fn an_end_that_no_keeper_saw_is_known_to_the_heir() {
 }
 
 #[test]
-fn without_an_heir_the_next_keeper_adopts_what_lives() {
+fn without_a_standby_the_next_keeper_adopts_what_lives() {
     needs!(root, busybox, launch_verb);
     let kept = Kept::new();
     kept.launch("box", &[], &numbers(LINES));
     kept.launch("dead", &[], "while :; do sleep 0.02; done");
-    let (keeper, heir) = kept.keeper();
+    let (keeper, standby) = kept.keeper();
     let dead = kept.sandbox.state("dead")["pid"].as_i64().unwrap();
-    for pid in [heir, keeper, i32::try_from(dead).unwrap()] {
-        // The keeper cannot make another heir: it is stopped first.
-        if pid == heir {
+    for pid in [standby, keeper, i32::try_from(dead).unwrap()] {
+        // The keeper cannot make another standby: it is stopped first.
+        if pid == standby {
             kill_process(Pid::from_raw(keeper).unwrap(), Signal::STOP).unwrap();
         }
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
     wait_until("both to be gone", || {
         let gone = |pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
-        (gone(keeper) && gone(heir)).then_some(())
+        (gone(keeper) && gone(standby)).then_some(())
     });
     assert_eq!(kept.sandbox.status("box").as_deref(), Some("running"), "it waits for somebody to read");
     kept.launch("other", &["--rm"], "exit 0");
@@ -176,11 +178,11 @@ fn a_keeper_that_is_ended_leaves_its_containers_to_the_next() {
     let kept = Kept::new();
     kept.launch("box", &["-i"], "trap 'exit 4' TERM; echo ready; while :; do sleep 0.02; done");
     kept.wait_for_log("box", "ready");
-    let (keeper, heir) = kept.keeper();
+    let (keeper, standby) = kept.keeper();
     kept.signal_keeper(Signal::TERM);
     wait_until("both to be gone", || {
         let gone = |pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
-        (gone(keeper) && gone(heir)).then_some(())
+        (gone(keeper) && gone(standby)).then_some(())
     });
     assert_eq!(kept.sandbox.status("box").as_deref(), Some("running"));
     kept.launch("other", &["--rm"], "exit 0");
@@ -195,12 +197,12 @@ fn a_keeper_that_replaces_another_gets_all_that_one_had() {
     kept.launch("box", &[], &numbers(LINES));
     kept.launch("terminal", &["-t"], "echo ready; read x; echo got $x; exit 3");
     kept.wait_for_log("terminal", "ready");
-    let (first, heir) = kept.keeper();
+    let (first, standby) = kept.keeper();
     let program = keeper_program();
     let again = || Run::new(program).arg("--run").arg(kept.run_dir());
     let refused = again().go();
     assert!(refused.stderr.contains("serves") && refused.stderr.contains("already"), "{refused}");
-    assert_eq!(kept.keeper(), (first, heir));
+    assert_eq!(kept.keeper(), (first, standby));
     for _ in 0..3 {
         let before = kept.keeper();
         again().arg("--replace").go().ok();

@@ -330,7 +330,7 @@ fn broken_layers(path: &str, code: &str) -> Vec<String> {
 
 fn may_use(user: &str, used: &str) -> bool {
     if user == "keeper" {
-        return ["launch", "linux", "error", "id", "sys"].contains(&used);
+        return ["launch", "linux", "record", "error", "id", "sys"].contains(&used);
     }
     let lower = matches!((layer_of(user), layer_of(used)), (Some(high), Some(low)) if low < high);
     lower || SIBLINGS.contains(&(user, used))

@@ -35,6 +35,7 @@ mod image_verify;
 mod keeper;
 mod keeper_attach;
 mod keeper_survival;
+mod keeper_versions;
 mod launch;
 mod launch_flags;
 mod launch_terminal;

@@ -360,14 +360,14 @@ fn daemon_and_keeper_are_killed_in_turn_and_nothing_is_lost() {
             daemons_killed += 1;
             serve.start();
             std::thread::sleep(Duration::from_millis(200 + random(1200)));
-            let (keeper, heir) = serve.kept().keeper();
+            let (keeper, standby) = serve.kept().keeper();
             soak.keepers_killed.fetch_add(1, Ordering::Relaxed);
             kill_process(Pid::from_raw(keeper).unwrap(), Signal::KILL).unwrap();
             let next = crate::support::wait_until("another keeper", || {
                 Some(serve.kept().keeper().0).filter(|next| *next != keeper)
             });
-            if next != heir {
-                soak.is_wrong(format!("after keeper {keeper} came {next} and not its heir {heir}"));
+            if next != standby {
+                soak.is_wrong(format!("after keeper {keeper} came {next} and not its standby {standby}"));
             }
         }
         soak.over.store(true, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::{LaunchArgs, Prepared};
 use crate::cli::{Context, report};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::keeper::client::{Client, Launching};
+use crate::keeper::client::{Client, KeeperSpawner};
 use crate::keeper::{Order, Stdin};
 use crate::launch::self_protect::own_path;
 use crate::oci::create::CreateOptions;
@@ -36,17 +36,17 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -
     };
     let (ours, theirs) =
         if args.tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
-    let launching = Rc::new(Launching::new(Client::connect_or_start(&context.run)?, order, ours));
-    let create = CreateOptions { parent: Some(Rc::clone(&launching) as Rc<_>), ..create };
-    match run::entrust(&context.runtime(), &id, &spec, &create, theirs) {
+    let spawner = Rc::new(KeeperSpawner::new(Client::connect_or_start(&context.run)?, order, ours));
+    let create = CreateOptions { parent: Some(Rc::clone(&spawner) as Rc<_>), ..create };
+    match run::run_in_keeper(&context.runtime(), &id, &spec, &create, theirs) {
         Ok(()) => {
             // Before the keeper may run the command that removes it.
             container.leave();
-            launching.keep()?;
+            spawner.keep()?;
             report::print(&format!("{id}\n"))
         }
         Err(error) => {
-            launching.give_up();
+            spawner.give_up();
             Err(error)
         }
     }

@@ -25,7 +25,7 @@ use super::namespaces::CLONE_NEWTIME;
 use super::opens::Open;
 use super::plan::Plan;
 use super::steps::{Slot, Step};
-use super::wire::{self, Failure, Op, Permission, Word};
+use super::wire::{self, Failure, Op, Permission, Report};
 use crate::sys;
 
 /// What a step comes to: done, or the operation that failed and its errno.
@@ -156,7 +156,7 @@ impl Init<'_> {
                 self.open_terminal(*slot, *console, *size, *uid)
             }
             Step::HooksPoint => {
-                wire::say(self.sync, Word::Hooks).at(Op::Send)?;
+                wire::send_report(self.sync, Report::Hooks).at(Op::Send)?;
                 self.await_permission(Permission::Hooks)
             }
             Step::RunHooks { hooks, state, .. } => {
@@ -199,7 +199,7 @@ impl Init<'_> {
             Step::FindProgram => self.find_program(),
             Step::Ready => {
                 self.outlive_parent()?;
-                wire::say(self.sync, Word::Ready).at(Op::Send)
+                wire::send_report(self.sync, Report::Ready).at(Op::Send)
             }
             Step::AwaitStart(slot) => self.await_start(*slot),
             Step::Seccomp(filter) => self.seccomp(filter),
@@ -228,7 +228,7 @@ impl Init<'_> {
     fn fail(&self, step: u32, op: Op, errno: Errno) -> ! {
         let failure = Failure { step, op, detail: self.detail.get(), errno };
         let listener = self.starter.as_ref().map_or(self.sync, AsFd::as_fd);
-        let _ = wire::say(listener, Word::Failed(failure));
+        let _ = wire::send_report(listener, Report::Failed(failure));
         sys::process::exit_now(1)
     }
 
@@ -266,7 +266,7 @@ impl Init<'_> {
     fn fork_inside(&mut self) -> Outcome {
         self.close_all_but_needed(Some(self.sync));
         if let Some(pid) = sys::process::spawn_sibling().at(Op::Fork)? {
-            let _ = wire::say(self.sync, Word::Forked(pid));
+            let _ = wire::send_report(self.sync, Report::Forked(pid));
             match self.dies_with_parent {
                 true => sys::process::exit_now(0),
                 // Who tells the keeper of the copy does that while this process is still there: then the keeper kills it.
@@ -277,7 +277,7 @@ impl Init<'_> {
             }
         }
         self.die_with_parent()?;
-        wire::say(self.sync, Word::Forked(0)).at(Op::Send)
+        wire::send_report(self.sync, Report::Forked(0)).at(Op::Send)
     }
 
     fn join(&mut self, slot: Slot, kind: i32, early: bool) -> Outcome {
@@ -332,7 +332,7 @@ impl Init<'_> {
     fn seccomp(&mut self, filter: &super::steps::Filter) -> Outcome {
         let listener = sys::seccomp::install(filter.flags, &filter.instructions).at(Op::Seccomp)?;
         if let Some(fd) = listener.filter(|_| filter.notify) {
-            wire::say(self.sync, Word::Listener(fd.as_raw_fd())).at(Op::Send)?;
+            wire::send_report(self.sync, Report::Listener(fd.as_raw_fd())).at(Op::Send)?;
             self.await_permission(Permission::Listener)?;
         }
         Ok(())

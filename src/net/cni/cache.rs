@@ -9,17 +9,14 @@ use serde_json::{Map, Value};
 
 use super::attachment::Attachment;
 use super::network::Network;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::linux::private;
-
-/// The form of the file; one with another number is of another release.
-const FORM: u32 = 1;
+use crate::record::format::ATTACHMENT;
 
 /// What is needed to detach an interface as it was attached.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
-    form: u32,
     /// The container's id.
     pub(super) container: String,
     /// The interface's name inside.
@@ -39,7 +36,6 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn new(attachment: &Attachment, network: &Network) -> Self {
         Self {
-            form: FORM,
             container: attachment.container.clone(),
             interface: attachment.interface.clone(),
             namespace: attachment.namespace.clone(),
@@ -60,6 +56,9 @@ impl Record {
     }
 
     /// All records. One that was damaged by a power cut is left out: what it stood for cannot be known.
+    ///
+    /// # Errors
+    /// They cannot be read; `Unsupported` when another release wrote one: what that one attached must not be freed.
     pub(super) fn all(directory: &Path) -> Result<Vec<Self>> {
         let doing = || format!("read {}", directory.display());
         let entries = match std::fs::read_dir(directory) {
@@ -86,7 +85,7 @@ impl Record {
         let path = file(directory, &self.container, &self.interface);
         let doing = || format!("write {}", path.display());
         private::make_dirs(directory, private::DIR).doing(doing)?;
-        let text = serde_json::to_vec(self).doing(doing)?;
+        let text = ATTACHMENT.to_json(self).map_err(|e| e.while_doing(doing()))?;
         private::replace(&path, &path.with_extension("new"), text, private::FILE).doing(doing)
     }
 
@@ -110,10 +109,44 @@ fn read(path: &Path) -> Result<Option<Record>> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         other => other.doing(|| format!("read {}", path.display()))?,
     };
-    let damaged = || Error::new(Kind::Corrupt, format!("{} is damaged", path.display()));
-    let record: Record = serde_json::from_slice(&text).map_err(|e| damaged().because(e))?;
-    if record.form != FORM {
-        return Err(damaged().because(format!("its form is {}, not {FORM}", record.form)));
+    let record = ATTACHMENT.from_json(&text);
+    record.map(Some).map_err(|e| e.while_doing(format!("read {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::golden;
+    use serde_json::json;
+
+    #[test]
+    fn golden_records() {
+        let record = Record {
+            container: "pod".to_owned(),
+            interface: "eth0".to_owned(),
+            namespace: "/run/pod/net".into(),
+            args: BTreeMap::from([("K8S_POD_NAME".to_owned(), "p".to_owned())]),
+            capabilities: Map::from_iter([("ips".to_owned(), json!(["10.0.0.2/24"]))]),
+            network: json!({"name": "n"}),
+            result: Some(json!({"cniVersion": "1.0.0"})),
+        };
+        let written = ATTACHMENT.to_json(&record).unwrap();
+        golden::check("src/net/cni/golden", "attachment", ATTACHMENT, &[("pod", written)]);
+        for version in [1, 2] {
+            for (_, text) in golden::samples("src/net/cni/golden", "attachment", version) {
+                assert_eq!(ATTACHMENT.from_json(&text), Ok(record.clone()), "version {version}");
+            }
+        }
     }
-    Ok(Some(record))
+
+    #[test]
+    fn a_record_of_another_release_is_an_error_and_a_damaged_one_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a@eth0.json"), "{").unwrap();
+        assert_eq!(Record::all(directory.path()).unwrap(), []);
+        std::fs::write(directory.path().join("b@eth0.json"), r#"{"version":9,"x":1}"#).unwrap();
+        let error = Record::all(directory.path()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.chain().contains("version 9 of the record of an attached interface"), "{error:?}");
+    }
 }

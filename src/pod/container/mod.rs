@@ -25,7 +25,7 @@ use super::records::{ContainerRecord, Directory};
 use super::stats::LayerUsage;
 use super::{Pods, now_ns, table};
 use crate::error::{Error, Kind, Result};
-use crate::keeper::Exit;
+use crate::record::Exit;
 
 /// What a start that failed is told as: containerd's code and reason.
 const START_ERROR: (i32, &str) = (128, "StartError");

@@ -72,7 +72,7 @@ impl Pods {
             },
             ..Order::default()
         };
-        self.entrust(&container.id, &spec, Some(root), order, abort)
+        self.run_in_keeper(&container.id, &spec, Some(root), order, abort)
     }
 }
 

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::wire;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::apply::{Birth, OwnParent, Parent};
+use crate::launch::apply::{OwnParent, SpawnRequest, Spawner};
 use crate::launch::plan::Plan;
+use crate::record::format::PLAN;
 use crate::sys;
 use crate::sys::process::Spawned;
 
@@ -28,8 +29,8 @@ pub(super) struct Launcher {
 
 /// What the launcher says, once; a pidfd comes along with the first.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Word {
-    Born(i32),
+pub(super) enum LauncherReport {
+    Spawned(i32),
     Failed(String),
 }
 
@@ -73,19 +74,24 @@ impl Launcher {
         }
     }
 
-    /// What it says, or that it ended without a word.
-    pub(super) fn hear(&self) -> (Word, Option<OwnedFd>) {
+    /// What it says, or that it ended without a report.
+    pub(super) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
         let mut buffer = [0; 4096];
         match wire::receive(&self.socket, &mut buffer) {
             Ok((length, mut fds)) if length > 0 => match wire::decode(&buffer[..length]) {
-                Some(word) => (word, fds.pop()),
-                None => (Word::Failed("the launcher said something that is no word".to_owned()), None),
+                Ok(report) => (report, fds.pop()),
+                Err(error) => {
+                    (LauncherReport::Failed(format!("read what the launcher reports: {error}")), None)
+                }
             },
-            _ => (Word::Failed("the launcher ended without a word: was it killed?".to_owned()), None),
+            _ => (
+                LauncherReport::Failed("the launcher ended without a report: was it killed?".to_owned()),
+                None,
+            ),
         }
     }
 
-    /// It has said its word and is about to end: what is left is to wait for that.
+    /// It has said its report and is about to end: what is left is to wait for that.
     pub(super) fn into_pidfd(self) -> Option<OwnedFd> {
         self.process
     }
@@ -96,9 +102,10 @@ impl Launcher {
     }
 }
 
-/// Reaps a child if it has ended.
-pub(super) fn reap_now(pidfd: &OwnedFd) {
-    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+/// Reaps a child if it has ended; whether it has, and with status 0.
+pub(super) fn reap_now(pidfd: &OwnedFd) -> bool {
+    let ended = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    ended.ok().flatten().is_some_and(|status| status.exit_status() == Some(0))
 }
 
 /// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
@@ -112,16 +119,16 @@ pub(super) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
 /// The launcher: the keeper is one thread, so its copy may allocate.
 fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
     // By reference: what is closed below must not be closed again by its owner.
-    let word = bear(&parts, to);
-    let (word, pidfd) = match &word {
-        Ok(born) => (Word::Born(born.pid), Some(born.pidfd.as_fd())),
-        Err(error) => (Word::Failed(error.chain()), None),
+    let report = spawn(&parts, to);
+    let (report, pidfd) = match &report {
+        Ok(spawned) => (LauncherReport::Spawned(spawned.pid), Some(spawned.pidfd.as_fd())),
+        Err(error) => (LauncherReport::Failed(error.chain()), None),
     };
-    let _ = wire::send(to, &word, pidfd.as_slice());
+    let _ = wire::send(to, &report, pidfd.as_slice());
     sys::process::exit_now(0)
 }
 
-fn bear(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
+fn spawn(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
     place_streams(&parts.streams)?;
     // Nothing of other containers is to be held by this one while it waits.
     let own = [&parts.plan, &parts.sync, to].into_iter().chain(&parts.cgroup).chain(&parts.opened);
@@ -136,7 +143,7 @@ fn bear(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
     Limits::restore();
     let cgroup = parts.cgroup.as_ref().map(AsFd::as_fd);
     let sync = parts.sync.as_fd();
-    OwnParent.bear(Birth { plan: &plan, fds: &parts.opened, sync, cgroup, oom_file: None })
+    OwnParent.spawn(SpawnRequest { plan: &plan, fds: &parts.opened, sync, cgroup, oom_file: None })
 }
 
 fn place_streams(streams: &[Option<OwnedFd>; 3]) -> Result<()> {
@@ -152,7 +159,7 @@ fn read_plan(file: &OwnedFd) -> Result<Plan> {
     let size = rustix::fs::fstat(file).doing(|| "read the plan")?.st_size;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     let length = rustix::io::pread(file, &mut bytes, 0).doing(|| "read the plan")?;
-    postcard::from_bytes(&bytes[..length]).map_err(|_| Error::new(Kind::Invalid, "the plan cannot be read"))
+    PLAN.decode(&bytes[..length]).map_err(|unreadable| unreadable.while_doing("read the plan"))
 }
 
 /// What the keeper changes of itself and its children are not to inherit.
@@ -212,4 +219,21 @@ pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
         sys::process::exit_now(127)
     };
     sys::process::spawn(0, None, child).ok().map(|spawned| spawned.pidfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::format::KEEPER_PROTOCOL;
+    use crate::record::golden;
+
+    #[test]
+    fn golden_messages() {
+        let report = |report: &LauncherReport| KEEPER_PROTOCOL.encode(report).unwrap();
+        let samples = [
+            ("spawned", report(&LauncherReport::Spawned(7))),
+            ("failed", report(&LauncherReport::Failed("why".to_owned()))),
+        ];
+        golden::check("src/keeper/golden", "launcher", KEEPER_PROTOCOL, &samples);
+    }
 }

@@ -11,41 +11,40 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::birth::Limits;
 use super::clients::{Clients, Mode};
 use super::container::{Container, complain};
-use super::heir::Heir;
 use super::log::Lost;
 use super::machine::State;
 use super::poll::{Keeper, Poll, What};
-use super::record::{Ends, Place, Record};
+use super::record::{Ends, Record, RunDir};
+use super::replace::begin_to_serve;
+use super::spawn::Limits;
+use super::standby::Standby;
 use super::stream::{Desk, Source};
-use super::succession::begin_to_serve;
-use super::wire::{Exit, Stream};
+use super::upgrade::Upgrade;
+use super::wire::Stream;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::record::Exit;
+use crate::record::format::{KEEPER_PROTOCOL, KEEPER_SNAPSHOT, Unreadable};
 use crate::sys;
 use crate::sys::fd::{inherit, set_inheritable};
 use crate::sys::process::{StringArray, execve};
 
-/// Of this form. An image that does not know it goes by the records on disk, as after a crash.
-const VERSION: u32 = 2;
-
 /// Everything, with descriptors as numbers.
 #[derive(Debug, Serialize, Deserialize)]
-struct Handover {
-    version: u32,
+struct ProcessSnapshot {
     before: (u64, String),
     listener: i32,
     lock: i32,
-    heir: Option<(i32, i32)>,
+    standby: Option<(i32, i32)>,
     children: Vec<(u32, i32)>,
-    containers: Vec<(u32, Passed)>,
+    containers: Vec<(u32, ContainerSnapshot)>,
     clients: Vec<(u32, i32, Mode, u64, Option<Exit>)>,
 }
 
 /// A container.
 #[derive(Debug, Serialize, Deserialize)]
-struct Passed {
+struct ContainerSnapshot {
     record: Record,
     state: State,
     client: Option<u32>,
@@ -60,7 +59,7 @@ struct Passed {
     exit: Option<Exit>,
 }
 
-impl Passed {
+impl ContainerSnapshot {
     fn of(container: &Container) -> Self {
         let number = |fd: &Option<OwnedFd>| fd.as_ref().map(AsRawFd::as_raw_fd);
         let source = |source: &Option<Source>| {
@@ -108,7 +107,7 @@ impl Passed {
 
 impl Keeper {
     /// Executes the program anew. When that cannot be done, this image goes on.
-    pub(super) fn hand_over(&mut self) {
+    pub(super) fn reexecute(&mut self) {
         let kept = self.kept_open();
         for fd in &kept {
             let _ = set_inheritable(fd, true);
@@ -123,17 +122,17 @@ impl Keeper {
     /// All that the next image is to find open.
     fn kept_open(&self) -> Vec<&OwnedFd> {
         let own = [&self.listener, &self.lock].into_iter();
-        let heir = self.heir.iter().flat_map(|heir| [&heir.socket, &heir.pidfd]);
+        let standby = self.standby.iter().flat_map(|standby| [&standby.socket, &standby.pidfd]);
         let clients = self.clients.0.values().map(|client| &client.socket);
         let containers = self.containers.values().flat_map(|c| {
             let sources = c.stdout.iter().chain(&c.stderr).map(|source| &source.fd);
             c.process.iter().chain(&c.console).chain(&c.stdin).chain(sources)
         });
-        own.chain(heir).chain(self.children.values()).chain(clients).chain(containers).collect()
+        own.chain(standby).chain(self.children.values()).chain(clients).chain(containers).collect()
     }
 
     fn execute(&self) -> Error {
-        let prepared = self.write_handover().and_then(|file| Ok((self.command_line(&file)?, file)));
+        let prepared = self.write_snapshot().and_then(|file| Ok((self.command_line(&file)?, file)));
         let ((program, argv, envp), _file) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return error,
@@ -142,19 +141,21 @@ impl Keeper {
         Error::new(Kind::System, format!("execute {}", program.to_string_lossy())).because(errno)
     }
 
-    fn write_handover(&self) -> Result<OwnedFd> {
-        let handover = Handover {
-            version: VERSION,
+    fn write_snapshot(&self) -> Result<OwnedFd> {
+        let snapshot = ProcessSnapshot {
             before: Limits::before(),
             listener: self.listener.as_raw_fd(),
             lock: self.lock.as_raw_fd(),
-            heir: self.heir.as_ref().map(|heir| (heir.socket.as_raw_fd(), heir.pidfd.as_raw_fd())),
+            standby: self
+                .standby
+                .as_ref()
+                .map(|standby| (standby.socket.as_raw_fd(), standby.pidfd.as_raw_fd())),
             children: self.children.iter().map(|(key, fd)| (*key, fd.as_raw_fd())).collect(),
-            containers: self.containers.iter().map(|(key, c)| (*key, Passed::of(c))).collect(),
+            containers: self.containers.iter().map(|(key, c)| (*key, ContainerSnapshot::of(c))).collect(),
             clients: self.clients.pass(),
         };
-        let bytes = postcard::to_allocvec(&handover)
-            .map_err(|_| Error::new(Kind::Bug, "the keeper's state cannot be written"))?;
+        let state = (KEEPER_PROTOCOL.version, snapshot);
+        let bytes = KEEPER_SNAPSHOT.encode(&state).map_err(|e| e.while_doing("write the keeper's state"))?;
         // Stays open over execve.
         let file = memfd_create(c"keeper", MemfdFlags::empty()).doing(|| "make a file in memory")?;
         let mut rest = &bytes[..];
@@ -172,7 +173,7 @@ impl Keeper {
         let program = crate::launch::self_protect::own_path()
             .ok_or_else(|| Error::new(Kind::NotFound, "the keeper does not know where its program is"))?;
         let program = string(program.as_os_str().as_bytes())?;
-        let run = self.place.run().as_os_str();
+        let run = self.run_dir.run().as_os_str();
         let number = file.as_raw_fd().to_string();
         let words = [
             OsStr::from_bytes(program.to_bytes()),
@@ -202,39 +203,51 @@ pub(super) fn resume(run: &Path, file: i32) -> Result<Keeper> {
     let size = rustix::fs::fstat(&file).doing(doing)?.st_size;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     let length = rustix::io::pread(&file, &mut bytes, 0).doing(doing)?;
-    let handover: Handover = postcard::from_bytes(&bytes[..length])
-        .map_err(|_| Error::new(Kind::Unsupported, "the earlier keeper was of another version"))?;
-    if handover.version != VERSION {
-        return Err(Error::new(Kind::Unsupported, "the earlier keeper was of another version"));
-    }
+    let (protocol, snapshot) = decode(&bytes[..length]).map_err(|error| error.while_doing(doing()))?;
     drop(file);
-    take(run, handover).doing(doing)
+    let mut keeper = take(run, snapshot).doing(doing)?;
+    if protocol != KEEPER_PROTOCOL.version {
+        // They would not understand a word from here on; without their connection they ask anew.
+        for client in keeper.clients.0.keys().copied().collect::<Vec<_>>() {
+            keeper.client_left(client);
+        }
+    }
+    Ok(keeper)
 }
 
-fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
-    Limits::raise(Some(handover.before));
-    let heir = handover
-        .heir
-        .map(|(socket, pidfd)| Ok::<_, Errno>(Heir { socket: inherit(socket)?, pidfd: inherit(pidfd)? }));
+/// The version of the protocol that the clients speak, and the state.
+fn decode(bytes: &[u8]) -> Result<(u16, ProcessSnapshot), Unreadable> {
+    match KEEPER_SNAPSHOT.split(bytes)? {
+        // Version 2 had its number in this place, and no head.
+        (1, [2, body @ ..]) => Ok((1, KEEPER_SNAPSHOT.read_body(body)?)),
+        _ => KEEPER_SNAPSHOT.decode(bytes),
+    }
+}
+
+fn take(run: &Path, snapshot: ProcessSnapshot) -> Result<Keeper, Errno> {
+    Limits::raise(Some(snapshot.before));
+    let standby = snapshot
+        .standby
+        .map(|(socket, pidfd)| Ok::<_, Errno>(Standby { socket: inherit(socket)?, pidfd: inherit(pidfd)? }));
     let mut containers = BTreeMap::new();
-    for (key, passed) in handover.containers {
+    for (key, passed) in snapshot.containers {
         containers.insert(key, passed.take()?);
     }
     let mut clients = Clients::default();
-    for (key, socket, mode, lost, goodbye) in handover.clients {
+    for (key, socket, mode, lost, goodbye) in snapshot.clients {
         clients.take(key, inherit(socket)?, mode, lost, goodbye);
     }
-    let children = handover.children.into_iter().map(|(key, fd)| Ok((key, inherit(fd)?)));
-    let lock = inherit(handover.lock)?;
+    let children = snapshot.children.into_iter().map(|(key, fd)| Ok((key, inherit(fd)?)));
+    let lock = inherit(snapshot.lock)?;
     // It went over with the process, except from an image that did not know of it.
     begin_to_serve(&lock)?;
     let mut keeper = Keeper {
         poll: Poll::new()?,
-        place: Place::new(run),
-        listener: inherit(handover.listener)?,
+        run_dir: RunDir::new(run),
+        listener: inherit(snapshot.listener)?,
         lock,
         signals: sys::signal::capture_all()?,
-        heir: heir.transpose()?,
+        standby: standby.transpose()?,
         containers,
         clients,
         children: children.collect::<Result<_, Errno>>()?,
@@ -242,7 +255,7 @@ fn take(run: &Path, handover: Handover) -> Result<Keeper, Errno> {
         inbox: vec![0; super::wire::MOST],
         next: 0,
         unfinished: Vec::new(),
-        upgrade: false,
+        upgrade: Upgrade::None,
         successor: None,
         end: None,
         grace: None,
@@ -269,6 +282,97 @@ impl Keeper {
             for client in self.clients.goodbyes() {
                 self.serve_client(client, rustix::event::epoll::EventFlags::OUT);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::machine::Ran;
+    use crate::keeper::wire::Order;
+    use crate::record::golden;
+
+    fn snapshot() -> ProcessSnapshot {
+        let exit = Exit { code: 3, at_ns: 1_767_225_600_000_000_000, ..Exit::default() };
+        let states = [
+            State::Launching,
+            State::Void,
+            State::Attended,
+            State::Unattended,
+            State::Kept,
+            State::EndedEarly(Ran::Unknown),
+            State::GivenUp,
+            State::Gone,
+        ];
+        let container = |state| ContainerSnapshot {
+            record: Record {
+                order: Order { id: "box".to_owned(), ..Order::default() },
+                pid: 7,
+                start_time: 70_000,
+                kept: true,
+            },
+            state,
+            client: Some(2),
+            process: Some(9),
+            console: None,
+            stdin: Some(10),
+            input: b"in".to_vec(),
+            closing: true,
+            stdout: Some((11, 5, Vec::new())),
+            stderr: Some((12, 0, b"tail".to_vec())),
+            lost: Lost::default(),
+            exit: Some(exit),
+        };
+        let modes = [
+            Mode::Asking,
+            Mode::Attending(1),
+            Mode::Waiting(1),
+            Mode::Settling(1),
+            Mode::Attached { key: 1, stdin: true },
+            Mode::Watching,
+        ];
+        let clients = (20..).zip(modes).map(|(key, mode)| (key, 13, mode, 70_000, Some(exit)));
+        ProcessSnapshot {
+            before: (1024, "0".to_owned()),
+            listener: 3,
+            lock: 4,
+            standby: Some((5, 6)),
+            children: vec![(7, 8)],
+            containers: (1..).zip(states).map(|(key, state)| (key, container(state))).collect(),
+            clients: clients.collect(),
+        }
+    }
+
+    fn same(one: &ProcessSnapshot, other: &ProcessSnapshot) -> bool {
+        format!("{one:?}") == format!("{other:?}")
+    }
+
+    #[test]
+    fn golden_states() {
+        let bytes = KEEPER_SNAPSHOT.encode(&(KEEPER_PROTOCOL.version, snapshot())).unwrap();
+        golden::check("src/keeper/golden", "snapshot", KEEPER_SNAPSHOT, &[("state", bytes.clone())]);
+        for (_, before) in golden::samples("src/keeper/golden", "snapshot", 2) {
+            let (protocol, state) = decode(&before).unwrap();
+            assert!(protocol == 1 && same(&state, &snapshot()), "of the release before: {state:?}");
+        }
+        let (protocol, state) = decode(&bytes).unwrap();
+        assert!(protocol == KEEPER_PROTOCOL.version && same(&state, &snapshot()), "{state:?}");
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        let mut other = bytes;
+        other[2] = 9;
+        let error = decode(&other).unwrap_err();
+        assert!(error.to_string().contains("version 9 of the keeper's state"), "{error}");
+        assert!(decode(&[3, 0, 0]).unwrap_err().is_of_another_release());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+            let _ = decode(&[&KEEPER_SNAPSHOT.head(), &bytes[..]].concat());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Giving way to a keeper that is to replace this one, such as systemd's unit when another started a keeper before it.
 //!
-//! Who serves holds the lock for its process alone (fcntl(2), F_SETLK): a copy of the descriptor, in an heir or in systemd's
-//! store, does not. It is let go before the last word to the successor, and tried again once that one has closed the
+//! Who serves holds the lock for its process alone (fcntl(2), F_SETLK): a copy of the descriptor, in a standby or in systemd's
+//! store, does not. It is let go before the last message to the successor, and tried again once that one has closed the
 //! connection, or is too slow: who has it then is the keeper, and the other one ends.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,12 +14,12 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::client::Client;
 use super::container::complain;
-use super::heir::{Ending, Estate, Word, read_will};
 use super::poll::{End, Keeper};
-use super::wire::{self, Reply, Request};
+use super::standby::{Received, Snapshot, StateMessage, receive_state};
+use super::wire::{self, Request, Response};
 use crate::error::{Error, Kind, Result};
 
-/// How long a successor may take for each word, and then until it has an heir. Until then nobody reads what containers
+/// How long a successor may take for each message, and then until it has a standby. Until then nobody reads what containers
 /// write.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,29 +56,29 @@ pub(super) fn is_served(lock: &OwnedFd) -> bool {
 
 impl Keeper {
     /// Leaves everything to a client, and ends. A client that does not take it changes nothing.
-    pub(super) fn give_way(&mut self, client: u32) {
+    pub(super) fn hand_over_to(&mut self, client: u32) {
         self.settle_logs();
         let passed = self.pass_all(client);
         match (try_to_serve(&self.lock), passed) {
-            (Err(_), _) => self.end = Some(End::Succeeded),
-            (Ok(()), Err(errno)) => complain(&format!("give way to another keeper: {errno}")),
-            (Ok(()), Ok(())) => complain("give way to another keeper: it did not take over"),
+            (Err(_), _) => self.end = Some(End::Replaced),
+            (Ok(()), Err(errno)) => complain(&format!("hand over to another keeper: {errno}")),
+            (Ok(()), Ok(())) => complain("hand over to another keeper: it did not take over"),
         }
         self.client_left(client);
     }
 
     fn pass_all(&self, client: u32) -> rustix::io::Result<()> {
-        // It is gone already: there is nobody to give way to.
+        // It is gone already: nobody is there to take over.
         let socket = &self.clients.0.get(&client).ok_or(Errno::PIPE)?.socket;
         rustix::io::ioctl_fionbio(socket, false)?;
         set_socket_timeout(socket, Timeout::Send, Some(PATIENCE))?;
-        wire::send(socket, &Reply::Yours, &[self.listener.as_fd(), self.lock.as_fd()])?;
+        wire::send(socket, &Response::HandedOver, &[self.listener.as_fd(), self.lock.as_fd()])?;
         for container in self.containers.values() {
-            let (word, fds) = container.will();
-            wire::send(socket, &word, &fds)?;
+            let (message, fds) = container.state_message();
+            wire::send(socket, &message, &fds)?;
         }
         stop_serving(&self.lock)?;
-        wire::send(socket, &Word::End, &[])?;
+        wire::send(socket, &StateMessage::End, &[])?;
         let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&patience)).map(drop)
     }
@@ -89,14 +89,14 @@ impl Client {
     ///
     /// # Errors
     /// The keeper cannot be asked, or ended before everything had come.
-    pub(super) fn succeed(self) -> Result<Estate> {
-        let (reply, fds) = self.ask(&Request::Succeed, &[])?;
-        let both = <[_; 2]>::try_from(fds).ok().filter(|_| reply == Reply::Yours);
+    pub(super) fn take_over(self) -> Result<Snapshot> {
+        let (response, fds) = self.ask(&Request::TakeOver, &[])?;
+        let both = <[_; 2]>::try_from(fds).ok().filter(|_| response == Response::HandedOver);
         let Some([listener, lock]) = both else { return Err(super::client::unexpected()) };
-        let (ending, held) = read_will(&self, || {});
+        let (ending, held) = receive_state(&self, || {});
         match ending {
-            Ending::Said => Ok(Estate { listener, lock, held, predecessor: Some(self) }),
-            Ending::Gone => {
+            Received::Whole => Ok(Snapshot { listener, lock, held, predecessor: Some(self) }),
+            Received::CutOff => {
                 Err(Error::new(Kind::Unreachable, "the keeper ended before it had left all it has"))
             }
         }

@@ -1,0 +1,106 @@
+//! Golden bytes: what this release writes stands in the repository, so that nobody changes it without noticing.
+
+use std::path::{Path, PathBuf};
+
+use super::format::Format;
+
+/// The variable that has missing files written. It overwrites none.
+const WRITE: &str = "CORACLE_WRITE_GOLDEN";
+
+fn file(directory: &str, kind: &str, version: u16) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join(format!("{kind}.v{version}.golden"))
+}
+
+/// Compares samples of what is written in this version with the golden ones. Each has a name of one word.
+#[track_caller]
+pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&str, Vec<u8>)]) {
+    let file = file(directory, kind, format.version);
+    let written: String =
+        samples.iter().map(|(name, bytes)| format!("{name} {}\n", bytes.escape_ascii())).collect();
+    let golden = match std::fs::read_to_string(&file) {
+        Err(_) if std::env::var_os(WRITE).is_some() => {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, &written).unwrap();
+            return;
+        }
+        Err(_) => panic!(
+            "there are no golden bytes for version {} of {}: run the test once with {WRITE}=1 and commit {}",
+            format.version,
+            format.name,
+            file.display()
+        ),
+        Ok(golden) => golden,
+    };
+    let differs = written.lines().zip(golden.lines()).find(|(now, before)| now != before);
+    assert!(
+        written == golden,
+        "what is written of {} changed, and its version is still {}: other releases would misread it.\n\
+         Undo the change; or, when it is meant, raise the version in src/record/format.rs, keep reading version {} there, \
+         leave {} as it is, and run this test with {WRITE}=1 for a new file.\n\
+         First difference (now, golden): {differs:#?}",
+        format.name,
+        format.version,
+        format.version,
+        file.display()
+    );
+}
+
+/// The samples of a version, as they stand in the repository.
+#[track_caller]
+pub(crate) fn samples(directory: &str, kind: &str, version: u16) -> Vec<(String, Vec<u8>)> {
+    let text = std::fs::read_to_string(file(directory, kind, version)).unwrap();
+    let sample = |line: &str| {
+        let (name, escaped) = line.split_once(' ').unwrap();
+        (name.to_owned(), unescape(escaped))
+    };
+    text.lines().map(sample).collect()
+}
+
+/// What [`slice::escape_ascii`] wrote, read back.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next().unwrap() {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'x' => {
+                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                }
+                other => other,
+            },
+            other => other,
+        });
+    }
+    bytes
+}
+
+/// Feeds a reader every beginning of a sample, and the sample with every other version in its head: it must answer each
+/// with an error, and to an unknown version with one that names it.
+#[track_caller]
+pub(crate) fn refuses_what_it_does_not_know(
+    format: Format,
+    sample: &[u8],
+    read: impl Fn(&[u8]) -> Result<(), super::format::Unreadable>,
+) {
+    assert_eq!(read(sample), Ok(()));
+    for length in 0..sample.len() {
+        assert!(read(&sample[..length]).is_err(), "{length} bytes of {}", format.name);
+    }
+    for version in (0..=u16::MAX).filter(|version| !format.reads(*version)) {
+        let mut other = sample.to_vec();
+        other[2..4].copy_from_slice(&version.to_le_bytes());
+        let error = read(&other).unwrap_err();
+        assert!(error.is_of_another_release(), "{error}");
+        assert!(error.to_string().contains(&format!("version {version} of {}", format.name)), "{error}");
+    }
+}
+
+#[test]
+fn golden_bytes_are_read_as_they_were_written() {
+    let all: Vec<u8> = (0..=u8::MAX).collect();
+    assert_eq!(unescape(&all.escape_ascii().to_string()), all);
+}
