@@ -11,6 +11,7 @@ mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
+mod container_specs;
 mod cve;
 mod cve_images;
 mod cve_pods;
