@@ -15,8 +15,8 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::linux::ids::{self, Account, UserSpec};
 use crate::linux::private;
-use crate::oci::profile::user::{Databases, complete_home};
-use crate::oci::profile::{self, devices, security};
+use crate::spec::user::{Databases, complete_home};
+use crate::spec::{defaults, devices, image_volumes, security};
 use crate::store::ImageRecord;
 
 /// The slice of pods that name none.
@@ -60,7 +60,7 @@ impl Pods {
             files: files::mounts(&pod, &sandbox.directory, wishes.readonly_rootfs),
             sources: self.sources(wishes, directory)?,
             devices: nodes(wishes)?,
-            default_capabilities: security::CAPABILITIES.into(),
+            default_capabilities: defaults::CAPABILITIES.into(),
             known_capabilities: security::every(),
             seccomp: None,
             apparmor: self.apparmor(&wishes.confinement.apparmor)?,
@@ -69,8 +69,7 @@ impl Pods {
         };
         let mut spec = wishes.spec(&place).map_err(|e| Error::invalid(e.message))?;
         let covered = |at: &Path| spec.mounts().iter().flatten().any(|mount| mount.destination() == at);
-        let of_image =
-            profile::volumes::of_image(&config, &covered, wishes.readonly_rootfs, &stored, &inside)?;
+        let of_image = image_volumes::of_image(&config, &covered, wishes.readonly_rootfs, &stored, &inside)?;
         spec.mounts_mut().get_or_insert_default().extend(of_image);
         if let Some(process) = spec.process_mut() {
             complete_home(process, &inside);
@@ -245,7 +244,7 @@ impl Pods {
     ) -> Result<Option<LinuxSeccomp>> {
         match &wishes.confinement.seccomp {
             Profile::Unconfined => Ok(None),
-            Profile::Localhost(path) => security::seccomp_file(path).map(Some),
+            Profile::Localhost(path) => security::read_profile(path).map(Some),
             Profile::RuntimeDefault if !self.settings.seccomp => Ok(None),
             Profile::RuntimeDefault => {
                 let sets = spec.process().as_ref().and_then(|process| process.capabilities().clone());

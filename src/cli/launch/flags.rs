@@ -1,14 +1,19 @@
-//! The flags that shape a container, as docker and podman name them, and what they come to.
+//! The flags that shape a container, as docker and podman name them, and the request that they come to.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
+use super::{devices, limits, mounts};
+use crate::cli::amounts;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
-use crate::oci::profile::user::Databases;
-use crate::oci::profile::{Wishes, amounts, devices, mounts, security};
+use crate::spec::defaults;
+use crate::spec::request::{
+    Capabilities, ContainerRequest, GroupsRequest, MountRequest, MountSource, Namespaces, Principal,
+    ProcessRequest, Profile, Scope, UserRequest, Variable,
+};
 
 /// The network of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -21,7 +26,7 @@ enum Network {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct WishArgs {
+pub(super) struct ContainerArgs {
     /// Set a variable, or pass one of this environment on
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -42,7 +47,7 @@ pub(super) struct WishArgs {
     workdir: Option<PathBuf>,
     /// Run as this user
     #[arg(short, long, value_name = "NAME|UID[:GROUP|GID]")]
-    pub(super) user: Option<String>,
+    user: Option<String>,
     /// Add a supplementary group
     #[arg(long, value_name = "GROUP|GID")]
     group_add: Vec<String>,
@@ -114,50 +119,62 @@ pub(super) struct WishArgs {
     cgroup_parent: Option<PathBuf>,
 }
 
-impl WishArgs {
-    /// What the flags come to.
+impl ContainerArgs {
+    /// The request that the flags come to. `command` and `terminal` stand apart from them on the command line.
     ///
     /// # Errors
     /// `Invalid` naming the flag that is malformed.
-    pub(super) fn parse(&self) -> Result<Wishes> {
-        let capabilities = security::capabilities(&self.cap_add, &self.cap_drop, self.privileged)?;
-        let seccomp = crate::seccomp::default_profile(&capabilities);
-        let mut wishes = Wishes {
-            entrypoint: self.entrypoint.clone(),
-            env: self.environment()?,
-            workdir: self.workdir.clone(),
+    pub(super) fn request(&self, command: &[String], terminal: bool) -> Result<ContainerRequest> {
+        let host_network = self.net == Network::Host;
+        let network = if host_network { Scope::Host } else { Scope::Container };
+        let masks = !self.privileged;
+        let mut request = ContainerRequest {
+            process: self.process(command, terminal)?,
+            user: self.user.as_deref().map(UserRequest::parse).transpose()?.unwrap_or_default(),
+            groups: self.groups()?,
             hostname: self.hostname.clone(),
-            mounts: self.mounts()?,
-            read_only: self.read_only,
             privileged: self.privileged,
-            host_network: self.net == Network::Host,
-            capabilities,
-            seccomp: Some(seccomp),
-            memory: self.memory()?,
-            cpu: self.cpu()?,
-            pids_limit: self.pids_limit,
-            ulimits: self.ulimit.iter().map(|text| amounts::ulimit(text)).collect::<Result<_>>()?,
-            devices: self.devices()?,
+            read_only_root: self.read_only,
+            mounts: self.mounts()?,
             shm_size: self.shm_size.as_deref().map(|s| amounts::bytes("--shm-size", s)).transpose()?,
+            bind_sys: host_network,
+            devices: self.device.iter().map(|text| devices::device(text)).collect::<Result<_>>()?,
+            namespaces: Namespaces { network, ..Namespaces::default() },
+            capabilities: Capabilities::parse(&self.cap_add, &self.cap_drop, &[])?,
+            seccomp: Profile::RuntimeDefault,
+            masked_paths: if masks { defaults::masked_paths() } else { Vec::new() },
+            readonly_paths: if masks { defaults::readonly_paths() } else { Vec::new() },
+            resources: self.resources()?,
+            cgroup_parent: self.cgroup_parent.clone(),
             sysctls: pairs("--sysctl", &self.sysctl)?,
             annotations: pairs("--annotation", &self.annotation)?,
-            oom_score_adj: self.oom_score_adj,
-            cgroup_parent: self.cgroup_parent.clone(),
-            ..Wishes::default()
+            ..ContainerRequest::default()
         };
-        self.security_opt.iter().try_for_each(|option| security_option(&mut wishes, option))?;
-        Ok(wishes)
+        self.security_opt.iter().try_for_each(|option| security_option(&mut request, option))?;
+        Ok(request)
     }
 
-    /// The groups of `--group-add`.
-    ///
-    /// # Errors
-    /// `NotFound` for a name that the container's /etc/group does not have.
-    pub(super) fn extra_groups(&self, databases: &Databases) -> Result<Vec<u32>> {
-        self.group_add.iter().map(|group| databases.group(group)).collect()
+    fn process(&self, command: &[String], terminal: bool) -> Result<ProcessRequest> {
+        // An empty one clears the image's.
+        let entrypoint = self.entrypoint.iter().filter(|program| !program.is_empty()).cloned().collect();
+        Ok(ProcessRequest {
+            entrypoint: self.entrypoint.is_some().then_some(entrypoint),
+            args: command.to_vec(),
+            env: self.environment()?,
+            working_dir: self.workdir.clone(),
+            terminal,
+            rlimits: self.ulimit.iter().map(|text| limits::ulimit(text)).collect::<Result<_>>()?,
+            oom_score_adj: self.oom_score_adj,
+            ..ProcessRequest::default()
+        })
     }
 
-    fn environment(&self) -> Result<Vec<String>> {
+    fn groups(&self) -> Result<GroupsRequest> {
+        let added = self.group_add.iter().map(|group| Principal::parse("group", group));
+        Ok(GroupsRequest { added: added.collect::<Result<_>>()?, ..GroupsRequest::default() })
+    }
+
+    fn environment(&self) -> Result<Vec<Variable>> {
         let mut env = Vec::new();
         for file in &self.env_file {
             let text = std::fs::read_to_string(file).doing(|| format!("read {}", file.display()))?;
@@ -172,30 +189,44 @@ impl WishArgs {
         Ok(env)
     }
 
-    fn mounts(&self) -> Result<Vec<oci_spec::runtime::Mount>> {
+    fn mounts(&self) -> Result<Vec<MountRequest>> {
         let here = std::env::current_dir().doing(|| "find the working directory")?;
         let mut all = Vec::new();
         for text in &self.volume {
             let mount = mounts::volume(text, &here)?;
-            make_source(mount.source().as_deref())?;
+            make_source(&mount.source)?;
             all.push(mount);
         }
         for text in &self.mount {
             let mount = mounts::mount_flag(text, &here)?;
-            let bind = mount.typ().as_deref() == Some("bind");
-            if let Some(source) = mount.source().as_ref().filter(|s| bind && !s.exists()) {
-                return Err(Error::new(
-                    Kind::NotFound,
-                    format!("--mount: {} does not exist", source.display()),
-                )
-                .hint("make it first, or use -v, which makes a directory"));
+            if let MountSource::Host(source) = &mount.source
+                && !source.exists()
+            {
+                let what = format!("--mount: {} does not exist", source.display());
+                return Err(Error::new(Kind::NotFound, what)
+                    .hint("make it first, or use -v, which makes a directory"));
             }
             all.push(mount);
         }
         for text in &self.tmpfs {
             all.push(mounts::tmpfs(text)?);
         }
+        mounts::check_twice(&all)?;
         Ok(all)
+    }
+
+    fn resources(&self) -> Result<LinuxResources> {
+        let pids = self.pids_limit.map(|limit| {
+            let mut pids = LinuxPids::default();
+            pids.set_limit(limit);
+            pids
+        });
+        let mut resources = LinuxResources::default();
+        resources
+            .set_memory(Some(self.memory()?).filter(|memory| *memory != LinuxMemory::default()))
+            .set_cpu(Some(self.cpu()?).filter(|cpu| *cpu != LinuxCpu::default()))
+            .set_pids(pids);
+        Ok(resources)
     }
 
     fn memory(&self) -> Result<LinuxMemory> {
@@ -224,40 +255,35 @@ impl WishArgs {
         let mut cpu = LinuxCpu::default();
         cpu.set_shares(self.cpu_shares).set_cpus(self.cpuset_cpus.clone());
         if let Some(text) = &self.cpus {
-            cpu.set_quota(Some(amounts::cpus(text)?)).set_period(Some(100_000));
+            cpu.set_quota(Some(limits::cpus(text)?)).set_period(Some(100_000));
         }
         Ok(cpu)
-    }
-
-    fn devices(&self) -> Result<Vec<(oci_spec::runtime::LinuxDevice, String)>> {
-        let mut all = if self.privileged { devices::all_of_host()? } else { Vec::new() };
-        for text in &self.device {
-            all.push(devices::device(text)?);
-        }
-        Ok(all)
     }
 }
 
 /// `KEY=VALUE` as it is, `KEY` with this environment's value, or nothing when it has none.
-fn variable(text: &str) -> Result<Option<String>> {
+fn variable(text: &str) -> Result<Option<Variable>> {
+    let variable = |name: &str, value: &str| Variable { name: name.to_owned(), value: value.into() };
     match text.split_once('=') {
         Some(("", _)) => Err(Error::invalid(format!("-e {text:?} names no variable"))),
-        Some(_) => Ok(Some(text.to_owned())),
-        None => Ok(std::env::var(text).ok().map(|value| format!("{text}={value}"))),
+        Some((name, value)) => Ok(Some(variable(name, value))),
+        None => Ok(std::env::var(text).ok().map(|value| variable(text, &value))),
     }
 }
 
 /// docker makes the source of `-v` as a directory when it is not there.
-fn make_source(source: Option<&Path>) -> Result<()> {
-    match source.filter(|s| !s.exists()) {
-        Some(source) => {
-            private::make_dirs(source, private::SHARED_DIR).doing(|| format!("make {}", source.display()))
-        }
-        None => Ok(()),
+fn make_source(source: &MountSource) -> Result<()> {
+    match source {
+        MountSource::Host(path) if !path.exists() => make_directory(path),
+        MountSource::Host(_) | MountSource::Image { .. } | MountSource::Tmpfs => Ok(()),
     }
 }
 
-fn pairs(flag: &str, list: &[String]) -> Result<HashMap<String, String>> {
+fn make_directory(path: &Path) -> Result<()> {
+    private::make_dirs(path, private::SHARED_DIR).doing(|| format!("make {}", path.display()))
+}
+
+fn pairs(flag: &str, list: &[String]) -> Result<BTreeMap<String, String>> {
     list.iter()
         .map(|text| match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -266,18 +292,20 @@ fn pairs(flag: &str, list: &[String]) -> Result<HashMap<String, String>> {
         .collect()
 }
 
-fn security_option(wishes: &mut Wishes, text: &str) -> Result<()> {
+fn security_option(request: &mut ContainerRequest, text: &str) -> Result<()> {
     let (key, value) = text.split_once(['=', ':']).map_or((text, ""), |(k, v)| (k, v));
     match (key, value) {
-        ("seccomp", "unconfined") => wishes.seccomp = None,
-        ("seccomp", path) if !path.is_empty() => wishes.seccomp = Some(security::seccomp_file(path)?),
-        ("no-new-privileges", "" | "true") => wishes.no_new_privileges = true,
-        ("no-new-privileges", "false") => wishes.no_new_privileges = false,
-        ("apparmor", "unconfined") => wishes.apparmor = None,
-        ("apparmor", profile) if !profile.is_empty() => wishes.apparmor = Some(profile.to_owned()),
-        ("label", "disable") => wishes.selinux_label = None,
-        ("label", label) if !label.is_empty() => wishes.selinux_label = Some(label.to_owned()),
-        ("systempaths", "unconfined") => wishes.unmasked = true,
+        ("seccomp", "unconfined") => request.seccomp = Profile::Unconfined,
+        ("seccomp", path) if !path.is_empty() => request.seccomp = Profile::Localhost(path.to_owned()),
+        ("no-new-privileges", "" | "true") => request.process.no_new_privileges = true,
+        ("no-new-privileges", "false") => request.process.no_new_privileges = false,
+        ("apparmor", "unconfined") => request.apparmor = Profile::Unconfined,
+        ("apparmor", name) if !name.is_empty() => request.apparmor = Profile::Localhost(name.to_owned()),
+        ("label", "disable") => request.selinux_label = None,
+        ("label", label) if !label.is_empty() => request.selinux_label = Some(label.to_owned()),
+        ("systempaths", "unconfined") => {
+            (request.masked_paths, request.readonly_paths) = (Vec::new(), Vec::new());
+        }
         _ => {
             return Err(Error::invalid(format!("--security-opt {text:?} is not known")).hint(
                 "seccomp=unconfined|FILE, no-new-privileges, apparmor=PROFILE, label=LABEL, systempaths=unconfined",

@@ -8,7 +8,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::user;
+use super::user::open_beneath;
 use crate::error::{Doing, Result};
 use crate::linux::private;
 
@@ -118,7 +118,7 @@ fn in_image(root: &Path, target: &Path) -> Found {
 /// there. `None` when something else is in the way.
 fn nearest(root: &Path, target: &Path) -> Option<(PathBuf, PathBuf)> {
     for ancestor in target.ancestors() {
-        let file = match user::open_beneath(root, ancestor) {
+        let file = match open_beneath(root, ancestor) {
             Ok(file) => file,
             Err(Errno::NOENT) => continue,
             Err(_) => return None,

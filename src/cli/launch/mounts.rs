@@ -1,73 +1,41 @@
-//! Mounts: the defaults of every container, and `-v`, `--mount` and `--tmpfs` as people write them.
+//! `-v`, `--mount` and `--tmpfs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oci_spec::runtime::Mount;
-
-use super::{Place, Wishes};
+use crate::cli::amounts;
 use crate::error::{Error, Kind, Result};
+use crate::spec::request::{MountRequest, MountSource};
 
-/// /dev/shm of a container that asks for no other size: docker's 64 MiB.
-const SHM_SIZE: i64 = 64 << 20;
-
-fn mount(target: impl Into<PathBuf>, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
-    let mut mount = Mount::default();
-    let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-    mount.set_destination(target.into()).set_typ(Some(kind.to_owned())).set_source(Some(source.into()));
-    mount.set_options((!options.is_empty()).then_some(options));
-    mount
+/// A mount with options that are not to be looked at any more.
+fn mount(source: MountSource, target: &str, options: &[&str]) -> MountRequest {
+    MountRequest {
+        source,
+        destination: target.into(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+        root_propagation: None,
+        uids: Vec::new(),
+        gids: Vec::new(),
+    }
 }
 
-/// All mounts in order: the defaults but for those that the user covers, the container's files, the user's.
+/// Refuses two mounts at one place.
 ///
 /// # Errors
-/// `Invalid` when the user mounts two things on one place.
-pub fn all(wishes: &Wishes, place: &Place) -> Result<Vec<Mount>> {
-    for (index, mount) in wishes.mounts.iter().enumerate() {
-        let twice = wishes.mounts[..index].iter().any(|m| m.destination() == mount.destination());
-        if twice {
-            return Err(Error::invalid(format!("{:?} is mounted twice", mount.destination())));
+/// `Invalid`, naming the place.
+pub(super) fn check_twice(mounts: &[MountRequest]) -> Result<()> {
+    for (index, mount) in mounts.iter().enumerate() {
+        if mounts[..index].iter().any(|earlier| earlier.destination == mount.destination) {
+            return Err(Error::invalid(format!("{:?} is mounted twice", mount.destination)));
         }
     }
-    let covered = |target: &Path| wishes.mounts.iter().any(|m| m.destination() == target);
-    let mut mounts = defaults(wishes);
-    let files = place.files.iter().map(|(host, inside)| mount(inside, "bind", host, &["bind", "rprivate"]));
-    mounts.extend(files);
-    mounts.retain(|m| !covered(m.destination()));
-    mounts.extend(wishes.mounts.iter().cloned());
-    Ok(mounts)
-}
-
-fn defaults(wishes: &Wishes) -> Vec<Mount> {
-    let shm = format!("size={}", wishes.shm_size.unwrap_or(SHM_SIZE));
-    let read_only = if wishes.privileged { "rw" } else { "ro" };
-    let sys = ["nosuid", "noexec", "nodev", read_only];
-    vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        if wishes.host_network {
-            // A new sysfs shows the network namespace that is ours only if we own it: the host's is bound instead.
-            mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", read_only])
-        } else {
-            mount("/sys", "sysfs", "sysfs", &sys)
-        },
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", read_only]),
-    ]
+    Ok(())
 }
 
 /// `-v SOURCE:TARGET[:OPTIONS]`. A source is a path; it is made as a directory when it is not there, as docker does.
 ///
 /// # Errors
 /// `Invalid` for anything else; `Unsupported` for named volumes.
-pub fn volume(text: &str, here: &Path) -> Result<Mount> {
+pub(super) fn volume(text: &str, here: &Path) -> Result<MountRequest> {
     let wrong = |why: &str| {
         Error::invalid(format!("-v {text:?} {why}"))
             .hint("write /on/the/host:/in/the/container, with :ro for read-only")
@@ -102,14 +70,14 @@ pub fn volume(text: &str, here: &Path) -> Result<Mount> {
     if !options.iter().any(|o| o.contains("private") || o.contains("shared") || o.contains("slave")) {
         options.push("rprivate");
     }
-    Ok(mount(target, "bind", here.join(source), &options))
+    Ok(mount(MountSource::Host(here.join(source)), target, &options))
 }
 
 /// `--tmpfs TARGET[:OPTIONS]`.
 ///
 /// # Errors
 /// `Invalid` for a relative target.
-pub fn tmpfs(text: &str) -> Result<Mount> {
+pub(super) fn tmpfs(text: &str) -> Result<MountRequest> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
         return Err(Error::invalid(format!("--tmpfs {text:?} has no absolute target"))
@@ -121,14 +89,14 @@ pub fn tmpfs(text: &str) -> Result<Mount> {
         all.retain(|o| *o != opposite);
         all.push(option);
     }
-    Ok(mount(target, "tmpfs", "tmpfs", &all))
+    Ok(mount(MountSource::Tmpfs, target, &all))
 }
 
 /// `--mount type=bind|tmpfs,source=..,target=..[,readonly][,bind-propagation=..][,tmpfs-size=..][,tmpfs-mode=..]`.
 ///
 /// # Errors
 /// `Invalid` for an unknown key or a missing one.
-pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
+pub(super) fn mount_flag(text: &str, here: &Path) -> Result<MountRequest> {
     let wrong = |why: String| {
         Error::invalid(format!("--mount {text:?} {why}"))
             .hint("write type=bind,source=/on/the/host,target=/inside")
@@ -145,7 +113,7 @@ pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
             ("readonly" | "ro", Some("false" | "0")) => {}
             ("bind-propagation", Some(value)) => options.push(value.to_owned()),
             ("tmpfs-size", Some(value)) => {
-                options.push(format!("size={}", super::amounts::bytes("--mount tmpfs-size", value)?));
+                options.push(format!("size={}", amounts::bytes("--mount tmpfs-size", value)?));
             }
             ("tmpfs-mode", Some(value)) => options.push(format!("mode={value}")),
             _ => return Err(wrong(format!("has the unknown part {part:?}"))),
@@ -157,12 +125,12 @@ pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
     match (kind, source) {
         (Some("bind"), Some(source)) => {
             all.insert(0, "rbind");
-            Ok(mount(target, "bind", here.join(source), &all))
+            Ok(mount(MountSource::Host(here.join(source)), target, &all))
         }
         (Some("bind"), None) => Err(wrong("has no source".to_owned())),
         (Some("tmpfs"), None) => {
             all.extend(["nosuid", "nodev", "noexec"]);
-            Ok(mount(target, "tmpfs", "tmpfs", &all))
+            Ok(mount(MountSource::Tmpfs, target, &all))
         }
         (Some("tmpfs"), Some(_)) => Err(wrong("has a source, which a tmpfs does not take".to_owned())),
         (other, _) => Err(wrong(format!("has the type {:?}: bind and tmpfs are known", other.unwrap_or("")))),
@@ -173,20 +141,24 @@ pub fn mount_flag(text: &str, here: &Path) -> Result<Mount> {
 mod tests {
     use super::*;
 
-    fn options(mount: &Mount) -> String {
-        mount.options().clone().unwrap_or_default().join(",")
+    fn options(mount: &MountRequest) -> String {
+        mount.options.join(",")
+    }
+
+    fn host(path: &str) -> MountSource {
+        MountSource::Host(path.into())
     }
 
     #[test]
     fn volumes_are_bind_mounts() {
         let here = Path::new("/here");
         let mount = volume("/srv:/data:ro", here).unwrap();
-        assert_eq!(mount.source().as_deref(), Some(Path::new("/srv")));
+        assert_eq!(mount.source, host("/srv"));
         assert_eq!(
-            (mount.destination().to_str(), options(&mount).as_str()),
+            (mount.destination.to_str(), options(&mount).as_str()),
             (Some("/data"), "rbind,ro,rprivate")
         );
-        assert_eq!(volume("./a:/b", here).unwrap().source().as_deref(), Some(Path::new("/here/./a")));
+        assert_eq!(volume("./a:/b", here).unwrap().source, host("/here/./a"));
         for bad in ["/only", ":/x", "/a:b", "/a:/b:fast", "/a:/b:ro:rw", "name:/x"] {
             assert!(volume(bad, here).is_err(), "{bad}");
         }

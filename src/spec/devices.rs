@@ -1,37 +1,26 @@
-//! `--device`: nodes of the host for the container.
+//! Device nodes of the host for a container.
 
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::fs::{FileType, stat};
 
+use super::request::{ContainerRequest, DeviceRequest};
 use crate::error::{Doing, Error, Result};
 
-/// `HOST[:CONTAINER[:rwm]]`: the node and what may be done with it.
+/// The nodes that a request asks for, with what may be done with them. A privileged container gets all of the host's; where
+/// it asks for another at the same path, it gets that one.
 ///
 /// # Errors
-/// `Invalid` for bad access letters or a host path that is no device.
-pub fn device(text: &str) -> Result<(LinuxDevice, String)> {
-    let hint = "write /dev/host[:/dev/container[:rwm]]";
-    let mut parts = text.split(':');
-    let host = parts.next().unwrap_or_default();
-    let (mut inside, mut access) = (host, "rwm");
-    match (parts.next(), parts.next(), parts.next()) {
-        (None, ..) => {}
-        // docker reads a second part of only these letters as the access.
-        (Some(second), None, _) if is_access(second) => access = second,
-        (Some(second), None, _) => inside = second,
-        (Some(second), Some(third), None) => (inside, access) = (second, third),
-        _ => return Err(Error::invalid(format!("--device {text:?} has too many parts")).hint(hint)),
+/// A device cannot be found, or is none.
+pub fn resolve(request: &ContainerRequest) -> Result<Vec<(LinuxDevice, String)>> {
+    let mut all = if request.privileged { all_of_host()? } else { Vec::new() };
+    for DeviceRequest { host, inside, access } in &request.devices {
+        let found = below(host, inside)?;
+        all.retain(|(known, _)| !found.iter().any(|node| node.path() == known.path()));
+        all.extend(found.into_iter().map(|node| (node, access.clone())));
     }
-    if !host.starts_with('/') || !inside.starts_with('/') || !is_access(access) {
-        return Err(Error::invalid(format!("--device {text:?} is not understood")).hint(hint));
-    }
-    Ok((node(Path::new(host), inside.into())?, access.to_owned()))
-}
-
-fn is_access(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b"rwm".contains(&b))
+    Ok(all)
 }
 
 fn node(host: &Path, inside: PathBuf) -> Result<LinuxDevice> {
@@ -80,7 +69,7 @@ pub fn below(host: &Path, inside: &Path) -> Result<Vec<LinuxDevice>> {
     Ok(all)
 }
 
-/// Every node of the host's /dev, for a privileged container; links, terminals' and private directories left out.
+/// Every node of the host's /dev but links, terminals and what each container has of its own.
 ///
 /// # Errors
 /// /dev cannot be read.
@@ -114,15 +103,32 @@ pub fn all_of_host() -> Result<Vec<(LinuxDevice, String)>> {
 mod tests {
     use super::*;
 
+    fn resolved(host: &str, inside: &str) -> Result<Vec<(LinuxDevice, String)>> {
+        let device = DeviceRequest { host: host.into(), inside: inside.into(), access: "r".to_owned() };
+        resolve(&ContainerRequest { devices: vec![device], ..ContainerRequest::default() })
+    }
+
     #[test]
     fn devices_are_found_on_the_host() {
-        let (device, access) = device("/dev/null:/dev/nothing:r").unwrap();
+        let all = resolved("/dev/null", "/dev/nothing").unwrap();
+        let [(device, access)] = &all[..] else { panic!("{all:?}") };
         assert_eq!((device.major(), device.minor(), access.as_str()), (1, 3, "r"));
         assert_eq!(device.path(), Path::new("/dev/nothing"));
-        for bad in
-            ["null", "/dev/null:x", "/dev/null:/x:q", "/dev/null:/x:r:w", "/etc/passwd", "/dev/no-such"]
-        {
-            assert!(super::device(bad).is_err(), "{bad}");
+        for bad in ["/etc/passwd", "/dev/no-such"] {
+            assert!(resolved(bad, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_privileged_container_asks_for_takes_the_place_of_the_hosts() {
+        let device =
+            DeviceRequest { host: "/dev/zero".into(), inside: "/dev/null".into(), access: "r".to_owned() };
+        let request =
+            ContainerRequest { privileged: true, devices: vec![device], ..ContainerRequest::default() };
+        let all = resolve(&request).unwrap();
+        let null: Vec<_> = all.iter().filter(|(node, _)| node.path() == Path::new("/dev/null")).collect();
+        assert_eq!(null.len(), 1);
+        assert_eq!((null[0].0.minor(), null[0].1.as_str()), (5, "r"));
+        assert!(all.len() > 1);
     }
 }

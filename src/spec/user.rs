@@ -1,4 +1,4 @@
-//! Who a container runs as: `name|uid[:group|gid]`, looked up in the container's own /etc/passwd and /etc/group.
+//! Who a container runs as, looked up in the image's own /etc/passwd and /etc/group.
 //!
 //! The image's files are not to be trusted: they are opened beneath the root (a link to the host's leads nowhere),
 //! have to be regular (a FIFO would hang, a device could do anything), and are read up to a limit (CVE-2026-47262).
@@ -10,28 +10,106 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
+use super::request::{GroupsFromImage, GroupsRequest, Principal, UserRequest};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::ids::{self, Account, UserSpec};
 
 /// The most that is read of such a file, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// A user, found.
+/// A user, found in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
+pub struct ResolvedUser {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Home directory; `/` when unknown.
-    pub home: String,
+    /// Home directory, for the variable HOME.
+    pub home: Option<String>,
 }
 
-impl Default for Resolved {
+impl Default for ResolvedUser {
     fn default() -> Self {
-        Self { uid: 0, gid: 0, groups: Vec::new(), home: "/root".to_owned() }
+        Self { uid: 0, gid: 0, groups: Vec::new(), home: Some("/root".to_owned()) }
+    }
+}
+
+/// The ids of the user and the groups that a request names. `of_image` is the image's `user[:group]`.
+///
+/// # Errors
+/// `NotFound` for a name that the image does not have, `Invalid` for what is neither a name nor an id.
+pub fn resolve(
+    user: &UserRequest,
+    groups: &GroupsRequest,
+    of_image: &str,
+    databases: &Databases,
+) -> Result<ResolvedUser> {
+    let UserSpec { user, group } = match user {
+        UserRequest::Image => UserSpec::parse(of_image)?,
+        UserRequest::Named { user, group } => {
+            UserSpec { user: user.account(), group: group.as_ref().map(Principal::account) }
+        }
+    };
+    let mut found = databases.user(user)?;
+    if let Some(group) = group {
+        found.gid = databases.group_id(group)?;
+    }
+    let of_image = match (groups.from_image, group) {
+        (GroupsFromImage::Always, _) | (GroupsFromImage::UnlessGroupIsNamed, None) => found.groups,
+        (GroupsFromImage::UnlessGroupIsNamed, Some(_)) | (GroupsFromImage::Never, _) => Vec::new(),
+    };
+    let added = groups.added.iter().map(|group| databases.group_id(group.account()));
+    // The main group is among the others, too: else a program that drops it would gain by files which that group is denied
+    // (CVE-2022-2989, CVE-2023-25173).
+    found.groups = vec![found.gid];
+    for group in of_image.into_iter().map(Ok).chain(added) {
+        let group = group?;
+        if found.groups.len() > ids::MOST_GROUPS {
+            break; // The configuration is refused for it.
+        }
+        if !found.groups.contains(&group) {
+            found.groups.push(group);
+        }
+    }
+    Ok(found)
+}
+
+impl Principal {
+    /// Reads a name or a number; `what` is "user" or "group", for the message.
+    ///
+    /// # Errors
+    /// As [`Account::parse`].
+    pub fn parse(what: &str, text: &str) -> Result<Self> {
+        Account::parse(what, text).map(Self::from)
+    }
+
+    fn account(&self) -> Account<'_> {
+        match self {
+            Self::Id(id) => Account::Id(*id),
+            Self::Name(name) => Account::Name(name),
+        }
+    }
+}
+
+impl From<Account<'_>> for Principal {
+    fn from(account: Account<'_>) -> Self {
+        match account {
+            Account::Id(id) => Self::Id(id),
+            Account::Name(name) => Self::Name(name.to_owned()),
+        }
+    }
+}
+
+impl UserRequest {
+    /// Reads `user[:group]`.
+    ///
+    /// # Errors
+    /// As [`UserSpec::parse`].
+    pub fn parse(text: &str) -> Result<Self> {
+        let UserSpec { user, group } = UserSpec::parse(text)?;
+        Ok(Self::Named { user: user.into(), group: group.map(Principal::from) })
     }
 }
 
@@ -54,25 +132,12 @@ impl Databases {
         Ok(Self { passwd: read_beneath(&root, "etc/passwd")?, group: read_beneath(&root, "etc/group")? })
     }
 
-    /// Looks up `user[:group]`; an empty text is root. A group that is named is the only one.
-    ///
-    /// # Errors
-    /// `NotFound` for a name that is in neither file, `Invalid` for what is neither a name nor an id.
-    pub fn resolve(&self, text: &str) -> Result<Resolved> {
-        let UserSpec { user, group } = UserSpec::parse(text)?;
-        let mut found = self.user(user)?;
-        if let Some(group) = group {
-            (found.gid, found.groups) = (self.group_id(group)?, Vec::new());
-        }
-        Ok(found)
-    }
-
     /// Looks a user up. A number stands for itself: the entry that has it as its uid, if there is one, gives the main
     /// group, the home directory and the supplementary groups, as docker and containerd have it.
     ///
     /// # Errors
     /// `NotFound` for a name that is not there, `Invalid` for one whose line has no valid ids.
-    pub fn user(&self, user: Account<'_>) -> Result<Resolved> {
+    pub fn user(&self, user: Account<'_>) -> Result<ResolvedUser> {
         let (uid, entry) = match user {
             Account::Id(uid) => (uid, self.entries().find(|entry| entry.ids.is_some_and(|ids| ids.0 == uid))),
             Account::Name(name) => {
@@ -83,24 +148,16 @@ impl Databases {
             }
         };
         let home = entry.as_ref().map(|entry| entry.home).filter(|home| is_home(home));
-        let home = home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned();
+        let home = Some(home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned());
         let gid = entry.as_ref().and_then(|entry| entry.ids).map_or(0, |(_, gid)| gid);
         let groups = entry.map(|entry| self.groups_of(entry.name)).transpose()?.unwrap_or_default();
-        Ok(Resolved { uid, gid, groups, home })
+        Ok(ResolvedUser { uid, gid, groups, home })
     }
 
     /// A group's id, by name or number.
     ///
     /// # Errors
-    /// `NotFound` for a name that is not there, `Invalid` for what is neither a name nor an id.
-    pub fn group(&self, group: &str) -> Result<u32> {
-        self.group_id(Account::parse("group", group)?)
-    }
-
-    /// As [`group`](Self::group).
-    ///
-    /// # Errors
-    /// As [`group`](Self::group).
+    /// `NotFound` for a name that is not there, `Invalid` for one whose line has no valid id.
     pub fn group_id(&self, group: Account<'_>) -> Result<u32> {
         let name = match group {
             Account::Id(gid) => return Ok(gid),
@@ -204,7 +261,7 @@ pub fn home_of(root: &Path, uid: u32) -> String {
         .ok()
         .and_then(|root| read_beneath(&root, "etc/passwd").ok());
     let databases = Databases { passwd: passwd.unwrap_or_default(), group: String::new() };
-    databases.user(Account::Id(uid)).map_or_else(|_| "/".to_owned(), |user| user.home)
+    databases.user(Account::Id(uid)).ok().and_then(|user| user.home).unwrap_or_else(|| "/".to_owned())
 }
 
 /// Sets HOME in an environment that has none, as runc does.
@@ -231,6 +288,17 @@ pub fn open_beneath(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
+    impl Databases {
+        /// As docker looks up `user[:group]`.
+        fn resolve(&self, text: &str) -> Result<ResolvedUser> {
+            resolve(&UserRequest::parse(text)?, &GroupsRequest::default(), "", self)
+        }
+
+        fn group(&self, text: &str) -> Result<u32> {
+            self.group_id(Account::parse("group", text)?)
+        }
+    }
+
     fn databases() -> Databases {
         Databases {
             passwd: "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:Web:/var/www:/bin/sh\n".into(),
@@ -241,21 +309,40 @@ mod tests {
     #[test]
     fn users_are_found_by_name_and_number() {
         let found = databases().resolve("web").unwrap();
-        assert_eq!(found, Resolved { uid: 33, gid: 44, groups: vec![29], home: "/var/www".into() });
+        assert_eq!(
+            found,
+            ResolvedUser { uid: 33, gid: 44, groups: vec![44, 29], home: Some("/var/www".into()) }
+        );
         assert_eq!(databases().resolve("33").unwrap(), found);
-        assert_eq!(databases().resolve("").unwrap(), Resolved::default());
+        assert_eq!(
+            databases().resolve("").unwrap(),
+            ResolvedUser { groups: vec![0], ..ResolvedUser::default() }
+        );
         let unknown = databases().resolve("1000").unwrap();
-        assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (1000, 0, "/"));
+        assert_eq!((unknown.uid, unknown.gid, unknown.home.as_deref()), (1000, 0, Some("/")));
     }
 
     #[test]
     fn a_group_that_is_named_is_the_only_one() {
         let found = databases().resolve("web:audio").unwrap();
-        assert_eq!((found.gid, found.groups), (29, vec![]));
+        assert_eq!((found.gid, found.groups), (29, vec![29]));
         assert_eq!(databases().resolve("web:7").unwrap().gid, 7);
         for bad in ["nobody", "web:nogroup"] {
             assert_eq!(databases().resolve(bad).unwrap_err().kind(), Kind::NotFound);
         }
+    }
+
+    #[test]
+    fn groups_of_the_image_come_as_asked() {
+        let groups = |from_image, user: &str| {
+            let groups = GroupsRequest { from_image, added: vec![Principal::Id(7), Principal::Id(29)] };
+            resolve(&UserRequest::Image, &groups, user, &databases()).unwrap().groups
+        };
+        use GroupsFromImage::{Always, Never, UnlessGroupIsNamed};
+        assert_eq!(groups(Always, "web:root"), [0, 29, 7]);
+        assert_eq!(groups(UnlessGroupIsNamed, "web"), [44, 29, 7]);
+        assert_eq!(groups(UnlessGroupIsNamed, "web:root"), [0, 7, 29]);
+        assert_eq!(groups(Never, "web"), [44, 7, 29]);
     }
 
     #[test]
@@ -265,11 +352,11 @@ mod tests {
             group: "1000:x:0:\nwheel:x:10:\nroot:x:0:web\n".into(),
         };
         let found = hostile.resolve("1000").unwrap();
-        assert_eq!(found, Resolved { uid: 1000, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(found, ResolvedUser { uid: 1000, gid: 0, groups: vec![0], home: Some("/".into()) });
         assert_eq!(hostile.resolve("web:1000").unwrap().gid, 1000);
         assert_eq!(hostile.group("1000").unwrap(), 1000);
         // The entry without a name is none: it would be a member of each group without members.
-        assert_eq!(hostile.resolve("7").unwrap().groups, Vec::<u32>::new());
+        assert_eq!(hostile.resolve("7").unwrap().groups, [0]);
     }
 
     #[test]
@@ -296,7 +383,7 @@ mod tests {
     fn home_is_a_path_or_unknown() {
         let home = |field: &str| {
             let passwd = format!("web:x:33:44::{field}:/bin/sh\n");
-            Databases { passwd, group: String::new() }.resolve("33").unwrap().home
+            Databases { passwd, group: String::new() }.resolve("33").unwrap().home.unwrap()
         };
         assert_eq!(home("/srv/web"), "/srv/web");
         for bad in ["", "srv", "/a\0b", "/a\rb", "/a\x1bb"] {
@@ -308,10 +395,10 @@ mod tests {
     fn groups_are_bounded() {
         let lines = |count: u32| (0..count).map(|n| format!("g{n}:x:{n}:web\n")).collect::<String>();
         let databases = |count| Databases { passwd: "web:x:33:44::/:\n".into(), group: lines(count) };
-        assert_eq!(databases(256).resolve("web").unwrap().groups.len(), 256);
+        assert_eq!(databases(256).user(Account::Name("web")).unwrap().groups.len(), 256);
         assert!(databases(257).resolve("web").unwrap_err().to_string().contains("more than 256 groups"));
         let same = Databases { group: "g:x:5:web\n".repeat(1000), ..databases(0) };
-        assert_eq!(same.resolve("33").unwrap().groups, [5]);
+        assert_eq!(same.resolve("33").unwrap().groups, [44, 5]);
     }
 
     #[test]
