@@ -73,7 +73,7 @@ pub fn below(host: &Path, inside: &Path) -> Result<Vec<LinuxDevice>> {
 ///
 /// # Errors
 /// /dev cannot be read.
-pub fn all_of_host() -> Result<Vec<(LinuxDevice, String)>> {
+fn all_of_host() -> Result<Vec<(LinuxDevice, String)>> {
     const PRIVATE: [&str; 6] = ["pts", "shm", "mqueue", "fd", "console", "ptmx"];
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("/dev")];

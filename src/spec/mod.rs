@@ -135,3 +135,6 @@ pub fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamesp
     namespace.set_typ(kind).set_path(path);
     namespace
 }
+
+#[cfg(test)]
+mod tests;

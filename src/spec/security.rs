@@ -50,7 +50,7 @@ impl Capabilities {
 }
 
 /// All capabilities that this program and the specification know.
-pub fn every() -> HashSet<Capability> {
+fn every() -> HashSet<Capability> {
     caps::all().into_iter().filter_map(|known| capability(&known.to_string()).ok()).collect()
 }
 
@@ -99,7 +99,7 @@ pub fn seccomp(request: &ContainerRequest) -> Result<Option<LinuxSeccomp>> {
 }
 
 /// Reads a profile in the form of the runtime specification, or in docker's as far as the two are the same.
-pub fn read_profile(path: &str) -> Result<LinuxSeccomp> {
+fn read_profile(path: &str) -> Result<LinuxSeccomp> {
     let text = private::read_named(Path::new(path), MAX_PROFILE)
         .doing(|| format!("read the seccomp profile {path}"))?;
     serde_json::from_slice(&text).doing(|| format!("understand the seccomp profile {path}"))

@@ -55,7 +55,7 @@ mod tests {
         let limit = ulimit("nofile=1024:4096").unwrap();
         assert_eq!((limit.typ(), limit.soft(), limit.hard()), (PosixRlimitType::RlimitNofile, 1024, 4096));
         assert_eq!(ulimit("core=-1").unwrap().hard(), u64::MAX);
-        for bad in ["nofile", "nofile=", "nofile=5:1", "wishes=1", "nofile=a"] {
+        for bad in ["nofile", "nofile=", "nofile=5:1", "flying=1", "nofile=a"] {
             assert!(ulimit(bad).is_err(), "{bad}");
         }
     }

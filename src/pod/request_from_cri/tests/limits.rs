@@ -6,7 +6,7 @@ use super::*;
 fn limits_of_zero_are_not_said_and_minus_one_lifts() {
     use v1::LinuxContainerResources as Limits;
     let none = limited(Limits::default()).unwrap();
-    assert_eq!((none.cgroup.cpu(), none.cgroup.memory(), none.oom_score_adj), (&None, &None, 0));
+    assert_eq!((none.0.cpu(), none.0.memory(), none.1), (&None, &None, 0));
     let some = limited(Limits {
         cpu_quota: 50_000,
         cpu_period: 100_000,
@@ -20,13 +20,13 @@ fn limits_of_zero_are_not_said_and_minus_one_lifts() {
         ..Default::default()
     })
     .unwrap();
-    let (cpu, memory) = (some.cgroup.cpu().clone().unwrap(), some.cgroup.memory().unwrap());
+    let (cpu, memory) = (some.0.cpu().clone().unwrap(), some.0.memory().unwrap());
     assert_eq!((cpu.quota(), cpu.period(), cpu.shares()), (Some(50_000), Some(100_000), Some(512)));
     assert_eq!((memory.limit(), memory.swap()), (Some(1 << 20), Some(-1)));
     assert_eq!(cpu.cpus().as_deref(), Some("0-1"));
-    assert_eq!(some.cgroup.hugepage_limits().as_ref().unwrap()[0].limit(), i64::MAX);
-    assert_eq!(some.cgroup.unified().as_ref().unwrap()["memory.high"], "900000");
-    assert_eq!(some.oom_score_adj, -997);
+    assert_eq!(some.0.hugepage_limits().as_ref().unwrap()[0].limit(), i64::MAX);
+    assert_eq!(some.0.unified().as_ref().unwrap()["memory.high"], "900000");
+    assert_eq!(some.1, -997);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn only_parameters_of_the_pods_own_namespaces_can_be_set() {
             }),
             ..Default::default()
         };
-        SandboxWishes::of(&v1::PodSandboxConfig { linux: Some(linux), ..pod() })
+        SandboxRequest::from_cri(&v1::PodSandboxConfig { linux: Some(linux), ..pod() })
     };
     for good in ["net.ipv4.ip_forward", "net/core/somaxconn", "kernel.shm_rmid_forced", "fs.mqueue.msg_max"] {
         assert!(sysctl(good, false).is_ok(), "{good}");
@@ -99,11 +99,15 @@ fn parameters_lie_where_sysctl_looks_for_them() {
 fn ports_without_a_host_port_ask_for_nothing() {
     let port = |host_port: i32, container_port: i32, host_ip: &str| {
         let mapping = v1::PortMapping { protocol: 1, host_port, container_port, host_ip: host_ip.into() };
-        SandboxWishes::of(&v1::PodSandboxConfig { port_mappings: vec![mapping], ..pod() }).map(|p| p.ports)
+        SandboxRequest::from_cri(&v1::PodSandboxConfig { port_mappings: vec![mapping], ..pod() })
+            .map(|p| p.ports)
     };
     assert_eq!(port(0, 80, "").unwrap(), []);
     let udp = port(53, 5353, "::1").unwrap();
-    assert_eq!((udp[0].protocol, udp[0].host_port, udp[0].host_ip), (Protocol::Udp, 53, "::1".parse().ok()));
+    assert_eq!(
+        (udp[0].protocol, udp[0].host_port, udp[0].host_ip),
+        (PortProtocol::Udp, 53, "::1".parse().ok())
+    );
     refused(port(70_000, 80, ""), "host_port");
     refused(port(80, 0, ""), "container_port");
     refused(port(80, 80, "localhost"), "host_ip");
@@ -113,7 +117,7 @@ fn ports_without_a_host_port_ask_for_nothing() {
 fn bandwidth_is_a_quantity() {
     let ingress = |text: &str| {
         let annotations = [("kubernetes.io/ingress-bandwidth".to_owned(), text.to_owned())].into();
-        Bandwidth::of(&annotations).map(|b| b.ingress.unwrap())
+        TrafficLimits::of(&annotations).map(|b| b.ingress.unwrap())
     };
     let table = [
         ("10M", 10_000_000),
@@ -128,5 +132,5 @@ fn bandwidth_is_a_quantity() {
     for bad in ["", "ten", "10Q", "1", "2P", "-5M", "1e999"] {
         refused(ingress(bad), "ingress-bandwidth");
     }
-    assert_eq!(Bandwidth::of(&BTreeMap::new()).unwrap(), Bandwidth::default());
+    assert_eq!(TrafficLimits::of(&BTreeMap::new()).unwrap(), TrafficLimits::default());
 }

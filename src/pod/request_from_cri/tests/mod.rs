@@ -3,10 +3,14 @@
 mod any;
 mod limits;
 mod security;
-mod spec;
 mod volumes;
 
+use super::signal::signal_name;
 use super::*;
+use crate::spec::request::{Profile, UserRequest, Variable};
+use coracle_cri::v1;
+use oci_spec::runtime::LinuxResources;
+
 use crate::error::Kind;
 
 fn pod() -> v1::PodSandboxConfig {
@@ -23,11 +27,11 @@ fn pod() -> v1::PodSandboxConfig {
     }
 }
 
-fn pod_with(change: impl FnOnce(&mut v1::LinuxSandboxSecurityContext)) -> Result<SandboxWishes> {
+fn pod_with(change: impl FnOnce(&mut v1::LinuxSandboxSecurityContext)) -> Result<SandboxRequest> {
     let mut context = v1::LinuxSandboxSecurityContext::default();
     change(&mut context);
     let linux = v1::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() };
-    SandboxWishes::of(&v1::PodSandboxConfig { linux: Some(linux), ..pod() })
+    SandboxRequest::from_cri(&v1::PodSandboxConfig { linux: Some(linux), ..pod() })
 }
 
 fn container() -> v1::ContainerConfig {
@@ -38,29 +42,29 @@ fn container() -> v1::ContainerConfig {
     }
 }
 
-fn wishes(change: impl FnOnce(&mut v1::ContainerConfig)) -> Result<ContainerWishes> {
+fn created(change: impl FnOnce(&mut v1::ContainerConfig)) -> Result<CreateRequest> {
     let mut config = container();
     change(&mut config);
-    ContainerWishes::of(&config, &pod())
+    CreateRequest::from_cri(&config, &SandboxRequest::from_cri(&pod())?)
 }
 
-fn secured(change: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) -> Result<ContainerWishes> {
-    wishes(|config| {
+fn secured(change: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) -> Result<CreateRequest> {
+    created(|config| {
         let mut context = v1::LinuxContainerSecurityContext::default();
         change(&mut context);
         config.linux = Some(v1::LinuxContainerConfig { security_context: Some(context), resources: None });
     })
 }
 
-fn limited(limits: v1::LinuxContainerResources) -> Result<Resources> {
-    Resources::of(Some(&limits))
+fn limited(limits: v1::LinuxContainerResources) -> Result<(LinuxResources, i32)> {
+    resources(Some(&limits))
 }
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T>, naming: &str) {
     let error = answer.unwrap_err();
-    assert_eq!(error.kind, Kind::Invalid, "{error}");
-    assert!(error.message.contains(naming), "{error} does not name {naming}");
+    assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    assert!(error.to_string().contains(naming), "{error} does not name {naming}");
 }
 
 fn id(value: i64) -> Option<v1::Int64Value> {
@@ -73,58 +77,33 @@ fn range(container_id: u32, host_id: u32, length: u32) -> v1::IdMapping {
 
 #[test]
 fn a_pod_of_defaults_shares_its_namespaces_and_has_no_seccomp() {
-    let pod = SandboxWishes::of(&pod()).unwrap();
+    let pod = SandboxRequest::from_cri(&pod()).unwrap();
     assert_eq!(
         pod.namespaces,
         Namespaces { network: Scope::Pod, pid: Scope::Pod, ipc: Scope::Pod, user: None }
     );
     assert_eq!(pod.hostname.as_deref(), Some("web-0"));
-    assert_eq!(pod.confinement.seccomp, Profile::Unconfined);
-    assert_eq!(pod.user, RunAs::Image);
     assert_eq!(pod.resolv_conf, None);
 }
 
 #[test]
-fn a_pod_says_who_it_is() {
-    let without = |change: fn(&mut v1::PodSandboxMetadata)| {
-        let mut pod = pod();
-        change(pod.metadata.as_mut().unwrap());
-        SandboxWishes::of(&pod)
+fn command_and_args_take_the_place_of_the_images() {
+    let process = |command: &[&str], args: &[&str]| {
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let process =
+            created(|c| (c.command, c.args) = (list(command), list(args))).unwrap().container.process;
+        (process.entrypoint, process.args)
     };
-    refused(SandboxWishes::of(&v1::PodSandboxConfig::default()), "metadata");
-    refused(without(|m| m.name.clear()), "metadata.name");
-    refused(without(|m| m.namespace.clear()), "metadata.namespace");
-    refused(without(|m| m.uid.clear()), "metadata.uid");
+    assert_eq!(process(&[], &["a"]), (None, vec!["a".to_owned()]));
+    assert_eq!(process(&["sh"], &[]), (Some(vec!["sh".to_owned()]), vec![]));
 }
 
 #[test]
-fn command_and_args_replace_what_the_image_says() {
-    let image = ImageDefaults {
-        entrypoint: vec!["/entry".into()],
-        cmd: vec!["serve".into(), "now".into()],
-        env: vec![],
-    };
-    let list = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let run = |command: &str, args: &str, image: &ImageDefaults| {
-        let set = |c: &mut v1::ContainerConfig| (c.command, c.args) = (list(command), list(args));
-        wishes(set).unwrap().arguments(image)
-    };
-    assert_eq!(run("", "", &image).unwrap(), list("/entry serve now"));
-    assert_eq!(run("", "help", &image).unwrap(), list("/entry help"));
-    assert_eq!(run("sh", "", &image).unwrap(), list("sh"));
-    assert_eq!(run("sh", "-c ls", &image).unwrap(), list("sh -c ls"));
-    assert_eq!(run("", "ls", &ImageDefaults::default()).unwrap(), list("ls"));
-    refused(run("", "", &ImageDefaults::default()), "no command");
-}
-
-#[test]
-fn environment_values_are_bytes_and_the_last_of_a_name_wins() {
+fn environment_values_are_bytes() {
     let pair = |key: &str, value: &[u8]| v1::KeyValue { key: key.into(), value: value.into() };
-    let env = |envs: Vec<v1::KeyValue>| wishes(|c| c.envs = envs);
-    let image = ImageDefaults { env: vec!["PATH=/img".into(), "A=image".into()], ..Default::default() };
-    let all = env(vec![pair("A", b"own"), pair("RAW", b"\xff\xfe=x"), pair("A", b"last")]).unwrap();
-    let expected: [&[u8]; 4] = [b"PATH=/img", b"HOSTNAME=web-0", b"A=last", b"RAW=\xff\xfe=x"];
-    assert_eq!(all.environment(&image, "web-0"), expected);
+    let env = |envs: Vec<v1::KeyValue>| created(|c| c.envs = envs).map(|c| c.container.process.env);
+    let raw = Variable { name: "RAW".to_owned(), value: b"\xff\xfe=x".to_vec() };
+    assert_eq!(env(vec![pair("RAW", b"\xff\xfe=x")]).unwrap(), [raw]);
     refused(env(vec![pair("", b"x")]), "envs");
     refused(env(vec![pair("A=B", b"x")]), "A=B");
     refused(env(vec![pair("A", b"x\0y")]), "NUL");
@@ -132,7 +111,7 @@ fn environment_values_are_bytes_and_the_last_of_a_name_wins() {
 
 #[test]
 fn a_log_stays_in_the_directory_of_its_pod() {
-    let path = |path: &str| wishes(|c| c.log_path = path.into()).map(|w| w.log_path);
+    let path = |path: &str| created(|c| c.log_path = path.into()).map(|w| w.log_path);
     assert_eq!(
         path("main/0.log").unwrap().unwrap().to_str(),
         Some("/var/log/pods/default_web_u1/main/0.log")
@@ -143,11 +122,9 @@ fn a_log_stays_in_the_directory_of_its_pod() {
 }
 
 #[test]
-fn a_container_names_itself_and_its_image() {
-    refused(wishes(|c| c.metadata = None), "metadata");
-    refused(wishes(|c| c.image = None), "image");
-    refused(wishes(|c| c.working_dir = "relative".into()), "working_dir");
-    refused(wishes(|c| c.stop_signal = 66), "stop_signal");
+fn paths_and_signals_are_checked() {
+    refused(created(|c| c.working_dir = "relative".into()), "working_dir");
+    refused(created(|c| c.stop_signal = 66), "stop_signal");
 }
 
 #[test]
@@ -155,7 +132,8 @@ fn a_resolver_file_is_written_and_nothing_can_be_smuggled_into_it() {
     let dns = |servers: &[&str], searches: &[&str], options: &[&str]| {
         let list = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
         let dns = v1::DnsConfig { servers: list(servers), searches: list(searches), options: list(options) };
-        SandboxWishes::of(&v1::PodSandboxConfig { dns_config: Some(dns), ..pod() }).map(|p| p.resolv_conf)
+        SandboxRequest::from_cri(&v1::PodSandboxConfig { dns_config: Some(dns), ..pod() })
+            .map(|p| p.resolv_conf)
     };
     assert_eq!(
         dns(&["10.43.0.10"], &["default.svc", "svc"], &["ndots:5"]).unwrap().unwrap(),

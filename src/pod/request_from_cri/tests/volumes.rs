@@ -1,18 +1,18 @@
 //! Mounts and devices.
 
 use super::*;
+use crate::spec::request::{MountRequest, MountSource, Propagation};
 
-fn mounted(change: impl FnOnce(&mut v1::Mount)) -> Result<MountWish> {
+fn mounted(change: impl FnOnce(&mut v1::Mount)) -> Result<MountRequest> {
     let mut mount =
         v1::Mount { container_path: "/data".into(), host_path: "/srv/data".into(), ..Default::default() };
     change(&mut mount);
-    wishes(|c| c.mounts = vec![mount]).map(|w| w.mounts[0].clone())
+    created(|c| c.mounts = vec![mount]).map(|w| w.container.mounts[0].clone())
 }
 
 #[test]
 fn mounts_become_options() {
-    let options =
-        |mount: MountWish| mount.mount(std::path::Path::new("/x")).options().clone().unwrap().join(",");
+    let options = |mount: MountRequest| mount.options.join(",");
     assert_eq!(options(mounted(|_| {}).unwrap()), "rbind,rprivate,rw");
     assert_eq!(options(mounted(|m| m.readonly = true).unwrap()), "rbind,rprivate,ro");
     let recursive = mounted(|m| {
@@ -26,9 +26,11 @@ fn mounts_become_options() {
         m.uid_mappings = vec![range(0, 100_000, 10)];
         m.gid_mappings = vec![range(0, 100_000, 10)];
     });
-    let mapped = mapped.unwrap().mount(std::path::Path::new("/x"));
-    assert!(mapped.options().as_ref().unwrap().contains(&"idmap".to_owned()));
-    assert_eq!(mapped.uid_mappings().as_ref().unwrap()[0].host_id(), 100_000);
+    let mapped = mapped.unwrap();
+    assert_eq!((mapped.uids[0].host_id(), mapped.gids.len()), (100_000, 1));
+    assert_eq!(options(mapped), "rbind,rprivate,rw,idmap");
+    let root = |propagation| mounted(|m| m.propagation = propagation).unwrap().root_propagation;
+    assert_eq!([0, 1, 2].map(root), [None, Some(Propagation::Slave), Some(Propagation::Shared)]);
 }
 
 #[test]
@@ -55,12 +57,8 @@ fn an_image_is_a_read_only_volume() {
         })
     };
     let sub_path = |m: &mut v1::Mount| m.image_sub_path = "etc/nginx".into();
-    match image(sub_path).unwrap().source {
-        Source::Image { image, sub_path } => {
-            assert_eq!((image.image.as_str(), sub_path.to_str()), ("sha256:1", Some("etc/nginx")));
-        }
-        Source::Host(path) => panic!("{path:?}"),
-    }
+    let expected = MountSource::Image { image: "sha256:1".into(), sub_path: "etc/nginx".into() };
+    assert_eq!(image(sub_path).unwrap().source, expected);
     refused(image(|m| m.readonly = false), "read-only");
     refused(image(|m| m.host_path = "/x".into()), "both set");
     refused(image(|m| m.image = Some(v1::ImageSpec::default())), "no name");
@@ -72,8 +70,8 @@ fn an_image_is_a_read_only_volume() {
 fn a_mount_comes_before_what_lies_below_it() {
     let mount =
         |path: &str| v1::Mount { container_path: path.into(), host_path: "/s".into(), ..Default::default() };
-    let all = wishes(|c| c.mounts = vec![mount("/a/b/c"), mount("/z"), mount("/a/b"), mount("/b")]).unwrap();
-    let order: Vec<_> = all.mounts.iter().map(|m| m.destination.to_str().unwrap()).collect();
+    let all = created(|c| c.mounts = vec![mount("/a/b/c"), mount("/z"), mount("/a/b"), mount("/b")]).unwrap();
+    let order: Vec<_> = all.container.mounts.iter().map(|m| m.destination.to_str().unwrap()).collect();
     assert_eq!(order, ["/z", "/b", "/a/b", "/a/b/c"]);
 }
 
@@ -84,20 +82,20 @@ fn devices_are_named_by_path_or_by_cdi() {
         container_path: inside.into(),
         permissions: permissions.into(),
     };
-    let one = |d| wishes(|c| c.devices = vec![d]).map(|w| w.devices[0].clone());
+    let one = |d| created(|c| c.devices = vec![d]).map(|w| w.container.devices[0].clone());
     let video = one(device("/dev/video0", "", "")).unwrap();
     assert_eq!((video.inside.to_str(), video.access.as_str()), (Some("/dev/video0"), "rwm"));
     refused(one(device("video0", "", "")), "host_path");
     refused(one(device("/dev/video0", "v", "")), "container_path");
     refused(one(device("/dev/video0", "", "rwx")), "rwx");
     let cdi = |names: &[&str], annotation: &str| {
-        wishes(|c| {
+        created(|c| {
             c.cdi_devices = names.iter().map(|n| v1::CdiDevice { name: (*n).into() }).collect();
             if !annotation.is_empty() {
                 c.annotations.insert("cdi.k8s.io/plugin".into(), annotation.into());
             }
         })
-        .map(|w| w.cdi_devices)
+        .map(|w| w.container.cdi_devices)
     };
     let gpu = "nvidia.com/gpu=0";
     assert_eq!(cdi(&[gpu, gpu], "nvidia.com/gpu=0,nvidia.com/gpu=all").unwrap(), [gpu, "nvidia.com/gpu=all"]);

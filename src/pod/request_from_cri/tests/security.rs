@@ -1,11 +1,8 @@
 //! Namespaces, users, capabilities, profiles.
 
-use std::collections::HashSet;
-
-use oci_spec::runtime::Capability;
-
 use super::*;
-use crate::v1::security_profile::ProfileType;
+use crate::spec::request::{GroupsFromImage, GroupsRequest, Principal};
+use coracle_cri::v1::security_profile::ProfileType;
 
 #[test]
 fn a_user_namespace_is_one_range_with_root_in_it() {
@@ -44,9 +41,9 @@ fn each_namespace_has_only_the_scopes_that_make_sense() {
         target_id: target.into(),
         userns_options: None,
     };
-    let container = |o| secured(|context| context.namespace_options = Some(o)).map(|w| w.namespaces);
+    let container = |o: v1::NamespaceOption| namespaces::of_container(Some(&o));
     let node = container(options(Mode::Node, Mode::Node, Mode::Node, "")).unwrap();
-    assert_eq!((node.network, node.pid, node.ipc), (Scope::Node, Scope::Node, Scope::Node));
+    assert_eq!((node.network, node.pid, node.ipc), (Scope::Host, Scope::Host, Scope::Host));
     assert_eq!(container(options(Mode::Pod, Mode::Container, Mode::Pod, "")).unwrap().pid, Scope::Container);
     let target = container(options(Mode::Pod, Mode::Target, Mode::Pod, "c1")).unwrap();
     assert_eq!(target.pid, Scope::Target("c1".into()));
@@ -61,6 +58,22 @@ fn each_namespace_has_only_the_scopes_that_make_sense() {
         secured(|c| c.namespace_options = Some(v1::NamespaceOption { pid: 9, ..Default::default() })),
         "pid",
     );
+}
+
+#[test]
+fn what_a_container_shares_with_its_pod_is_as_the_pod_has_it() {
+    let of = |network: Scope, pid: Scope| Namespaces { network, pid, ipc: Scope::Pod, user: None };
+    let within = |pod: Scope, own: Scope| {
+        let all = namespaces::within(&of(Scope::Host, pod), of(Scope::Pod, own));
+        assert_eq!(all.network, Scope::Host);
+        all.pid
+    };
+    assert_eq!(within(Scope::Pod, Scope::Pod), Scope::Pod);
+    assert_eq!(within(Scope::Container, Scope::Pod), Scope::Container);
+    assert_eq!(within(Scope::Host, Scope::Pod), Scope::Host);
+    assert_eq!(within(Scope::Pod, Scope::Container), Scope::Container);
+    let target = Scope::Target("c1".to_owned());
+    assert_eq!(within(Scope::Host, target.clone()), target);
 }
 
 #[test]
@@ -83,12 +96,15 @@ fn a_group_needs_a_user() {
         c.run_as_username = "web".into();
         c.run_as_group = id(5);
     };
-    assert_eq!(secured(named).unwrap().user, RunAs::Name { name: "web".into(), gid: Some(5) });
+    let user = UserRequest::Named { user: Principal::Name("web".into()), group: Some(Principal::Id(5)) };
+    assert_eq!(secured(named).unwrap().container.user, user);
+    refused(secured(|c| c.run_as_username = "-1".into()), "run_as_username");
     let strict = secured(|c| {
         c.supplemental_groups = vec![7];
         c.supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict.into();
     });
-    assert_eq!(strict.unwrap().groups, Groups { ids: vec![7], strict: true });
+    let expected = GroupsRequest { from_image: GroupsFromImage::Never, added: vec![Principal::Id(7)] };
+    assert_eq!(strict.unwrap().container.groups, expected);
 }
 
 #[test]
@@ -102,7 +118,7 @@ fn profiles_come_from_the_field_or_else_from_the_older_string() {
             c.seccomp = field;
             c.seccomp_profile_path = text.into();
         };
-        secured(set).map(|w| w.confinement.seccomp)
+        secured(set).map(|w| w.container.seccomp)
     };
     let localhost = |path: &str| Profile::Localhost(path.into());
     assert_eq!(seccomp(None, "").unwrap(), Profile::Unconfined);
@@ -116,7 +132,7 @@ fn profiles_come_from_the_field_or_else_from_the_older_string() {
     refused(seccomp(None, "localhost/"), "seccomp_profile_path");
     refused(seccomp(None, "strange"), "seccomp_profile_path");
     #[expect(deprecated, reason = "the string is what is tested")]
-    let apparmor = |text: &str| secured(|c| c.apparmor_profile = text.into()).map(|w| w.confinement.apparmor);
+    let apparmor = |text: &str| secured(|c| c.apparmor_profile = text.into()).map(|w| w.container.apparmor);
     assert_eq!(apparmor("").unwrap(), Profile::RuntimeDefault);
     assert_eq!(apparmor("localhost/mine").unwrap(), localhost("mine"));
     assert_eq!(apparmor("unconfined").unwrap(), Profile::Unconfined);
@@ -127,47 +143,47 @@ fn a_privileged_container_is_confined_by_nothing_and_sees_everything() {
     let all = secured(|c| {
         c.privileged = true;
         c.masked_paths = vec!["/proc/kcore".into()];
+        c.capabilities = Some(v1::Capability { drop_capabilities: vec!["ALL".into()], ..Default::default() });
         c.seccomp = Some(v1::SecurityProfile {
             profile_type: ProfileType::RuntimeDefault.into(),
             ..Default::default()
         });
-    })
-    .unwrap();
-    assert_eq!(
-        (&all.confinement.seccomp, &all.confinement.apparmor),
-        (&Profile::Unconfined, &Profile::Unconfined)
-    );
+    });
+    let all = all.unwrap().container;
+    assert_eq!((&all.seccomp, &all.apparmor), (&Profile::Unconfined, &Profile::Unconfined));
     assert!(all.masked_paths.is_empty());
+    assert_eq!(all.capabilities, Capabilities::default());
     refused(secured(|c| c.masked_paths = vec!["proc".into()]), "masked_paths");
 }
 
 #[test]
-fn capabilities_are_added_and_dropped_as_the_cri_says() {
-    use Capability::{Chown, Kill, NetAdmin, NetRaw, SysAdmin};
-    let known: HashSet<_> = [Chown, Kill, NetAdmin, NetRaw, SysAdmin].into();
-    let default: HashSet<_> = [Chown, Kill, NetRaw].into();
-    let sets = |add: &[&str], drop: &[&str], ambient: &[&str], privileged: bool| {
-        let list = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
+fn a_label_is_completed() {
+    let label = |user: &str, typ: &str, level: &str| {
+        let options = v1::SeLinuxOption {
+            user: user.into(),
+            role: String::new(),
+            r#type: typ.into(),
+            level: level.into(),
+        };
+        secured(|c| c.selinux_options = Some(options)).unwrap().container.selinux_label
+    };
+    assert_eq!(label("", "", ""), None);
+    assert_eq!(label("", "spc_t", "").as_deref(), Some("system_u:system_r:spc_t:s0"));
+    assert_eq!(label("u", "", "s0:c1,c2").as_deref(), Some("u:system_r:container_t:s0:c1,c2"));
+}
+
+#[test]
+fn capabilities_that_do_not_exist_are_refused() {
+    let with = |add: &str, ambient: &str| {
+        let list = |name: &str| if name.is_empty() { vec![] } else { vec![name.to_owned()] };
         let lists = v1::Capability {
             add_capabilities: list(add),
-            drop_capabilities: list(drop),
+            drop_capabilities: vec![],
             add_ambient_capabilities: list(ambient),
         };
-        let sets = Capabilities::of(Some(&lists), privileged).unwrap().sets(&default, &known);
-        assert_eq!(sets.bounding(), sets.effective());
-        assert_eq!(sets.bounding(), sets.permitted());
-        assert_eq!(sets.inheritable(), sets.ambient());
-        (sets.bounding().clone().unwrap(), sets.ambient().clone().unwrap())
+        secured(|c| c.capabilities = Some(lists)).map(|c| c.container.capabilities)
     };
-    let set = |list: &[Capability]| list.iter().copied().collect::<HashSet<_>>();
-    assert_eq!(sets(&[], &[], &[], false), (default.clone(), set(&[])));
-    assert_eq!(sets(&["NET_ADMIN"], &["CAP_KILL"], &[], false).0, set(&[Chown, NetRaw, NetAdmin]));
-    assert_eq!(sets(&["ALL"], &["NET_RAW"], &[], false).0, set(&[Chown, Kill, NetAdmin, SysAdmin]));
-    assert_eq!(sets(&["kill"], &["ALL"], &[], false).0, set(&[Kill]));
-    assert_eq!(sets(&["ALL"], &["ALL"], &[], false).0, set(&[]));
-    assert_eq!(sets(&[], &["ALL"], &["SYS_ADMIN"], false), (set(&[SysAdmin]), set(&[SysAdmin])));
-    assert_eq!(sets(&[], &["SYS_ADMIN"], &["SYS_ADMIN"], false), (default.clone(), set(&[])));
-    assert_eq!(sets(&[], &["ALL"], &[], true).0, known);
-    let unknown = v1::Capability { add_capabilities: vec!["FLYING".into()], ..Default::default() };
-    refused(Capabilities::of(Some(&unknown), false), "FLYING");
+    assert!(with("all", "CAP_KILL").unwrap().add_all);
+    refused(with("FLYING", ""), "FLYING");
+    refused(with("", "ALL"), "ambient");
 }

@@ -2,39 +2,31 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
+use coracle_cri::v1;
+
 use crate::error::{Error, Result};
-use crate::v1;
 
-/// What a pod or container may use; what is not said stays as it is.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Resources {
-    /// Limits of the cgroup.
-    pub cgroup: LinuxResources,
-    /// proc_pid_oom_score_adj(5). Always set: a daemon's own must not be inherited.
-    pub oom_score_adj: i32,
-}
-
-impl Resources {
-    /// Reads limits; 0 means not said.
-    ///
-    /// # Errors
-    /// `Invalid`, naming the field.
-    pub fn of(limits: Option<&v1::LinuxContainerResources>) -> Result<Self> {
-        let Some(limits) = limits else { return Ok(Self::default()) };
-        let mut cgroup = LinuxResources::default();
-        // The specification's default forbids nothing, but says so with a rule: devices are not ours to say here.
-        cgroup.set_devices(None);
-        cgroup.set_cpu(Some(cpu(limits)?).filter(|c| *c != LinuxCpu::default()));
-        cgroup.set_memory(Some(memory(limits)?).filter(|m| *m != LinuxMemory::default()));
-        let pages = limits.hugepage_limits.iter().map(hugepages).collect::<Result<Vec<_>>>()?;
-        cgroup.set_hugepage_limits((!pages.is_empty()).then_some(pages));
-        if let Some(key) = limits.unified.keys().find(|k| !is_cgroup_file(k)) {
-            return Err(Error::invalid(format!("unified: {key:?} is not the name of a cgroup file")));
-        }
-        let unified = limits.unified.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        cgroup.set_unified((!limits.unified.is_empty()).then_some(unified));
-        Ok(Self { cgroup, oom_score_adj: oom_score_adj(limits.oom_score_adj)? })
+/// Reads limits, where 0 means not said: those of the cgroup, and proc_pid_oom_score_adj(5).
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub(in crate::pod) fn resources(
+    limits: Option<&v1::LinuxContainerResources>,
+) -> Result<(LinuxResources, i32)> {
+    let mut cgroup = LinuxResources::default();
+    // The specification's default forbids nothing, but says so with a rule: devices are not ours to say here.
+    cgroup.set_devices(None);
+    let Some(limits) = limits else { return Ok((cgroup, 0)) };
+    cgroup.set_cpu(Some(cpu(limits)?).filter(|c| *c != LinuxCpu::default()));
+    cgroup.set_memory(Some(memory(limits)?).filter(|m| *m != LinuxMemory::default()));
+    let pages = limits.hugepage_limits.iter().map(hugepages).collect::<Result<Vec<_>>>()?;
+    cgroup.set_hugepage_limits((!pages.is_empty()).then_some(pages));
+    if let Some(key) = limits.unified.keys().find(|k| !is_cgroup_file(k)) {
+        return Err(Error::invalid(format!("unified: {key:?} is not the name of a cgroup file")));
     }
+    let unified = limits.unified.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    cgroup.set_unified((!limits.unified.is_empty()).then_some(unified));
+    Ok((cgroup, oom_score_adj(limits.oom_score_adj)?))
 }
 
 fn cpu(limits: &v1::LinuxContainerResources) -> Result<LinuxCpu> {

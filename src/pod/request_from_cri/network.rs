@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Namespaces, Scope};
+use coracle_cri::v1;
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
-use crate::v1;
+use crate::spec::request::{Namespaces, Scope};
 
 /// A port of the node that leads to a port of the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortMapping {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
     /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
+    pub protocol: PortProtocol,
     /// The node's port, not 0.
     pub host_port: u16,
     /// The pod's port, not 0.
@@ -21,8 +23,8 @@ pub struct PortMapping {
 }
 
 /// The protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortProtocol {
     /// TCP
     Tcp,
     /// UDP
@@ -32,15 +34,15 @@ pub enum Protocol {
 }
 
 /// Limits on a pod's traffic, in bits per second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Bandwidth {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrafficLimits {
     /// Into the pod: `kubernetes.io/ingress-bandwidth`.
     pub ingress: Option<u64>,
     /// Out of the pod: `kubernetes.io/egress-bandwidth`.
     pub egress: Option<u64>,
 }
 
-impl Bandwidth {
+impl TrafficLimits {
     /// Reads the two annotations.
     ///
     /// # Errors
@@ -85,11 +87,11 @@ fn quantity(text: &str) -> Option<f64> {
 }
 
 /// Mappings without a host port ask for nothing.
-pub(super) fn ports(mappings: &[v1::PortMapping]) -> Result<Vec<PortMapping>> {
+pub(super) fn ports(mappings: &[v1::PortMapping]) -> Result<Vec<PortRequest>> {
     mappings.iter().filter(|m| m.host_port != 0).map(port_mapping).collect()
 }
 
-fn port_mapping(mapping: &v1::PortMapping) -> Result<PortMapping> {
+fn port_mapping(mapping: &v1::PortMapping) -> Result<PortRequest> {
     let port = |field: &str, value: i32| {
         u16::try_from(value).ok().filter(|p| *p != 0).ok_or_else(|| {
             Error::invalid(format!("port_mappings.{field} {value} is not between 1 and 65535"))
@@ -102,11 +104,11 @@ fn port_mapping(mapping: &v1::PortMapping) -> Result<PortMapping> {
                 .map_err(|_| Error::invalid(format!("port_mappings.host_ip {text:?} is not an address")))?,
         ),
     };
-    Ok(PortMapping {
+    Ok(PortRequest {
         protocol: match v1::Protocol::try_from(mapping.protocol) {
-            Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-            Ok(v1::Protocol::Udp) => Protocol::Udp,
-            Ok(v1::Protocol::Sctp) => Protocol::Sctp,
+            Ok(v1::Protocol::Tcp) => PortProtocol::Tcp,
+            Ok(v1::Protocol::Udp) => PortProtocol::Udp,
+            Ok(v1::Protocol::Sctp) => PortProtocol::Sctp,
             Err(_) => return Err(Error::invalid("port_mappings.protocol is neither TCP nor UDP nor SCTP")),
         },
         host_port: port("host_port", mapping.host_port)?,
@@ -149,8 +151,7 @@ pub(super) fn resolv_conf(dns: &v1::DnsConfig) -> Result<Option<String>> {
 /// Where a kernel parameter lies below /proc/sys. As in sysctl(8) the first separator decides: where it is a dot, dots
 /// separate directories and a slash stands for a dot in a name (`net.ipv4.conf.eth0/1.forwarding`); where it is a slash,
 /// the name is the path.
-#[must_use]
-pub fn sysctl_path(name: &str) -> String {
+pub(in crate::pod) fn sysctl_path(name: &str) -> String {
     let swap = |c| match c {
         '.' => '/',
         '/' => '.',
@@ -188,7 +189,7 @@ pub(super) fn check_sysctls(sysctls: &BTreeMap<String, String>, namespaces: &Nam
         };
         match owner {
             None => return Err(Error::invalid(format!("sysctl {key:?} would change the node, not the pod"))),
-            Some((kind, Scope::Node)) => {
+            Some((kind, Scope::Host)) => {
                 return Err(Error::invalid(format!(
                     "sysctl {key:?} would change the node: the pod has the node's {kind} namespace"
                 )));

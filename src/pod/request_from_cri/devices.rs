@@ -1,31 +1,21 @@
 //! Devices of the node, by path and by CDI name.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::absolute;
-use crate::error::{Error, Result};
-use crate::v1;
+use coracle_cri::v1;
 
-/// A device node of the host, or a directory of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceWish {
-    /// Where it is on the host.
-    pub host: PathBuf,
-    /// Where it shall be inside.
-    pub inside: PathBuf,
-    /// Some of `rwm`.
-    pub access: String,
-}
+use crate::error::{Error, Result};
+use crate::spec::request::DeviceRequest;
 
 /// Annotations that name CDI devices, from before the CRI had a field for them.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
 
-pub(super) fn all(devices: &[v1::Device]) -> Result<Vec<DeviceWish>> {
+pub(super) fn all(devices: &[v1::Device]) -> Result<Vec<DeviceRequest>> {
     devices.iter().map(device).collect()
 }
 
-fn device(device: &v1::Device) -> Result<DeviceWish> {
+fn device(device: &v1::Device) -> Result<DeviceRequest> {
     let host = absolute("devices.host_path", &device.host_path)?;
     let inside = match device.container_path.as_str() {
         "" => host.clone(),
@@ -38,7 +28,7 @@ fn device(device: &v1::Device) -> Result<DeviceWish> {
             device.host_path
         )));
     }
-    Ok(DeviceWish { host, inside, access: access.to_owned() })
+    Ok(DeviceRequest { host, inside, access: access.to_owned() })
 }
 
 /// The names of the field and of annotations, each once: kubelet sends both for the sake of older runtimes.
