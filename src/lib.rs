@@ -22,6 +22,7 @@ pub mod record;
 pub mod seccomp;
 
 pub mod launch;
+pub mod spec;
 #[cfg(feature = "node")]
 pub mod store;
 

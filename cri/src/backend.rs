@@ -3,33 +3,8 @@
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::convert::{ContainerWishes, SandboxWishes};
 use crate::error::{Error, Kind, Result};
 use crate::v1;
-
-/// A pod to be run.
-#[derive(Debug, Clone)]
-pub struct SandboxRequest {
-    /// As kubelet sent it: to be stored, and answered unchanged where the CRI asks for it.
-    pub config: v1::PodSandboxConfig,
-    /// The same, checked and in terms of the OCI runtime specification.
-    pub wishes: SandboxWishes,
-    /// The runtime handler; an unknown one must be refused. `""` is the default one.
-    pub handler: String,
-}
-
-/// A container to be created.
-#[derive(Debug, Clone)]
-pub struct ContainerRequest {
-    /// The pod it belongs to.
-    pub sandbox_id: String,
-    /// As kubelet sent it: to be stored, and answered unchanged where the CRI asks for it.
-    pub config: v1::ContainerConfig,
-    /// The same, checked and in terms of the OCI runtime specification.
-    pub wishes: ContainerWishes,
-    /// The pod's configuration, which kubelet sends along.
-    pub sandbox_config: v1::PodSandboxConfig,
-}
 
 /// A node that runs pods. Every method may block: it is called on a thread for blocking work, never on the server's.
 /// Ids are the full ones or a unique prefix, as crictl sends them; they are never empty.
@@ -51,8 +26,9 @@ pub trait Backend: Send + Sync + 'static {
     fn update_pod_cidr(&self, cidr: &str) -> Result<()>;
 
     /// Starts a pod, all or nothing, and answers its id. When a ready pod with the same metadata and configuration
-    /// exists, it is the answer: the first call may have finished after its caller had given up.
-    fn run_pod_sandbox(&self, request: &SandboxRequest) -> Result<String>;
+    /// exists, it is the answer: the first call may have finished after its caller had given up. `handler` names the runtime
+    /// handler; an unknown one is refused, `""` is the default one.
+    fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String>;
 
     /// Ends a pod's containers and its network. One that does not exist or is stopped is no error.
     fn stop_pod_sandbox(&self, id: &str) -> Result<()>;
@@ -74,7 +50,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Creates a container, without starting it, and answers its id. When a created container with the same metadata
     /// and configuration exists in the pod, it is the answer.
-    fn create_container(&self, request: &ContainerRequest) -> Result<String>;
+    fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String>;
 
     /// Starts a created container. When that fails the container is exited, with the reason in its status.
     fn start_container(&self, id: &str) -> Result<()>;

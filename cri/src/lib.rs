@@ -1,13 +1,12 @@
 //! The Kubernetes CRI v1 endpoint: gRPC services over a unix socket, without knowing what runs the containers.
 //!
-//! A node implements [`Backend`]; [`serve`] answers kubelet with it. What kubelet sends is checked and turned into terms
-//! of the OCI runtime specification by [`convert`], which is pure, before the node hears of it. README.md has a row for
-//! each call of the API.
+//! A node implements [`Backend`]; [`serve`] answers kubelet with it. The server checks of a message what it needs itself: ids,
+//! names, deadlines. What the rest of a configuration means is for the backend to say. README.md has a row for each call of
+//! the API.
 
 pub mod backend;
 pub mod call;
 mod connections;
-pub mod convert;
 pub mod error;
 mod filter;
 mod flights;
@@ -17,9 +16,10 @@ mod limits;
 mod runtime;
 mod server;
 mod status;
+mod validate;
 mod workers;
 
-pub use backend::{Backend, ContainerRequest, SandboxRequest};
+pub use backend::Backend;
 pub use call::Call;
 pub use connections::serve;
 pub use error::{Error, Kind, Result};

@@ -7,14 +7,14 @@ use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
 use crate::MESSAGE_LIMIT;
-use crate::backend::{Backend, ContainerRequest, SandboxRequest, has_vanished};
-use crate::convert::{ContainerWishes, SandboxWishes};
+use crate::backend::{Backend, has_vanished};
 use crate::error::{Error, Result};
 use crate::filter;
 use crate::lanes::Lane;
 use crate::server::Server;
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
+use crate::validate;
 
 /// The answer to a call.
 type Answer<T> = Result<Response<T>, Status>;
@@ -56,9 +56,9 @@ impl<B: Backend> RuntimeService for Server<B> {
 
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let request = request.into_inner();
-        let sandbox = Box::new(SandboxRequest::try_from(request.clone())?);
-        let key = sandbox.config.metadata.clone().unwrap_or_default();
-        let run = move |node: &B, _: &_| node.run_pod_sandbox(&sandbox);
+        let config = Box::new(validate::sandbox(request.config.clone())?);
+        let (key, handler) = (config.metadata.clone().unwrap_or_default(), request.runtime_handler.clone());
+        let run = move |node: &B, _: &_| node.run_pod_sandbox(&config, &handler);
         let pod_sandbox_id = self.ask_once(&self.run_sandbox, key, request, run).await?;
         said(Ok(RunPodSandboxResponse { pod_sandbox_id }))
     }
@@ -131,10 +131,13 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
-        let container = Box::new(ContainerRequest::try_from(request.clone())?);
-        let metadata = container.config.metadata.clone().unwrap_or_default();
-        let key = (container.sandbox_id.clone(), metadata);
-        let create = move |node: &B, _: &_| node.create_container(&container);
+        let sandbox_id = given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        let config = Box::new(validate::container(request.config.clone())?);
+        if request.sandbox_config.is_none() {
+            return Err(Error::invalid("CreateContainer without a sandbox_config").into());
+        }
+        let key = (sandbox_id.clone(), config.metadata.clone().unwrap_or_default());
+        let create = move |node: &B, _: &_| node.create_container(&sandbox_id, &config);
         let container_id = self.ask_once(&self.create_container, key, request, create).await?;
         said(Ok(CreateContainerResponse { container_id }))
     }
@@ -376,30 +379,6 @@ impl<B: Backend> Server<B> {
         let all = self.sandboxes(filter::sandbox_stats(filter)).await?;
         let ids = all.into_iter().map(|s| s.id);
         self.ask(Lane::Stats, move |node| present(ids.map(|id| node.pod_sandbox_stats(&id)))).await
-    }
-}
-
-impl TryFrom<RunPodSandboxRequest> for SandboxRequest {
-    type Error = Error;
-
-    fn try_from(request: RunPodSandboxRequest) -> Result<Self> {
-        let config = request.config.ok_or_else(|| Error::invalid("RunPodSandbox without a config"))?;
-        let wishes = SandboxWishes::of(&config)?;
-        Ok(Self { config, wishes, handler: request.runtime_handler })
-    }
-}
-
-impl TryFrom<CreateContainerRequest> for ContainerRequest {
-    type Error = Error;
-
-    fn try_from(request: CreateContainerRequest) -> Result<Self> {
-        let sandbox_id = given("pod_sandbox_id", request.pod_sandbox_id)?;
-        let config = request.config.ok_or_else(|| Error::invalid("CreateContainer without a config"))?;
-        let sandbox_config = request
-            .sandbox_config
-            .ok_or_else(|| Error::invalid("CreateContainer without a sandbox_config"))?;
-        let wishes = ContainerWishes::of(&config, &sandbox_config)?;
-        Ok(Self { sandbox_id, config, wishes, sandbox_config })
     }
 }
 

@@ -163,7 +163,7 @@ impl ExecArgs {
         }
         let mut added = std::collections::HashSet::new();
         for name in &self.cap {
-            added.insert(crate::oci::profile::security::capability(name)?);
+            added.insert(crate::spec::security::capability(name)?);
         }
         let mut sets = process.capabilities().clone().unwrap_or_else(|| {
             let mut none = LinuxCapabilities::default();

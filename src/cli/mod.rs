@@ -3,6 +3,7 @@
 //! Only the parser of the verb that was asked for is built: with twenty verbs of many flags each, building all would
 //! cost more than most verbs do.
 
+mod amounts;
 #[cfg(feature = "node")]
 mod attach;
 mod completions;

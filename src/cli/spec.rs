@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
+use crate::spec::template;
 
 /// Write a config.json to start from
 #[derive(Debug, clap::Args)]
@@ -22,10 +23,7 @@ pub(super) struct SpecArgs {
 /// Runs `coracle spec`.
 pub(super) fn run(_context: &Context, args: &SpecArgs) -> Result<ExitCode> {
     let path = args.bundle.join("config.json");
-    let mut spec = crate::oci::template::spec();
-    if args.rootless {
-        crate::oci::template::make_rootless(&mut spec);
-    }
+    let spec = if args.rootless { template::rootless()? } else { template::spec()? };
     let text = serde_json::to_string_pretty(&spec).doing(|| "write the configuration")?;
     let made = private::create_new(&path, private::SHARED_FILE);
     let mut file = match made {

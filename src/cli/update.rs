@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::Context;
+use super::amounts::bytes;
 use crate::error::{Doing, Error, Result};
 use crate::id::ContainerId;
-use crate::oci::profile::amounts::bytes;
 
 /// Give a running container other limits
 #[derive(Debug, clap::Args)]

@@ -29,7 +29,7 @@ pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
     let mut spec = parse(&path, &text)?;
     let root = spec.root().as_ref().map(|root| absolute.join(root.path()));
     if let (Some(process), Some(root)) = (spec.process_mut(), root) {
-        super::profile::user::complete_home(process, &root);
+        crate::spec::user::complete_home(process, &root);
     }
     Ok((absolute, spec))
 }

@@ -64,7 +64,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
         attach::take_our_size(&mut process);
     }
     let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
-    super::profile::user::complete_home(&mut process, &root);
+    crate::spec::user::complete_home(&mut process, &root);
     let event = if options.ignore_paused { Event::ExecPaused } else { Event::Exec };
     let state = admitted(&layout, event, Lock::take(&layout)?)?;
     let (ours, console) = match (terminal, &options.console_socket, options.detach) {

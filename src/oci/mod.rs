@@ -9,13 +9,11 @@ pub mod exec;
 pub mod freeze;
 pub mod kill;
 pub mod lifecycle;
-pub mod profile;
 pub mod ps;
 pub mod run;
 pub mod start;
 pub mod state;
 pub mod stop;
-pub mod template;
 
 use std::path::PathBuf;
 

@@ -9,7 +9,7 @@ use yaml_rust2::Yaml;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
-use crate::oci::profile::devices;
+use crate::spec::devices;
 
 /// Where vendors put their files; a device in a later directory hides its namesake in an earlier one.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -242,7 +242,7 @@ mod tests {
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
-        let mut spec = crate::oci::template::spec();
+        let mut spec = crate::spec::template::spec().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         inject_from(&[directory.path().to_owned()], &names, &mut spec).map(|()| spec)
     }
@@ -297,7 +297,7 @@ mod tests {
         }
         std::fs::write(path("bytes.yaml"), [0xff, 0xfe, 0]).unwrap();
         let inject = |name: &str| {
-            let mut spec = crate::oci::template::spec();
+            let mut spec = crate::spec::template::spec().unwrap();
             inject_from(&[directory.path().to_owned()], &[name.to_owned()], &mut spec)
         };
         inject("acme.com/tpu=0").unwrap();

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use coracle_cri::convert::{SandboxWishes, Scope};
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::records::Directory;
+use super::request_from_cri::SandboxRequest;
 use crate::error::{Doing, Error, Result};
 use crate::linux::private;
 use crate::net::namespace;
+use crate::spec::request::Scope;
 
 /// Namespaces that a pod may have pinned.
 const PINNED: [&str; 5] = ["pid", "net", "ipc", "uts", "user"];
@@ -19,17 +20,17 @@ const PINNED: [&str; 5] = ["pid", "net", "ipc", "uts", "user"];
 ///
 /// # Errors
 /// They cannot be made.
-pub(super) fn put_up(wishes: &SandboxWishes, directory: &Directory) -> Result<()> {
+pub(super) fn put_up(request: &SandboxRequest, directory: &Directory) -> Result<()> {
     let host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let hostname = wishes.hostname.clone().unwrap_or_else(own_hostname);
-    let resolv_conf = wishes.resolv_conf.clone().unwrap_or_else(|| host("/etc/resolv.conf"));
+    let hostname = request.hostname.clone().unwrap_or_else(own_hostname);
+    let resolv_conf = request.resolv_conf.clone().unwrap_or_else(|| host("/etc/resolv.conf"));
     let texts =
         [("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf), ("hosts", host("/etc/hosts"))];
     for (name, text) in texts {
         let path = directory.join(name);
         private::write(&path, text, private::SHARED_FILE).doing(|| format!("write {}", path.display()))?;
     }
-    if wishes.namespaces.ipc == Scope::Pod {
+    if request.namespaces.ipc == Scope::Pod {
         let shm = directory.join("shm");
         let doing = || format!("mount shared memory on {}", shm.display());
         private::make_dir(&shm, 0o1777).doing(doing)?;
@@ -59,8 +60,8 @@ pub(super) fn take_down(directory: &Directory) {
 }
 
 /// The pod's files, as mounts of a container.
-pub(super) fn mounts(wishes: &SandboxWishes, directory: &Directory, read_only: bool) -> Vec<Mount> {
-    let shm = match wishes.namespaces.ipc {
+pub(super) fn mounts(request: &SandboxRequest, directory: &Directory, read_only: bool) -> Vec<Mount> {
+    let shm = match request.namespaces.ipc {
         Scope::Pod => directory.join("shm"),
         _ => PathBuf::from("/dev/shm"),
     };

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use coracle_cri::convert::SandboxWishes;
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Root, Spec,
 };
 
 use super::Pods;
 use super::abort::{Abort, Abortable};
-use super::place::{namespace, namespaces_of};
 use super::records::Directory;
+use super::request_from_cri::SandboxRequest;
+use super::resolve::namespaces_of;
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::{Client, KeeperSpawner, keeper_program};
@@ -23,6 +23,7 @@ use crate::linux::private;
 use crate::oci::create::CreateOptions;
 use crate::oci::{attach, delete, run};
 use crate::record::{ContainerState, Layout};
+use crate::spec::namespace;
 
 /// The program's place in the root of a pod's first process.
 const PROGRAM: &str = "/keeper";
@@ -100,19 +101,19 @@ impl Pods {
     pub(super) fn start_first_process(
         &self,
         id: &str,
-        wishes: &SandboxWishes,
+        request: &SandboxRequest,
         directory: &Directory,
         undo: &mut Undo,
     ) -> Result<()> {
         let root = directory.join("init");
         private::make_dir(&root, private::DIR).doing(|| format!("make {}", root.display()))?;
-        if let Some(user) = &wishes.namespaces.user {
+        if let Some(user) = &request.namespaces.user {
             // The root of the user namespace sets it up.
             let first = |list: &[LinuxIdMapping]| list.first().map(LinuxIdMapping::host_id);
             std::os::unix::fs::chown(&root, first(&user.uids), first(&user.gids))
                 .doing(|| format!("give {} to the pod's root", root.display()))?;
         }
-        let spec = self.first_process(id, wishes, directory, root)?;
+        let spec = self.first_process(id, request, directory, root)?;
         let runtime = self.runtime();
         let own = ContainerId::parse(id)?;
         let order = Order { id: id.to_owned(), ..Order::default() };
@@ -130,7 +131,7 @@ impl Pods {
     fn first_process(
         &self,
         id: &str,
-        wishes: &SandboxWishes,
+        request: &SandboxRequest,
         directory: &Directory,
         root: PathBuf,
     ) -> Result<Spec> {
@@ -140,14 +141,14 @@ impl Pods {
             .map_err(|e| e.hint("the first process of a shared PID namespace is coracle-keeper itself"))?;
         let mut spec = Spec::default();
         let mut linux = Linux::default();
-        let own = &wishes.namespaces;
+        let own = &request.namespaces;
         let shared = namespaces_of(own, directory);
         let pids = namespace(LinuxNamespaceType::Pid, None);
         linux
             .set_namespaces(Some(shared.chain([pids, namespace(LinuxNamespaceType::Mount, None)]).collect()))
             .set_uid_mappings(own.user.as_ref().map(|user| user.uids.clone()))
             .set_gid_mappings(own.user.as_ref().map(|user| user.gids.clone()))
-            .set_cgroups_path(Some(self.cgroup_of(wishes.cgroup_parent.as_deref(), id)))
+            .set_cgroups_path(Some(self.cgroup_of(request.cgroup_parent.as_deref(), id)))
             .set_resources(None);
         spec.set_version(crate::record::OCI_VERSION.to_owned())
             .set_hostname(None)

@@ -19,8 +19,9 @@ use coracle_cri::v1;
 use super::container::Container;
 use super::machine::State;
 use super::records::{ContainerRecord, Directory, SandboxRecord};
+use super::request_from_cri::SandboxRequest;
 use super::sandbox::Sandbox;
-use super::{Pods, files, volumes};
+use super::{Pods, files, requests, volumes};
 use crate::cgroup::Group;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
@@ -43,7 +44,13 @@ impl Pods {
         for id in self.directories.all()? {
             let directory = self.directories.pod(&id);
             match directory.load::<v1::PodSandboxConfig, SandboxRecord>() {
-                Ok(Some((config, record))) => self.recover_sandbox(id, config, record, directory),
+                Ok(Some((config, record))) => match requests::of_sandbox(&directory, &config) {
+                    Ok(request) => self.recover_sandbox(id, config, request, record, directory),
+                    Err(error) => {
+                        complain(Err(error));
+                        complain(self.undo_sandbox(&id, &directory));
+                    }
+                },
                 Ok(None) => complain(self.undo_sandbox(&id, &directory)),
                 Err(error) => {
                     complain(Err(error));
@@ -66,6 +73,7 @@ impl Pods {
         &self,
         id: String,
         config: v1::PodSandboxConfig,
+        request: SandboxRequest,
         record: SandboxRecord,
         directory: Directory,
     ) {
@@ -73,7 +81,7 @@ impl Pods {
             let its = directory.container(&container);
             match its.load::<v1::ContainerConfig, ContainerRecord>() {
                 Ok(Some(found)) => {
-                    complain(self.recover_container(container, &id, found, its));
+                    complain(self.recover_container(container, &id, &request, found, its));
                 }
                 Ok(None) => complain(self.undo_container(&container, &its)),
                 Err(error) => {
@@ -82,7 +90,7 @@ impl Pods {
                 }
             }
         }
-        let sandbox = Sandbox::new(id.clone(), config, directory, record);
+        let sandbox = Sandbox::new(id.clone(), config, request, directory, record);
         self.table().sandboxes.insert(id, Arc::new(sandbox));
     }
 
@@ -90,6 +98,7 @@ impl Pods {
         &self,
         id: String,
         pod: &str,
+        request: &SandboxRequest,
         (config, mut record): (v1::ContainerConfig, ContainerRecord),
         directory: Directory,
     ) -> Result<()> {
@@ -106,7 +115,9 @@ impl Pods {
             // Whether it got as far as running, the keeper knows; else it is as if its start had never been tried.
             record.state = State::Created;
         }
-        let container = Arc::new(Container::new(id.clone(), pod.to_owned(), directory, config, record));
+        let request = requests::of_container(&directory, &config, request)?;
+        let container = Container::new(id.clone(), pod.to_owned(), directory, config, request, record);
+        let container = Arc::new(container);
         self.table().containers.insert(id, Arc::clone(&container));
         match was_starting {
             true => self.recover_start(&container, &own),

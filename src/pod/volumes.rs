@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use coracle_cri::convert::{ContainerWishes, Source};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
@@ -12,26 +11,27 @@ use super::Pods;
 use super::records::Directory;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
+use crate::spec::request::{ContainerRequest, MountSource};
 
 /// The directory below a container's, where images are mounted.
 const IMAGES: &str = "images";
 
 impl Pods {
-    /// The source of each wished mount, in their order. A path that is not there is made as a directory, as kubelet's other
+    /// The source of each mount that is asked for, in their order. A path that is not there is made as a directory, as kubelet's other
     /// runtimes do; images are mounted.
     ///
     /// # Errors
     /// A path cannot be made, an image or the path in it is not here.
-    pub(super) fn sources(&self, wishes: &ContainerWishes, directory: &Directory) -> Result<Vec<PathBuf>> {
+    pub(super) fn sources(&self, request: &ContainerRequest, directory: &Directory) -> Result<Vec<PathBuf>> {
         let mut sources = Vec::new();
-        for (number, mount) in wishes.mounts.iter().enumerate() {
+        for (number, mount) in request.mounts.iter().enumerate() {
             sources.push(match &mount.source {
-                Source::Host(path) => on_host(path)?,
-                Source::Image { image, sub_path } => {
-                    let doing = |e: Error| {
-                        e.doing(format!("mount image {} at {}", image.image, mount.destination.display()))
-                    };
-                    self.of_image(&image.image, sub_path, &directory.join(IMAGES), number).map_err(doing)?
+                MountSource::Host(path) => on_host(path)?,
+                MountSource::Tmpfs => PathBuf::from("tmpfs"),
+                MountSource::Image { image, sub_path } => {
+                    let doing =
+                        |e: Error| e.doing(format!("mount image {image} at {}", mount.destination.display()));
+                    self.of_image(image, sub_path, &directory.join(IMAGES), number).map_err(doing)?
                 }
             });
         }

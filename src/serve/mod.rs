@@ -20,7 +20,7 @@ mod supervisor;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use coracle_cri::{Backend, Call, ContainerRequest, Result, SandboxRequest, v1};
+use coracle_cri::{Backend, Call, Result, v1};
 
 pub use daemon::run;
 
@@ -124,8 +124,8 @@ impl Backend for Node {
         Ok(())
     }
 
-    fn run_pod_sandbox(&self, request: &SandboxRequest) -> Result<String> {
-        Ok(self.pods.run_sandbox(request)?)
+    fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
+        Ok(self.pods.run_sandbox(config, handler)?)
     }
 
     fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
@@ -153,8 +153,8 @@ impl Backend for Node {
         Ok(self.pods.sandbox_stats(id)?)
     }
 
-    fn create_container(&self, request: &ContainerRequest) -> Result<String> {
-        Ok(self.pods.create_container(request)?)
+    fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
+        Ok(self.pods.create_container(sandbox_id, config)?)
     }
 
     fn start_container(&self, id: &str) -> Result<()> {

@@ -10,7 +10,7 @@
 //! | the directory swapped while a layer is unpacked or mounted | CVE-2025-47290 | here; `cve::cve_2021_30465_…` |
 //! | set-user-ID files of images within everybody's reach | CVE-2021-41091, CVE-2021-41103, CVE-2024-25621 | here |
 //! | a volume behind a link | CVE-2022-23648 | `cve` |
-//! | `/etc/passwd` that is a link, a FIFO or endless | CVE-2024-9676, CVE-2026-47262 | here; `oci::profile::user` |
+//! | `/etc/passwd` that is a link, a FIFO or endless | CVE-2024-9676, CVE-2026-47262 | here; `spec::user` |
 //! | endless indexes, manifests, configurations | CVE-2023-25153 | here; `image_import`, `pull` |
 //! | labels that become annotations | CVE-2026-53488 | `launch::labels_of_the_image_do_not_become_annotations` |
 //! | an image that takes the name of another | CVE-2026-50195 | here |

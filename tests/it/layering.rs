@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "id"],
     &["digest", "linux", "log", "yaml"],
     &["cgroup", "seccomp", "record"],
-    &["launch", "store"],
+    &["launch", "spec", "store"],
     &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],

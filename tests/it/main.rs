@@ -12,6 +12,7 @@ mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
 mod clock;
+mod container_specs;
 mod cve;
 mod cve_images;
 mod cve_pods;

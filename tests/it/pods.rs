@@ -87,7 +87,7 @@ fn what_does_not_exist_is_stopped_and_removed_without_complaint() {
 }
 
 #[test]
-fn bad_wishes_are_refused_and_leave_nothing() {
+fn bad_requests_are_refused_and_leave_nothing() {
     needs!(root, busybox, launch_verb);
     let serve = Serve::new();
     let handler =

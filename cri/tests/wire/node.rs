@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use coracle_cri::{Backend, Call, ContainerRequest, Error, Kind, Result, SandboxRequest, v1};
+use coracle_cri::{Backend, Call, Error, Kind, Result, v1};
 
 #[derive(Default)]
 pub(crate) struct Node {
@@ -103,14 +103,14 @@ impl Backend for Node {
         Ok(())
     }
 
-    fn run_pod_sandbox(&self, request: &SandboxRequest) -> Result<String> {
+    fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let mut state = self.begin("run_pod_sandbox", None)?;
-        if request.handler == "unknown" {
+        if handler == "unknown" {
             return Err(Error::invalid("there is no runtime handler \"unknown\""));
         }
-        let metadata = request.config.metadata.clone();
-        if let Some((sandbox, config)) = state.sandboxes.values().find(|(s, _)| s.metadata == metadata) {
-            return if *config == request.config {
+        let metadata = config.metadata.clone();
+        if let Some((sandbox, known)) = state.sandboxes.values().find(|(s, _)| s.metadata == metadata) {
+            return if known == config {
                 Ok(sandbox.id.clone())
             } else {
                 Err(Error::new(Kind::Exists, "another pod has this name"))
@@ -121,11 +121,11 @@ impl Backend for Node {
             id: id.clone(),
             metadata,
             created_at: 1,
-            labels: request.config.labels.clone(),
-            annotations: request.config.annotations.clone(),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
             ..Default::default()
         };
-        state.sandboxes.insert(id.clone(), (sandbox, request.config.clone()));
+        state.sandboxes.insert(id.clone(), (sandbox, config.clone()));
         Ok(id)
     }
 
@@ -172,18 +172,18 @@ impl Backend for Node {
         Ok(v1::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None })
     }
 
-    fn create_container(&self, request: &ContainerRequest) -> Result<String> {
+    fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
         let mut state = self.begin("create_container", None)?;
         let id = format!("container{}", state.containers.len());
         let container = v1::Container {
             id: id.clone(),
-            pod_sandbox_id: request.sandbox_id.clone(),
-            metadata: request.config.metadata.clone(),
-            labels: request.config.labels.clone(),
+            pod_sandbox_id: sandbox_id.to_owned(),
+            metadata: config.metadata.clone(),
+            labels: config.labels.clone(),
             created_at: 1,
             ..Default::default()
         };
-        state.containers.insert(id.clone(), (container, request.config.clone()));
+        state.containers.insert(id.clone(), (container, config.clone()));
         Ok(id)
     }
 

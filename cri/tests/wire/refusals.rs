@@ -62,24 +62,20 @@ fn an_empty_id_is_an_invalid_argument() {
 }
 
 #[test]
-fn a_malformed_pod_or_container_never_reaches_the_node() {
+fn a_pod_or_container_without_a_name_never_reaches_the_node() {
     run(async {
         let server = Server::start(Node::default());
         let mut runtime = server.runtime().await;
         refused!(runtime.run_pod_sandbox(RunPodSandboxRequest::default()), InvalidArgument, "config");
-        let mut group = pod("web");
-        let context =
-            LinuxSandboxSecurityContext { run_as_group: Some(Int64Value { value: 1 }), ..Default::default() };
-        group.config.as_mut().unwrap().linux =
-            Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
-        refused!(runtime.run_pod_sandbox(group), InvalidArgument, "run_as_group without run_as_user");
-        let mut mount = container("main");
-        mount.config.as_mut().unwrap().mounts = vec![Mount {
-            container_path: "/vol".into(),
-            image: Some(ImageSpec { image: "i".into(), ..Default::default() }),
-            ..Default::default()
-        }];
-        refused!(runtime.create_container(mount), InvalidArgument, "read-only");
+        let mut nameless = pod("web");
+        nameless.config.as_mut().unwrap().metadata.as_mut().unwrap().uid.clear();
+        refused!(runtime.run_pod_sandbox(nameless), InvalidArgument, "metadata.uid");
+        let mut no_image = container("main");
+        no_image.config.as_mut().unwrap().image = None;
+        refused!(runtime.create_container(no_image), InvalidArgument, "image.image");
+        let mut no_pod = container("main");
+        no_pod.sandbox_config = None;
+        refused!(runtime.create_container(no_pod), InvalidArgument, "sandbox_config");
         let mut pod_of_none = container("main");
         pod_of_none.pod_sandbox_id.clear();
         refused!(runtime.create_container(pod_of_none), InvalidArgument, "pod_sandbox_id");
@@ -87,7 +83,7 @@ fn a_malformed_pod_or_container_never_reaches_the_node() {
         let mut handler = pod("web");
         handler.runtime_handler = "unknown".into();
         refused!(runtime.run_pod_sandbox(handler), InvalidArgument, "unknown");
-        assert_eq!(server.node.state().failures.len(), 5);
+        assert_eq!(server.node.state().failures.len(), 6);
     });
 }
 

@@ -11,12 +11,14 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Mount;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::linux::private;
 use crate::oci::Runtime;
+use crate::spec::mounts::mount;
 use crate::store::{ImageRecord, Store};
 
 /// Marks a directory that goes with its container; it holds the path of the runtime's root, where the record is.
@@ -86,7 +88,7 @@ impl Container {
     }
 
     /// Writes the files that every container gets and says where they go.
-    pub(super) fn write_files(&self, hostname: &str, host_network: bool) -> Result<Vec<(PathBuf, PathBuf)>> {
+    pub(super) fn write_files(&self, hostname: &str, host_network: bool) -> Result<Vec<Mount>> {
         let host = |path| std::fs::read_to_string(path).unwrap_or_default();
         let hosts = if host_network {
             host("/etc/hosts")
@@ -102,7 +104,7 @@ impl Container {
             let path = self.directory.join(name);
             private::write(&path, text, private::SHARED_FILE)
                 .doing(|| format!("write {}", path.display()))?;
-            placed.push((path, Path::new("/etc").join(name)));
+            placed.push(mount(Path::new("/etc").join(name), "bind", path, &["bind", "rprivate"]));
         }
         Ok(placed)
     }

@@ -2,12 +2,17 @@
 
 mod container;
 mod detached;
-mod wishes;
+mod devices;
+mod flags;
+mod limits;
+mod mounts;
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use oci_spec::runtime::Spec;
+use oci_spec::image::Config as ImageConfig;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::Context;
 use crate::error::{Doing, Error, Kind, Result};
@@ -16,8 +21,10 @@ use crate::image::import::{ImportOptions, import, open_source};
 use crate::image::platform::{self, Platform};
 use crate::image::pull::{PullOptions, pull};
 use crate::oci::create::CreateOptions;
-use crate::oci::profile::{self, Place, user};
 use crate::oci::run::{self, RunOptions};
+use crate::oci::stop::STOP_SIGNAL;
+use crate::spec::request::{ContainerRequest, MountSource, Profile, Scope};
+use crate::spec::{self, Resolved, defaults, image_volumes, user};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 use container::Container;
@@ -55,7 +62,7 @@ pub struct LaunchArgs {
     #[command(flatten)]
     registry: super::image::RegistryArgs,
     #[command(flatten)]
-    wishes: wishes::WishArgs,
+    container: flags::ContainerArgs,
     /// The name of an image, or the path of an OCI layout or archive
     #[arg(value_name = "IMAGE|PATH")]
     image: String,
@@ -72,6 +79,9 @@ enum When {
     Missing,
     Never,
 }
+
+/// The cgroup above those of containers that name none.
+const CGROUP_PARENT: &str = "/coracle";
 
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -129,33 +139,78 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
     let config = store.config(&image)?.config().clone().unwrap_or_default();
     let name = args.name.clone().map_or_else(container::random_name, Ok)?;
     let id = ContainerId::parse(&name)?;
-    let mut wishes = args.wishes.parse()?;
-    wishes.command.clone_from(&args.command);
-    wishes.terminal = args.tty;
+    let mut request = args.container.request(&args.command, args.tty)?;
+    request.hostname.get_or_insert_with(|| short_name(id.as_str()));
+    if let Some(signal) = config.stop_signal() {
+        request.annotations.entry(STOP_SIGNAL.to_owned()).or_insert_with(|| signal.clone());
+    }
     let container = Container::make(&context.runtime(), &store, &image, &id, args.rm)?;
     let root = crate::image::rootfs::mount(&store.lower_dirs(&image), container.directory(), args.rm)?;
-    let inside = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root)));
-    let databases = user::Databases::read(&inside)?;
-    let user = args.wishes.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
-    let hostname = wishes.hostname.clone().unwrap_or_else(|| profile::short_name(id.as_str()));
-    wishes.extra_groups = args.wishes.extra_groups(&databases)?;
-    let is_covered = |target: &Path| wishes.mounts.iter().any(|m| m.destination() == target);
-    let directory = container.directory();
-    let volumes = profile::volumes::of_image(&config, &is_covered, wishes.read_only, directory, &inside)?;
-    wishes.mounts.extend(volumes);
-    let place = Place {
-        id: id.to_string(),
-        root: container.directory().join("root"),
-        user: databases.resolve(&user)?,
-        files: container.write_files(&hostname, wishes.host_network)?,
-    };
-    let spec = profile::spec(&wishes, &config, &place)?;
+    let resolved = resolve(&request, config, &container, &root, &id)?;
+    let spec = spec::build(&request, &resolved)?;
     let create = CreateOptions {
         bundle: container.directory().to_owned(),
         root: Some(std::sync::Arc::new(root)),
         ..CreateOptions::default()
     };
     Ok(Prepared { id, spec, container, create })
+}
+
+/// What the request refers to, found in the image and on this host.
+fn resolve(
+    request: &ContainerRequest,
+    image: ImageConfig,
+    container: &Container,
+    root: &OwnedFd,
+    id: &ContainerId,
+) -> Result<Resolved> {
+    let inside = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+    let databases = user::Databases::read(&inside)?;
+    let of_image = image.user().as_deref().unwrap_or_default();
+    let host_network = request.namespaces.network == Scope::Host;
+    let hostname = request.hostname.clone().unwrap_or_default();
+    let is_covered = |path: &Path| spec::mounts::is_covered(request, path);
+    let directory = container.directory();
+    let parent = request.cgroup_parent.clone().unwrap_or_else(|| PathBuf::from(CGROUP_PARENT));
+    let kinds =
+        defaults::NAMESPACES.into_iter().filter(|kind| !host_network || *kind != LinuxNamespaceType::Network);
+    Ok(Resolved {
+        root: directory.join("root"),
+        user: user::resolve(&request.user, &request.groups, of_image, &databases)?,
+        namespaces: kinds.map(|kind| spec::namespace(kind, None)).collect(),
+        cgroup: Some(parent.join(id.as_str())),
+        files: container.write_files(&hostname, host_network)?,
+        sources: request.mounts.iter().map(|mount| source(&mount.source)).collect(),
+        image_volumes: image_volumes::of_image(
+            &image,
+            &is_covered,
+            request.read_only_root,
+            directory,
+            &inside,
+        )?,
+        devices: spec::devices::resolve(request)?,
+        seccomp: spec::security::seccomp(request)?,
+        apparmor: match &request.apparmor {
+            Profile::Localhost(name) => Some(name.clone()),
+            Profile::RuntimeDefault | Profile::Unconfined => None,
+        },
+        selinux_label: request.selinux_label.clone(),
+        hostname: Some(hostname),
+        image,
+    })
+}
+
+/// Flags name no images to mount, so a source is what the flag says.
+fn source(source: &MountSource) -> PathBuf {
+    match source {
+        MountSource::Host(path) => path.clone(),
+        MountSource::Tmpfs | MountSource::Image { .. } => PathBuf::from("tmpfs"),
+    }
+}
+
+/// docker's host name: the first twelve characters of the id.
+fn short_name(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 /// The image by name, or from a path that is imported; quick when the store has it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_cri::{ContainerRequest, v1};
+use coracle_cri::v1;
 
 use super::{Container, Prepared};
 use crate::error::{Error, Kind, Result};
@@ -11,8 +11,9 @@ use crate::launch::undo::Undo;
 use crate::linux::private;
 use crate::pod::machine::State;
 use crate::pod::records::ContainerRecord;
+use crate::pod::request_from_cri::CreateRequest;
 use crate::pod::sandbox::Sandbox;
-use crate::pod::{Pods, files, new_id, now_ns, volumes};
+use crate::pod::{Pods, files, new_id, now_ns, requests, volumes};
 use crate::store::{ImageRecord, remove_container};
 
 /// Marks a directory in the store as that of a pod's container: it holds the run directory's path.
@@ -23,17 +24,18 @@ impl Pods {
     /// answer: the first call may have finished after its caller had given up.
     ///
     /// # Errors
-    /// `NotFound` without the pod or the image, `WrongState` in a pod that is not ready, `Exists` for another container of
+    /// `Invalid` for a configuration that contradicts itself, `NotFound` without the pod or the image, `WrongState` in a pod that is not ready, `Exists` for another container of
     /// that name, or what the configuration asks for cannot be had; nothing is left behind then.
-    pub fn create_container(&self, request: &ContainerRequest) -> Result<String> {
-        let sandbox = self.sandbox(&request.sandbox_id)?;
+    pub fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
+        let sandbox = self.sandbox(sandbox_id)?;
+        let request = CreateRequest::from_cri(config, &sandbox.request)?;
         let _creating = sandbox.begin_create()?;
-        if let Some(id) = self.same_container(&sandbox, &request.config)? {
+        if let Some(id) = self.same_container(&sandbox, config)? {
             return Ok(id);
         }
         let id = new_id()?;
         let mut undo = Undo::new();
-        let container = self.make_container(&id, &sandbox, request, &mut undo)?;
+        let container = self.make_container(&id, &sandbox, config, request, &mut undo)?;
         {
             // In this order, as whoever looks for a pod by its name takes the two.
             let mut table = self.table();
@@ -61,10 +63,11 @@ impl Pods {
         &self,
         id: &str,
         sandbox: &Sandbox,
-        request: &ContainerRequest,
+        config: &v1::ContainerConfig,
+        request: CreateRequest,
         undo: &mut Undo,
     ) -> Result<Container> {
-        let image = self.image_of(&request.config)?;
+        let image = self.image_of(config)?;
         let stored = self.store.container_dir(&ContainerId::parse(id)?);
         let directory = sandbox.directory.container(id);
         undo.push("container", {
@@ -80,15 +83,16 @@ impl Pods {
         // First: by it a daemon that comes after us finds what else there may be.
         directory.make()?;
         self.hold(id, &image)?;
-        directory.save_config(&request.config)?;
-        if let Some(path) = &request.wishes.log_path {
+        directory.save_config(config)?;
+        requests::save(&directory, &request)?;
+        if let Some(path) = &request.log_path {
             files::make_log_directories(sandbox.log_directory(), path)?;
         }
-        let prepared = self.prepare(id, sandbox, &image, &directory, &request.wishes)?;
-        let record = record_of(&image, &prepared, request.wishes.stop_signal.as_deref(), &self.store)?;
+        let prepared = self.prepare(id, sandbox, &image, &request.container)?;
+        let record = record_of(&image, &prepared, request.stop_signal.as_deref(), &self.store)?;
         directory.save(&record)?;
         let container =
-            Container::new(id.to_owned(), sandbox.id.clone(), directory, request.config.clone(), record);
+            Container::new(id.to_owned(), sandbox.id.clone(), directory, config.clone(), request, record);
         container.life().prepared = Some(Box::new(prepared));
         Ok(container)
     }
@@ -117,11 +121,11 @@ impl Pods {
 fn record_of(
     image: &ImageRecord,
     prepared: &Prepared,
-    wished_signal: Option<&str>,
+    requested_signal: Option<&str>,
     store: &crate::store::Store,
 ) -> Result<ContainerRecord> {
     let configured = store.config(image)?.config().as_ref().and_then(|config| config.stop_signal().clone());
-    let signal = wished_signal.map(str::to_owned).or(configured);
+    let signal = requested_signal.map(str::to_owned).or(configured);
     let user = prepared.spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
     let others = user.additional_gids().clone().unwrap_or_default();
     Ok(ContainerRecord {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use coracle_cri::convert::{ContainerWishes, signal_named};
 use coracle_cri::v1;
 
 use super::{Container, Life};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pod::Pods;
 use crate::pod::machine::State;
+use crate::pod::request_from_cri::signal_named;
 
 fn state_of(state: State) -> i32 {
     match state {
@@ -36,10 +36,9 @@ impl Container {
         }
     }
 
-    fn status(&self, sandbox: &v1::PodSandboxConfig) -> Result<v1::ContainerStatus> {
+    fn status(&self) -> v1::ContainerStatus {
         let life = self.life();
-        let wishes = ContainerWishes::of(&life.config, sandbox).map_err(|e| Error::invalid(e.message))?;
-        let log_path = wishes.log_path.map(|path| path.display().to_string()).unwrap_or_default();
+        let log_path = self.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let Life { config, record, .. } = &*life;
         let limits = config.linux.as_ref().and_then(|linux| linux.resources.clone());
         let (uid, gid, groups) = &record.user;
@@ -47,7 +46,7 @@ impl Container {
             "" => v1::Signal::Sigterm,
             name => signal_named(name),
         };
-        Ok(v1::ContainerStatus {
+        v1::ContainerStatus {
             id: self.id.clone(),
             metadata: config.metadata.clone(),
             state: state_of(record.state),
@@ -76,7 +75,7 @@ impl Container {
                 }),
             }),
             stop_signal: stop_signal.into(),
-        })
+        }
     }
 }
 
@@ -101,8 +100,7 @@ impl Pods {
     /// `NotFound`
     pub fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
         let container = self.container(id)?;
-        let sandbox = self.sandbox(&container.pod)?;
-        let status = container.status(&sandbox.config)?;
+        let status = container.status();
         let mut info = BTreeMap::new();
         if verbose {
             let running = container.state() == State::Running;

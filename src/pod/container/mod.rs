@@ -13,6 +13,7 @@ pub(super) use create::MARK;
 pub(super) use exec::PREFIX;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ use oci_spec::runtime::Spec;
 use super::abort::Abort;
 use super::machine::{Event, State, step};
 use super::records::{ContainerRecord, Directory};
+use super::request_from_cri::CreateRequest;
 use super::stats::LayerUsage;
 use super::{Pods, now_ns, table};
 use crate::error::{Error, Kind, Result};
@@ -37,6 +39,8 @@ pub(super) struct Container {
     /// The pod's id.
     pub(super) pod: String,
     pub(super) directory: Directory,
+    /// Where its log goes; none when it is not kept.
+    log_path: Option<PathBuf>,
     life: Mutex<Life>,
     /// Told of every change of its life.
     changed: Condvar,
@@ -50,6 +54,8 @@ pub(super) struct Life {
     /// As kubelet sent it; its limits are those in force.
     pub(super) config: v1::ContainerConfig,
     pub(super) record: ContainerRecord,
+    /// What that asks for, until it has been started: nobody needs it after that.
+    request: Option<Box<CreateRequest>>,
     /// What was made for its start, until then.
     prepared: Option<Box<Prepared>>,
     /// Ends its start, while that is under way.
@@ -72,11 +78,14 @@ impl Container {
         pod: String,
         directory: Directory,
         config: v1::ContainerConfig,
+        request: CreateRequest,
         record: ContainerRecord,
     ) -> Self {
-        let life = Life { config, record, prepared: None, start: None, kill_at: None };
+        let log_path = request.log_path.clone();
+        let request = is_startable(record.state).then(|| Box::new(request));
+        let life = Life { config, request, record, prepared: None, start: None, kill_at: None };
         let (life, changed, usage) = (Mutex::new(life), Condvar::new(), Arc::default());
-        Self { id, pod, directory, life, changed, usage }
+        Self { id, pod, directory, log_path, life, changed, usage }
     }
 
     /// Nothing foreign runs while it is held, so a poisoned one is sound.
@@ -115,6 +124,9 @@ impl Container {
         if next != State::Starting {
             life.start = None;
         }
+        if !is_startable(next) {
+            life.request = None;
+        }
         let saved = if next == State::Gone { Ok(()) } else { self.directory.save(&life.record) };
         self.changed.notify_all();
         saved
@@ -135,6 +147,14 @@ impl Container {
             record.exit_code = exit.code.into();
             reason.clone_into(&mut record.reason);
         })
+    }
+}
+
+/// Whether a container in this state is to be started, or is being started.
+fn is_startable(state: State) -> bool {
+    match state {
+        State::Created | State::Starting => true,
+        State::Running | State::Exited | State::Gone => false,
     }
 }
 

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use coracle_cri::convert::ContainerWishes;
-
 use super::{Container, Prepared, START_ERROR};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::keeper::{Order, Stdin};
 use crate::pod::abort::Abort;
 use crate::pod::machine::{Event, State};
@@ -46,26 +44,29 @@ impl Pods {
     }
 
     fn launch(&self, sandbox: &Sandbox, container: &Arc<Container>, abort: &Arc<Abort>) -> Result<()> {
-        let (config, prepared) = {
+        let (config, request, prepared) = {
             let mut life = container.life();
-            (life.config.clone(), life.prepared.take())
+            (life.config.clone(), life.request.clone(), life.prepared.take())
         };
-        let wishes = ContainerWishes::of(&config, &sandbox.config).map_err(|e| Error::invalid(e.message))?;
+        // It ended, or was found running, in the same moment.
+        let request = request.ok_or_else(|| {
+            Error::new(Kind::WrongState, format!("container {} is not being started", container.id))
+        })?;
         let prepared = match prepared {
             Some(prepared) => *prepared,
             // Made by a daemon that is no more, or used by a try before this one.
             None => {
                 let image = self.image_of(&config)?;
-                self.prepare(&container.id, sandbox, &image, &container.directory, &wishes)?
+                self.prepare(&container.id, sandbox, &image, &request.container)?
             }
         };
         let Prepared { spec, root } = prepared;
-        let log = wishes.log_path.as_deref();
+        let log = request.log_path.as_deref();
         let log = log.map(|path| files::log(sandbox.log_directory(), path)).transpose()?;
         let order = Order {
             id: container.id.clone(),
             log,
-            stdin: match (wishes.stdin, wishes.stdin_once) {
+            stdin: match (request.stdin, request.stdin_once) {
                 (false, _) => Stdin::None,
                 (true, false) => Stdin::Open,
                 (true, true) => Stdin::Once,

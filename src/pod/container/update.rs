@@ -1,14 +1,14 @@
 //! UpdateContainerResources and ReopenContainerLog.
 
-use coracle_cri::convert::Resources;
 use coracle_cri::v1;
 
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
 use crate::oci::ps;
-use crate::pod::Pods;
 use crate::pod::machine::State;
+use crate::pod::request_from_cri::resources;
+use crate::pod::{Pods, requests};
 
 impl Pods {
     /// New limits for a created or running container; what is not said stays as it is.
@@ -18,11 +18,11 @@ impl Pods {
     pub fn update_container(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
         let container = self.container(&request.container_id)?;
         let Some(new) = &request.linux else { return Ok(()) };
-        let limits = Resources::of(Some(new)).map_err(|e| Error::invalid(e.message))?;
+        let (limits, _) = resources(Some(new))?;
         match container.state() {
             State::Created => {}
             State::Running => {
-                ps::update(&self.runtime(), &ContainerId::parse(&container.id)?, &limits.cgroup)?;
+                ps::update(&self.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
             }
             state => {
                 let what = format!("container {} is {state}: it has no limits to change", container.id);
@@ -34,6 +34,14 @@ impl Pods {
         merge(config.resources.get_or_insert_default(), new);
         // What was made for its start has the old limits.
         life.prepared = None;
+        if let Some(mut request) = life.request.clone() {
+            let all = life.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+            let (limits, oom_score_adj) = resources(all)?;
+            request.container.resources = limits;
+            request.container.process.oom_score_adj = Some(oom_score_adj);
+            requests::save(&container.directory, &request)?;
+            life.request = Some(request);
+        }
         container.directory.save_config(&life.config)
     }
 

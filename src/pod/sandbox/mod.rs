@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use coracle_cri::convert::{SandboxWishes, Scope};
 use coracle_cri::v1;
 
 use super::records::{Directory, SandboxRecord};
+use super::request_from_cri::SandboxRequest;
 use super::{Pods, table};
 use crate::error::{Error, Kind, Result};
 
@@ -24,6 +24,8 @@ pub(super) struct Sandbox {
     pub(super) id: String,
     /// As kubelet sent it.
     pub(super) config: v1::PodSandboxConfig,
+    /// What that asks for.
+    pub(super) request: SandboxRequest,
     pub(super) directory: Directory,
     /// What became of it.
     record: Mutex<Kept>,
@@ -55,12 +57,13 @@ impl Sandbox {
     pub(super) fn new(
         id: String,
         config: v1::PodSandboxConfig,
+        request: SandboxRequest,
         directory: Directory,
         record: SandboxRecord,
     ) -> Self {
         let (creates, created) = (Mutex::default(), Condvar::new());
         let record = Mutex::new(Kept { record, forgotten: false });
-        Self { id, config, directory, record, creates, created }
+        Self { id, config, request, directory, record, creates, created }
     }
 
     /// Where the logs of its containers go.
@@ -149,19 +152,9 @@ impl Sandbox {
         self.record().handler
     }
 
-    /// What its configuration comes to.
-    pub(super) fn wishes(&self) -> Result<SandboxWishes> {
-        wishes(&self.config)
-    }
-
     /// The pinned namespace of this name, when the pod has one of its own.
     pub(super) fn namespace(&self, name: &str) -> Option<PathBuf> {
         Some(self.directory.join(name)).filter(|path| path.exists())
-    }
-
-    /// The network namespace, when it has one of its own.
-    pub(super) fn network(&self, wishes: &SandboxWishes) -> Option<PathBuf> {
-        (wishes.namespaces.network == Scope::Pod).then(|| self.directory.join("net"))
     }
 
     /// The host name of its containers.
@@ -169,11 +162,6 @@ impl Sandbox {
         let text = std::fs::read_to_string(self.directory.join("hostname")).unwrap_or_default();
         text.trim().to_owned()
     }
-}
-
-/// What a configuration comes to. It was checked when it came in.
-pub(super) fn wishes(config: &v1::PodSandboxConfig) -> Result<SandboxWishes> {
-    SandboxWishes::of(config).map_err(|e| Error::invalid(e.message))
 }
 
 impl Pods {

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use coracle_cri::convert::{SandboxWishes, Scope, sysctl_path};
-
 use crate::error::{Doing, Result};
 use crate::launch::namespaces::IdMaps;
 use crate::net::namespace;
 use crate::pod::records::Directory;
+use crate::pod::request_from_cri::{SandboxRequest, sysctl_path};
+use crate::spec::request::Scope;
 
 /// Makes and pins them.
 ///
 /// # Errors
 /// They cannot be made, or a kernel parameter is refused; nothing stays pinned then.
-pub(super) fn make(wishes: &SandboxWishes, directory: &Directory) -> Result<()> {
-    let own = &wishes.namespaces;
+pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()> {
+    let own = &request.namespaces;
     let mut kinds = Vec::new();
     if own.network == Scope::Pod {
         kinds.extend([
@@ -26,7 +26,7 @@ pub(super) fn make(wishes: &SandboxWishes, directory: &Directory) -> Result<()> 
     if own.ipc == Scope::Pod {
         kinds.push((libc::CLONE_NEWIPC, directory.join("ipc")));
     }
-    let set_up = || set_up(wishes.hostname.as_deref(), &wishes.sysctls);
+    let set_up = || set_up(request.hostname.as_deref(), &request.sysctls);
     let maps = own.user.as_ref().map(|user| IdMaps::new(&user.uids, &user.gids));
     if let Some(maps) = maps {
         kinds.push((libc::CLONE_NEWUSER, directory.join("user")));

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use coracle_cri::SandboxRequest;
-use coracle_cri::convert::{Protocol, SandboxWishes, Scope};
 use coracle_cri::v1;
 
 use super::Sandbox;
@@ -13,7 +11,9 @@ use crate::error::{Error, Kind, Result};
 use crate::launch::undo::Undo;
 use crate::net::cni::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
 use crate::pod::records::{Directory, SandboxRecord};
-use crate::pod::{Pods, files, new_id, now_ns};
+use crate::pod::request_from_cri::{PortProtocol, SandboxRequest};
+use crate::pod::{Pods, files, new_id, now_ns, requests};
+use crate::spec::request::Scope;
 
 /// The interface that the network's plugins make in a pod.
 pub(in crate::pod) const INTERFACE: &str = "eth0";
@@ -23,31 +23,32 @@ impl Pods {
     /// may have finished after its caller had given up.
     ///
     /// # Errors
-    /// `NotFound` for an unknown handler, `Exists` for another pod of that name, or what cannot be made; nothing is left
-    /// behind then.
-    pub fn run_sandbox(&self, request: &SandboxRequest) -> Result<String> {
-        self.check_handler(&request.handler)?;
-        if let Some(id) = self.same_sandbox(request)? {
+    /// `Invalid` for a configuration that contradicts itself, `NotFound` for an unknown handler, `Exists` for another pod of
+    /// that name, or what cannot be made; nothing is left behind then.
+    pub fn run_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
+        let request = SandboxRequest::from_cri(config)?;
+        self.check_handler(handler)?;
+        if let Some(id) = self.same_sandbox(config, handler)? {
             return Ok(id);
         }
         let id = new_id()?;
         let mut undo = Undo::new();
-        let sandbox = self.make_sandbox(&id, request, &mut undo)?;
+        let sandbox = self.make_sandbox(&id, config, handler, request, &mut undo)?;
         self.table().sandboxes.insert(id.clone(), Arc::new(sandbox));
         undo.disarm();
         Ok(id)
     }
 
     /// The pod that this request asks for, if it is there.
-    fn same_sandbox(&self, request: &SandboxRequest) -> Result<Option<String>> {
+    fn same_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<Option<String>> {
         let table = self.table();
-        let mut named = table.sandboxes.values().filter(|pod| pod.config.metadata == request.config.metadata);
+        let mut named = table.sandboxes.values().filter(|pod| pod.config.metadata == config.metadata);
         let Some(pod) = named.next() else { return Ok(None) };
         let record = pod.record();
-        if record.ready && record.handler == request.handler && pod.config == request.config {
+        if record.ready && record.handler == handler && pod.config == *config {
             return Ok(Some(pod.id.clone()));
         }
-        let name = request.config.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default();
+        let name = config.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default();
         Err(Error::new(
             Kind::Exists,
             format!("pod {name:?} of the same attempt is there already: {}", pod.id),
@@ -55,32 +56,39 @@ impl Pods {
         .hint("remove it, or count the attempt up"))
     }
 
-    fn make_sandbox(&self, id: &str, request: &SandboxRequest, undo: &mut Undo) -> Result<Sandbox> {
-        let wishes = &request.wishes;
+    fn make_sandbox(
+        &self,
+        id: &str,
+        config: &v1::PodSandboxConfig,
+        handler: &str,
+        request: SandboxRequest,
+        undo: &mut Undo,
+    ) -> Result<Sandbox> {
         let directory = self.directories.pod(id);
         directory.make()?;
         undo.push("directory of the pod", {
             let directory = directory.clone();
             move || drop(directory.remove())
         });
-        directory.save_config(&request.config)?;
-        if let Some(logs) = &wishes.log_directory {
+        directory.save_config(config)?;
+        requests::save(&directory, &request)?;
+        if let Some(logs) = &request.log_directory {
             files::make_log_directory(logs)?;
         }
         undo.push("namespaces and mounts of the pod", {
             let directory = directory.clone();
             move || files::take_down(&directory)
         });
-        super::namespaces::make(wishes, &directory)?;
-        files::put_up(wishes, &directory)?;
-        let addresses = self.attach(id, &request.config, wishes, &directory, undo)?;
-        if wishes.namespaces.pid == Scope::Pod {
-            self.start_first_process(id, wishes, &directory, undo)?;
+        super::namespaces::make(&request, &directory)?;
+        files::put_up(&request, &directory)?;
+        let addresses = self.attach(id, config, &request, &directory, undo)?;
+        if request.namespaces.pid == Scope::Pod {
+            self.start_first_process(id, &request, &directory, undo)?;
         }
         let record =
-            SandboxRecord { handler: request.handler.clone(), created_ns: now_ns(), addresses, ready: true };
+            SandboxRecord { handler: handler.to_owned(), created_ns: now_ns(), addresses, ready: true };
         directory.save(&record)?;
-        Ok(Sandbox::new(id.to_owned(), request.config.clone(), directory, record))
+        Ok(Sandbox::new(id.to_owned(), config.clone(), request, directory, record))
     }
 
     /// Attaches a pod with a network namespace of its own.
@@ -88,14 +96,14 @@ impl Pods {
         &self,
         id: &str,
         config: &v1::PodSandboxConfig,
-        wishes: &SandboxWishes,
+        request: &SandboxRequest,
         directory: &Directory,
         undo: &mut Undo,
     ) -> Result<Vec<IpAddr>> {
-        if wishes.namespaces.network != Scope::Pod {
+        if request.namespaces.network != Scope::Pod {
             return Ok(Vec::new());
         }
-        let attachment = attachment(id, config, wishes, directory);
+        let attachment = attachment(id, config, request, directory);
         let offer = self.offer();
         let outcome = offer
             .cni
@@ -114,7 +122,7 @@ impl Pods {
 pub(in crate::pod) fn attachment(
     id: &str,
     config: &v1::PodSandboxConfig,
-    wishes: &SandboxWishes,
+    request: &SandboxRequest,
     directory: &Directory,
 ) -> Attachment {
     let metadata = config.metadata.clone().unwrap_or_default();
@@ -130,16 +138,16 @@ pub(in crate::pod) fn attachment(
         namespace: directory.join("net"),
         interface: INTERFACE.to_owned(),
         args: args.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-        capabilities: capabilities(config, wishes),
+        capabilities: capabilities(config, request),
     }
 }
 
-fn capabilities(config: &v1::PodSandboxConfig, wishes: &SandboxWishes) -> Capabilities {
-    let ports = wishes.ports.iter().map(|port| PortMapping {
+fn capabilities(config: &v1::PodSandboxConfig, request: &SandboxRequest) -> Capabilities {
+    let ports = request.ports.iter().map(|port| PortMapping {
         protocol: match port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
+            PortProtocol::Tcp => "tcp",
+            PortProtocol::Udp => "udp",
+            PortProtocol::Sctp => "sctp",
         },
         host_port: port.host_port,
         container_port: port.container_port,
@@ -150,12 +158,12 @@ fn capabilities(config: &v1::PodSandboxConfig, wishes: &SandboxWishes) -> Capabi
         let annotations = serde_json::json!(config.annotations);
         others.insert("io.kubernetes.cri.pod-annotations".to_owned(), annotations);
     }
-    if let Some(parent) = &wishes.cgroup_parent {
+    if let Some(parent) = &request.cgroup_parent {
         others.insert("cgroupPath".to_owned(), serde_json::json!(parent));
     }
     Capabilities {
         ports: ports.collect(),
-        bandwidth: Bandwidth { ingress: wishes.bandwidth.ingress, egress: wishes.bandwidth.egress },
+        bandwidth: Bandwidth { ingress: request.traffic.ingress, egress: request.traffic.egress },
         dns: config.dns_config.as_ref().map(|dns| Dns {
             servers: dns.servers.clone(),
             searches: dns.searches.clone(),

@@ -10,6 +10,7 @@ use super::run::attachment;
 use crate::error::Result;
 use crate::pod::machine::State;
 use crate::pod::{Pods, files};
+use crate::spec::request::Scope;
 
 /// How long a container may take that was being created when its pod was removed.
 const LAST_CREATE: Duration = Duration::from_secs(10);
@@ -44,9 +45,8 @@ impl Pods {
             .collect();
         ended.into_iter().collect::<Result<()>>()?;
         self.end_first_process(&sandbox.id)?;
-        let wishes = sandbox.wishes()?;
-        if sandbox.network(&wishes).is_some() {
-            let attached = attachment(&sandbox.id, &sandbox.config, &wishes, &sandbox.directory);
+        if sandbox.request.namespaces.network == Scope::Pod {
+            let attached = attachment(&sandbox.id, &sandbox.config, &sandbox.request, &sandbox.directory);
             self.offer().cni.delete(&attached)?;
             crate::net::namespace::remove(&sandbox.directory.join("net"))?;
         }

@@ -2,7 +2,9 @@
 //! The three parts are separated by NUL.
 #![no_main]
 
-use coracle::oci::profile::user::{Databases, home_of};
+use coracle::linux::ids::Account;
+use coracle::spec::request::{GroupsRequest, UserRequest};
+use coracle::spec::user::{Databases, home_of, resolve};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
@@ -21,9 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
             std::fs::write(root.path().join(name), parts.next().unwrap_or_default()).unwrap();
         }
         let databases = Databases::read(root.path()).unwrap();
-        let _ = databases.group(&user);
-        let Ok(found) = databases.resolve(&user) else { return };
-        assert!(!found.home.contains(['\n', ':']), "{found:?}");
+        let _ = Account::parse("group", &user).and_then(|group| databases.group_id(group));
+        let Ok(asked) = UserRequest::parse(&user) else { return };
+        let Ok(found) = resolve(&asked, &GroupsRequest::default(), "", &databases) else { return };
+        assert!(!found.home.clone().unwrap().contains(['\n', ':']), "{found:?}");
         assert!(!home_of(root.path(), found.uid).contains(['\n', ':']));
     });
 });

@@ -2,8 +2,8 @@
 //! byte says where the pod's message ends, in parts of 256.
 #![no_main]
 
+use coracle::pod::request_from_cri::{CreateRequest, SandboxRequest};
 use coracle_cri::Message;
-use coracle_cri::convert::{ContainerWishes, SandboxWishes};
 use coracle_cri::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use libfuzzer_sys::fuzz_target;
 
@@ -12,12 +12,12 @@ fuzz_target!(|bytes: &[u8]| {
     let (pod, container) = rest.split_at(rest.len() * usize::from(*first) / 256);
     let Ok(pod) = RunPodSandboxRequest::decode(pod) else { return };
     let Some(pod) = pod.config else { return };
-    let Ok(wishes) = SandboxWishes::of(&pod) else { return };
-    if let Some(text) = &wishes.resolv_conf {
+    let Ok(pod) = SandboxRequest::from_cri(&pod) else { return };
+    if let Some(text) = &pod.resolv_conf {
         assert!(text.is_empty() || text.ends_with('\n'));
     }
     let Ok(container) = CreateContainerRequest::decode(container) else { return };
     if let Some(config) = &container.config {
-        let _ = ContainerWishes::of(config, &pod);
+        let _ = CreateRequest::from_cri(config, &pod);
     }
 });
