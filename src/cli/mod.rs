@@ -193,6 +193,10 @@ const HIDDEN: [&str; 2] = ["help-all", "man"];
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "node")]
+    if crate::keeper::is_called_as_keeper() {
+        return crate::keeper::main();
+    }
     let args: Vec<OsString> = std::env::args_os().collect();
     let verb = find_verb(&args);
     // What looks like a request for help may be the payload's argument: nothing but the verb decides.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::greeting::{self, Greeting, Upgraded};
-use super::start::address;
+use super::start::{NAME, address};
 use super::wire::{self, Frame, MOST, Order, Refusal, Request, Response, Terms};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::apply::{SpawnRequest, Spawner};
@@ -26,7 +27,7 @@ use crate::sys::process::Spawned;
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The variable that names the keeper's program, when it does not lie beside this one.
+/// The variable that names the keeper's program.
 const PROGRAM: &str = "CORACLE_KEEPER";
 
 /// How long an answer may take that the keeper gives without waiting for anybody.
@@ -406,9 +407,9 @@ fn is_busy(started: &Result<()>) -> bool {
 fn start(run: &Path) -> Result<()> {
     let program = keeper_program();
     let run = std::path::absolute(run).doing(|| format!("find {}", run.display()))?;
-    let command = Command::new(&program).arg("--run").arg(run).stdin(Stdio::null()).output();
+    let command = Command::new(&program).arg0(NAME).arg("--run").arg(run).stdin(Stdio::null()).output();
     let output = command.doing(|| format!("start {}", program.display())).map_err(|e| {
-        e.hint(format!("coracle-keeper lies beside coracle, on the path, or where {PROGRAM} says"))
+        e.hint(format!("{PROGRAM} names the keeper's program; without it, coracle starts itself"))
     })?;
     if output.status.success() {
         return Ok(());
@@ -418,11 +419,17 @@ fn start(run: &Path) -> Result<()> {
     Err(Error::new(kind, format!("start {}", program.display())).because(Error::new(kind, said)))
 }
 
-/// The keeper's program: where `CORACLE_KEEPER` says, beside this one, or on the path.
+/// The keeper's program: the one that `CORACLE_KEEPER` names, or `coracle-keeper` in this program's directory, or this
+/// program itself, which acts as the keeper when its first argument is that name (see [`is_called_as_keeper`]).
+///
+/// [`is_called_as_keeper`]: super::is_called_as_keeper
 pub fn keeper_program() -> PathBuf {
     let named = std::env::var_os(PROGRAM).filter(|name| !name.is_empty()).map(PathBuf::from);
-    let beside = || own_path().map(|own| own.with_file_name("coracle-keeper")).filter(|path| path.exists());
-    named.or_else(beside).unwrap_or_else(|| PathBuf::from("coracle-keeper"))
+    named.unwrap_or_else(|| {
+        let own = own_path();
+        let beside = own.as_ref().map(|own| own.with_file_name(NAME)).filter(|path| path.exists());
+        beside.or(own).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    })
 }
 
 /// A launch by the keeper: it is the parent, the rest is done from here.

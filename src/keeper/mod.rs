@@ -49,5 +49,5 @@ mod wire;
 
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};
 pub use pod_init::POD_INIT;
-pub use start::{RUN, USAGE, main};
+pub use start::{RUN, USAGE, is_called_as_keeper, main};
 pub use wire::{Frame, Order, Stdin, Stream, Terms};

@@ -176,7 +176,8 @@ impl Keeper {
         let run = self.run_dir.run().as_os_str();
         let number = file.as_raw_fd().to_string();
         let words = [
-            OsStr::from_bytes(program.to_bytes()),
+            // Not the program's path: `coracle` is the keeper under this name only.
+            super::start::NAME.as_ref(),
             "--run".as_ref(),
             run,
             "--resume".as_ref(),

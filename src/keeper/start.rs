@@ -74,6 +74,16 @@ struct How {
     resume: Option<i32>,
 }
 
+/// The keeper's name as a program, and the first argument (`argv[0]`) that makes `coracle` act as it.
+pub(super) const NAME: &str = "coracle-keeper";
+
+/// Whether this program was started under the keeper's name: so that `coracle` alone, without `coracle-keeper` beside it,
+/// is the keeper as well.
+pub fn is_called_as_keeper() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|path| path.file_name() == Some(NAME.as_ref()))
+}
+
 /// The program.
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == super::POD_INIT) {

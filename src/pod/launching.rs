@@ -26,7 +26,7 @@ use crate::record::{ContainerState, Layout};
 use crate::spec::namespace;
 
 /// The program's place in the root of a pod's first process.
-const PROGRAM: &str = "/keeper";
+const PROGRAM: &str = "/coracle-keeper";
 
 /// How often a launch is tried, when each time the keeper is killed before it has the container.
 const TRIES: u32 = 5;

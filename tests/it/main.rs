@@ -74,6 +74,7 @@ mod scarcity;
 mod seccomp;
 mod serve;
 mod serve_images;
+mod single_program;
 mod soak;
 mod supply;
 mod systemd;

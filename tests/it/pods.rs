@@ -310,7 +310,7 @@ fn processes_are_shared_as_the_pod_says() {
     assert!(serve.output_in(&two, "ps -o args").contains("sleep 2222"));
     // The first process's end is the end of all.
     let first = serve.output_in(&two, "tr '\\0' ' ' < /proc/1/cmdline");
-    assert!(first.starts_with("/keeper"), "{first}");
+    assert!(first.starts_with("/coracle-keeper"), "{first}");
     let target = NamespaceOption {
         pid: NamespaceMode::Target.into(),
         target_id: two.clone(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -121,7 +121,12 @@ impl Serve {
 
     /// The command, for tests that change its surroundings.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(Runtime::Ours.program());
+        self.command_of(&Runtime::Ours.program())
+    }
+
+    /// The same with another build of the program.
+    pub(crate) fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         let log = fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
         command.args(["serve", "--config"]).arg(self.path("config.toml"));
         // Seen in /proc/<pid>/environ: marks processes that outlive the test.
