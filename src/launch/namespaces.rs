@@ -184,7 +184,8 @@ impl Namespaces {
 pub fn time_offsets(linux: &Linux) -> Result<Option<std::ffi::CString>> {
     let Some(offsets) = linux.time_offsets().as_ref().filter(|o| !o.is_empty()) else { return Ok(None) };
     let mut text = String::new();
-    for (clock, offset) in offsets {
+    // In one order, whatever that of the map: a plan is the same for the same configuration.
+    for (clock, offset) in std::collections::BTreeMap::from_iter(offsets) {
         if clock != "monotonic" && clock != "boottime" {
             return Err(Error::new(Kind::Invalid, format!("linux.timeOffsets: there is no clock {clock:?}"))
                 .hint("monotonic and boottime are the clocks of a time namespace"));
