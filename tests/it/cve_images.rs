@@ -255,7 +255,7 @@ fn cve_2023_6476_annotations_of_a_bundle_change_nothing() {
 const READERS: [(&str, &str); 8] = [
     ("src/oci/create.rs", "keeps them for `state`"),
     ("src/oci/stop.rs", "the signal that stops it, which is looked up among those there are"),
-    ("src/oci/profile/mod.rs", "passes on the caller's, and none of the image but the signal that stops it"),
+    ("src/spec/mod.rs", "passes on the caller's, and none of the image but the signal that stops it"),
     ("src/pod/sandbox/list.rs", "gives them back to kubelet"),
     ("src/pod/sandbox/run.rs", "passes them to network plugins that ask for them"),
     ("src/pod/stats.rs", "gives them back to kubelet"),
