@@ -10,7 +10,7 @@ use crate::sys::signal::{SIGINFO_SIZE, capture_all};
 pub const POD_INIT: &str = "pod-init";
 
 /// Waits until it is told to end.
-pub(super) fn run() -> ExitCode {
+pub(in crate::keeper) fn run() -> ExitCode {
     let Ok(signals) = capture_all() else { return ExitCode::FAILURE };
     crate::sys::memory::unmap_code();
     loop {

@@ -11,8 +11,8 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::wire;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::keeper::protocol;
 use crate::launch::apply::{OwnParent, SpawnRequest, Spawner};
 use crate::launch::plan::Plan;
 use crate::record::format::PLAN;
@@ -21,37 +21,37 @@ use crate::sys::process::Spawned;
 
 /// The launcher, from the keeper's side.
 #[derive(Debug)]
-pub(super) struct Launcher {
-    pub(super) socket: OwnedFd,
+pub(in crate::keeper) struct Launcher {
+    pub(in crate::keeper) socket: OwnedFd,
     /// None of a launcher that another keeper started.
     process: Option<OwnedFd>,
 }
 
 /// What the launcher says, once; a pidfd comes along with the first.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum LauncherReport {
+pub(in crate::keeper) enum LauncherReport {
     Spawned(i32),
     Failed(String),
 }
 
 /// What the launcher gets.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(in crate::keeper) struct Parts {
     /// The plan, in a file in memory.
-    pub(super) plan: OwnedFd,
+    pub(in crate::keeper) plan: OwnedFd,
     /// The child's end of the socket pair with whoever asked for the launch.
-    pub(super) sync: OwnedFd,
+    pub(in crate::keeper) sync: OwnedFd,
     /// A cgroup v2 directory.
-    pub(super) cgroup: Option<OwnedFd>,
+    pub(in crate::keeper) cgroup: Option<OwnedFd>,
     /// What the plan has opened, in order.
-    pub(super) opened: Vec<OwnedFd>,
+    pub(in crate::keeper) opened: Vec<OwnedFd>,
     /// Its standard streams; where there is none, it has /dev/null.
-    pub(super) streams: [Option<OwnedFd>; 3],
+    pub(in crate::keeper) streams: [Option<OwnedFd>; 3],
 }
 
 impl Launcher {
     /// Starts one; `tell` gets our end of its socket before there is anything that could be heard there.
-    pub(super) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
+    pub(in crate::keeper) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .doing(|| "make a socket pair")?;
@@ -63,22 +63,22 @@ impl Launcher {
     }
 
     /// One that a keeper had started which is no more.
-    pub(super) fn of_another(socket: OwnedFd) -> Self {
+    pub(in crate::keeper) fn of_another(socket: OwnedFd) -> Self {
         Self { socket, process: None }
     }
 
     /// Kills it; that it has ended is as good.
-    pub(super) fn kill(&self) {
+    pub(in crate::keeper) fn kill(&self) {
         if let Some(process) = &self.process {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
     /// What it says, or that it ended without a report.
-    pub(super) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
+    pub(in crate::keeper) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
         let mut buffer = [0; 4096];
-        match wire::receive(&self.socket, &mut buffer) {
-            Ok((length, mut fds)) if length > 0 => match wire::decode(&buffer[..length]) {
+        match protocol::receive(&self.socket, &mut buffer) {
+            Ok((length, mut fds)) if length > 0 => match protocol::decode(&buffer[..length]) {
                 Ok(report) => (report, fds.pop()),
                 Err(error) => {
                     (LauncherReport::Failed(format!("read what the launcher reports: {error}")), None)
@@ -92,24 +92,24 @@ impl Launcher {
     }
 
     /// It has said its report and is about to end: what is left is to wait for that.
-    pub(super) fn into_pidfd(self) -> Option<OwnedFd> {
+    pub(in crate::keeper) fn into_pidfd(self) -> Option<OwnedFd> {
         self.process
     }
 
     /// Readable once it has ended, said something or not.
-    pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
+    pub(in crate::keeper) fn pidfd(&self) -> Option<&OwnedFd> {
         self.process.as_ref()
     }
 }
 
 /// Reaps a child if it has ended; whether it has, and with status 0.
-pub(super) fn reap_now(pidfd: &OwnedFd) -> bool {
+pub(in crate::keeper) fn reap_now(pidfd: &OwnedFd) -> bool {
     let ended = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     ended.ok().flatten().is_some_and(|status| status.exit_status() == Some(0))
 }
 
 /// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
-pub(super) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
+pub(in crate::keeper) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid)?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), look).ok()?;
@@ -124,7 +124,7 @@ fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
         Ok(spawned) => (LauncherReport::Spawned(spawned.pid), Some(spawned.pidfd.as_fd())),
         Err(error) => (LauncherReport::Failed(error.chain()), None),
     };
-    let _ = wire::send(to, &report, pidfd.as_slice());
+    let _ = protocol::send(to, &report, pidfd.as_slice());
     sys::process::exit_now(0)
 }
 
@@ -164,7 +164,7 @@ fn read_plan(file: &OwnedFd) -> Result<Plan> {
 
 /// What the keeper changes of itself and its children are not to inherit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits;
+pub(in crate::keeper) struct Limits;
 
 static INHERITED: std::sync::OnceLock<(Rlimit, String)> = std::sync::OnceLock::new();
 
@@ -173,7 +173,7 @@ const SCORE: &str = "/proc/self/oom_score_adj";
 impl Limits {
     /// As many descriptors as may be, and the last one to be killed when memory is short; as far as it is allowed. A
     /// program that was executed anew by itself has these already: `before` says what there was.
-    pub(super) fn raise(before: Option<(u64, String)>) {
+    pub(in crate::keeper) fn raise(before: Option<(u64, String)>) {
         let limit = getrlimit(Resource::Nofile);
         let score = || std::fs::read_to_string(SCORE).unwrap_or_default().trim().to_owned();
         let (current, score) = match before {
@@ -186,14 +186,14 @@ impl Limits {
     }
 
     /// What there was before, for the next image of this program.
-    pub(super) fn before() -> (u64, String) {
+    pub(in crate::keeper) fn before() -> (u64, String) {
         INHERITED.get().map_or((1024, "0".to_owned()), |(limit, score)| {
             (limit.current.unwrap_or(u64::MAX), score.clone())
         })
     }
 
     /// In a child: as it was.
-    pub(super) fn restore() {
+    pub(in crate::keeper) fn restore() {
         if let Some((limit, score)) = INHERITED.get() {
             let _ = setrlimit(Resource::Nofile, *limit);
             let _ = std::fs::write(SCORE, score);
@@ -202,13 +202,13 @@ impl Limits {
 }
 
 /// Starts a command that is only waited for; answers its pidfd.
-pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
+pub(in crate::keeper) fn run_command(argv: &[String]) -> Option<OwnedFd> {
     let (program, args) = argv.split_first()?;
     let child = || -> Infallible {
         Limits::restore();
         // Executes in this process, which is a copy of the keeper: what returns is what went wrong.
         let mut command = std::process::Command::new(program);
-        for variable in super::notify::VARIABLES {
+        for variable in crate::keeper::notify::VARIABLES {
             command.env_remove(variable);
         }
         let error = std::os::unix::process::CommandExt::exec(command.args(args));
