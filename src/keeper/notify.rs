@@ -1,4 +1,4 @@
-//! What systemd is told, and what it hands over: sd_notify(3) and sd_listen_fds(3), without its library.
+//! Messages to systemd and descriptors from it: sd_notify(3) and sd_listen_fds(3), without its library.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;

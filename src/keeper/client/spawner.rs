@@ -37,7 +37,7 @@ impl KeeperSpawner {
     /// The keeper cannot be asked, or knows that the program was never executed.
     pub fn keep(&self) -> Result<()> {
         match self.decide(&Request::Keep, true) {
-            // Another keeper, which was not told of it, has seen its end: then it has written how that was.
+            // The next keeper has seen its end without knowing of the decision: then it has written the exit file.
             Err(error) if error.kind() == Kind::NotFound && self.has_exit() => Ok(()),
             other => other,
         }

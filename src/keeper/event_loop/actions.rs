@@ -15,7 +15,7 @@ use crate::record::time::now_ns;
 use crate::sys;
 
 impl Keeper {
-    /// Waits for all that a container's descriptors have to say.
+    /// Polls all of a container's descriptors.
     pub(in crate::keeper) fn watch(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
         if let Some(process) = &container.process {
@@ -29,13 +29,13 @@ impl Keeper {
         }
         for (what, source) in [(What::Stdout, &container.stdout), (What::Stderr, &container.stderr)] {
             let Some(source) = source else { continue };
-            // What the FIFO keeps of a line that is not whole yet must not wake us again and again.
+            // Edge-triggered: the beginning of a line stays in the FIFO, and must not wake the keeper again and again.
             self.poll.add_edge(&source.fd, (what, key));
             self.unfinished.push((what, key));
         }
     }
 
-    /// Takes a container through the table.
+    /// Applies an event to a container: looks it up in the table, and performs the actions.
     pub(in crate::keeper) fn apply(&mut self, key: u32, event: Event) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let (next, actions) = step(container.state, event);
@@ -66,7 +66,7 @@ impl Keeper {
         }
     }
 
-    /// The launcher has something to say.
+    /// Reads what a launcher reports.
     pub(in crate::keeper) fn launcher_reported(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Some(launcher) = container.launcher.take() else { return };
@@ -93,7 +93,7 @@ impl Keeper {
         self.watch(key);
     }
 
-    /// Takes a forked copy of a container's process in its place, and ends the one before.
+    /// Replaces a container's process by a forked copy of it, and kills the former.
     pub(in crate::keeper) fn adopt_copy(&mut self, key: u32, pid: i32) -> Result<(), Refusal> {
         let container = self.containers.get_mut(&key).ok_or(Refusal::Unknown)?;
         let failed = |why: &str| Refusal::Failed(format!("adopt process {pid}: {why}"));
@@ -136,7 +136,7 @@ impl Keeper {
         let response = Response::Spawned(container.record.pid);
         let told = match (container.client, &container.process) {
             (Some(client), Some(process)) => self.clients.answer(client, &response, &[process.as_fd()]),
-            // It ended before this keeper could open it.
+            // It ended before this keeper had its pidfd.
             (Some(client), None) => {
                 self.clients.answer(client, &Response::Refused(Refusal::Unknown), &[]);
                 false
@@ -163,7 +163,7 @@ impl Keeper {
 
     fn kill_process(&mut self, key: u32) {
         let Some(process) = self.containers.get(&key).and_then(|c| c.process.as_ref()) else { return };
-        // That it has ended is as good.
+        // It may have ended by itself.
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
 
@@ -174,11 +174,11 @@ impl Keeper {
         }
         let ran = match container.state {
             State::Kept => Ran::Yes,
-            // Before it is reaped: from then on the kernel does not tell.
+            // Before it is reaped: the kernel forgets the flag then.
             _ => container.record.ran(),
         };
         self.apply(key, Event::Ended(ran));
-        // A table row that does not ask how it ended leaves it to be reaped all the same.
+        // Rows of the table without `ReadExit` leave a zombie.
         if let Some(Some(process)) = self.containers.get(&key).map(|c| &c.process) {
             spawn::reap_now(process);
         }
@@ -188,7 +188,7 @@ impl Keeper {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let status = container.process.as_ref().and_then(|p| exit_status(p, &container.record));
         let mut exit = status.map_or_else(Exit::unknown, Exit::from_status);
-        // Before anybody removes the cgroup.
+        // Now, before a client removes the cgroup.
         exit.oom = container.record.order.oom_file.as_deref().is_some_and(has_oom_kill);
         exit.at_ns = now_ns();
         container.exit = Some(exit);
@@ -207,7 +207,7 @@ impl Keeper {
         container.log.finish();
     }
 
-    /// Logs what would be lost with this process: beginnings of lines, and that there was no room for some.
+    /// Logs what only this process holds: beginnings of lines from terminals, and notes about lines that were dropped.
     pub(in crate::keeper) fn settle_logs(&mut self) {
         for container in self.containers.values_mut() {
             if let Some(source) = &mut container.stdout {
@@ -222,7 +222,7 @@ impl Keeper {
         let (Some(path), Some(exit)) = (&container.record.order.exit_file, &container.exit) else { return };
         let new = path.with_extension("new");
         match private::replace(path, &new, exit.to_text(), private::FILE) {
-            // Whoever removed the container by force did not wait for this.
+            // The directory is gone: the container was removed by force.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => warn(&format!("write {}: {error}", path.display())),
             Ok(()) => {}
@@ -254,20 +254,20 @@ impl Keeper {
         self.clients.forget(key);
         self.listen_again();
         if self.containers.is_empty() {
-            // There may be nothing to do for long.
+            // The keeper may sleep for long now.
             sys::memory::unmap_code();
         }
     }
 }
 
-/// How a process ended, as wait(2) has it. Its parent asks that; who is not asks the kernel once it was reaped, and /proc
-/// until then.
+/// The status of a process that ended, as wait(2) reports it. A keeper that is not its parent gets it from the pidfd once the
+/// process was reaped, and from /proc before that.
 fn exit_status(process: &OwnedFd, record: &Record) -> Option<i32> {
     if let Ok(Some(status)) = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED) {
         return Some(status_of(&status));
     }
     let reaped = || sys::pidfd::exit_status(process.as_fd()).ok().flatten();
-    // Reaped between the two questions, it is the kernel's to tell again.
+    // It may have been reaped between the first two attempts: then the pidfd has it.
     reaped().or_else(|| record.zombie_status()).or_else(reaped)
 }
 

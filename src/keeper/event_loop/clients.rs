@@ -1,4 +1,4 @@
-//! Connections: what clients ask, and what they are shown.
+//! Connections of clients, and what is sent to them.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -86,7 +86,7 @@ impl Clients {
     /// Answers a client by bytes that are no response of this version's.
     pub(in crate::keeper) fn answer_bytes(&self, client: u32, bytes: &[u8]) {
         if let Some(client) = self.0.get(&client) {
-            // Who does not take it is gone, or will be.
+            // A client that does not take it is gone, or will be.
             let _ = protocol::send_bytes(&client.socket, bytes, &[]);
         }
     }
@@ -123,7 +123,7 @@ impl Clients {
     /// Tells a container's end to those who wait for it, are attached, or watch them all.
     pub(in crate::keeper) fn tell_exit(&mut self, poll: &Poll, container: u32, id: &str, exit: Exit) {
         let ended = Response::Ended(id.to_owned(), exit);
-        // Who is too slow to hear of one is let go: it comes back, and looks for what it missed.
+        // A client that is too slow is disconnected: it connects again and looks for what it missed.
         self.0.retain(|_, client| {
             let heard = client.mode != Mode::Watching || protocol::send(&client.socket, &ended, &[]).is_ok();
             if !heard {

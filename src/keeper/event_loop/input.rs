@@ -9,7 +9,7 @@ use super::{Keeper, Source, What};
 use crate::keeper::protocol::Stdin;
 
 impl Keeper {
-    /// The container's terminal has come.
+    /// Receives the container's terminal.
     pub(in crate::keeper) fn take_console(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Some(console) = container.console.take() else { return };
@@ -24,7 +24,8 @@ impl Keeper {
         self.watch(key);
     }
 
-    /// Gives a container what was sent for its standard input; what it does not take now waits, and so do the senders.
+    /// Writes what clients sent to a container's standard input. What it does not take now stays queued, and its clients are not
+    /// read until there is room.
     pub(in crate::keeper) fn write_input(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let input = std::mem::take(&mut container.input);
@@ -47,8 +48,7 @@ impl Keeper {
         self.clients.hold(&self.poll, key, full);
     }
 
-    /// Closes a container's standard input once it has taken what was sent; a terminal gets its end-of-file character, as
-    /// typed.
+    /// Closes a container's standard input once the queue is written. A terminal gets its end-of-file character instead.
     pub(in crate::keeper) fn close_input(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         if container.record.order.has_console {
@@ -69,7 +69,7 @@ impl Keeper {
 
 const EDGE: EventFlags = EventFlags::IN.union(EventFlags::ET);
 
-/// Writes what is taken now: how much that was, and whether nobody reads it any more.
+/// Writes as much as fits: the number of bytes, and whether the reader is gone.
 fn write_some(end: &OwnedFd, input: &[u8]) -> (usize, bool) {
     let mut taken = 0;
     while taken < input.len() {

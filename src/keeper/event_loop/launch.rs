@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::keeper::protocol::{Order, Refusal, Response};
 use crate::record::Exit;
 
-/// Why a launch was not good that its client thought to be.
+/// The refusal for a client that wants to keep a container whose program never ran.
 fn never_ran(exit: Option<Exit>) -> String {
     match exit {
         Some(Exit { signal: Some(signal), .. }) => {
@@ -32,7 +32,7 @@ impl Keeper {
 
     fn start(&mut self, client: u32, order: Order, fds: Vec<OwnedFd>) -> Result<()> {
         let missing = || Error::new(Kind::Invalid, "descriptors are missing");
-        // It becomes a directory's name.
+        // The id becomes the name of a directory.
         crate::id::ContainerId::parse(&order.id)?;
         let mut fds = fds.into_iter();
         let plan = fds.next().ok_or_else(missing)?;
@@ -63,14 +63,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// The container that a client attends goes on as another process.
+    /// Replaces the process of the container that a client attends.
     pub(super) fn replace_process(&mut self, client: u32, pid: i32) -> Result<(), Refusal> {
         let mode = self.clients.0.get(&client).map(|client| client.mode);
         let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
         self.adopt_copy(container, pid)
     }
 
-    /// What a client says of the container that it attends.
+    /// Keeps or gives up the container that a client attends.
     pub(super) fn decide(&mut self, client: u32, event: Event) -> Result<(), Refusal> {
         let mode = self.clients.0.get(&client).map(|client| client.mode);
         let Some(Mode::Attending(container)) = mode else { return Err(Refusal::Unknown) };
@@ -94,7 +94,7 @@ impl Keeper {
         self.containers.get(&container).is_some_and(|found| found.state == State::Kept)
     }
 
-    /// A client whose keeper was killed comes back; no answer at once while there is something that has to end first.
+    /// A client whose keeper was killed resumes its launch. The response waits while a former process still has to end.
     pub(super) fn resume(
         &mut self,
         client: u32,

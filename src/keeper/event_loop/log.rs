@@ -149,7 +149,7 @@ impl Batch {
             Stream::Stderr => "stderr",
         };
         let tag = if whole { "F" } else { "P" };
-        // A Vec takes all.
+        // Writing to a Vec cannot fail.
         let _ = write!(self.text, "{} {name} {tag} ", self.stamp);
         self.text.extend_from_slice(content);
         self.text.push(b'\n');

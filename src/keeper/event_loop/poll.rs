@@ -1,5 +1,4 @@
-//! The one loop: what the kernel has to say, one thing after the other. It sleeps until there is something; there are
-//! timers only while a launch is not decided, and for how long one may put off an end.
+//! epoll(7), and what the descriptors in it are.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +7,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
-/// What a descriptor that is waited for is.
+/// What a polled descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(in crate::keeper) enum What {
@@ -41,7 +40,7 @@ impl What {
     ];
 }
 
-/// What is waited for: what it is, and which of its kind.
+/// Identifies a polled descriptor: its kind, and the key of its container, client or child.
 pub(in crate::keeper) type Token = (What, u32);
 
 fn pack((what, key): Token) -> EventData {
@@ -74,7 +73,7 @@ impl Poll {
 
     /// Waits for these from now on.
     pub(in crate::keeper) fn set(&self, fd: impl AsFd, token: Token, flags: EventFlags) {
-        // All that fails here is want of memory in the kernel: then nothing can be promised any more.
+        // This fails only when the kernel is out of memory.
         let _ = match epoll::add(&self.0, &fd, pack(token), flags) {
             Err(Errno::EXIST) => epoll::modify(&self.0, &fd, pack(token), flags),
             other => other,

@@ -19,7 +19,7 @@ impl Keeper {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match accept_with(&self.listener, flags) {
                 Ok(socket) => socket,
-                // Who knocks waits until somebody leaves: to wake up for it all the time does not help.
+                // No descriptor is left. Clients wait in the backlog until another client leaves: polling on would spin.
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return self.poll.remove(&self.listener);
                 }
@@ -59,7 +59,7 @@ impl Keeper {
         self.inbox = inbox;
     }
 
-    /// There is room for one more.
+    /// Accepts clients again after a descriptor was closed.
     pub(in crate::keeper) fn listen_again(&self) {
         self.poll.add(&self.listener, (What::Listener, 0));
     }
@@ -77,7 +77,7 @@ impl Keeper {
         }
     }
 
-    /// A client that gave a container input has no more of it.
+    /// A client has sent the end of its input.
     fn input_ended(&mut self, container: u32) {
         if self.containers.get(&container).is_some_and(|c| c.record.order.stdin == Stdin::Once) {
             self.close_input(container);
@@ -125,8 +125,8 @@ impl Keeper {
         }
     }
 
-    /// Says no to what cannot be read. A client of another version sees ours in the head of the answer; one of version 1
-    /// knows no heads, and gets it in its own words.
+    /// Refuses a request that cannot be read. A client of another version finds this keeper's version in the head of the answer.
+    /// A client of version 1 knows no heads, and gets the refusal in its own encoding.
     fn refuse_unreadable(&self, key: u32, error: &Unreadable) {
         match error {
             Unreadable::Version { found: 1, .. } => {
@@ -143,7 +143,7 @@ impl Keeper {
         }
     }
 
-    /// The answer, when there is one at once.
+    /// Handles a request. `None` when the response comes later.
     fn response_to(&mut self, key: u32, request: Request, fds: Vec<OwnedFd>) -> Option<Response> {
         let done =
             |result: Result<(), Refusal>| Some(result.map_or_else(Response::Refused, |()| Response::Done));

@@ -37,7 +37,7 @@ pub(in crate::keeper) struct Record {
     pub(in crate::keeper) pid: i32,
     /// When that was started, in clock ticks since boot.
     pub(in crate::keeper) start_time: u64,
-    /// It is here to stay: its launch was good. Records of keepers before 0.2 do not have this and are only of such.
+    /// It is here to stay: its launch was good. The first records do not have this, and are of such containers only.
     pub(in crate::keeper) kept: bool,
 }
 

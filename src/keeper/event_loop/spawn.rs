@@ -1,5 +1,5 @@
-//! Launching: a short-lived child reads the plan, enters what has to be entered, and clones the container's first process
-//! as a child of the keeper. Whatever it waits for, or takes in memory, is not the keeper's.
+//! Spawning: a short-lived child, the launcher, reads the plan, joins namespaces and clones the container's first process as a
+//! child of the keeper. So the keeper itself waits for nothing, and its memory does not grow.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,14 +27,14 @@ pub(in crate::keeper) struct Launcher {
     process: Option<OwnedFd>,
 }
 
-/// What the launcher says, once; a pidfd comes along with the first.
+/// What the launcher reports, once. `Spawned` comes with a pidfd.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::keeper) enum LauncherReport {
     Spawned(i32),
     Failed(String),
 }
 
-/// What the launcher gets.
+/// What the launcher is started with.
 #[derive(Debug)]
 pub(in crate::keeper) struct Parts {
     /// The plan, in a file in memory.
@@ -50,31 +50,31 @@ pub(in crate::keeper) struct Parts {
 }
 
 impl Launcher {
-    /// Starts one; `tell` gets our end of its socket before there is anything that could be heard there.
+    /// Starts one. `tell` gets our end of its socket before the launcher runs, so that the standby has it, too.
     pub(in crate::keeper) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .doing(|| "make a socket pair")?;
-        // What the launcher cloned has its end, too: that the launcher was killed is not seen here.
+        // The container's process inherits the other end, so this socket does not report that the launcher was killed.
         rustix::io::ioctl_fionbio(&socket, true).doing(|| "make a socket pair")?;
         tell(&socket);
         let process = sys::process::spawn(0, None, || launch(parts, &theirs)).doing(|| "start a launcher")?;
         Ok(Self { socket, process: Some(process.pidfd) })
     }
 
-    /// One that a keeper had started which is no more.
+    /// A launcher of a former keeper.
     pub(in crate::keeper) fn of_another(socket: OwnedFd) -> Self {
         Self { socket, process: None }
     }
 
-    /// Kills it; that it has ended is as good.
+    /// Kills it, if it has not ended.
     pub(in crate::keeper) fn kill(&self) {
         if let Some(process) = &self.process {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
-    /// What it says, or that it ended without a report.
+    /// Its report; `Failed` when it ended without one.
     pub(in crate::keeper) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
         let mut buffer = [0; 4096];
         match protocol::receive(&self.socket, &mut buffer) {
@@ -91,12 +91,12 @@ impl Launcher {
         }
     }
 
-    /// It has said its report and is about to end: what is left is to wait for that.
+    /// After the report: what has to be reaped.
     pub(in crate::keeper) fn into_pidfd(self) -> Option<OwnedFd> {
         self.process
     }
 
-    /// Readable once it has ended, said something or not.
+    /// Readable once it has ended.
     pub(in crate::keeper) fn pidfd(&self) -> Option<&OwnedFd> {
         self.process.as_ref()
     }
@@ -116,9 +116,9 @@ pub(in crate::keeper) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
-/// The launcher: the keeper is one thread, so its copy may allocate.
+/// The launcher. The keeper has one thread, so a forked copy of it may allocate.
 fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
-    // By reference: what is closed below must not be closed again by its owner.
+    // By reference: `close_all_but` closes descriptors below that their owners must not close again.
     let report = spawn(&parts, to);
     let (report, pidfd) = match &report {
         Ok(spawned) => (LauncherReport::Spawned(spawned.pid), Some(spawned.pidfd.as_fd())),
@@ -130,11 +130,11 @@ fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
 
 fn spawn(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
     place_streams(&parts.streams)?;
-    // Nothing of other containers is to be held by this one while it waits.
+    // The launcher and the container's process must not hold descriptors of other containers.
     let own = [&parts.plan, &parts.sync, to].into_iter().chain(&parts.cgroup).chain(&parts.opened);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     keep.sort_unstable();
-    // Before 5.9 they stay open.
+    // Without close_range(2), before 5.9, they stay open until execve.
     let _ = sys::process::close_all_but(3, &keep);
     let plan = read_plan(&parts.plan)?;
     if plan.opens.0.len() != parts.opened.len() {
@@ -162,7 +162,7 @@ fn read_plan(file: &OwnedFd) -> Result<Plan> {
     PLAN.decode(&bytes[..length]).map_err(|unreadable| unreadable.while_doing("read the plan"))
 }
 
-/// What the keeper changes of itself and its children are not to inherit.
+/// Limits that the keeper raises for itself, and that its children must not inherit.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::keeper) struct Limits;
 
@@ -171,8 +171,8 @@ static INHERITED: std::sync::OnceLock<(Rlimit, String)> = std::sync::OnceLock::n
 const SCORE: &str = "/proc/self/oom_score_adj";
 
 impl Limits {
-    /// As many descriptors as may be, and the last one to be killed when memory is short; as far as it is allowed. A
-    /// program that was executed anew by itself has these already: `before` says what there was.
+    /// Raises RLIMIT_NOFILE to its maximum and lowers oom_score_adj, as far as that is permitted. After a re-execution both
+    /// are raised already, so `before` says what they were at first.
     pub(in crate::keeper) fn raise(before: Option<(u64, String)>) {
         let limit = getrlimit(Resource::Nofile);
         let score = || std::fs::read_to_string(SCORE).unwrap_or_default().trim().to_owned();
@@ -185,14 +185,14 @@ impl Limits {
         let _ = std::fs::write(SCORE, "-999");
     }
 
-    /// What there was before, for the next image of this program.
+    /// What they were at first, for the next image of this program.
     pub(in crate::keeper) fn before() -> (u64, String) {
         INHERITED.get().map_or((1024, "0".to_owned()), |(limit, score)| {
             (limit.current.unwrap_or(u64::MAX), score.clone())
         })
     }
 
-    /// In a child: as it was.
+    /// In a child: restores RLIMIT_NOFILE and oom_score_adj to their inherited values.
     pub(in crate::keeper) fn restore() {
         if let Some((limit, score)) = INHERITED.get() {
             let _ = setrlimit(Resource::Nofile, *limit);
@@ -201,12 +201,12 @@ impl Limits {
     }
 }
 
-/// Starts a command that is only waited for; answers its pidfd.
+/// Starts a command, and returns its pidfd.
 pub(in crate::keeper) fn run_command(argv: &[String]) -> Option<OwnedFd> {
     let (program, args) = argv.split_first()?;
     let child = || -> Infallible {
         Limits::restore();
-        // Executes in this process, which is a copy of the keeper: what returns is what went wrong.
+        // This is the forked child already: `exec` returns only when it fails.
         let mut command = std::process::Command::new(program);
         for variable in crate::keeper::notify::VARIABLES {
             command.env_remove(variable);

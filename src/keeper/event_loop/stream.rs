@@ -1,9 +1,9 @@
-//! From what a container writes to its log and to those who are attached.
+//! What a container writes goes to its log and to attached clients.
 //!
 //! A FIFO is looked at with tee(2) before it is read: lines that are whole go to the log and only then out of the FIFO, and
-//! the beginning of a line stays in there until its end comes. So the keeper holds nothing of a container's output that a
-//! kill of the keeper could cost; killed between the two, its successor logs these lines again. A terminal cannot be
-//! looked at: what it gives is read, and the beginning of a line is held here.
+//! the beginning of a line stays in there until its end comes. So a kill of
+//! the keeper loses no output; after a kill between the two, the next keeper logs these lines again. A terminal has no tee(2):
+//! its output is read, and the beginning of a line is held in memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -23,7 +23,7 @@ const ENOUGH: usize = 48 << 10;
 /// How often one stream is looked at before the others have their turn.
 const TURNS: u32 = 4;
 
-/// What all containers' streams go through.
+/// Buffers that all streams share.
 #[derive(Debug)]
 pub(in crate::keeper) struct Desk {
     copy_in: OwnedFd,
@@ -48,7 +48,7 @@ enum Kind {
     Terminal { tail: Vec<u8> },
 }
 
-/// How a look at a stream ended.
+/// What is left after reading a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::keeper) enum Look {
     /// There is nothing more now.

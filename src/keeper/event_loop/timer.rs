@@ -1,4 +1,4 @@
-//! When a container is looked at though nothing has happened to it: while its launch is not decided.
+//! Deadlines and retries of containers whose launch is not decided.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use super::life::{Event, Ran, State};
 /// How long a launcher may take: it reads a plan and clones.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a process may take to execute its program once nobody sets it up any more. It ends by itself when it still has
-/// something to wait for; so it was stopped.
+/// How long a process may take to execute its program once its client is gone. A process that still waits for the client ends
+/// by itself, so one that takes longer was stopped.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the client of another keeper may take until it comes back: as long as the set-up of a process may take, hooks
@@ -20,7 +20,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The same, once the process has ended, which the client sees at once.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How soon it is looked whether the program was executed, first and later.
+/// The first and the longest pause between two checks whether the program was executed.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 

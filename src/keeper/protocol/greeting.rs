@@ -7,8 +7,8 @@
 //!          to 2   head | 0, before it happens | 1, then a text: why it does not
 //! ```
 //!
-//! Releases before 0.2 know none of this. What they answer to it has no head, and counts as version 1; they execute their
-//! program when they get the one request of theirs that is written down here.
+//! Keepers of version 1, from before there were heads, know none of this. What they answer to it has no head; they execute
+//! their program when they get the one request of theirs that is written down here.
 
 use crate::record::format::{GREETING, KEEPER_PROTOCOL};
 

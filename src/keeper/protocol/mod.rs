@@ -90,8 +90,8 @@ pub(in crate::keeper) fn receive(
     let got = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
             Err(Errno::INTR) => {}
-            // Who leaves without having read everything resets the connection. That is said once, and before what they
-            // said last: asking again gets that, or the end.
+            // A peer that closes without having read everything resets the connection. The kernel reports that once, and
+            // before the last message: receiving again gets that message, or the end.
             Err(Errno::CONNRESET) => {}
             other => break other?,
         }

@@ -1,12 +1,12 @@
-//! What is left with systemd when a unit's keeper is told to end, and handed over when that was for a restart: its store of
-//! file descriptors (FileDescriptorStoreMax= in systemd.service(5), sd_pid_notify_with_fds(3), sd_listen_fds(3)).
+//! systemd's store of file descriptors (FileDescriptorStoreMax= in systemd.service(5), sd_pid_notify_with_fds(3),
+//! sd_listen_fds(3)): a keeper that systemd stops leaves its descriptors there, and gets them back when that was a restart.
 //!
-//! With the lock in the store nobody else starts a keeper in between, and who asks for one waits at the socket. When the
-//! unit was to stop, systemd closes all of it. What was handed over is taken out of the store at once: a copy there would
-//! hold inputs open that are to end, and come back at the next start for another container.
+//! While the lock is in the store nobody else can start a keeper, and clients wait at the socket. When the unit is stopped for
+//! good, systemd closes everything. The keeper removes each descriptor from the store right away (FDSTOREREMOVE): a second
+//! copy would keep standard inputs from reaching their end, and come back at the next start for another container.
 //!
-//! All names come in one variable of the environment, of 128 KiB at most: so they are short, and what can be opened again
-//! (FIFOs of output) is not there.
+//! All names come in one variable of the environment, of 128 KiB at most: so they are short, and FIFOs of output, which can be
+//! opened again, are not stored. The names have no version; the records that they refer to do, and are checked first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,8 +64,8 @@ impl Name {
     }
 }
 
-/// Leaves with systemd all that cannot be opened again; whether there is one. What it has not received yet, it will: so the
-/// socket is not to be removed in any case.
+/// Stores all that cannot be opened again; whether there is a supervisor. It may receive some of it later, so the socket stays
+/// even after an error.
 pub(in crate::keeper) fn leave(keeper: &Keeper) -> bool {
     if !is_supervised() {
         return false;

@@ -192,7 +192,7 @@ pub(in crate::keeper) fn resume(run: &Path, file: i32) -> Result<Keeper> {
     drop(file);
     let mut keeper = take(run, snapshot).doing(doing)?;
     if protocol != KEEPER_PROTOCOL.version {
-        // They would not understand a word from here on; without their connection they ask anew.
+        // These clients speak the former version. Disconnected, they connect again and find out.
         for client in keeper.clients.0.keys().copied().collect::<Vec<_>>() {
             keeper.client_left(client);
         }
