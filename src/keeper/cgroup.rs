@@ -15,7 +15,7 @@ fn roots() -> impl Iterator<Item = PathBuf> {
 }
 
 /// Moves this process into a cgroup of its own.
-pub(super) fn enter() {
+pub(in crate::keeper) fn enter() {
     for root in roots() {
         let own = root.join(NAME);
         let _ = std::fs::create_dir(&own);
@@ -24,7 +24,7 @@ pub(super) fn enter() {
 }
 
 /// Moves this process out again, if it has one of its own, and removes the cgroup unless another keeper is there.
-pub(super) fn leave() {
+pub(in crate::keeper) fn leave() {
     let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     // Where systemd put it, it stays.
     if !ours.lines().any(|line| line.rsplit(':').next().and_then(|path| path.strip_prefix('/')) == Some(NAME))

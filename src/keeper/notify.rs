@@ -1,4 +1,4 @@
-//! What systemd is told, and what it hands over: sd_notify(3) and sd_listen_fds(3), without its library.
+//! Messages to systemd and descriptors from it: sd_notify(3) and sd_listen_fds(3), without its library.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -15,7 +15,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 const SOCKET: &str = "NOTIFY_SOCKET";
 
 /// All variables by which systemd speaks to this process, and not to what it starts.
-pub(super) const VARIABLES: [&str; 4] = [SOCKET, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+pub(in crate::keeper) const VARIABLES: [&str; 4] = [SOCKET, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// The first descriptor that is handed over.
 pub const FIRST_HANDED_OVER: i32 = 3;
@@ -34,7 +34,7 @@ pub fn handed_over() -> usize {
 }
 
 /// Whether there is somebody to tell.
-pub(super) fn is_supervised() -> bool {
+pub(in crate::keeper) fn is_supervised() -> bool {
     std::env::var_os(SOCKET).is_some_and(|path| !path.is_empty())
 }
 
@@ -47,7 +47,7 @@ pub fn notify(state: &str) -> std::io::Result<()> {
 }
 
 /// As [`notify`], with at most one descriptor.
-pub(super) fn tell(state: &str, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+pub(in crate::keeper) fn tell(state: &str, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     let Some(path) = std::env::var_os(SOCKET).filter(|path| !path.is_empty()) else {
         return Ok(());
     };

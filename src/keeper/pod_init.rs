@@ -9,8 +9,8 @@ use crate::sys::signal::{SIGINFO_SIZE, capture_all};
 /// The keeper's argument for it.
 pub const POD_INIT: &str = "pod-init";
 
-/// Waits until it is told to end.
-pub(super) fn run() -> ExitCode {
+/// Waits for SIGTERM or SIGINT.
+pub(in crate::keeper) fn run() -> ExitCode {
     let Ok(signals) = capture_all() else { return ExitCode::FAILURE };
     crate::sys::memory::unmap_code();
     loop {

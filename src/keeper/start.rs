@@ -1,32 +1,20 @@
 //! From a command line to a keeper that serves.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::{setsid, umask};
 
-use super::client::Client;
-use super::clients::Clients;
-use super::container::{Container, complain};
-use super::fdstore::{self, Left};
-use super::machine::State;
-use super::poll::{End, Keeper, Poll};
-use super::record::{Ends, Record, RunDir};
-use super::reexec;
-use super::replace::{begin_to_serve, is_served};
-use super::spawn::{Launcher, Limits};
-use super::standby::{Descriptors, Snapshot};
-use super::stream::{Desk, Source};
-use super::timer::Timer;
-use super::upgrade::{Upgrade, can_resume};
-use super::wire::Order;
+use super::client::{BUSY, Client};
+use super::event_loop::{Limits, RunDir, can_resume};
+use super::own_log::warn;
+use super::protocol::address;
+use super::takeover::{self, Snapshot, go_on, is_served, serve};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::sys;
@@ -74,16 +62,6 @@ struct How {
     resume: Option<i32>,
 }
 
-/// The keeper's name as a program, and the first argument (`argv[0]`) that makes `coracle` act as it.
-pub(super) const NAME: &str = "coracle-keeper";
-
-/// Whether this program was started under the keeper's name: so that `coracle` alone, without `coracle-keeper` beside it,
-/// is the keeper as well.
-pub fn is_called_as_keeper() -> bool {
-    let name = std::env::args_os().next().map(PathBuf::from);
-    name.is_some_and(|path| path.file_name() == Some(NAME.as_ref()))
-}
-
 /// The program.
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == super::POD_INIT) {
@@ -100,8 +78,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = error.first_hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
-            complain(&format!("error: {}{hint}", error.chain()));
-            ExitCode::FAILURE
+            warn(&format!("error: {}{hint}", error.chain()));
+            match error.kind() {
+                Kind::Busy => ExitCode::from(BUSY),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -139,14 +120,12 @@ fn start(run: &Path, how: &How) -> Result<()> {
     umask(Mode::from_raw_mode(0o022));
     sys::process::heed_signals();
     if let Some(file) = how.resume {
-        match reexec::resume(run, file) {
-            Ok(mut keeper) => {
-                keeper.renew_standby();
-                let end = keeper.run();
-                keeper.end(end);
+        match takeover::resume(run, file) {
+            Ok(keeper) => {
+                go_on(keeper);
                 return Ok(());
             }
-            Err(error) => complain(&format!("resume: {}", error.chain())),
+            Err(error) => warn(&format!("resume: {}", error.chain())),
         }
     }
     let run_dir = RunDir::new(run);
@@ -154,22 +133,23 @@ fn start(run: &Path, how: &How) -> Result<()> {
     run_dir.check_versions()?;
     Limits::raise(None);
     // Numbers of an earlier image are nothing that systemd has handed over.
-    let left = if how.resume.is_none() { fdstore::find(&run_dir) } else { Left::default() };
-    let snapshot = match begin(&run_dir, left) {
+    let left = if how.resume.is_none() { takeover::find(&run_dir) } else { Snapshot::default() };
+    let (snapshot, predecessor) = match begin(&run_dir, left) {
         Err(error) if error.kind() == Kind::Busy && how.replace => {
-            Client::connect_upgraded(run)?.take_over()?
+            let (snapshot, predecessor) = takeover::take_over(Client::connect_upgraded(run)?)?;
+            (snapshot, Some(predecessor))
         }
-        begun => begun?,
+        begun => (begun?, None),
     };
     if how.foreground {
-        serve(run_dir, snapshot);
+        serve(run_dir, snapshot, predecessor);
         return Ok(());
     }
-    daemonise(run_dir, snapshot)
+    daemonise(run_dir, snapshot, predecessor)
 }
 
 /// Serves in a process of its own, without this session.
-fn daemonise(run_dir: RunDir, snapshot: Snapshot) -> Result<()> {
+fn daemonise(run_dir: RunDir, snapshot: Snapshot, predecessor: Option<Client>) -> Result<()> {
     let null = open("/dev/null", OFlags::RDWR)?;
     let complaints = private::append(&run_dir.complaints(), private::FILE)
         .map(OwnedFd::from)
@@ -181,7 +161,7 @@ fn daemonise(run_dir: RunDir, snapshot: Snapshot) -> Result<()> {
         for (number, fd) in [(0, &null), (1, &complaints), (2, &complaints)] {
             let _ = sys::process::dup_onto(fd.as_fd(), number);
         }
-        serve(run_dir, snapshot);
+        serve(run_dir, snapshot, predecessor);
         sys::process::exit_now(0)
     };
     sys::process::spawn(0, None, daemon).map(drop).doing(|| "leave this session")
@@ -199,16 +179,16 @@ fn make_directories(run_dir: &RunDir) -> Result<()> {
 }
 
 /// What there is to begin with: what was left with systemd, and otherwise the lock and the socket.
-fn begin(run_dir: &RunDir, left: Left) -> Result<Snapshot> {
+fn begin(run_dir: &RunDir, left: Snapshot) -> Result<Snapshot> {
     let lock = left.lock.map_or_else(|| take_lock(run_dir), Ok)?;
     // The standby of one that was killed has the lock of the store, too.
     if is_served(&lock) {
         return Err(busy(run_dir));
     }
-    // Of what use is a socket that nobody finds?
+    // A socket whose path is gone reaches no client.
     let found = left.listener.filter(|_| run_dir.socket().exists());
     let listener = found.map_or_else(|| listen_at(run_dir), Ok)?;
-    Ok(Snapshot { listener, lock, held: left.held, predecessor: None })
+    Ok(Snapshot { listener: Some(listener), lock: Some(lock), containers: left.containers })
 }
 
 fn busy(run_dir: &RunDir) -> Error {
@@ -237,129 +217,4 @@ fn listen_at(run_dir: &RunDir) -> Result<OwnedFd> {
     bound?;
     listen(&socket, 128).doing(doing)?;
     Ok(socket)
-}
-
-/// The socket's address below a directory whose path may be longer than an address; valid while the descriptor lives.
-pub(super) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
-    use std::os::fd::AsRawFd;
-    let directory = open(run, OFlags::PATH | OFlags::DIRECTORY)?;
-    let path = format!("/proc/self/fd/{}/keeper.sock", directory.as_raw_fd());
-    SocketAddrUnix::new(path.as_str()).map(|address| (address, directory)).doing(|| "name the socket")
-}
-
-/// Serves with what is known from before: records on disk, and what an earlier keeper left.
-pub(super) fn serve(run_dir: RunDir, snapshot: Snapshot) {
-    if let Err(errno) = begin_to_serve(&snapshot.lock) {
-        return complain(&format!("serve: another keeper does: {errno}"));
-    }
-    match build(run_dir, snapshot.listener, snapshot.lock) {
-        Ok(mut keeper) => {
-            keeper.adopt(snapshot.held);
-            keeper.watch_all();
-            keeper.start_standby();
-            drop(snapshot.predecessor);
-            let end = keeper.run();
-            keeper.end(end);
-        }
-        Err(error) => complain(&format!("serve: {}", error.chain())),
-    }
-}
-
-fn build(run_dir: RunDir, listener: OwnedFd, lock: OwnedFd) -> Result<Keeper> {
-    Ok(Keeper {
-        poll: Poll::new().doing(|| "make an epoll instance")?,
-        run_dir,
-        listener,
-        lock,
-        signals: sys::signal::capture_all().doing(|| "wait for signals")?,
-        standby: None,
-        containers: BTreeMap::new(),
-        clients: Clients::default(),
-        children: BTreeMap::new(),
-        desk: Desk::new().doing(|| "make a pipe")?,
-        inbox: vec![0; super::wire::MOST],
-        next: 0,
-        unfinished: Vec::new(),
-        upgrade: Upgrade::None,
-        successor: None,
-        end: None,
-        grace: None,
-    })
-}
-
-impl Keeper {
-    /// Takes the containers of an earlier keeper for its own. It is not their parent, but has them by pidfd.
-    fn adopt(&mut self, mut left: BTreeMap<String, Descriptors>) {
-        for record in self.run_dir.load() {
-            let held = left.remove(&record.order.id).unwrap_or_default();
-            let key = self.new_key();
-            let container = self.adopted(record, held);
-            let has_ended = container.process.is_none();
-            self.containers.insert(key, container);
-            if has_ended {
-                self.process_ended(key);
-            }
-        }
-        for (id, held) in left {
-            let Some(socket) = held.launcher else { continue };
-            let record = Record { order: Order { id, ..Order::default() }, ..Record::default() };
-            let mut container = Container::new(record, State::Void, Ends::default());
-            container.launcher = Some(Launcher::of_another(socket));
-            let key = self.new_key();
-            self.containers.insert(key, container);
-        }
-    }
-
-    fn adopted(&self, record: Record, held: Descriptors) -> Container {
-        let process = held.process.or_else(|| {
-            let pidfd = pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
-            // After the pidfd is open: the pid cannot become another's between the two.
-            record.is_current().then_some(pidfd)
-        });
-        let state = if record.kept { State::Kept } else { State::Unattended };
-        if record.order.has_console {
-            let mut container = Container::new(record, state, Ends::default());
-            container.timer = Timer::of_adopted(state);
-            container.stdout = held.stdout.map(|master| Source::terminal(master, Vec::new()));
-            container.process = process;
-            return container;
-        }
-        let opened = self.run_dir.ends(&record.order).unwrap_or_default();
-        let ends = Ends {
-            stdin: held.stdin.or(opened.stdin),
-            stdout: held.stdout.or(opened.stdout),
-            stderr: held.stderr.or(opened.stderr),
-        };
-        let mut container = Container::new(record, state, ends);
-        container.timer = Timer::of_adopted(state);
-        container.process = process;
-        container
-    }
-
-    /// Ends: the containers stay, and their records.
-    pub(super) fn end(&mut self, why: End) {
-        self.settle_logs();
-        let has_next = match why {
-            End::Signalled => fdstore::leave(self),
-            End::Replaced => true,
-        };
-        self.await_end_of_standby();
-        if !has_next {
-            let _ = std::fs::remove_file(self.run_dir.socket());
-        }
-        super::cgroup::leave();
-    }
-
-    fn await_end_of_standby(&mut self) {
-        if let Some(standby) = &self.standby {
-            let pidfd = standby.pidfd.try_clone();
-            self.end_standby();
-            // It ends at once, or is stopped: then it is not worth waiting for.
-            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
-            if let Ok(pidfd) = pidfd {
-                let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
-                super::spawn::reap_now(&pidfd);
-            }
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Both are the same program, but for two: a container's first process waits for a `start` that may be of another release,
 //! and a keeper's child reports to its client. So each message has the version of [`PLAN`], in the upper half of its first
-//! word, where releases before 0.2 wrote 0; their messages are read as long as they are the same.
+//! word, where 0 was before there were versions; such messages are read as long as they are the same.
 //!
 //! The child's end is close-on-exec: when the parent reads end of file and the child lives, the payload runs.
 

@@ -10,7 +10,7 @@
 //! | in an ExecSync | a cgroup of the command in the container's | its processes are killed |
 //! | after a container's end was noted | `Exited`; cgroup and OCI state | removed |
 //!
-//! What the keeper knows of a start it says only once that is decided (`keeper::machine`).
+//! What the keeper knows of a start it says only once that is decided (`keeper::event_loop::life`).
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@
 //! text     version=N, then key=value, one a line
 //! ```
 //!
-//! Releases before 0.2 wrote no versions. What they wrote counts as version 1 of its format; 0xC0 begins none of it.
+//! Version 1 of most formats is what was written before there were versions: it has no head, and 0xC0 begins none of it.
 //!
 //! Whoever changes what is written raises the version here, keeps reading the version before (an upgrade must find its
 //! containers), and adds golden bytes for the new one: see [`golden`](super::golden).

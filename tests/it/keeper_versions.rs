@@ -292,7 +292,7 @@ fn after_a_downgrade_the_keeper_goes_on_until_a_program_that_knows_its_state_lie
     let kept = Kept::new();
     let program = keeper_with_own_program(&kept);
     let before = kept.keeper();
-    // As releases before 0.2 answer to what they do not know.
+    // As a keeper from before there were versions answers to what it does not know.
     replace_by_script(&program, "echo 'error: unknown argument \"--can-resume\"' >&2; exit 1");
     let upgrade = || Run::new(keeper_program()).arg("--upgrade").arg("--run").arg(kept.run_dir()).go();
     let refused = upgrade();

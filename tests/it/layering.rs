@@ -1,4 +1,5 @@
-//! Who may use whom: reads the sources and fails when the table below is broken.
+//! Who may use whom: reads the sources and fails when the table below is broken, or when a folder and what stands beside it
+//! use each other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +21,10 @@ const LAYERS: &[&[&str]] = &[
 
 /// Uses inside one layer that are meant.
 const SIBLINGS: &[(&str, &str)] = &[("error", "id"), ("id", "error")];
+
+/// Rooms in which a folder and what stands beside it still use each other, and why.
+const CIRCLES: &[(&str, &str)] =
+    &[("pod", "the methods of `Pods` are spread over all of them, until its parts have their own state")];
 
 /// Crates that only some places may name: crate, the path prefixes below `src/`, the reason.
 const FENCES: &[(&str, &[&str], &str)] = &[
@@ -63,6 +68,18 @@ fn each_module_uses_only_lower_layers() {
     let broken: Vec<_> =
         sources("src").iter().flat_map(|file| broken_layers(&file.path, &file.code)).collect();
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn rooms_use_each_other_in_one_direction() {
+    let circles = circles(&sources("src"));
+    let room = |circle: &String| circle.split(':').next().unwrap_or_default().to_owned();
+    let unexpected: Vec<_> =
+        circles.iter().filter(|circle| !CIRCLES.iter().any(|(known, _)| **known == room(circle))).collect();
+    assert!(unexpected.is_empty(), "files of different rooms use each other: {unexpected:#?}");
+    let gone: Vec<_> =
+        CIRCLES.iter().filter(|(known, _)| !circles.iter().any(|c| room(c) == *known)).collect();
+    assert!(gone.is_empty(), "no circle is left there, so take it off the list: {gone:#?}");
 }
 
 #[test]
@@ -126,6 +143,29 @@ mod the_checks_themselves {
         );
         let relative = code_of("use super::super::image::Reference;\n");
         assert_eq!(broken_layers("src/oci/kill.rs", &relative), ["src/oci/kill.rs: oci must not use image"]);
+    }
+
+    #[test]
+    fn a_circle_between_rooms_is_found_and_one_inside_a_room_passes() {
+        let file = |path: &str, text: &str| Source { path: path.to_owned(), lines: 1, code: code_of(text) };
+        let room = |text: &str| {
+            let all = [
+                file("src/keeper/client/mod.rs", "use crate::error::Error;\nmod start;\nuse start::go;\n"),
+                file("src/keeper/client/start.rs", text),
+                file("src/keeper/start.rs", "use super::client::{Client, start::go};\n"),
+                file("src/keeper/one.rs", "use super::two::Two;\n"),
+                file("src/keeper/two.rs", "use crate::keeper::one;\n"),
+            ];
+            circles(&all)
+        };
+        assert_eq!(room("use super::Client;\nuse crate::keeper::Order;\n"), [""; 0]);
+        for back in [
+            "use super::super::start::begin;\n",
+            "use crate::{error::Error, keeper::{one::One, start}};\n",
+            "fn f() { crate::keeper::start::begin() }\n",
+        ] {
+            assert_eq!(room(back), ["keeper: client, start"], "{back}");
+        }
     }
 
     #[test]
@@ -354,6 +394,118 @@ fn used_modules(path: &str, code: &str) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// The circles between a folder and its neighbours, as `parent: member, member`. Those between files of one folder are not
+/// among them, nor is what a `mod.rs` uses of the files beside it.
+fn circles(files: &[Source]) -> Vec<String> {
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|file| module_path(&file.path)).collect();
+    let mut uses: BTreeSet<(Vec<String>, Vec<String>)> = BTreeSet::new();
+    for file in files {
+        let user = module_path(&file.path);
+        for used in used_paths(&user, &file.code) {
+            let common = user.iter().zip(&used).take_while(|(a, b)| a == b).count();
+            let (from, to) = (user.get(..=common), used.get(..=common));
+            if let (Some(from), Some(to)) = (from, to)
+                && is_module(&modules, to)
+            {
+                uses.insert((from.to_vec(), to.to_vec()));
+            }
+        }
+    }
+    let is_folder =
+        |module: &Vec<String>| modules.iter().any(|m| m.len() > module.len() && m.starts_with(module));
+    let members: BTreeSet<&Vec<String>> = uses.iter().map(|(from, _)| from).collect();
+    let circle_of = |member: &Vec<String>| -> BTreeSet<Vec<String>> {
+        let reached = reach(&uses, member);
+        reached.iter().filter(|other| reach(&uses, other).contains(member)).cloned().collect()
+    };
+    let found =
+        members.into_iter().map(circle_of).filter(|circle| circle.len() > 1 && circle.iter().any(is_folder));
+    let named = found.map(|circle| {
+        let parent = circle.first().map(|member| member[..member.len() - 1].join("/")).unwrap_or_default();
+        let names: Vec<_> = circle.iter().filter_map(|member| member.last().cloned()).collect();
+        format!("{parent}: {}", names.join(", "))
+    });
+    named.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn is_module(modules: &BTreeSet<Vec<String>>, path: &[String]) -> bool {
+    modules.iter().any(|module| module.starts_with(path))
+}
+
+/// What a member uses, and what that uses, and so on.
+fn reach(uses: &BTreeSet<(Vec<String>, Vec<String>)>, from: &Vec<String>) -> BTreeSet<Vec<String>> {
+    let mut reached = BTreeSet::new();
+    let mut next = vec![from];
+    while let Some(member) = next.pop() {
+        for (_, used) in uses.iter().filter(|(user, _)| user == member) {
+            if reached.insert(used.clone()) {
+                next.push(used);
+            }
+        }
+    }
+    reached
+}
+
+/// A file's module: `src/keeper/client/start.rs` is `keeper`, `client`, `start`.
+fn module_path(path: &str) -> Vec<String> {
+    let inside = path.strip_prefix("src/").unwrap_or(path).trim_end_matches(".rs").trim_end_matches("/mod");
+    inside.split('/').map(str::to_owned).collect()
+}
+
+/// Every path from the crate or by `super`, as seen from the crate.
+fn used_paths(user: &[String], code: &str) -> Vec<Vec<String>> {
+    let flat: String = code.split_whitespace().collect::<Vec<_>>().join(" ").replace(":: ", "::");
+    let mut found = Vec::new();
+    for (prefix, climbs) in [("crate::", false), ("super::", true)] {
+        for (at, _) in flat.match_indices(prefix) {
+            let begins =
+                !flat[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
+            if !begins {
+                continue;
+            }
+            let mut rest = &flat[at..];
+            let mut base = if climbs { user.to_vec() } else { Vec::new() };
+            while let Some(behind) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = behind;
+            }
+            rest = rest.strip_prefix("crate::").unwrap_or(rest);
+            paths_of_tree(rest, &base, &mut found);
+        }
+    }
+    found
+}
+
+/// Takes a tree of paths as in `use`, and answers what stands behind it.
+fn paths_of_tree<'t>(tree: &'t str, base: &[String], found: &mut Vec<Vec<String>>) -> &'t str {
+    let tree = tree.trim_start();
+    if let Some(mut rest) = tree.strip_prefix('{') {
+        loop {
+            rest = paths_of_tree(rest, base, found).trim_start();
+            match rest.strip_prefix(',') {
+                Some(behind) => rest = behind,
+                None => return rest.strip_prefix('}').unwrap_or(rest),
+            }
+            if let Some(behind) = rest.trim_start().strip_prefix('}') {
+                return behind;
+            }
+        }
+    }
+    let length = tree.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tree.len());
+    let (name, rest) = tree.split_at(length);
+    let mut path = base.to_vec();
+    path.extend((!name.is_empty() && name != "self").then(|| name.to_owned()));
+    match rest.strip_prefix("::") {
+        Some(deeper) => paths_of_tree(deeper, &path, found),
+        None => {
+            found.push(path);
+            rest.trim_start()
+                .strip_prefix("as ")
+                .map_or(rest, |alias| alias.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'))
+        }
+    }
 }
 
 /// The first names of a path, or of each path in a braced list.

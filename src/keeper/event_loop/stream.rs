@@ -1,9 +1,9 @@
-//! From what a container writes to its log and to those who are attached.
+//! What a container writes goes to its log and to attached clients.
 //!
 //! A FIFO is looked at with tee(2) before it is read: lines that are whole go to the log and only then out of the FIFO, and
-//! the beginning of a line stays in there until its end comes. So the keeper holds nothing of a container's output that a
-//! kill of the keeper could cost; killed between the two, its successor logs these lines again. A terminal cannot be
-//! looked at: what it gives is read, and the beginning of a line is held here.
+//! the beginning of a line stays in there until its end comes. So a kill of
+//! the keeper loses no output; after a kill between the two, the next keeper logs these lines again. A terminal has no tee(2):
+//! its output is read, and the beginning of a line is held in memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 
 use super::log::{Batch, LONGEST, Log, next_line};
-use super::wire::Stream;
+use crate::keeper::protocol::Stream;
 
 /// How much is looked at in one go: more than the longest line.
 const WINDOW: usize = 2 * LONGEST;
@@ -23,9 +23,9 @@ const ENOUGH: usize = 48 << 10;
 /// How often one stream is looked at before the others have their turn.
 const TURNS: u32 = 4;
 
-/// What all containers' streams go through.
+/// Buffers that all streams share.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(in crate::keeper) struct Desk {
     copy_in: OwnedFd,
     copy_out: OwnedFd,
     raw: Vec<u8>,
@@ -34,8 +34,8 @@ pub(super) struct Desk {
 
 /// One stream that a container writes.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) fd: OwnedFd,
+pub(in crate::keeper) struct Source {
+    pub(in crate::keeper) fd: OwnedFd,
     stream: Stream,
     kind: Kind,
 }
@@ -48,9 +48,9 @@ enum Kind {
     Terminal { tail: Vec<u8> },
 }
 
-/// How a look at a stream ended.
+/// What is left after reading a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(in crate::keeper) enum Look {
     /// There is nothing more now.
     Empty,
     /// There is more: it is to have another turn.
@@ -60,7 +60,7 @@ pub(super) enum Look {
 }
 
 impl Desk {
-    pub(super) fn new() -> Result<Self, Errno> {
+    pub(in crate::keeper) fn new() -> Result<Self, Errno> {
         let (copy_out, copy_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self { copy_in, copy_out, raw: vec![0; WINDOW], batch: Batch::default() })
     }
@@ -77,16 +77,16 @@ struct Way<'a> {
 
 impl Source {
     /// A FIFO of which `seen` bytes have been shown already.
-    pub(super) fn fifo(fd: OwnedFd, stream: Stream, seen: usize) -> Self {
+    pub(in crate::keeper) fn fifo(fd: OwnedFd, stream: Stream, seen: usize) -> Self {
         Self { fd, stream, kind: Kind::Fifo { seen } }
     }
 
-    pub(super) fn terminal(fd: OwnedFd, tail: Vec<u8>) -> Self {
+    pub(in crate::keeper) fn terminal(fd: OwnedFd, tail: Vec<u8>) -> Self {
         Self { fd, stream: Stream::Stdout, kind: Kind::Terminal { tail } }
     }
 
     /// What of a terminal's output is not in the log yet.
-    pub(super) fn tail(&self) -> &[u8] {
+    pub(in crate::keeper) fn tail(&self) -> &[u8] {
         match &self.kind {
             Kind::Fifo { .. } => &[],
             Kind::Terminal { tail } => tail,
@@ -94,7 +94,7 @@ impl Source {
     }
 
     /// Bytes of a FIFO that those who are attached have seen and the log has not.
-    pub(super) fn seen(&self) -> usize {
+    pub(in crate::keeper) fn seen(&self) -> usize {
         match self.kind {
             Kind::Fifo { seen } => seen,
             Kind::Terminal { .. } => 0,
@@ -102,7 +102,12 @@ impl Source {
     }
 
     /// Logs what there is, and shows what is new, for a few turns.
-    pub(super) fn look(&mut self, desk: &mut Desk, log: &mut Log, show: &mut dyn FnMut(&[u8])) -> Look {
+    pub(in crate::keeper) fn look(
+        &mut self,
+        desk: &mut Desk,
+        log: &mut Log,
+        show: &mut dyn FnMut(&[u8]),
+    ) -> Look {
         for _ in 0..TURNS {
             match self.turn(&mut Way { desk, log, show, last: false }) {
                 Look::More => {}
@@ -114,7 +119,7 @@ impl Source {
 
     /// At the container's end: all that it has written, the last line even without its newline. What others write to
     /// the same stream after that is not waited for.
-    pub(super) fn drain(&mut self, desk: &mut Desk, log: &mut Log, show: &mut dyn FnMut(&[u8])) {
+    pub(in crate::keeper) fn drain(&mut self, desk: &mut Desk, log: &mut Log, show: &mut dyn FnMut(&[u8])) {
         // As many windows as a pipe of the largest size has.
         for _ in 0..(1 << 20) / WINDOW {
             if self.turn(&mut Way { desk, log, show, last: false }) != Look::More {
@@ -125,7 +130,7 @@ impl Source {
     }
 
     /// Logs the beginning of a line that only this process has.
-    pub(super) fn settle(&mut self, desk: &mut Desk, log: &mut Log) {
+    pub(in crate::keeper) fn settle(&mut self, desk: &mut Desk, log: &mut Log) {
         let Kind::Terminal { tail } = &mut self.kind else { return };
         if !tail.is_empty() {
             desk.batch.begin();

@@ -1,5 +1,5 @@
-//! Launching: a short-lived child reads the plan, enters what has to be entered, and clones the container's first process
-//! as a child of the keeper. Whatever it waits for, or takes in memory, is not the keeper's.
+//! Spawning: a short-lived child, the launcher, reads the plan, joins namespaces and clones the container's first process as a
+//! child of the keeper. So the keeper itself waits for nothing, and its memory does not grow.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,8 +11,8 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::wire;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::keeper::protocol;
 use crate::launch::apply::{OwnParent, SpawnRequest, Spawner};
 use crate::launch::plan::Plan;
 use crate::record::format::PLAN;
@@ -21,64 +21,64 @@ use crate::sys::process::Spawned;
 
 /// The launcher, from the keeper's side.
 #[derive(Debug)]
-pub(super) struct Launcher {
-    pub(super) socket: OwnedFd,
+pub(in crate::keeper) struct Launcher {
+    pub(in crate::keeper) socket: OwnedFd,
     /// None of a launcher that another keeper started.
     process: Option<OwnedFd>,
 }
 
-/// What the launcher says, once; a pidfd comes along with the first.
+/// What the launcher reports, once. `Spawned` comes with a pidfd.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum LauncherReport {
+pub(in crate::keeper) enum LauncherReport {
     Spawned(i32),
     Failed(String),
 }
 
-/// What the launcher gets.
+/// What the launcher is started with.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(in crate::keeper) struct Parts {
     /// The plan, in a file in memory.
-    pub(super) plan: OwnedFd,
+    pub(in crate::keeper) plan: OwnedFd,
     /// The child's end of the socket pair with whoever asked for the launch.
-    pub(super) sync: OwnedFd,
+    pub(in crate::keeper) sync: OwnedFd,
     /// A cgroup v2 directory.
-    pub(super) cgroup: Option<OwnedFd>,
+    pub(in crate::keeper) cgroup: Option<OwnedFd>,
     /// What the plan has opened, in order.
-    pub(super) opened: Vec<OwnedFd>,
+    pub(in crate::keeper) opened: Vec<OwnedFd>,
     /// Its standard streams; where there is none, it has /dev/null.
-    pub(super) streams: [Option<OwnedFd>; 3],
+    pub(in crate::keeper) streams: [Option<OwnedFd>; 3],
 }
 
 impl Launcher {
-    /// Starts one; `tell` gets our end of its socket before there is anything that could be heard there.
-    pub(super) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
+    /// Starts one. `tell` gets our end of its socket before the launcher runs, so that the standby has it, too.
+    pub(in crate::keeper) fn start(parts: Parts, tell: impl FnOnce(&OwnedFd)) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .doing(|| "make a socket pair")?;
-        // What the launcher cloned has its end, too: that the launcher was killed is not seen here.
+        // The container's process inherits the other end, so this socket does not report that the launcher was killed.
         rustix::io::ioctl_fionbio(&socket, true).doing(|| "make a socket pair")?;
         tell(&socket);
         let process = sys::process::spawn(0, None, || launch(parts, &theirs)).doing(|| "start a launcher")?;
         Ok(Self { socket, process: Some(process.pidfd) })
     }
 
-    /// One that a keeper had started which is no more.
-    pub(super) fn of_another(socket: OwnedFd) -> Self {
+    /// A launcher of a former keeper.
+    pub(in crate::keeper) fn of_another(socket: OwnedFd) -> Self {
         Self { socket, process: None }
     }
 
-    /// Kills it; that it has ended is as good.
-    pub(super) fn kill(&self) {
+    /// Kills it, if it has not ended.
+    pub(in crate::keeper) fn kill(&self) {
         if let Some(process) = &self.process {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
-    /// What it says, or that it ended without a report.
-    pub(super) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
+    /// Its report; `Failed` when it ended without one.
+    pub(in crate::keeper) fn hear(&self) -> (LauncherReport, Option<OwnedFd>) {
         let mut buffer = [0; 4096];
-        match wire::receive(&self.socket, &mut buffer) {
-            Ok((length, mut fds)) if length > 0 => match wire::decode(&buffer[..length]) {
+        match protocol::receive(&self.socket, &mut buffer) {
+            Ok((length, mut fds)) if length > 0 => match protocol::decode(&buffer[..length]) {
                 Ok(report) => (report, fds.pop()),
                 Err(error) => {
                     (LauncherReport::Failed(format!("read what the launcher reports: {error}")), None)
@@ -91,50 +91,50 @@ impl Launcher {
         }
     }
 
-    /// It has said its report and is about to end: what is left is to wait for that.
-    pub(super) fn into_pidfd(self) -> Option<OwnedFd> {
+    /// After the report: what has to be reaped.
+    pub(in crate::keeper) fn into_pidfd(self) -> Option<OwnedFd> {
         self.process
     }
 
-    /// Readable once it has ended, said something or not.
-    pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
+    /// Readable once it has ended.
+    pub(in crate::keeper) fn pidfd(&self) -> Option<&OwnedFd> {
         self.process.as_ref()
     }
 }
 
 /// Reaps a child if it has ended; whether it has, and with status 0.
-pub(super) fn reap_now(pidfd: &OwnedFd) -> bool {
+pub(in crate::keeper) fn reap_now(pidfd: &OwnedFd) -> bool {
     let ended = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     ended.ok().flatten().is_some_and(|status| status.exit_status() == Some(0))
 }
 
 /// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
-pub(super) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
+pub(in crate::keeper) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid)?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), look).ok()?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
-/// The launcher: the keeper is one thread, so its copy may allocate.
+/// The launcher. The keeper has one thread, so a forked copy of it may allocate.
 fn launch(parts: Parts, to: &OwnedFd) -> Infallible {
-    // By reference: what is closed below must not be closed again by its owner.
+    // By reference: `close_all_but` closes descriptors below that their owners must not close again.
     let report = spawn(&parts, to);
     let (report, pidfd) = match &report {
         Ok(spawned) => (LauncherReport::Spawned(spawned.pid), Some(spawned.pidfd.as_fd())),
         Err(error) => (LauncherReport::Failed(error.chain()), None),
     };
-    let _ = wire::send(to, &report, pidfd.as_slice());
+    let _ = protocol::send(to, &report, pidfd.as_slice());
     sys::process::exit_now(0)
 }
 
 fn spawn(parts: &Parts, to: &OwnedFd) -> Result<Spawned> {
     place_streams(&parts.streams)?;
-    // Nothing of other containers is to be held by this one while it waits.
+    // The launcher and the container's process must not hold descriptors of other containers.
     let own = [&parts.plan, &parts.sync, to].into_iter().chain(&parts.cgroup).chain(&parts.opened);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     keep.sort_unstable();
-    // Before 5.9 they stay open.
+    // Without close_range(2), before 5.9, they stay open until execve.
     let _ = sys::process::close_all_but(3, &keep);
     let plan = read_plan(&parts.plan)?;
     if plan.opens.0.len() != parts.opened.len() {
@@ -162,18 +162,18 @@ fn read_plan(file: &OwnedFd) -> Result<Plan> {
     PLAN.decode(&bytes[..length]).map_err(|unreadable| unreadable.while_doing("read the plan"))
 }
 
-/// What the keeper changes of itself and its children are not to inherit.
+/// Limits that the keeper raises for itself, and that its children must not inherit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits;
+pub(in crate::keeper) struct Limits;
 
 static INHERITED: std::sync::OnceLock<(Rlimit, String)> = std::sync::OnceLock::new();
 
 const SCORE: &str = "/proc/self/oom_score_adj";
 
 impl Limits {
-    /// As many descriptors as may be, and the last one to be killed when memory is short; as far as it is allowed. A
-    /// program that was executed anew by itself has these already: `before` says what there was.
-    pub(super) fn raise(before: Option<(u64, String)>) {
+    /// Raises RLIMIT_NOFILE to its maximum and lowers oom_score_adj, as far as that is permitted. After a re-execution both
+    /// are raised already, so `before` says what they were at first.
+    pub(in crate::keeper) fn raise(before: Option<(u64, String)>) {
         let limit = getrlimit(Resource::Nofile);
         let score = || std::fs::read_to_string(SCORE).unwrap_or_default().trim().to_owned();
         let (current, score) = match before {
@@ -185,15 +185,15 @@ impl Limits {
         let _ = std::fs::write(SCORE, "-999");
     }
 
-    /// What there was before, for the next image of this program.
-    pub(super) fn before() -> (u64, String) {
+    /// What they were at first, for the next image of this program.
+    pub(in crate::keeper) fn before() -> (u64, String) {
         INHERITED.get().map_or((1024, "0".to_owned()), |(limit, score)| {
             (limit.current.unwrap_or(u64::MAX), score.clone())
         })
     }
 
-    /// In a child: as it was.
-    pub(super) fn restore() {
+    /// In a child: restores RLIMIT_NOFILE and oom_score_adj to their inherited values.
+    pub(in crate::keeper) fn restore() {
         if let Some((limit, score)) = INHERITED.get() {
             let _ = setrlimit(Resource::Nofile, *limit);
             let _ = std::fs::write(SCORE, score);
@@ -201,14 +201,20 @@ impl Limits {
     }
 }
 
-/// Starts a command that is only waited for; answers its pidfd.
-pub(super) fn run_command(argv: &[String]) -> Option<OwnedFd> {
+/// Starts a command, and returns its pidfd.
+pub(in crate::keeper) fn run_command(argv: &[String]) -> Option<OwnedFd> {
     let (program, args) = argv.split_first()?;
+    run_program(program, program, args)
+}
+
+/// Starts a program under a name (`argv[0]`), and returns its pidfd.
+pub(in crate::keeper) fn run_program(program: &str, name: &str, args: &[String]) -> Option<OwnedFd> {
     let child = || -> Infallible {
         Limits::restore();
-        // Executes in this process, which is a copy of the keeper: what returns is what went wrong.
+        // This is the forked child already: `exec` returns only when it fails.
         let mut command = std::process::Command::new(program);
-        for variable in super::notify::VARIABLES {
+        std::os::unix::process::CommandExt::arg0(&mut command, name);
+        for variable in crate::keeper::notify::VARIABLES {
             command.env_remove(variable);
         }
         let error = std::os::unix::process::CommandExt::exec(command.args(args));

@@ -1,34 +1,32 @@
 //! The client's side: reaching the keeper, or starting it, and asking it.
 
-use std::cell::RefCell;
+mod attached;
+mod spawner;
+mod start;
+
 use std::cmp::Ordering;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::greeting::{self, Greeting, Upgraded};
-use super::start::{NAME, address};
-use super::wire::{self, Frame, MOST, Order, Refusal, Request, Response, Terms};
+pub use super::program::keeper_program;
+pub use attached::Attached;
+pub use spawner::KeeperSpawner;
+pub(in crate::keeper) use start::BUSY;
+
+use super::protocol::{self, Greeting, MOST, Refusal, Request, Response, Upgraded, address};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::apply::{SpawnRequest, Spawner};
-use crate::launch::self_protect::own_path;
 use crate::record::Exit;
-use crate::record::format::{KEEPER_PROTOCOL, PLAN, Unreadable};
-use crate::sys::process::Spawned;
+use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
+use start::{is_busy, start};
 
 /// How often a keeper that was just started is tried, and how long is waited in between.
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// The variable that names the keeper's program.
-const PROGRAM: &str = "CORACLE_KEEPER";
 
 /// How long an answer may take that the keeper gives without waiting for anybody.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -65,7 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::connect`]: then the keeper's program is of that version, too, or it cannot take over.
-    pub(super) fn connect_upgraded(run: &Path) -> Result<Self> {
+    pub(in crate::keeper) fn connect_upgraded(run: &Path) -> Result<Self> {
         let (client, version) = Self::greet(run)?;
         match version.cmp(&KEEPER_PROTOCOL.version) {
             Ordering::Equal => return Ok(client),
@@ -102,7 +100,7 @@ impl Client {
     fn ask_for_upgrade(&self, version: u16) -> Result<()> {
         let greeting = if version == 1 { Greeting::FirstUpgrade } else { Greeting::Upgrade };
         let answer = self.exchange(&greeting.bytes(), SLOW_ANSWER)?;
-        match greeting::read_upgraded(&answer) {
+        match protocol::read_upgraded(&answer) {
             Some(Upgraded::Yes) => Ok(()),
             Some(Upgraded::No(why)) => Err(Error::new(Kind::Unsupported, "upgrade the keeper")
                 .because(Error::new(Kind::Unsupported, why))
@@ -115,15 +113,15 @@ impl Client {
     fn greet(run: &Path) -> Result<(Self, u16)> {
         let client = Self::dial(run)?;
         let answer = client.exchange(&Greeting::Ask.bytes(), ANSWER)?;
-        Ok((client, greeting::version(&answer)))
+        Ok((client, protocol::version(&answer)))
     }
 
     /// Sends these bytes, and waits for what comes back.
     fn exchange(&self, bytes: &[u8], limit: Duration) -> Result<Vec<u8>> {
-        sent(wire::send_bytes(&self.socket, bytes, &[]))?;
+        sent(protocol::send_bytes(&self.socket, bytes, &[]))?;
         self.await_answer(limit)?;
         let mut buffer = vec![0; 1024];
-        let (length, _) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
+        let (length, _) = protocol::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
         buffer.truncate(length);
         if buffer.is_empty() { Err(ended()) } else { Ok(buffer) }
     }
@@ -188,7 +186,11 @@ impl Client {
         ask(&Self::connect_or_start(run)?)
     }
 
-    pub(super) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Response, Vec<OwnedFd>)> {
+    pub(in crate::keeper) fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Response, Vec<OwnedFd>)> {
         self.ask_within(request, fds, ANSWER)
     }
 
@@ -199,18 +201,18 @@ impl Client {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<(Response, Vec<OwnedFd>)> {
-        sent(wire::send(&self.socket, request, fds))?;
+        sent(protocol::send(&self.socket, request, fds))?;
         self.await_answer(limit)?;
         self.hear()
     }
 
     fn hear(&self) -> Result<(Response, Vec<OwnedFd>)> {
         let mut buffer = vec![0; MOST];
-        let (length, fds) = wire::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
+        let (length, fds) = protocol::receive(&self.socket, &mut buffer).doing(|| "hear from the keeper")?;
         if length == 0 {
             return Err(ended());
         }
-        match wire::decode(&buffer[..length]) {
+        match protocol::decode(&buffer[..length]) {
             Ok(Response::Refused(refusal)) => Err(explain(refusal)),
             Ok(response) => Ok((response, fds)),
             // It was another one when it was greeted: it has executed its program since.
@@ -251,7 +253,7 @@ impl Client {
     /// # Errors
     /// The keeper cannot be asked. That it does not have the container is reported later.
     pub fn subscribe(&self, id: &str) -> Result<()> {
-        wire::send(&self.socket, &Request::Wait(id.to_owned()), &[]).doing(|| "ask the keeper")
+        protocol::send(&self.socket, &Request::Wait(id.to_owned()), &[]).doing(|| "ask the keeper")
     }
 
     /// Waits for what was asked for by [`Client::subscribe`].
@@ -271,9 +273,7 @@ impl Client {
     /// `NotFound` when the keeper does not have it.
     pub fn attach(self, id: &str, stdin: bool) -> Result<Attached> {
         match self.ask(&Request::Attach { id: id.to_owned(), stdin }, &[])? {
-            (Response::Attached(terms), _) => {
-                Ok(Attached { socket: self.socket, terms, buffer: vec![0; MOST] })
-            }
+            (Response::Attached(terms), _) => Ok(Attached::new(self.socket, terms)),
             _ => Err(unexpected()),
         }
     }
@@ -346,13 +346,6 @@ impl AsFd for Client {
     }
 }
 
-/// Nothing is left of a launch that was asked for.
-fn lost(error: Error) -> Error {
-    Error::new(Kind::Unreachable, "the keeper was killed before it had the container")
-        .because(error)
-        .hint("try again")
-}
-
 /// The keeper speaks another version, so nothing was asked of it.
 fn other_version(run: &Path, found: u16) -> Error {
     let ours = KEEPER_PROTOCOL.version;
@@ -383,7 +376,7 @@ fn ended() -> Error {
     Error::new(Kind::Unreachable, "the keeper has ended")
 }
 
-pub(super) fn unexpected() -> Error {
+pub(in crate::keeper) fn unexpected() -> Error {
     Error::new(Kind::Bug, "the keeper answered something else than was asked")
 }
 
@@ -395,199 +388,5 @@ fn explain(refusal: Refusal) -> Error {
         Refusal::Closed => Error::new(Kind::WrongState, "the container's standard input is not open")
             .hint("launch it with --interactive or --tty"),
         Refusal::Failed(why) => Error::new(Kind::System, why),
-    }
-}
-
-/// Whether the start failed because another was quicker; one that succeeded listens already.
-fn is_busy(started: &Result<()>) -> bool {
-    started.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
-}
-
-/// Starts a keeper; it listens when this returns.
-fn start(run: &Path) -> Result<()> {
-    let program = keeper_program();
-    let run = std::path::absolute(run).doing(|| format!("find {}", run.display()))?;
-    let command = Command::new(&program).arg0(NAME).arg("--run").arg(run).stdin(Stdio::null()).output();
-    let output = command.doing(|| format!("start {}", program.display())).map_err(|e| {
-        e.hint(format!("{PROGRAM} names the keeper's program; without it, coracle starts itself"))
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let kind = if said.contains("already") { Kind::Busy } else { Kind::System };
-    Err(Error::new(kind, format!("start {}", program.display())).because(Error::new(kind, said)))
-}
-
-/// The keeper's program: the one that `CORACLE_KEEPER` names, or `coracle-keeper` in this program's directory, or this
-/// program itself, which acts as the keeper when its first argument is that name (see [`is_called_as_keeper`]).
-///
-/// [`is_called_as_keeper`]: super::is_called_as_keeper
-pub fn keeper_program() -> PathBuf {
-    let named = std::env::var_os(PROGRAM).filter(|name| !name.is_empty()).map(PathBuf::from);
-    named.unwrap_or_else(|| {
-        let own = own_path();
-        let beside = own.as_ref().map(|own| own.with_file_name(NAME)).filter(|path| path.exists());
-        beside.or(own).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
-    })
-}
-
-/// A launch by the keeper: it is the parent, the rest is done from here.
-///
-/// The keeper may be killed meanwhile. The next one has what that one had recorded, so this side asks it what became of the
-/// launch: it goes on with the process that was made, or knows that there is none. `machine` has the table of all cases.
-#[derive(Debug)]
-pub struct KeeperSpawner {
-    client: RefCell<Client>,
-    order: Order,
-    console: Option<OwnedFd>,
-}
-
-impl KeeperSpawner {
-    /// Launches as `order` says; `console` is the end of a socket pair over which the container's terminal comes.
-    pub fn new(client: Client, order: Order, console: Option<OwnedFd>) -> Self {
-        let order = Order { has_console: console.is_some(), ..order };
-        Self { client: RefCell::new(client), order, console }
-    }
-
-    /// The launch was good: the container stays.
-    ///
-    /// # Errors
-    /// The keeper cannot be asked, or knows that the program was never executed.
-    pub fn keep(&self) -> Result<()> {
-        match self.decide(&Request::Keep, true) {
-            // Another keeper, which was not told of it, has seen its end: then it has written how that was.
-            Err(error) if error.kind() == Kind::NotFound && self.has_exit() => Ok(()),
-            other => other,
-        }
-    }
-
-    fn has_exit(&self) -> bool {
-        self.order.exit_file.as_ref().is_some_and(|path| path.exists())
-    }
-
-    /// The launch came to nothing: its process is killed, and what there is of the container forgotten.
-    pub fn give_up(&self) {
-        // When no keeper can be reached, the next one finds nobody who attends it.
-        let _ = self.decide(&Request::GiveUp, false);
-    }
-
-    fn decide(&self, request: &Request, keep: bool) -> Result<()> {
-        let client = self.client.borrow();
-        match client.done(request) {
-            Err(error) if error.kind() == Kind::Unreachable => {}
-            other => return other,
-        }
-        let request = Request::Decide { id: self.order.id.clone(), keep };
-        Client::ask_any(&client.run, |keeper| keeper.done(&request))
-    }
-
-    /// What another keeper has of this launch.
-    ///
-    /// # Errors
-    /// `Unreachable` when it has nothing: then nothing is left of it, and it may be tried again.
-    fn resume(&self) -> Result<(Response, Vec<OwnedFd>)> {
-        let request = Request::Resume { id: self.order.id.clone(), console: self.console.is_some() };
-        let console: Vec<_> = self.console.iter().map(AsFd::as_fd).collect();
-        let run = self.client.borrow().run.clone();
-        for _ in 0..KEEPERS {
-            let keeper = Client::connect_or_start(&run)?;
-            match keeper.ask_within(&request, &console, SLOW_ANSWER) {
-                Err(error) if error.kind() == Kind::Unreachable => std::thread::sleep(PAUSE),
-                Err(error) if error.kind() == Kind::NotFound => break,
-                other => {
-                    self.client.replace(keeper);
-                    return other;
-                }
-            }
-        }
-        Err(lost(ended()))
-    }
-}
-
-impl Spawner for KeeperSpawner {
-    fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned> {
-        let bytes =
-            PLAN.encode(request.plan).map_err(|error| error.while_doing("write the plan for the keeper"))?;
-        let plan = memory_file(&bytes).doing(|| "write the plan to memory")?;
-        let order =
-            Order { oom_file: request.oom_file, has_cgroup: request.cgroup.is_some(), ..self.order.clone() };
-        let mut fds = vec![plan.as_fd(), request.sync.as_fd()];
-        fds.extend(request.cgroup);
-        fds.extend(self.console.as_ref().map(AsFd::as_fd));
-        fds.extend(request.fds.iter().map(AsFd::as_fd));
-        let asked = self.client.borrow().ask_within(&Request::Launch(order), &fds, SLOW_ANSWER);
-        match asked {
-            Err(error) if error.kind() == Kind::Unreachable => self.resume().and_then(spawned),
-            other => other.and_then(spawned),
-        }
-    }
-
-    fn adopt(&self, _before: &Spawned, pid: i32) -> Result<Spawned> {
-        match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
-            // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
-            Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
-            other => other.and_then(spawned),
-        }
-    }
-}
-
-fn spawned((response, mut fds): (Response, Vec<OwnedFd>)) -> Result<Spawned> {
-    match (response, fds.pop()) {
-        (Response::Spawned(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
-        _ => Err(unexpected()),
-    }
-}
-
-fn memory_file(bytes: &[u8]) -> Result<OwnedFd, Errno> {
-    let file = memfd_create(c"plan", MemfdFlags::CLOEXEC)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let count = rustix::io::write(&file, rest)?;
-        rest = &rest[count..];
-    }
-    Ok(file)
-}
-
-/// A connection over which a container's output comes.
-#[derive(Debug)]
-pub struct Attached {
-    socket: OwnedFd,
-    terms: Terms,
-    buffer: Vec<u8>,
-}
-
-impl Attached {
-    /// On which terms.
-    pub fn terms(&self) -> Terms {
-        self.terms
-    }
-
-    /// Waits for the next frame; `None` when the keeper is gone.
-    ///
-    /// # Errors
-    /// The socket is broken, or says something that is no frame.
-    pub fn receive(&mut self) -> Result<Option<Frame<'_>>> {
-        let (length, _) = wire::receive(&self.socket, &mut self.buffer).doing(|| "hear from the keeper")?;
-        if length == 0 {
-            return Ok(None);
-        }
-        wire::decode(&self.buffer[..length])
-            .map(Some)
-            .map_err(|error| error.while_doing("read the container's output"))
-    }
-
-    /// Sends input, its end, or a size. Waits while the container does not take it.
-    ///
-    /// # Errors
-    /// The keeper is gone.
-    pub fn send(&self, frame: &Frame<'_>) -> Result<()> {
-        wire::send(&self.socket, frame, &[]).doing(|| "send to the keeper")
-    }
-}
-
-impl AsFd for Attached {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

@@ -1,9 +1,8 @@
 //! Upgrading: the keeper executes its program anew. Its pid stays, so its children stay its children; all it knows goes
 //! through a file in memory, and what it has open stays open.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,22 +10,16 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::clients::{Clients, Mode};
-use super::container::{Container, complain};
-use super::log::Lost;
-use super::machine::State;
-use super::poll::{Keeper, Poll, What};
-use super::record::{Ends, Record, RunDir};
-use super::replace::begin_to_serve;
-use super::spawn::Limits;
-use super::standby::Standby;
-use super::stream::{Desk, Source};
-use super::upgrade::Upgrade;
-use super::wire::Stream;
+use super::lock::begin_to_serve;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::keeper::event_loop::{
+    Container, Ends, Keeper, Limits, Lost, Mode, Record, RunDir, Source, Standby, State,
+};
+use crate::keeper::own_log::warn;
+use crate::keeper::program::NAME;
+use crate::keeper::protocol::Stream;
 use crate::record::Exit;
 use crate::record::format::{KEEPER_PROTOCOL, KEEPER_SNAPSHOT, Unreadable};
-use crate::sys;
 use crate::sys::fd::{inherit, set_inheritable};
 use crate::sys::process::{StringArray, execve};
 
@@ -105,100 +98,92 @@ impl ContainerSnapshot {
     }
 }
 
-impl Keeper {
-    /// Executes the program anew. When that cannot be done, this image goes on.
-    pub(super) fn reexecute(&mut self) {
-        let kept = self.kept_open();
-        for fd in &kept {
-            let _ = set_inheritable(fd, true);
-        }
-        let error = self.execute();
-        for fd in &kept {
-            let _ = set_inheritable(fd, false);
-        }
-        complain(&format!("upgrade: {}", error.chain()));
+/// Executes the program anew. When that cannot be done, this image goes on.
+pub(in crate::keeper) fn reexecute(keeper: &Keeper) {
+    let kept = kept_open(keeper);
+    for fd in &kept {
+        let _ = set_inheritable(fd, true);
     }
+    let error = execute(keeper);
+    for fd in &kept {
+        let _ = set_inheritable(fd, false);
+    }
+    warn(&format!("upgrade: {}", error.chain()));
+}
 
-    /// All that the next image is to find open.
-    fn kept_open(&self) -> Vec<&OwnedFd> {
-        let own = [&self.listener, &self.lock].into_iter();
-        let standby = self.standby.iter().flat_map(|standby| [&standby.socket, &standby.pidfd]);
-        let clients = self.clients.0.values().map(|client| &client.socket);
-        let containers = self.containers.values().flat_map(|c| {
-            let sources = c.stdout.iter().chain(&c.stderr).map(|source| &source.fd);
-            c.process.iter().chain(&c.console).chain(&c.stdin).chain(sources)
-        });
-        own.chain(standby).chain(self.children.values()).chain(clients).chain(containers).collect()
-    }
+/// All that the next image is to find open.
+fn kept_open(keeper: &Keeper) -> Vec<&OwnedFd> {
+    let own = [&keeper.listener, &keeper.lock].into_iter();
+    let standby = keeper.standby.iter().flat_map(|standby| [&standby.socket, &standby.pidfd]);
+    let clients = keeper.clients.0.values().map(|client| &client.socket);
+    let containers = keeper.containers.values().flat_map(|c| {
+        let sources = c.stdout.iter().chain(&c.stderr).map(|source| &source.fd);
+        c.process.iter().chain(&c.console).chain(&c.stdin).chain(sources)
+    });
+    own.chain(standby).chain(keeper.children.values()).chain(clients).chain(containers).collect()
+}
 
-    fn execute(&self) -> Error {
-        let prepared = self.write_snapshot().and_then(|file| Ok((self.command_line(&file)?, file)));
-        let ((program, argv, envp), _file) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return error,
-        };
-        let errno = execve(&program, &argv, &envp);
-        Error::new(Kind::System, format!("execute {}", program.to_string_lossy())).because(errno)
-    }
+fn execute(keeper: &Keeper) -> Error {
+    let prepared =
+        write_snapshot(keeper).and_then(|file| Ok((command_line(keeper.run_dir.run(), &file)?, file)));
+    let ((program, argv, envp), _file) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return error,
+    };
+    let errno = execve(&program, &argv, &envp);
+    Error::new(Kind::System, format!("execute {}", program.to_string_lossy())).because(errno)
+}
 
-    fn write_snapshot(&self) -> Result<OwnedFd> {
-        let snapshot = ProcessSnapshot {
-            before: Limits::before(),
-            listener: self.listener.as_raw_fd(),
-            lock: self.lock.as_raw_fd(),
-            standby: self
-                .standby
-                .as_ref()
-                .map(|standby| (standby.socket.as_raw_fd(), standby.pidfd.as_raw_fd())),
-            children: self.children.iter().map(|(key, fd)| (*key, fd.as_raw_fd())).collect(),
-            containers: self.containers.iter().map(|(key, c)| (*key, ContainerSnapshot::of(c))).collect(),
-            clients: self.clients.pass(),
-        };
-        let state = (KEEPER_PROTOCOL.version, snapshot);
-        let bytes = KEEPER_SNAPSHOT.encode(&state).map_err(|e| e.while_doing("write the keeper's state"))?;
-        // Stays open over execve.
-        let file = memfd_create(c"keeper", MemfdFlags::empty()).doing(|| "make a file in memory")?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let count = rustix::io::write(&file, rest).doing(|| "write the keeper's state")?;
-            rest = &rest[count..];
-        }
-        Ok(file)
+fn write_snapshot(keeper: &Keeper) -> Result<OwnedFd> {
+    let snapshot = ProcessSnapshot {
+        before: Limits::before(),
+        listener: keeper.listener.as_raw_fd(),
+        lock: keeper.lock.as_raw_fd(),
+        standby: keeper
+            .standby
+            .as_ref()
+            .map(|standby| (standby.socket.as_raw_fd(), standby.pidfd.as_raw_fd())),
+        children: keeper.children.iter().map(|(key, fd)| (*key, fd.as_raw_fd())).collect(),
+        containers: keeper.containers.iter().map(|(key, c)| (*key, ContainerSnapshot::of(c))).collect(),
+        clients: keeper.clients.pass(),
+    };
+    let state = (KEEPER_PROTOCOL.version, snapshot);
+    let bytes = KEEPER_SNAPSHOT.encode(&state).map_err(|e| e.while_doing("write the keeper's state"))?;
+    // Stays open over execve.
+    let file = memfd_create(c"keeper", MemfdFlags::empty()).doing(|| "make a file in memory")?;
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let count = rustix::io::write(&file, rest).doing(|| "write the keeper's state")?;
+        rest = &rest[count..];
     }
+    Ok(file)
+}
 
-    fn command_line(&self, file: &OwnedFd) -> Result<(CString, StringArray, StringArray)> {
-        let string = |bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| Error::new(Kind::Invalid, "a path holds a zero byte"))
-        };
-        let program = crate::launch::self_protect::own_path()
-            .ok_or_else(|| Error::new(Kind::NotFound, "the keeper does not know where its program is"))?;
-        let program = string(program.as_os_str().as_bytes())?;
-        let run = self.run_dir.run().as_os_str();
-        let number = file.as_raw_fd().to_string();
-        let words = [
-            // Not the program's path: `coracle` is the keeper under this name only.
-            super::start::NAME.as_ref(),
-            "--run".as_ref(),
-            run,
-            "--resume".as_ref(),
-            number.as_ref(),
-        ];
-        let argv = words.iter().map(|word| string(word.as_bytes())).collect::<Result<Vec<_>>>()?;
-        // What systemd has handed over is of the first image.
-        let of_first = |name: &OsStr| name.as_bytes().starts_with(b"LISTEN_");
-        let env = std::env::vars_os()
-            .filter(|(name, _)| !of_first(name))
-            .map(|(k, v)| string(&[k.as_bytes(), b"=", v.as_bytes()].concat()));
-        let envp = env.collect::<Result<Vec<_>>>()?;
-        Ok((program, StringArray::new(argv), StringArray::new(envp)))
-    }
+fn command_line(run: &Path, file: &OwnedFd) -> Result<(CString, StringArray, StringArray)> {
+    let string =
+        |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::new(Kind::Invalid, "a path holds a zero byte"));
+    let program = crate::launch::self_protect::own_path()
+        .ok_or_else(|| Error::new(Kind::NotFound, "the keeper does not know where its program is"))?;
+    let program = string(program.as_os_str().as_bytes())?;
+    let run = run.as_os_str();
+    let number = file.as_raw_fd().to_string();
+    // Not the program's path: `coracle` is the keeper under this name only.
+    let words = [NAME.as_ref(), "--run".as_ref(), run, "--resume".as_ref(), number.as_ref()];
+    let argv = words.iter().map(|word| string(word.as_bytes())).collect::<Result<Vec<_>>>()?;
+    // What systemd has handed over is of the first image.
+    let of_first = |name: &OsStr| name.as_bytes().starts_with(b"LISTEN_");
+    let env = std::env::vars_os()
+        .filter(|(name, _)| !of_first(name))
+        .map(|(k, v)| string(&[k.as_bytes(), b"=", v.as_bytes()].concat()));
+    let envp = env.collect::<Result<Vec<_>>>()?;
+    Ok((program, StringArray::new(argv), StringArray::new(envp)))
 }
 
 /// The keeper that an earlier image handed over.
 ///
 /// # Errors
 /// The file does not hold one that this image understands.
-pub(super) fn resume(run: &Path, file: i32) -> Result<Keeper> {
+pub(in crate::keeper) fn resume(run: &Path, file: i32) -> Result<Keeper> {
     let doing = || "read what the earlier keeper left";
     let file = inherit(file).doing(doing)?;
     let size = rustix::fs::fstat(&file).doing(doing)?.st_size;
@@ -208,7 +193,7 @@ pub(super) fn resume(run: &Path, file: i32) -> Result<Keeper> {
     drop(file);
     let mut keeper = take(run, snapshot).doing(doing)?;
     if protocol != KEEPER_PROTOCOL.version {
-        // They would not understand a word from here on; without their connection they ask anew.
+        // These clients speak the former version. Disconnected, they connect again and find out.
         for client in keeper.clients.0.keys().copied().collect::<Vec<_>>() {
             keeper.client_left(client);
         }
@@ -227,71 +212,31 @@ fn decode(bytes: &[u8]) -> Result<(u16, ProcessSnapshot), Unreadable> {
 
 fn take(run: &Path, snapshot: ProcessSnapshot) -> Result<Keeper, Errno> {
     Limits::raise(Some(snapshot.before));
-    let standby = snapshot
-        .standby
-        .map(|(socket, pidfd)| Ok::<_, Errno>(Standby { socket: inherit(socket)?, pidfd: inherit(pidfd)? }));
-    let mut containers = BTreeMap::new();
-    for (key, passed) in snapshot.containers {
-        containers.insert(key, passed.take()?);
-    }
-    let mut clients = Clients::default();
-    for (key, socket, mode, lost, goodbye) in snapshot.clients {
-        clients.take(key, inherit(socket)?, mode, lost, goodbye);
-    }
-    let children = snapshot.children.into_iter().map(|(key, fd)| Ok((key, inherit(fd)?)));
     let lock = inherit(snapshot.lock)?;
     // It went over with the process, except from an image that did not know of it.
     begin_to_serve(&lock)?;
-    let mut keeper = Keeper {
-        poll: Poll::new()?,
-        run_dir: RunDir::new(run),
-        listener: inherit(snapshot.listener)?,
-        lock,
-        signals: sys::signal::capture_all()?,
-        standby: standby.transpose()?,
-        containers,
-        clients,
-        children: children.collect::<Result<_, Errno>>()?,
-        desk: Desk::new()?,
-        inbox: vec![0; super::wire::MOST],
-        next: 0,
-        unfinished: Vec::new(),
-        upgrade: Upgrade::None,
-        successor: None,
-        end: None,
-        grace: None,
-    };
+    let mut keeper = Keeper::new(RunDir::new(run), inherit(snapshot.listener)?, lock)?;
+    if let Some((socket, pidfd)) = snapshot.standby {
+        keeper.standby = Some(Standby { socket: inherit(socket)?, pidfd: inherit(pidfd)? });
+    }
+    for (key, passed) in snapshot.containers {
+        keeper.containers.insert(key, passed.take()?);
+    }
+    for (key, socket, mode, lost, goodbye) in snapshot.clients {
+        keeper.clients.take(key, inherit(socket)?, mode, lost, goodbye);
+    }
+    for (key, child) in snapshot.children {
+        keeper.children.insert(key, inherit(child)?);
+    }
     keeper.watch_all();
     Ok(keeper)
-}
-
-impl Keeper {
-    /// Waits for all that there is.
-    pub(super) fn watch_all(&mut self) {
-        self.poll.add(&self.listener, (What::Listener, 0));
-        self.poll.add(&self.signals, (What::Signals, 0));
-        for (key, child) in &self.children {
-            self.poll.add(child, (What::Child, *key));
-        }
-        for (key, client) in &self.clients.0 {
-            self.poll.add(client.socket.as_fd(), (What::Client, *key));
-        }
-        for key in self.containers.keys().copied().collect::<Vec<_>>() {
-            self.watch(key);
-            // Input that waited for its container goes on waiting.
-            self.write_input(key);
-            for client in self.clients.goodbyes() {
-                self.serve_client(client, rustix::event::epoll::EventFlags::OUT);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::machine::Ran;
-    use crate::keeper::wire::Order;
+    use crate::keeper::event_loop::Ran;
+    use crate::keeper::protocol::Order;
     use crate::record::golden;
 
     fn snapshot() -> ProcessSnapshot {

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::container::complain;
-use super::greeting::Upgraded;
-use super::poll::{Keeper, What};
-use super::spawn::run_command;
+use super::spawn::run_program;
+use super::{Keeper, What};
 use crate::error::{Error, Kind, Result};
+use crate::keeper::own_log::warn;
+use crate::keeper::program::NAME;
+use crate::keeper::protocol::Upgraded;
 use crate::launch::self_protect::own_path;
 use crate::record::format::{Format, KEEPER_RECORD, KEEPER_SNAPSHOT};
 
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far an upgrade has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Upgrade {
+pub(in crate::keeper) enum Upgrade {
     /// Nobody wants one.
     #[default]
     None,
@@ -31,7 +32,7 @@ pub(super) enum Upgrade {
 
 impl Upgrade {
     /// How long its answer is waited for.
-    pub(super) fn left(self) -> Option<Duration> {
+    pub(in crate::keeper) fn left(self) -> Option<Duration> {
         match self {
             Self::Asking { until, .. } => Some(until.saturating_duration_since(Instant::now())),
             Self::None | Self::Ready => None,
@@ -41,7 +42,7 @@ impl Upgrade {
 
 impl Keeper {
     /// Asks the program whether it can take over, and executes it when it says so.
-    pub(super) fn begin_upgrade(&mut self) {
+    pub(in crate::keeper) fn begin_upgrade(&mut self) {
         match self.upgrade {
             Upgrade::None => {}
             Upgrade::Asking { .. } => return,
@@ -49,7 +50,7 @@ impl Keeper {
         }
         let program = own_path().map(|path| path.to_string_lossy().into_owned());
         let child =
-            program.and_then(|program| run_command(&[program, "--can-resume".to_owned(), versions()]));
+            program.and_then(|program| run_program(&program, NAME, &["--can-resume".to_owned(), versions()]));
         let Some(pidfd) = child else {
             return self.refuse_upgrade("the keeper's program cannot be executed");
         };
@@ -60,7 +61,7 @@ impl Keeper {
     }
 
     /// A child has ended: perhaps it was the program that was asked.
-    pub(super) fn program_has_answered(&mut self, ended: u32, has_succeeded: bool) {
+    pub(in crate::keeper) fn program_has_answered(&mut self, ended: u32, has_succeeded: bool) {
         let Upgrade::Asking { child, .. } = self.upgrade else { return };
         if child != ended {
             return;
@@ -76,7 +77,7 @@ impl Keeper {
     }
 
     /// Ends a program that does not answer.
-    pub(super) fn look_at_upgrade(&mut self) {
+    pub(in crate::keeper) fn look_at_upgrade(&mut self) {
         let Upgrade::Asking { child, until } = self.upgrade else { return };
         if Instant::now() < until {
             return;
@@ -89,7 +90,7 @@ impl Keeper {
     }
 
     fn refuse_upgrade(&mut self, why: &str) {
-        complain(&format!("upgrade: {why}"));
+        warn(&format!("upgrade: {why}"));
         self.upgrade = Upgrade::None;
         self.clients.answer_upgrading(&Upgraded::No(why.to_owned()));
     }
@@ -104,7 +105,7 @@ fn versions() -> String {
 ///
 /// # Errors
 /// `Unsupported`, with the version that is not known.
-pub(super) fn can_resume(versions: &str) -> Result<()> {
+pub(in crate::keeper) fn can_resume(versions: &str) -> Result<()> {
     let unreadable = || Error::invalid(format!("--can-resume {versions:?}: two versions are needed, as 3,2"));
     let (state, record) = versions.split_once(',').ok_or_else(unreadable)?;
     let check = |text: &str, format: Format| {

@@ -1,16 +1,16 @@
-//! When a container is looked at though nothing has happened to it: while its launch is not decided.
+//! Deadlines and retries of containers whose launch is not decided.
 
 use std::time::{Duration, Instant};
 
+use super::Keeper;
 use super::container::Container;
-use super::machine::{Event, Ran, State};
-use super::poll::Keeper;
+use super::life::{Event, Ran, State};
 
 /// How long a launcher may take: it reads a plan and clones.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a process may take to execute its program once nobody sets it up any more. It ends by itself when it still has
-/// something to wait for; so it was stopped.
+/// How long a process may take to execute its program once its client is gone. A process that still waits for the client ends
+/// by itself, so one that takes longer was stopped.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the client of another keeper may take until it comes back: as long as the set-up of a process may take, hooks
@@ -20,13 +20,13 @@ const RETURN_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The same, once the process has ended, which the client sees at once.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How soon it is looked whether the program was executed, first and later.
+/// The first and the longest pause between two checks whether the program was executed.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// See the module's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Timer {
+pub(in crate::keeper) struct Timer {
     next: Instant,
     pause: Duration,
     until: Instant,
@@ -34,7 +34,7 @@ pub(super) struct Timer {
 
 impl Timer {
     /// What a container that has come into this state waits for.
-    pub(super) fn of(state: State) -> Option<Self> {
+    pub(in crate::keeper) fn of(state: State) -> Option<Self> {
         match state {
             State::Launching | State::Void => Some(Self::once(LAUNCH_LIMIT)),
             State::Unattended => Some(Self::again_and_again(ORPHAN_LIMIT)),
@@ -44,7 +44,7 @@ impl Timer {
     }
 
     /// Of a container whose client may not know yet that its keeper was killed.
-    pub(super) fn of_adopted(state: State) -> Option<Self> {
+    pub(in crate::keeper) fn of_adopted(state: State) -> Option<Self> {
         match state {
             State::Unattended => Some(Self::again_and_again(RETURN_LIMIT)),
             other => Self::of(other),
@@ -69,14 +69,14 @@ impl Timer {
 
 impl Keeper {
     /// How long nothing has to be looked at.
-    pub(super) fn left_of_timers(&self) -> Option<Duration> {
+    pub(in crate::keeper) fn left_of_timers(&self) -> Option<Duration> {
         let next =
             self.containers.values().filter_map(|container| container.timer).map(|timer| timer.next).min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
     /// Looks at those whose time has come.
-    pub(super) fn look_at_timers(&mut self) {
+    pub(in crate::keeper) fn look_at_timers(&mut self) {
         let now = Instant::now();
         let is_due = |container: &Container| container.timer.is_some_and(|timer| timer.next <= now);
         let due: Vec<u32> =

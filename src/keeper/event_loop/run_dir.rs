@@ -17,10 +17,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::container::complain;
-use super::machine::Ran;
-use super::wire::{Order, Stdin};
+use super::life::Ran;
 use crate::error::{Doing, Result};
+use crate::keeper::own_log::warn;
+use crate::keeper::protocol::{Order, Stdin};
 use crate::launch::proc_stat::ProcStat;
 use crate::linux::private;
 use crate::record::format::{KEEPER_RECORD, Unreadable};
@@ -30,15 +30,15 @@ const MOST: u64 = 1 << 20;
 
 /// What is known of a container whose first process lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(in crate::keeper) struct Record {
     /// As it was ordered.
-    pub(super) order: Order,
+    pub(in crate::keeper) order: Order,
     /// Its first process.
-    pub(super) pid: i32,
+    pub(in crate::keeper) pid: i32,
     /// When that was started, in clock ticks since boot.
-    pub(super) start_time: u64,
-    /// It is here to stay: its launch was good. Records of keepers before 0.2 do not have this and are only of such.
-    pub(super) kept: bool,
+    pub(in crate::keeper) start_time: u64,
+    /// It is here to stay: its launch was good. The first records do not have this, and are of such containers only.
+    pub(in crate::keeper) kept: bool,
 }
 
 /// What a record was before it had `kept`.
@@ -51,30 +51,30 @@ struct FirstRecord {
 
 /// The run directory.
 #[derive(Debug, Clone)]
-pub(super) struct RunDir(PathBuf);
+pub(in crate::keeper) struct RunDir(PathBuf);
 
 impl RunDir {
-    pub(super) fn new(run: &Path) -> Self {
+    pub(in crate::keeper) fn new(run: &Path) -> Self {
         Self(run.to_owned())
     }
 
-    pub(super) fn run(&self) -> &Path {
+    pub(in crate::keeper) fn run(&self) -> &Path {
         &self.0
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(in crate::keeper) fn socket(&self) -> PathBuf {
         self.0.join("keeper.sock")
     }
 
-    pub(super) fn lock(&self) -> PathBuf {
+    pub(in crate::keeper) fn lock(&self) -> PathBuf {
         self.0.join("keeper.lock")
     }
 
-    pub(super) fn complaints(&self) -> PathBuf {
+    pub(in crate::keeper) fn complaints(&self) -> PathBuf {
         self.0.join("keeper.log")
     }
 
-    pub(super) fn containers(&self) -> PathBuf {
+    pub(in crate::keeper) fn containers(&self) -> PathBuf {
         self.0.join("keeper")
     }
 
@@ -83,12 +83,12 @@ impl RunDir {
     }
 
     /// Removes what there is of a container.
-    pub(super) fn forget(&self, id: &str) {
+    pub(in crate::keeper) fn forget(&self, id: &str) {
         let _ = std::fs::remove_dir_all(self.of(id));
     }
 
     /// Writes a container's record.
-    pub(super) fn save(&self, record: &Record) -> std::io::Result<()> {
+    pub(in crate::keeper) fn save(&self, record: &Record) -> std::io::Result<()> {
         let directory = self.of(&record.order.id);
         let new = directory.join("record.new");
         let bytes = KEEPER_RECORD.encode(record).map_err(std::io::Error::other)?;
@@ -97,13 +97,13 @@ impl RunDir {
 
     /// The records of all containers; directories without one, of launches that came to nothing, are removed. What another
     /// release wrote stays.
-    pub(super) fn load(&self) -> Vec<Record> {
+    pub(in crate::keeper) fn load(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for (directory, record) in self.directories() {
             match record {
                 Ok(record) => records.push(record),
                 Err(error) if error.is_of_another_release() => {
-                    complain(&format!("read the record in {}: {error}", directory.display()));
+                    warn(&format!("read the record in {}: {error}", directory.display()));
                 }
                 Err(_) => drop(std::fs::remove_dir_all(directory)),
             }
@@ -116,7 +116,7 @@ impl RunDir {
     ///
     /// # Errors
     /// `Unsupported`, naming the first of them and its version.
-    pub(super) fn check_versions(&self) -> Result<()> {
+    pub(in crate::keeper) fn check_versions(&self) -> Result<()> {
         let unknown = self.directories().find_map(|(directory, record)| {
             record.err().filter(Unreadable::is_of_another_release).map(|error| (directory, error))
         });
@@ -129,7 +129,7 @@ impl RunDir {
     }
 
     /// The records that there are, while perhaps another keeper serves.
-    pub(super) fn peek(&self) -> impl Iterator<Item = Record> {
+    pub(in crate::keeper) fn peek(&self) -> impl Iterator<Item = Record> {
         self.directories().filter_map(|(_, record)| record.ok())
     }
 
@@ -154,19 +154,19 @@ impl Record {
     }
 
     /// The record of a process that was just made.
-    pub(super) fn of(order: Order, pid: i32) -> Self {
+    pub(in crate::keeper) fn of(order: Order, pid: i32) -> Self {
         let stat = ProcStat::read(pid).ok().flatten();
         Self { order, pid, start_time: stat.map_or(0, |stat| stat.start_time), kept: false }
     }
 
     /// How its process ended, while nobody has reaped it.
-    pub(super) fn zombie_status(&self) -> Option<i32> {
+    pub(in crate::keeper) fn zombie_status(&self) -> Option<i32> {
         let stat = ProcStat::read(self.pid).ok().flatten()?;
         (stat.start_time == self.start_time && stat.is_dead()).then_some(stat.exit_status)
     }
 
     /// Whether its process has executed the container's program; unknown once somebody has reaped it.
-    pub(super) fn ran(&self) -> Ran {
+    pub(in crate::keeper) fn ran(&self) -> Ran {
         match ProcStat::read(self.pid).ok().flatten() {
             Some(stat) if stat.start_time == self.start_time => match stat.has_executed {
                 true => Ran::Yes,
@@ -177,17 +177,17 @@ impl Record {
     }
 
     /// Whether its process is the one that has its pid now.
-    pub(super) fn is_current(&self) -> bool {
+    pub(in crate::keeper) fn is_current(&self) -> bool {
         ProcStat::read(self.pid).ok().flatten().is_some_and(|stat| stat.start_time == self.start_time)
     }
 }
 
 /// The keeper's ends of a container's streams.
 #[derive(Debug, Default)]
-pub(super) struct Ends {
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stdout: Option<OwnedFd>,
-    pub(super) stderr: Option<OwnedFd>,
+pub(in crate::keeper) struct Ends {
+    pub(in crate::keeper) stdin: Option<OwnedFd>,
+    pub(in crate::keeper) stdout: Option<OwnedFd>,
+    pub(in crate::keeper) stderr: Option<OwnedFd>,
 }
 
 const NAMES: [&str; 3] = ["stdin", "stdout", "stderr"];
@@ -197,7 +197,7 @@ impl RunDir {
     ///
     /// # Errors
     /// They cannot be made.
-    pub(super) fn make(&self, order: &Order) -> Result<(Ends, [Option<OwnedFd>; 3])> {
+    pub(in crate::keeper) fn make(&self, order: &Order) -> Result<(Ends, [Option<OwnedFd>; 3])> {
         let directory = self.of(&order.id);
         let doing = || format!("make {}", directory.display());
         private::make_dir(&directory, private::DIR).doing(doing)?;
@@ -227,7 +227,7 @@ impl RunDir {
     }
 
     /// Our ends of the FIFOs that are there.
-    pub(super) fn ends(&self, order: &Order) -> Result<Ends, Errno> {
+    pub(in crate::keeper) fn ends(&self, order: &Order) -> Result<Ends, Errno> {
         let directory = self.of(&order.id);
         let ours = |name, flags| open(&directory, name, flags | OFlags::NONBLOCK);
         let stdin = match order.stdin {

@@ -1,12 +1,12 @@
-//! What is left with systemd when a unit's keeper is told to end, and handed over when that was for a restart: its store of
-//! file descriptors (FileDescriptorStoreMax= in systemd.service(5), sd_pid_notify_with_fds(3), sd_listen_fds(3)).
+//! systemd's store of file descriptors (FileDescriptorStoreMax= in systemd.service(5), sd_pid_notify_with_fds(3),
+//! sd_listen_fds(3)): a keeper that systemd stops leaves its descriptors there, and gets them back when that was a restart.
 //!
-//! With the lock in the store nobody else starts a keeper in between, and who asks for one waits at the socket. When the
-//! unit was to stop, systemd closes all of it. What was handed over is taken out of the store at once: a copy there would
-//! hold inputs open that are to end, and come back at the next start for another container.
+//! While the lock is in the store nobody else can start a keeper, and clients wait at the socket. When the unit is stopped for
+//! good, systemd closes everything. The keeper removes each descriptor from the store right away (FDSTOREREMOVE): a second
+//! copy would keep standard inputs from reaching their end, and come back at the next start for another container.
 //!
-//! All names come in one variable of the environment, of 128 KiB at most: so they are short, and what can be opened again
-//! (FIFOs of output) is not there.
+//! All names come in one variable of the environment, of 128 KiB at most: so they are short, and FIFOs of output, which can be
+//! opened again, are not stored. The names have no version; the records that they refer to do, and are checked first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,23 +14,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::container::{Container, complain};
-use super::notify::{FIRST_HANDED_OVER, handed_over, is_supervised, tell};
-use super::poll::Keeper;
-use super::record::RunDir;
-use super::standby::Descriptors;
+use super::snapshot::Snapshot;
+use crate::keeper::event_loop::{Container, Keeper, RunDir};
+use crate::keeper::notify::{FIRST_HANDED_OVER, handed_over, is_supervised, tell};
+use crate::keeper::own_log::warn;
 use crate::sys::fd::inherit;
 
 /// How long systemd may take to receive all; what it has not then, it receives later.
 const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
-
-/// What an earlier keeper has left.
-#[derive(Debug, Default)]
-pub(super) struct Left {
-    pub(super) listener: Option<OwnedFd>,
-    pub(super) lock: Option<OwnedFd>,
-    pub(super) held: BTreeMap<String, Descriptors>,
-}
 
 /// What a descriptor in the store is. By its name: a letter, and for what is a container's the pid of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +64,9 @@ impl Name {
     }
 }
 
-/// Leaves with systemd all that cannot be opened again; whether there is one. What it has not received yet, it will: so the
-/// socket is not to be removed in any case.
-pub(super) fn leave(keeper: &Keeper) -> bool {
+/// Stores all that cannot be opened again; whether there is a supervisor. It may receive some of it later, so the socket stays
+/// even after an error.
+pub(in crate::keeper) fn leave(keeper: &Keeper) -> bool {
     if !is_supervised() {
         return false;
     }
@@ -83,7 +74,7 @@ pub(super) fn leave(keeper: &Keeper) -> bool {
     let all = own.into_iter().chain(keeper.containers.values().flat_map(of_container));
     let left = all.into_iter().try_for_each(|(name, fd)| put(name, fd.as_fd())).and_then(|()| wait());
     if let Err(error) = left {
-        complain(&format!("leave descriptors with the supervisor: {error}"));
+        warn(&format!("leave descriptors with the supervisor: {error}"));
     }
     true
 }
@@ -115,15 +106,15 @@ fn wait() -> std::io::Result<()> {
 }
 
 /// What systemd hands over to this process. To be asked once, before anything else takes descriptors by number.
-pub(super) fn find(run_dir: &RunDir) -> Left {
+pub(in crate::keeper) fn find(run_dir: &RunDir) -> Snapshot {
     let count = handed_over();
     if count == 0 {
-        return Left::default();
+        return Snapshot::default();
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let fds: Vec<_> = (FIRST_HANDED_OVER..).take(count).map(|number| inherit(number).ok()).collect();
     let ids = run_dir.peek().map(|record| (record.pid, record.order.id)).collect();
-    let mut left = Left::default();
+    let mut left = Snapshot::default();
     for (name, fd) in names.split(':').zip(fds) {
         if let (Some(name), Some(fd)) = (Name::parse(name), fd) {
             left.take(name, fd, &ids);
@@ -138,16 +129,16 @@ fn clear(names: &str) {
     let distinct: BTreeSet<_> = names.split(':').filter(|name| !name.is_empty()).collect();
     for name in distinct {
         if let Err(error) = tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
-            return complain(&format!("take descriptors out of the supervisor's store: {error}"));
+            return warn(&format!("take descriptors out of the supervisor's store: {error}"));
         }
     }
 }
 
-impl Left {
+impl Snapshot {
     /// What was stored last comes first. What belongs to no container is closed.
     fn take(&mut self, name: Name, fd: OwnedFd, ids: &BTreeMap<i32, String>) {
         let id = name.pid().and_then(|pid| ids.get(&pid));
-        let held = id.map(|id| self.held.entry(id.clone()).or_default());
+        let held = id.map(|id| self.containers.entry(id.clone()).or_default());
         let run_dir = match (name, held) {
             (Name::Listener, _) => &mut self.listener,
             (Name::Lock, _) => &mut self.lock,
@@ -178,7 +169,7 @@ mod tests {
     #[test]
     fn the_last_one_of_a_name_counts() {
         use rustix::fs::fstat;
-        let mut left = Left::default();
+        let mut left = Snapshot::default();
         let ids = BTreeMap::from([(7, "box".to_owned())]);
         let [new, old, other] = [(); 3].map(|()| OwnedFd::from(std::io::pipe().unwrap().0));
         let inode = |fd: &OwnedFd| fstat(fd).unwrap().st_ino;
@@ -186,7 +177,7 @@ mod tests {
         left.take(Name::Process(7), new, &ids);
         left.take(Name::Process(7), old, &ids);
         left.take(Name::Process(8), other, &ids);
-        assert_eq!(left.held.len(), 1);
-        assert_eq!(left.held["box"].process.as_ref().map(inode), Some(expected));
+        assert_eq!(left.containers.len(), 1);
+        assert_eq!(left.containers["box"].process.as_ref().map(inode), Some(expected));
     }
 }

@@ -7,8 +7,8 @@
 //!          to 2   head | 0, before it happens | 1, then a text: why it does not
 //! ```
 //!
-//! Releases before 0.2 know none of this. What they answer to it has no head, and counts as version 1; they execute their
-//! program when they get the one request of theirs that is written down here.
+//! Keepers of version 1, from before there were heads, know none of this. What they answer to it has no head; they execute
+//! their program when they get the one request of theirs that is written down here.
 
 use crate::record::format::{GREETING, KEEPER_PROTOCOL};
 
@@ -24,7 +24,7 @@ const UPGRADE: u8 = 2;
 
 /// What a client says first, or instead of everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Greeting {
+pub(in crate::keeper) enum Greeting {
     /// Which version do you speak?
     Ask,
     /// Execute your program anew.
@@ -35,14 +35,14 @@ pub(super) enum Greeting {
 
 /// Whether the keeper executes its program anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Upgraded {
+pub(in crate::keeper) enum Upgraded {
     Yes,
     No(String),
 }
 
 impl Greeting {
     /// What is sent for it.
-    pub(super) fn bytes(self) -> Vec<u8> {
+    pub(in crate::keeper) fn bytes(self) -> Vec<u8> {
         match self {
             Self::Ask => framed(&[ASK]),
             Self::Upgrade => framed(&[UPGRADE]),
@@ -51,7 +51,7 @@ impl Greeting {
     }
 
     /// Reads it back; none for whatever else a client may send.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::keeper) fn read(bytes: &[u8]) -> Option<Self> {
         if bytes == FIRST_UPGRADE {
             return Some(Self::FirstUpgrade);
         }
@@ -73,12 +73,12 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 /// The answer to [`Greeting::Ask`].
-pub(super) fn own_version() -> Vec<u8> {
+pub(in crate::keeper) fn own_version() -> Vec<u8> {
     framed(&KEEPER_PROTOCOL.version.to_le_bytes())
 }
 
 /// Reads the answer to [`Greeting::Ask`]: the version of the keeper's protocol.
-pub(super) fn version(answer: &[u8]) -> u16 {
+pub(in crate::keeper) fn version(answer: &[u8]) -> u16 {
     match body(answer) {
         Some([low, high, ..]) => u16::from_le_bytes([*low, *high]),
         _ => 1,
@@ -86,7 +86,7 @@ pub(super) fn version(answer: &[u8]) -> u16 {
 }
 
 /// The answer to a request for an upgrade, for a client that asked with or without a head.
-pub(super) fn upgraded(asked: Greeting, answer: &Upgraded) -> Vec<u8> {
+pub(in crate::keeper) fn upgraded(asked: Greeting, answer: &Upgraded) -> Vec<u8> {
     match (asked, answer) {
         (Greeting::FirstUpgrade, Upgraded::Yes) => FIRST_DONE.to_vec(),
         (Greeting::FirstUpgrade, Upgraded::No(why)) => first_refusal(why),
@@ -96,7 +96,7 @@ pub(super) fn upgraded(asked: Greeting, answer: &Upgraded) -> Vec<u8> {
 }
 
 /// Reads that answer; none when it cannot be understood.
-pub(super) fn read_upgraded(answer: &[u8]) -> Option<Upgraded> {
+pub(in crate::keeper) fn read_upgraded(answer: &[u8]) -> Option<Upgraded> {
     if answer == FIRST_DONE {
         return Some(Upgraded::Yes);
     }
@@ -108,7 +108,7 @@ pub(super) fn read_upgraded(answer: &[u8]) -> Option<Upgraded> {
 }
 
 /// A refusal in the words of version 1: its clients show the text.
-pub(super) fn first_refusal(why: &str) -> Vec<u8> {
+pub(in crate::keeper) fn first_refusal(why: &str) -> Vec<u8> {
     let text = postcard::to_allocvec(why).unwrap_or_default();
     [&FIRST_REFUSED[..], &text].concat()
 }

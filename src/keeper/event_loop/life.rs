@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum State {
+pub(in crate::keeper) enum State {
     /// The launcher was started; there is no first process yet.
     Launching,
     /// The launcher is that of a keeper that was killed: what it makes is killed.
@@ -45,7 +45,7 @@ pub(super) enum State {
 
 /// Whether a process that has ended had executed the container's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Ran {
+pub(in crate::keeper) enum Ran {
     /// It had.
     Yes,
     /// It ended before that.
@@ -56,7 +56,7 @@ pub(super) enum Ran {
 
 /// What happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+pub(in crate::keeper) enum Event {
     /// The launcher says which process is the first.
     Spawned,
     /// The launcher ended without one.
@@ -81,7 +81,7 @@ pub(super) enum Event {
 
 /// What is done then, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(in crate::keeper) enum Action {
     /// Write the record by which a later keeper finds it, and give the standby its descriptors.
     Record,
     /// Tell whoever asked for it about its first process.
@@ -110,7 +110,7 @@ pub(super) enum Action {
 
 /// The table.
 #[expect(clippy::too_many_lines, reason = "a table: one line for each pair")]
-pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
+pub(in crate::keeper) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Action as A;
     use Event as E;
     use State as S;

@@ -12,25 +12,25 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::container::complain;
-use super::wire::Stream;
+use crate::keeper::own_log::warn;
+use crate::keeper::protocol::Stream;
 use crate::linux::private;
 use crate::record::time::{now_ns, rfc3339};
 
 /// The most of a container's text in one line of the log, in bytes; as containerd's.
-pub(super) const LONGEST: usize = 16 << 10;
+pub(in crate::keeper) const LONGEST: usize = 16 << 10;
 
 /// A log file, or none.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(in crate::keeper) struct Log {
     path: Option<PathBuf>,
     file: Option<OwnedFd>,
-    pub(super) lost: Lost,
+    pub(in crate::keeper) lost: Lost,
 }
 
 /// What could not be written, and the errno that kept it from being.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Lost {
+pub(in crate::keeper) struct Lost {
     lines: u64,
     bytes: u64,
     why: Option<i32>,
@@ -38,7 +38,7 @@ pub(super) struct Lost {
 
 /// Lines on their way to a file.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(in crate::keeper) struct Batch {
     text: Vec<u8>,
     stamp: String,
     lines: u64,
@@ -47,11 +47,11 @@ pub(super) struct Batch {
 
 impl Log {
     /// The log at this path; without one nothing is kept.
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
+    pub(in crate::keeper) fn new(path: Option<PathBuf>) -> Self {
         let mut log = Self { path, ..Self::default() };
         // What keeps it from being opened may pass: it is tried again with each batch.
         if let (Err(error), Some(path)) = (log.open(), &log.path) {
-            complain(&format!("open the log {}: {error}", path.display()));
+            warn(&format!("open the log {}: {error}", path.display()));
         }
         log
     }
@@ -63,12 +63,12 @@ impl Log {
     }
 
     /// Opens the file at its path anew, which another has moved away. When that fails the old one goes on being used.
-    pub(super) fn reopen(&mut self) -> std::io::Result<()> {
+    pub(in crate::keeper) fn reopen(&mut self) -> std::io::Result<()> {
         self.open()
     }
 
     /// Writes a batch and empties it, or counts it as lost.
-    pub(super) fn write(&mut self, batch: &mut Batch) {
+    pub(in crate::keeper) fn write(&mut self, batch: &mut Batch) {
         if self.path.is_some() && !batch.text.is_empty() {
             let note = self.note(&batch.stamp);
             match self.append(note.as_bytes(), &batch.text) {
@@ -121,7 +121,7 @@ impl Log {
     }
 
     /// At the container's end: the note of what was lost last.
-    pub(super) fn finish(&mut self) {
+    pub(in crate::keeper) fn finish(&mut self) {
         if self.lost.why.is_some() {
             let note = self.note(&rfc3339(now_ns()));
             let _ = self.append(note.as_bytes(), b"");
@@ -138,18 +138,18 @@ fn take_back(file: &OwnedFd, written: usize) {
 
 impl Batch {
     /// Begins a batch: all its lines bear the same time.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::keeper) fn begin(&mut self) {
         self.stamp = rfc3339(now_ns());
     }
 
     /// Adds one line; `whole` is F, else P.
-    pub(super) fn push(&mut self, stream: Stream, whole: bool, content: &[u8]) {
+    pub(in crate::keeper) fn push(&mut self, stream: Stream, whole: bool, content: &[u8]) {
         let name = match stream {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
         let tag = if whole { "F" } else { "P" };
-        // A Vec takes all.
+        // Writing to a Vec cannot fail.
         let _ = write!(self.text, "{} {name} {tag} ", self.stamp);
         self.text.extend_from_slice(content);
         self.text.push(b'\n');
@@ -158,7 +158,7 @@ impl Batch {
     }
 
     /// The length of what waits to be written, in bytes.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::keeper) fn len(&self) -> usize {
         self.text.len()
     }
 
@@ -170,7 +170,7 @@ impl Batch {
 
 /// One line of the container's at the start of `raw`: how many bytes it takes, whether it is whole, and its content.
 /// `None` when it goes on behind what there is; `all` takes that, too.
-pub(super) fn next_line(raw: &[u8], all: bool) -> Option<(usize, bool, &[u8])> {
+pub(in crate::keeper) fn next_line(raw: &[u8], all: bool) -> Option<(usize, bool, &[u8])> {
     let window = &raw[..raw.len().min(LONGEST + 1)];
     if let Some(at) = window.iter().position(|byte| *byte == b'\n') {
         let content = &window[..at];

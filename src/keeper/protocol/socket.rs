@@ -1,0 +1,18 @@
+//! Where a keeper listens.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::SocketAddrUnix;
+
+use crate::error::{Doing, Result};
+
+/// The socket's address below a directory whose path may be longer than an address; valid while the descriptor lives.
+pub(in crate::keeper) fn address(run: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory =
+        rustix::fs::open(run, flags, Mode::empty()).doing(|| format!("open {}", run.display()))?;
+    let path = format!("/proc/self/fd/{}/keeper.sock", directory.as_raw_fd());
+    SocketAddrUnix::new(path.as_str()).map(|address| (address, directory)).doing(|| "name the socket")
+}
