@@ -247,6 +247,8 @@ pub(super) fn serve(place: Place, estate: Estate) {
             keeper.watch_all();
             keeper.make_heir();
             drop(estate.predecessor);
+            // The start's code is not needed again; in `coracle` it is spread over a program ten times as large.
+            sys::memory::unmap_code();
             let end = keeper.run();
             keeper.end(end);
         }
