@@ -54,6 +54,8 @@ mod oci_lifecycle;
 mod oci_mounts;
 mod oci_process;
 mod oci_run;
+#[cfg(target_pointer_width = "64")]
+mod oracle;
 mod pods;
 mod pods_network;
 mod pods_stopped;
