@@ -15,6 +15,7 @@ mod cve;
 mod cve_images;
 mod cve_pods;
 mod cve_table;
+mod docs;
 mod fallbacks;
 mod fixtures;
 mod harness;
