@@ -1,8 +1,12 @@
 //! fork(2) for work in a process of its own that is still this program.
 
-use rustix::io::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{WaitOptions, waitpid};
 
-use super::process::{exit_now, last_errno};
+use super::errno;
+use super::process::exit_now;
 
 /// A child that was forked. It is killed and reaped when this is dropped.
 #[derive(Debug)]
@@ -38,13 +42,13 @@ impl Drop for NoReturn {
 /// The errno of fork.
 pub fn fork(child: impl FnOnce() -> i32) -> Result<Forked, Errno> {
     // SAFETY: the child runs `child` on its own copy of this frame and never leaves it (NoReturn, exit_now).
-    match unsafe { libc::fork() } {
-        -1 => Err(last_errno()),
-        0 => {
+    match unsafe { nix::unistd::fork() } {
+        Err(error) => Err(errno(error)),
+        Ok(ForkResult::Child) => {
             let _stay = NoReturn;
             exit_now(child())
         }
-        pid => Ok(Forked { pid, reaped: false }),
+        Ok(ForkResult::Parent { child }) => Ok(Forked { pid: child.as_raw(), reaped: false }),
     }
 }
 
@@ -63,34 +67,21 @@ impl Forked {
     }
 
     fn reap(&mut self) -> Result<Ended, Errno> {
-        let mut status = 0;
-        loop {
-            // SAFETY: status is a live int; the pid is a child of ours that nobody has reaped.
-            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } >= 0 {
-                break;
-            }
-            match last_errno() {
-                Errno::INTR => {}
-                errno => {
-                    self.reaped = true;
-                    return Err(errno);
-                }
-            }
-        }
+        // Not nix's: it refuses the status of a child that a real-time signal has ended.
+        let pid = rustix::process::Pid::from_raw(self.pid);
+        let status = retry_on_intr(|| waitpid(pid, WaitOptions::empty()));
         self.reaped = true;
-        Ok(if libc::WIFEXITED(status) {
-            Ended::Exited(libc::WEXITSTATUS(status))
-        } else {
-            Ended::Killed(libc::WTERMSIG(status))
-        })
+        let (_, status) = status?.ok_or(Errno::CHILD)?;
+        let killed = || Ended::Killed(status.terminating_signal().unwrap_or_default());
+        Ok(status.exit_status().map_or_else(killed, Ended::Exited))
     }
 }
 
 impl Drop for Forked {
     fn drop(&mut self) {
         if !self.reaped {
-            // SAFETY: a child that was not reaped keeps its pid.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            // A child that was not reaped keeps its pid.
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
             let _ = self.reap();
         }
     }

@@ -1,4 +1,8 @@
-//! The only unsafe code: system calls for which neither nix nor rustix has a safe wrapper.
+//! The only unsafe code: system calls for which no safe wrapper does.
+//!
+//! Which crate a call comes from, here: nix first, for what it has; rustix for the mount API, `openat2`, pidfds and what else
+//! nix lacks; libc, and so `unsafe`, for what neither has, or where theirs allocates and the call has to be child-safe
+//! (execve), or takes a descriptor by number that nobody owns. Errors are rustix's `Errno` throughout.
 //!
 //! Everything here is thin: one function per call, arguments as types, `OwnedFd` out and `BorrowedFd` in, `CLOEXEC`
 //! always. Functions marked *child-safe* allocate nothing and call only the kernel, so they may run between clone and
@@ -19,6 +23,11 @@ pub mod signal;
 use std::fmt;
 
 use rustix::io::Errno;
+
+/// nix's error as rustix's.
+fn errno(error: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(error as i32)
+}
 
 /// A failed system call, printed like strace does: `openat2(7, "etc", ...): ENOENT`.
 #[derive(Debug, Clone, PartialEq, Eq)]

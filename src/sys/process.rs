@@ -3,7 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::sched::CloneFlags;
+use nix::sys::personality::Persona;
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
+
+use super::errno;
 
 /// `struct clone_args` of clone3(2), the fields that are used here.
 #[repr(C)]
@@ -180,8 +185,7 @@ pub fn exit_now(code: i32) -> ! {
 /// # Errors
 /// The errno of unshare.
 pub fn unshare(flags: i32) -> Result<(), Errno> {
-    // SAFETY: only CLONE_NEW* flags reach this (launch::plan), none of which splits memory or descriptors between threads.
-    zero_or_errno(unsafe { libc::unshare(flags) })
+    nix::sched::unshare(CloneFlags::from_bits_retain(flags)).map_err(errno)
 }
 
 /// setns(2), child-safe.
@@ -189,21 +193,18 @@ pub fn unshare(flags: i32) -> Result<(), Errno> {
 /// # Errors
 /// The errno of setns.
 pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
-    // SAFETY: plain integers; the descriptor is open for the call.
-    zero_or_errno(unsafe { libc::setns(fd.as_raw_fd(), flags) })
+    nix::sched::setns(fd, CloneFlags::from_bits_retain(flags)).map_err(errno)
 }
 
 /// SIGPIPE back to its default action and no signal blocked, child-safe: what a payload expects to be born with. Rust
 /// ignores SIGPIPE, a parent that waits on a signalfd has blocked the rest, and both would survive execve.
 pub fn reset_signals() {
-    // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask, and so is a zeroed sigset_t; the only pointers are to
-    // live locals.
+    // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask; the only pointer is to a live local.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut());
-        let none: libc::sigset_t = std::mem::zeroed();
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
+    let _ = SigSet::empty().thread_set_mask();
 }
 
 /// Every signal that the caller's parent had ignored back to its default action, but for SIGPIPE: a daemon that a script
@@ -252,8 +253,8 @@ pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
 /// # Errors
 /// The errno of personality.
 pub fn set_personality(persona: u64) -> Result<(), Errno> {
-    // SAFETY: a plain number.
-    if unsafe { libc::personality(persona as libc::c_ulong) } < 0 { Err(last_errno()) } else { Ok(()) }
+    let persona = i32::try_from(persona).map_err(|_| Errno::INVAL)?;
+    nix::sys::personality::set(Persona::from_bits_retain(persona)).map(drop).map_err(errno)
 }
 
 /// ioprio_set(2) for the calling thread, child-safe. `value` is class << 13 | priority.
@@ -330,8 +331,7 @@ pub fn is_close_on_exec(fd: i32) -> bool {
 /// Waits until a signal ends this process. Child-safe.
 pub fn wait_for_signal() -> ! {
     loop {
-        // SAFETY: pause takes nothing and changes nothing.
-        unsafe { libc::pause() };
+        nix::unistd::pause();
     }
 }
 
@@ -347,10 +347,10 @@ pub fn close_inherited(fd: i32) {
 /// The errno of dup2.
 pub fn dup_onto(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     debug_assert!((0..=2).contains(&number));
-    // SAFETY: 0, 1 and 2 are owned by no OwnedFd in this program; replacing them breaks nobody's ownership.
-    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
-}
-
-fn zero_or_errno(answer: libc::c_int) -> Result<(), Errno> {
-    if answer == 0 { Ok(()) } else { Err(last_errno()) }
+    let duplicated = match number {
+        0 => nix::unistd::dup2_stdin(fd),
+        1 => nix::unistd::dup2_stdout(fd),
+        _ => nix::unistd::dup2_stderr(fd),
+    };
+    duplicated.map_err(errno)
 }

@@ -1,11 +1,13 @@
 //! Signals: real-time numbers, and a descriptor to wait for them on.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use nix::sys::signal::{SigSet, Signal as Named};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::process::last_errno;
+use super::errno;
 
 /// A signal by number, real-time ones included, which rustix does not name. `None` for what is no signal, and for those
 /// below SIGRTMIN that libc keeps for itself.
@@ -22,21 +24,14 @@ pub fn from_number(number: i32) -> Option<Signal> {
 /// # Errors
 /// The errno of sigprocmask or signalfd.
 pub fn capture_all() -> Result<OwnedFd, Errno> {
-    // SAFETY: sigset_t is plain data, filled by sigfillset before use; signalfd answers a fresh descriptor.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut set);
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS] {
-            libc::sigdelset(&raw mut set, fault);
-        }
-        if libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) != 0 {
-            return Err(last_errno());
-        }
-        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(last_errno()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
+    let mut set = SigSet::all();
+    for fault in [Named::SIGSEGV, Named::SIGBUS, Named::SIGILL, Named::SIGFPE, Named::SIGTRAP, Named::SIGSYS]
+    {
+        set.remove(fault);
     }
+    set.thread_set_mask().map_err(errno)?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    SignalFd::with_flags(&set, flags).map(OwnedFd::from).map_err(errno)
 }
 
 /// Size of one signalfd_siginfo, of which the first four bytes are the signal's number.

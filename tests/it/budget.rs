@@ -8,44 +8,44 @@ use tonic::Code;
 
 use crate::keeper::Kept;
 use crate::support::{
-    Runtime, Sandbox, Serve, are_release_builds, container, coracle_program, keeper_program, pod_on_host,
+    Runtime, Sandbox, Serve, are_dist_builds, container, coracle_program, keeper_program, pod_on_host,
     wait_until,
 };
 
-/// Ceilings for the two kinds of builds. Those for release builds are promised; unoptimised builds check every descriptor
+/// Ceilings for the two kinds of builds. Those for `dist` builds are promised; unoptimised builds check every descriptor
 /// before they close it, and their code is larger, so their ceilings catch only what is grossly wrong.
 struct Ceiling<T> {
-    release: T,
+    dist: T,
     unoptimised: T,
 }
 
 impl<T: Copy> Ceiling<T> {
     /// The one that holds for the programs under test.
     fn get(&self) -> T {
-        if are_release_builds() { self.release } else { self.unoptimised }
+        if are_dist_builds() { self.dist } else { self.unoptimised }
     }
 }
 
 /// System calls of `run` of a program that does nothing: the command, the container's init and the payload.
-const CALLS_OF_RUN: Ceiling<usize> = Ceiling { release: 640, unoptimised: 740 };
+const CALLS_OF_RUN: Ceiling<usize> = Ceiling { dist: 640, unoptimised: 740 };
 
 /// System calls of the container's init from its birth to the payload's `execve`.
-const CALLS_OF_INIT: Ceiling<usize> = Ceiling { release: 250, unoptimised: 285 };
+const CALLS_OF_INIT: Ceiling<usize> = Ceiling { dist: 250, unoptimised: 285 };
 
 /// Largest resident set of `create`, in KiB.
-const PEAK_KIB: Ceiling<u64> = Ceiling { release: 3_600, unoptimised: 16_000 };
+const PEAK_KIB: Ceiling<u64> = Ceiling { dist: 3_600, unoptimised: 16_000 };
 
 /// The keeper with its standby and no container, in KiB of their own share of memory.
-const KEEPER_KIB: Ceiling<u64> = Ceiling { release: 1_024, unoptimised: 3_000 };
+const KEEPER_KIB: Ceiling<u64> = Ceiling { dist: 1_024, unoptimised: 3_000 };
 
 /// The daemon, the keeper and its standby with a hundred pods of one container each, in KiB of their own share of memory.
-const NODE_KIB: Ceiling<u64> = Ceiling { release: 12 << 10, unoptimised: 48 << 10 };
+const NODE_KIB: Ceiling<u64> = Ceiling { dist: 12 << 10, unoptimised: 48 << 10 };
 
 /// What the keeper and its standby take for each container, in KiB.
 const CONTAINER_KIB: u64 = 16;
 
 /// `coracle serve` when nothing happens, in KiB of its own share of memory.
-const SERVE_KIB: Ceiling<u64> = Ceiling { release: 8_192, unoptimised: 20_000 };
+const SERVE_KIB: Ceiling<u64> = Ceiling { dist: 8_192, unoptimised: 20_000 };
 
 /// Threads of an idle `coracle serve`: one answers, one hears of containers that end.
 const OWN_THREADS: usize = 2;
@@ -227,12 +227,12 @@ fn the_programs_are_small() {
         let size = fs::metadata(program).unwrap().len();
         let program = program.display();
         assert!(size > 100_000, "{program}: {size} bytes are no program");
-        assert!(!are_release_builds() || size <= most, "{program}: {size} bytes, allowed are {most}");
+        assert!(!are_dist_builds() || size <= most, "{program}: {size} bytes, allowed are {most}");
     }
 }
 
 /// What may stay of a flood when it is over, in KiB.
-const FLOOD_KIB: Ceiling<u64> = Ceiling { release: 2_048, unoptimised: 6_000 };
+const FLOOD_KIB: Ceiling<u64> = Ceiling { dist: 2_048, unoptimised: 6_000 };
 
 /// What a flood may take while it lasts, in KiB: the largest messages that are taken at a time, and their decoded form.
 const IN_FLOOD_KIB: u64 = 96 << 10;

@@ -17,6 +17,7 @@ mod cve;
 mod cve_images;
 mod cve_pods;
 mod cve_table;
+mod docs;
 mod fallbacks;
 mod fixtures;
 mod harness;
@@ -58,6 +59,8 @@ mod oci_lifecycle;
 mod oci_mounts;
 mod oci_process;
 mod oci_run;
+#[cfg(target_pointer_width = "64")]
+mod oracle;
 mod pods;
 mod pods_network;
 mod pods_stopped;

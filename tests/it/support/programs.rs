@@ -1,11 +1,11 @@
 //! The programs under test: those that cargo built together with this test binary, or, where `CORACLE_UNDER_TEST` names a
-//! folder, the release builds in there. So the release programs are measured without a release build of the tests.
+//! directory, the `dist` builds in there. So these are measured without a `dist` build of the tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// The folder that `CORACLE_UNDER_TEST` names.
-static RELEASE: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+/// The directory that `CORACLE_UNDER_TEST` names.
+static NAMED: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let folder = PathBuf::from(std::env::var_os("CORACLE_UNDER_TEST").filter(|value| !value.is_empty())?);
     let folder = folder.canonicalize().unwrap_or_else(|e| panic!("CORACLE_UNDER_TEST={folder:?}: {e}"));
     for name in ["coracle", "coracle-keeper"] {
@@ -19,7 +19,7 @@ static KEEPER: LazyLock<PathBuf> =
     LazyLock::new(|| built("coracle-keeper", env!("CARGO_BIN_EXE_coracle-keeper")));
 
 fn built(name: &str, beside_the_tests: &str) -> PathBuf {
-    RELEASE.as_ref().map_or_else(|| beside_the_tests.into(), |folder| folder.join(name))
+    NAMED.as_ref().map_or_else(|| beside_the_tests.into(), |folder| folder.join(name))
 }
 
 /// `coracle`, as an absolute path.
@@ -32,7 +32,7 @@ pub(crate) fn keeper_program() -> &'static Path {
     &KEEPER
 }
 
-/// Whether the programs are release builds, whose sizes and costs are promised.
-pub(crate) fn are_release_builds() -> bool {
-    RELEASE.is_some() || !cfg!(debug_assertions)
+/// Whether the programs are of the profile `dist`, whose sizes and costs are promised. Cargo names a directory after it.
+pub(crate) fn are_dist_builds() -> bool {
+    NAMED.is_some() || CORACLE.parent().is_some_and(|directory| directory.ends_with("dist"))
 }
