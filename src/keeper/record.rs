@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::machine::Ran;
 use super::wire::{Order, Stdin};
 use crate::error::{Doing, Result};
-use crate::launch::proc_stat::ProcStat;
 use crate::linux::private;
+use crate::linux::proc_stat::ProcStat;
 
 /// The most that a record has, in bytes: an order comes in one message.
 const MOST: u64 = 1 << 20;

@@ -19,6 +19,7 @@ use super::wire::{self, Failure, Permission, Word};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::process::Spawned;
 
@@ -218,7 +219,7 @@ impl Launched<'_> {
     /// What is done to the child from outside while it waits, if it has to.
     fn set_up_from_outside(&self, group: Option<&Group>) -> Result<()> {
         if let Some(maps) = &self.plan.namespaces.maps {
-            prepare::write_maps(self.pid(), maps)?;
+            user_namespace::write_maps(self.pid(), maps)?;
         }
         if let Some(group) = group.filter(|g| g.dir_fd().is_none()) {
             group.attach(self.pid()).map_err(|e| e.doing("put the process into its cgroup"))?;

@@ -138,7 +138,7 @@ impl Pods {
             .ok()
             .and_then(|id| record::Exit::load(&Layout::new(&self.settings.root, &id)))
             .map(|_| self.exit_on_disk(&container.id).at_ns);
-        container.happen(Event::Started, |record| {
+        container.apply(Event::Started, |record| {
             record.was_started();
             record.started_ns =
                 ended.filter(|at| *at > 0).map_or(record.started_ns, |at| at.min(record.started_ns));
