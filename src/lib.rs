@@ -14,6 +14,7 @@ pub mod error;
 pub mod id;
 pub mod linux;
 pub mod log;
+pub mod undo;
 #[cfg(feature = "node")]
 pub mod yaml;
 

@@ -6,13 +6,21 @@ use crate::call::Call;
 use crate::error::{Error, Kind, Result};
 use crate::v1;
 
-/// A node that runs pods. Every method may block: it is called on a thread for blocking work, never on the server's.
-/// Ids are the full ones or a unique prefix, as crictl sends them; they are never empty.
-///
-/// Two calls for one pod, container or image may come at the same time. The server lets the retry of a slow call wait
-/// for the first one: equal calls of `run_pod_sandbox`, `create_container`, `start_container`, `stop_pod_sandbox`,
-/// `remove_pod_sandbox`, `remove_container` and `pull_image` do not run side by side.
+/// A node that runs pods, in two parts as the CRI has its two services. Every method may block: it is called on a thread for
+/// blocking work, never on the server's. Ids are the full ones or a unique prefix, as crictl sends them; they are never
+/// empty.
 pub trait Backend: Send + Sync + 'static {
+    /// What answers for pods and containers.
+    type Runtime: RuntimeBackend;
+    /// What answers for images.
+    type Image: ImageBackend;
+
+    /// Pods and containers.
+    fn runtime(&self) -> &Self::Runtime;
+
+    /// Images.
+    fn image(&self) -> &Self::Image;
+
     /// Name and version; all four fields are set, and the API version is `v1`.
     fn version(&self) -> Result<v1::VersionResponse>;
 
@@ -25,6 +33,19 @@ pub trait Backend: Send + Sync + 'static {
     /// The range of addresses kubelet was given for pods.
     fn update_pod_cidr(&self, cidr: &str) -> Result<()>;
 
+    /// Called some seconds after much was asked: the place to give memory back to the system.
+    fn give_back(&self) {}
+
+    /// Told of every call that failed, once, with its gRPC code: the place to log it.
+    fn failed(&self, _rpc: &str, _code: &str, _message: &str) {}
+}
+
+/// Pods and their containers.
+///
+/// Two calls for one pod or container may come at the same time. The server lets the retry of a slow call wait for the first
+/// one: equal calls of `run_pod_sandbox`, `create_container`, `start_container`, `stop_pod_sandbox`, `remove_pod_sandbox`
+/// and `remove_container` do not run side by side.
+pub trait RuntimeBackend {
     /// Starts a pod, all or nothing, and answers its id. When a ready pod with the same metadata and configuration
     /// exists, it is the answer: the first call may have finished after its caller had given up. `handler` names the runtime
     /// handler; an unknown one is refused, `""` is the default one.
@@ -87,6 +108,24 @@ pub trait Backend: Send + Sync + 'static {
     /// What a container uses; `NotFound` when there is none.
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats>;
 
+    /// The URL of a prepared exec.
+    fn exec(&self, _request: &v1::ExecRequest) -> Result<String> {
+        Err(Error::unimplemented("Exec"))
+    }
+
+    /// The URL of a prepared attach.
+    fn attach(&self, _request: &v1::AttachRequest) -> Result<String> {
+        Err(Error::unimplemented("Attach"))
+    }
+
+    /// The URL of a prepared port-forward.
+    fn port_forward(&self, _request: &v1::PortForwardRequest) -> Result<String> {
+        Err(Error::unimplemented("PortForward"))
+    }
+}
+
+/// Images. Equal calls of `pull_image` do not run side by side.
+pub trait ImageBackend {
     /// All images; the server does not filter these, for only the store knows which names mean the same image.
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>>;
 
@@ -102,27 +141,6 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What images and writable layers take on disk, without walking it.
     fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse>;
-
-    /// The URL of a prepared exec.
-    fn exec(&self, _request: &v1::ExecRequest) -> Result<String> {
-        Err(Error::unimplemented("Exec"))
-    }
-
-    /// The URL of a prepared attach.
-    fn attach(&self, _request: &v1::AttachRequest) -> Result<String> {
-        Err(Error::unimplemented("Attach"))
-    }
-
-    /// The URL of a prepared port-forward.
-    fn port_forward(&self, _request: &v1::PortForwardRequest) -> Result<String> {
-        Err(Error::unimplemented("PortForward"))
-    }
-
-    /// Called some seconds after much was asked: the place to give memory back to the system.
-    fn give_back(&self) {}
-
-    /// Told of every call that failed, once, with its gRPC code: the place to log it.
-    fn failed(&self, _rpc: &str, _code: &str, _message: &str) {}
 }
 
 /// Whether a failure to look at one thing of a list only means that the thing has gone meanwhile.

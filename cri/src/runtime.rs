@@ -7,7 +7,7 @@ use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
 use crate::MESSAGE_LIMIT;
-use crate::backend::{Backend, has_vanished};
+use crate::backend::{Backend, RuntimeBackend, has_vanished};
 use crate::error::{Error, Result};
 use crate::filter;
 use crate::lanes::Lane;
@@ -16,29 +16,29 @@ use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
 use crate::validate;
 
-/// The answer to a call.
-type Answer<T> = Result<Response<T>, Status>;
+/// The response to a call, or the status that it fails with.
+type RpcResult<T> = Result<Response<T>, Status>;
 
 /// A list sent in parts.
 pub(crate) type Parts<T> = Iter<vec::IntoIter<Result<T, Status>>>;
 
-/// Items in one part of a list: what is asked for in parts is asked for because the whole is too large for a message.
+/// Items in one part of a list. A client asks for parts because the whole list may not fit in a message.
 const PART: usize = 256;
 
 #[tonic::async_trait]
 impl<B: Backend> RuntimeService for Server<B> {
-    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
-        said(self.ask(Lane::Read, B::version).await)
+    async fn version(&self, _: Request<VersionRequest>) -> RpcResult<VersionResponse> {
+        respond(self.ask(Lane::Read, B::version).await)
     }
 
-    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+    async fn status(&self, request: Request<StatusRequest>) -> RpcResult<StatusResponse> {
         let verbose = request.into_inner().verbose;
-        said(self.ask(Lane::Read, move |node| node.status(verbose)).await)
+        respond(self.ask(Lane::Read, move |node| node.status(verbose)).await)
     }
 
-    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> RpcResult<RuntimeConfigResponse> {
         let driver = self.ask(Lane::Read, B::cgroup_driver).await?;
-        said(Ok(RuntimeConfigResponse {
+        respond(Ok(RuntimeConfigResponse {
             linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
         }))
     }
@@ -46,64 +46,67 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn update_runtime_config(
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
-    ) -> Answer<UpdateRuntimeConfigResponse> {
+    ) -> RpcResult<UpdateRuntimeConfigResponse> {
         let network = request.into_inner().runtime_config.and_then(|c| c.network_config);
         if let Some(network) = network.filter(|n| !n.pod_cidr.is_empty()) {
             self.ask(Lane::Work, move |node| node.update_pod_cidr(&network.pod_cidr)).await?;
         }
-        said(Ok(UpdateRuntimeConfigResponse {}))
+        respond(Ok(UpdateRuntimeConfigResponse {}))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<RunPodSandboxRequest>,
+    ) -> RpcResult<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = Box::new(validate::sandbox(request.config.clone())?);
         let (key, handler) = (config.metadata.clone().unwrap_or_default(), request.runtime_handler.clone());
-        let run = move |node: &B, _: &_| node.run_pod_sandbox(&config, &handler);
+        let run = move |node: &B, _: &_| node.runtime().run_pod_sandbox(&config, &handler);
         let pod_sandbox_id = self.ask_once(&self.run_sandbox, key, request, run).await?;
-        said(Ok(RunPodSandboxResponse { pod_sandbox_id }))
+        respond(Ok(RunPodSandboxResponse { pod_sandbox_id }))
     }
 
     async fn stop_pod_sandbox(
         &self,
         request: Request<StopPodSandboxRequest>,
-    ) -> Answer<StopPodSandboxResponse> {
-        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+    ) -> RpcResult<StopPodSandboxResponse> {
+        let id = required("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
         let stop = {
             let id = id.clone();
-            move |node: &B, _: &_| node.stop_pod_sandbox(&id)
+            move |node: &B, _: &_| node.runtime().stop_pod_sandbox(&id)
         };
         self.ask_once(&self.stop_sandbox, id, (), stop).await?;
-        said(Ok(StopPodSandboxResponse {}))
+        respond(Ok(StopPodSandboxResponse {}))
     }
 
     async fn remove_pod_sandbox(
         &self,
         request: Request<RemovePodSandboxRequest>,
-    ) -> Answer<RemovePodSandboxResponse> {
-        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+    ) -> RpcResult<RemovePodSandboxResponse> {
+        let id = required("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
         let remove = {
             let id = id.clone();
-            move |node: &B, _: &_| node.remove_pod_sandbox(&id)
+            move |node: &B, _: &_| node.runtime().remove_pod_sandbox(&id)
         };
         self.ask_once(&self.remove_sandbox, id, (), remove).await?;
-        said(Ok(RemovePodSandboxResponse {}))
+        respond(Ok(RemovePodSandboxResponse {}))
     }
 
     async fn pod_sandbox_status(
         &self,
         request: Request<PodSandboxStatusRequest>,
-    ) -> Answer<PodSandboxStatusResponse> {
+    ) -> RpcResult<PodSandboxStatusResponse> {
         let PodSandboxStatusRequest { pod_sandbox_id, verbose } = request.into_inner();
-        let id = given("pod_sandbox_id", pod_sandbox_id)?;
-        said(self.ask(Lane::Read, move |node| node.pod_sandbox_status(&id, verbose)).await)
+        let id = required("pod_sandbox_id", pod_sandbox_id)?;
+        respond(self.ask(Lane::Read, move |node| node.runtime().pod_sandbox_status(&id, verbose)).await)
     }
 
     async fn list_pod_sandbox(
         &self,
         request: Request<ListPodSandboxRequest>,
-    ) -> Answer<ListPodSandboxResponse> {
+    ) -> RpcResult<ListPodSandboxResponse> {
         let items = self.sandboxes(request.into_inner().filter).await?;
-        said(Ok(ListPodSandboxResponse { items }))
+        respond(Ok(ListPodSandboxResponse { items }))
     }
 
     type StreamPodSandboxesStream = Parts<StreamPodSandboxesResponse>;
@@ -111,77 +114,81 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn stream_pod_sandboxes(
         &self,
         request: Request<StreamPodSandboxesRequest>,
-    ) -> Answer<Self::StreamPodSandboxesStream> {
+    ) -> RpcResult<Self::StreamPodSandboxesStream> {
         let items = self.sandboxes(request.into_inner().filter).await?;
-        said(Ok(parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
+        respond(Ok(parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
-    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+    ) -> RpcResult<UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
-        given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
-        self.ask(Lane::Work, move |node| node.update_pod_sandbox_resources(&request)).await?;
-        said(Ok(UpdatePodSandboxResourcesResponse {}))
+        required("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        self.ask(Lane::Work, move |node| node.runtime().update_pod_sandbox_resources(&request)).await?;
+        respond(Ok(UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn create_container(
         &self,
         request: Request<CreateContainerRequest>,
-    ) -> Answer<CreateContainerResponse> {
+    ) -> RpcResult<CreateContainerResponse> {
         let request = request.into_inner();
-        let sandbox_id = given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        let sandbox_id = required("pod_sandbox_id", request.pod_sandbox_id.clone())?;
         let config = Box::new(validate::container(request.config.clone())?);
         if request.sandbox_config.is_none() {
             return Err(Error::invalid("CreateContainer without a sandbox_config").into());
         }
         let key = (sandbox_id.clone(), config.metadata.clone().unwrap_or_default());
-        let create = move |node: &B, _: &_| node.create_container(&sandbox_id, &config);
+        let create = move |node: &B, _: &_| node.runtime().create_container(&sandbox_id, &config);
         let container_id = self.ask_once(&self.create_container, key, request, create).await?;
-        said(Ok(CreateContainerResponse { container_id }))
+        respond(Ok(CreateContainerResponse { container_id }))
     }
 
     async fn start_container(
         &self,
         request: Request<StartContainerRequest>,
-    ) -> Answer<StartContainerResponse> {
-        let id = given("container_id", request.into_inner().container_id)?;
+    ) -> RpcResult<StartContainerResponse> {
+        let id = required("container_id", request.into_inner().container_id)?;
         let start = {
             let id = id.clone();
-            move |node: &B, _: &_| node.start_container(&id)
+            move |node: &B, _: &_| node.runtime().start_container(&id)
         };
         self.ask_once(&self.start_container, id, (), start).await?;
-        said(Ok(StartContainerResponse {}))
+        respond(Ok(StartContainerResponse {}))
     }
 
-    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> RpcResult<StopContainerResponse> {
         let StopContainerRequest { container_id, timeout } = request.into_inner();
-        let id = given("container_id", container_id)?;
+        let id = required("container_id", container_id)?;
         let grace = seconds(timeout)?;
-        self.ask_while_waiting(Lane::End, move |node, call| node.stop_container(&id, grace, call)).await?;
-        said(Ok(StopContainerResponse {}))
+        self.ask_while_waiting(Lane::End, move |node, call| node.runtime().stop_container(&id, grace, call))
+            .await?;
+        respond(Ok(StopContainerResponse {}))
     }
 
     async fn remove_container(
         &self,
         request: Request<RemoveContainerRequest>,
-    ) -> Answer<RemoveContainerResponse> {
-        let id = given("container_id", request.into_inner().container_id)?;
+    ) -> RpcResult<RemoveContainerResponse> {
+        let id = required("container_id", request.into_inner().container_id)?;
         let remove = {
             let id = id.clone();
-            move |node: &B, _: &_| node.remove_container(&id)
+            move |node: &B, _: &_| node.runtime().remove_container(&id)
         };
         self.ask_once(&self.remove_container, id, (), remove).await?;
-        said(Ok(RemoveContainerResponse {}))
+        respond(Ok(RemoveContainerResponse {}))
     }
 
     async fn list_containers(
         &self,
         request: Request<ListContainersRequest>,
-    ) -> Answer<ListContainersResponse> {
+    ) -> RpcResult<ListContainersResponse> {
         let containers = self.containers(request.into_inner().filter).await?;
-        said(Ok(ListContainersResponse { containers }))
+        respond(Ok(ListContainersResponse { containers }))
     }
 
     type StreamContainersStream = Parts<StreamContainersResponse>;
@@ -189,91 +196,91 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn stream_containers(
         &self,
         request: Request<StreamContainersRequest>,
-    ) -> Answer<Self::StreamContainersStream> {
+    ) -> RpcResult<Self::StreamContainersStream> {
         let containers = self.containers(request.into_inner().filter).await?;
-        said(Ok(parts(containers, |containers| StreamContainersResponse { containers })))
+        respond(Ok(parts(containers, |containers| StreamContainersResponse { containers })))
     }
 
     async fn container_status(
         &self,
         request: Request<ContainerStatusRequest>,
-    ) -> Answer<ContainerStatusResponse> {
+    ) -> RpcResult<ContainerStatusResponse> {
         let ContainerStatusRequest { container_id, verbose } = request.into_inner();
-        let id = given("container_id", container_id)?;
-        said(self.ask(Lane::Read, move |node| node.container_status(&id, verbose)).await)
+        let id = required("container_id", container_id)?;
+        respond(self.ask(Lane::Read, move |node| node.runtime().container_status(&id, verbose)).await)
     }
 
     async fn update_container_resources(
         &self,
         request: Request<UpdateContainerResourcesRequest>,
-    ) -> Answer<UpdateContainerResourcesResponse> {
+    ) -> RpcResult<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
-        given("container_id", request.container_id.clone())?;
-        self.ask(Lane::Work, move |node| node.update_container_resources(&request)).await?;
-        said(Ok(UpdateContainerResourcesResponse {}))
+        required("container_id", request.container_id.clone())?;
+        self.ask(Lane::Work, move |node| node.runtime().update_container_resources(&request)).await?;
+        respond(Ok(UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(
         &self,
         request: Request<ReopenContainerLogRequest>,
-    ) -> Answer<ReopenContainerLogResponse> {
-        let id = given("container_id", request.into_inner().container_id)?;
-        self.ask(Lane::Work, move |node| node.reopen_container_log(&id)).await?;
-        said(Ok(ReopenContainerLogResponse {}))
+    ) -> RpcResult<ReopenContainerLogResponse> {
+        let id = required("container_id", request.into_inner().container_id)?;
+        self.ask(Lane::Work, move |node| node.runtime().reopen_container_log(&id)).await?;
+        respond(Ok(ReopenContainerLogResponse {}))
     }
 
-    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> RpcResult<ExecSyncResponse> {
         let ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
-        let id = given("container_id", container_id)?;
+        let id = required("container_id", container_id)?;
         if cmd.is_empty() {
             return Err(Error::invalid("ExecSync without a command").into());
         }
         let limit = Some(seconds(timeout)?).filter(|t| !t.is_zero());
-        let exec = move |node: &B, call: &_| node.exec_sync(&id, &cmd, limit, call);
-        said(self.ask_while_waiting(Lane::Exec, exec).await.map(fitting))
+        let exec = move |node: &B, call: &_| node.runtime().exec_sync(&id, &cmd, limit, call);
+        respond(self.ask_while_waiting(Lane::Exec, exec).await.map(truncated))
     }
 
-    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+    async fn exec(&self, request: Request<ExecRequest>) -> RpcResult<ExecResponse> {
         let request = request.into_inner();
-        given("container_id", request.container_id.clone())?;
+        required("container_id", request.container_id.clone())?;
         if request.cmd.is_empty() {
             return Err(Error::invalid("Exec without a command").into());
         }
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(Lane::Exec, move |node| node.exec(&request)).await?;
-        said(Ok(ExecResponse { url }))
+        let url = self.ask(Lane::Exec, move |node| node.runtime().exec(&request)).await?;
+        respond(Ok(ExecResponse { url }))
     }
 
-    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+    async fn attach(&self, request: Request<AttachRequest>) -> RpcResult<AttachResponse> {
         let request = request.into_inner();
-        given("container_id", request.container_id.clone())?;
+        required("container_id", request.container_id.clone())?;
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(Lane::Exec, move |node| node.attach(&request)).await?;
-        said(Ok(AttachResponse { url }))
+        let url = self.ask(Lane::Exec, move |node| node.runtime().attach(&request)).await?;
+        respond(Ok(AttachResponse { url }))
     }
 
-    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> RpcResult<PortForwardResponse> {
         let request = request.into_inner();
-        given("pod_sandbox_id", request.pod_sandbox_id.clone())?;
-        let url = self.ask(Lane::Exec, move |node| node.port_forward(&request)).await?;
-        said(Ok(PortForwardResponse { url }))
+        required("pod_sandbox_id", request.pod_sandbox_id.clone())?;
+        let url = self.ask(Lane::Exec, move |node| node.runtime().port_forward(&request)).await?;
+        respond(Ok(PortForwardResponse { url }))
     }
 
     async fn container_stats(
         &self,
         request: Request<ContainerStatsRequest>,
-    ) -> Answer<ContainerStatsResponse> {
-        let id = given("container_id", request.into_inner().container_id)?;
-        let stats = self.ask(Lane::Stats, move |node| node.container_stats(&id)).await?;
-        said(Ok(ContainerStatsResponse { stats: Some(stats) }))
+    ) -> RpcResult<ContainerStatsResponse> {
+        let id = required("container_id", request.into_inner().container_id)?;
+        let stats = self.ask(Lane::Stats, move |node| node.runtime().container_stats(&id)).await?;
+        respond(Ok(ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
         request: Request<ListContainerStatsRequest>,
-    ) -> Answer<ListContainerStatsResponse> {
+    ) -> RpcResult<ListContainerStatsResponse> {
         let stats = self.stats_of_containers(request.into_inner().filter).await?;
-        said(Ok(ListContainerStatsResponse { stats }))
+        respond(Ok(ListContainerStatsResponse { stats }))
     }
 
     type StreamContainerStatsStream = Parts<StreamContainerStatsResponse>;
@@ -281,26 +288,26 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn stream_container_stats(
         &self,
         request: Request<StreamContainerStatsRequest>,
-    ) -> Answer<Self::StreamContainerStatsStream> {
+    ) -> RpcResult<Self::StreamContainerStatsStream> {
         let stats = self.stats_of_containers(request.into_inner().filter).await?;
-        said(Ok(parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
+        respond(Ok(parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
     }
 
     async fn pod_sandbox_stats(
         &self,
         request: Request<PodSandboxStatsRequest>,
-    ) -> Answer<PodSandboxStatsResponse> {
-        let id = given("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
-        let stats = self.ask(Lane::Stats, move |node| node.pod_sandbox_stats(&id)).await?;
-        said(Ok(PodSandboxStatsResponse { stats: Some(stats) }))
+    ) -> RpcResult<PodSandboxStatsResponse> {
+        let id = required("pod_sandbox_id", request.into_inner().pod_sandbox_id)?;
+        let stats = self.ask(Lane::Stats, move |node| node.runtime().pod_sandbox_stats(&id)).await?;
+        respond(Ok(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<ListPodSandboxStatsRequest>,
-    ) -> Answer<ListPodSandboxStatsResponse> {
+    ) -> RpcResult<ListPodSandboxStatsResponse> {
         let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
-        said(Ok(ListPodSandboxStatsResponse { stats }))
+        respond(Ok(ListPodSandboxStatsResponse { stats }))
     }
 
     type StreamPodSandboxStatsStream = Parts<StreamPodSandboxStatsResponse>;
@@ -308,15 +315,15 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn stream_pod_sandbox_stats(
         &self,
         request: Request<StreamPodSandboxStatsRequest>,
-    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+    ) -> RpcResult<Self::StreamPodSandboxStatsStream> {
         let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
-        said(Ok(parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+        respond(Ok(parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
     }
 
     async fn checkpoint_container(
         &self,
         _: Request<CheckpointContainerRequest>,
-    ) -> Answer<CheckpointContainerResponse> {
+    ) -> RpcResult<CheckpointContainerResponse> {
         Err(Error::unimplemented("CheckpointContainer").into())
     }
 
@@ -325,21 +332,21 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn get_container_events(
         &self,
         _: Request<GetEventsRequest>,
-    ) -> Answer<Self::GetContainerEventsStream> {
+    ) -> RpcResult<Self::GetContainerEventsStream> {
         Err(Error::unimplemented("GetContainerEvents").into())
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<ListMetricDescriptorsRequest>,
-    ) -> Answer<ListMetricDescriptorsResponse> {
+    ) -> RpcResult<ListMetricDescriptorsResponse> {
         Err(Error::unimplemented("ListMetricDescriptors").into())
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
-    ) -> Answer<ListPodSandboxMetricsResponse> {
+    ) -> RpcResult<ListPodSandboxMetricsResponse> {
         Err(Error::unimplemented("ListPodSandboxMetrics").into())
     }
 
@@ -348,20 +355,20 @@ impl<B: Backend> RuntimeService for Server<B> {
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
-    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+    ) -> RpcResult<Self::StreamPodSandboxMetricsStream> {
         Err(Error::unimplemented("StreamPodSandboxMetrics").into())
     }
 }
 
 impl<B: Backend> Server<B> {
     async fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
-        let mut all = self.ask(Lane::Read, B::list_pod_sandboxes).await?;
+        let mut all = self.ask(Lane::Read, |node| node.runtime().list_pod_sandboxes()).await?;
         all.retain(|item| filter::sandbox(filter.as_ref(), item));
         Ok(all)
     }
 
     async fn containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
-        let mut all = self.ask(Lane::Read, B::list_containers).await?;
+        let mut all = self.ask(Lane::Read, |node| node.runtime().list_containers()).await?;
         all.retain(|item| filter::container(filter.as_ref(), item));
         Ok(all)
     }
@@ -369,7 +376,8 @@ impl<B: Backend> Server<B> {
     async fn stats_of_containers(&self, filter: Option<ContainerStatsFilter>) -> Result<Vec<ContainerStats>> {
         let all = self.containers(filter::container_stats(filter)).await?;
         let ids = all.into_iter().map(|c| c.id);
-        self.ask(Lane::Stats, move |node| present(ids.map(|id| node.container_stats(&id)))).await
+        self.ask(Lane::Stats, move |node| without_vanished(ids.map(|id| node.runtime().container_stats(&id))))
+            .await
     }
 
     async fn stats_of_sandboxes(
@@ -378,12 +386,15 @@ impl<B: Backend> Server<B> {
     ) -> Result<Vec<PodSandboxStats>> {
         let all = self.sandboxes(filter::sandbox_stats(filter)).await?;
         let ids = all.into_iter().map(|s| s.id);
-        self.ask(Lane::Stats, move |node| present(ids.map(|id| node.pod_sandbox_stats(&id)))).await
+        self.ask(Lane::Stats, move |node| {
+            without_vanished(ids.map(|id| node.runtime().pod_sandbox_stats(&id)))
+        })
+        .await
     }
 }
 
-/// What the backend said, as gRPC has it.
-pub(crate) fn said<T>(answer: Result<T>) -> Answer<T> {
+/// What the backend respond, as gRPC has it.
+pub(crate) fn respond<T>(answer: Result<T>) -> RpcResult<T> {
     Ok(Response::new(answer?))
 }
 
@@ -397,12 +408,12 @@ pub(crate) fn parts<T, R>(mut items: Vec<T>, part: impl Fn(Vec<T>) -> R) -> Part
     tokio_stream::iter(all)
 }
 
-/// A list without what vanished while it was made.
-fn present<T>(all: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
+/// A list without the items that were removed while it was made.
+fn without_vanished<T>(all: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
     all.filter(|item| !item.as_ref().is_err_and(has_vanished)).collect()
 }
 
-fn given(field: &str, text: String) -> Result<String> {
+fn required(field: &str, text: String) -> Result<String> {
     if text.is_empty() { Err(Error::invalid(format!("{field} is empty"))) } else { Ok(text) }
 }
 
@@ -421,8 +432,8 @@ fn streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Cuts an output that would not fit in a message, first what stdout has too much, then stderr.
-fn fitting(mut output: ExecSyncResponse) -> ExecSyncResponse {
+/// Truncates outputs that do not fit in a message: stdout first, then stderr.
+fn truncated(mut output: ExecSyncResponse) -> ExecSyncResponse {
     // The tags and lengths around the two.
     const FRAMING: usize = 64;
     let room = MESSAGE_LIMIT - FRAMING;
@@ -443,9 +454,9 @@ mod tests {
             exit_code: 3,
         };
         let sizes = |o: &ExecSyncResponse| (o.stdout.len(), o.stderr.len());
-        assert_eq!(sizes(&fitting(output(10, 20))), (10, 20));
+        assert_eq!(sizes(&truncated(output(10, 20))), (10, 20));
         for (stdout, stderr) in [(16 << 20, 16 << 20), (16 << 20, 0), (0, 16 << 20), (9 << 20, 12 << 20)] {
-            let cut = fitting(output(stdout, stderr));
+            let cut = truncated(output(stdout, stderr));
             assert!(prost::Message::encoded_len(&cut) <= MESSAGE_LIMIT, "{:?}", sizes(&cut));
             assert!(cut.stdout.len() >= stdout.min(MESSAGE_LIMIT / 2 - 64));
             assert!(cut.stderr.len() >= stderr.min(MESSAGE_LIMIT / 2 - 64));

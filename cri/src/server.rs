@@ -14,9 +14,9 @@ use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
 use crate::error::Result;
-use crate::flights::{Abandoned, Flights};
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
+use crate::single_flight::{Abandoned, SingleFlight};
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
@@ -109,13 +109,14 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
     lanes: Lanes,
-    pub(crate) run_sandbox: Flights<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
-    pub(crate) stop_sandbox: Flights<String, (), ()>,
-    pub(crate) remove_sandbox: Flights<String, (), ()>,
-    pub(crate) create_container: Flights<(String, v1::ContainerMetadata), v1::CreateContainerRequest, String>,
-    pub(crate) start_container: Flights<String, (), ()>,
-    pub(crate) remove_container: Flights<String, (), ()>,
-    pub(crate) pull_image: Flights<Vec<u8>, (), String>,
+    pub(crate) run_sandbox: SingleFlight<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
+    pub(crate) stop_sandbox: SingleFlight<String, (), ()>,
+    pub(crate) remove_sandbox: SingleFlight<String, (), ()>,
+    pub(crate) create_container:
+        SingleFlight<(String, v1::ContainerMetadata), v1::CreateContainerRequest, String>,
+    pub(crate) start_container: SingleFlight<String, (), ()>,
+    pub(crate) remove_container: SingleFlight<String, (), ()>,
+    pub(crate) pull_image: SingleFlight<Vec<u8>, (), String>,
 }
 
 impl<B: Backend> Server<B> {
@@ -123,13 +124,13 @@ impl<B: Backend> Server<B> {
         let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
-            run_sandbox: Flights::new(finishes, work),
-            stop_sandbox: Flights::new(finishes, end),
-            remove_sandbox: Flights::new(finishes, end),
-            create_container: Flights::new(finishes, work),
-            start_container: Flights::new(finishes, work),
-            remove_container: Flights::new(finishes, end),
-            pull_image: Flights::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
+            run_sandbox: SingleFlight::new(finishes, work),
+            stop_sandbox: SingleFlight::new(finishes, end),
+            remove_sandbox: SingleFlight::new(finishes, end),
+            create_container: SingleFlight::new(finishes, work),
+            start_container: SingleFlight::new(finishes, work),
+            remove_container: SingleFlight::new(finishes, end),
+            pull_image: SingleFlight::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
             lanes,
         }
     }
@@ -158,7 +159,7 @@ impl<B: Backend> Server<B> {
     /// As [`Server::ask`], for work that a retry does not begin a second time.
     pub(crate) async fn ask_once<K, Q, A>(
         &self,
-        flights: &Flights<K, Q, A>,
+        calls: &SingleFlight<K, Q, A>,
         key: K,
         request: Q,
         work: impl FnOnce(&B, &Call) -> Result<A> + Send + 'static,
@@ -169,7 +170,7 @@ impl<B: Backend> Server<B> {
         A: Clone + Send + Sync + 'static,
     {
         let backend = Arc::clone(&self.backend);
-        flights.join(key, request, move |call| work(&backend, call)).await
+        calls.join(key, request, move |call| work(&backend, call)).await
     }
 }
 

@@ -51,13 +51,12 @@ pub(crate) fn start(plan: &Plan, group: &Group, pid: i32) -> Result<()> {
     if plan.mode == Mode::V1 {
         properties.extend(device_properties(&plan.devices)?);
     }
-    client(unit, &properties)?.start().map_err(|error| {
-        let text = error.to_string();
+    let scope = client(unit, &properties)?;
+    scope.start().map_err(|error| {
         let failed = Error::new(Kind::System, format!("start systemd unit {unit}")).because(error);
-        if text.contains("UnitExists") {
-            failed.hint(format!("if it is left over: systemctl reset-failed {unit}"))
-        } else {
-            failed
+        match scope.exists() {
+            true => failed.hint(format!("if it is left over: systemctl reset-failed {unit}")),
+            false => failed,
         }
     })?;
     finish(plan, group, pid).inspect_err(|_| {

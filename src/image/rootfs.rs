@@ -15,9 +15,9 @@ use rustix::mount::{
 };
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::namespaces::IdMaps;
-use crate::launch::prepare;
+use crate::linux::id_map::IdMaps;
 use crate::linux::private;
+use crate::linux::user_namespace;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// fsconfig(2) takes strings of up to 255 bytes.
@@ -132,7 +132,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
     let upper = directory.join("upper");
     std::os::unix::fs::chown(&upper, Some(root.0), Some(root.1))
         .doing(|| format!("give {} to the container's root", upper.display()))?;
-    let namespace = prepare::user_namespace(maps)?;
+    let namespace = user_namespace::open(maps)?;
     // The kernel wants layers that are mounted somewhere: a mount namespace of a thread, which goes with it.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {

@@ -15,11 +15,12 @@ use super::deadline::Deadline;
 use super::opens::Open;
 use super::plan::Plan;
 use super::prepare::{self, Given};
-use super::proc_stat::ProcStat;
 use super::wire::{self, Failure, Permission, ReceiveError, Report};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::proc_stat::ProcStat;
+use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::process::Spawned;
 
@@ -223,7 +224,7 @@ impl Launched<'_> {
     /// What is done to the child from outside while it waits, if it has to.
     fn set_up_from_outside(&self, group: Option<&Group>) -> Result<()> {
         if let Some(maps) = &self.plan.namespaces.maps {
-            prepare::write_maps(self.pid(), maps)?;
+            user_namespace::write_maps(self.pid(), maps)?;
         }
         if let Some(group) = group.filter(|g| g.dir_fd().is_none()) {
             group.attach(self.pid()).map_err(|e| e.doing("put the process into its cgroup"))?;

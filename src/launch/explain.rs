@@ -1,5 +1,7 @@
 //! What a user reads when a step failed inside: the step, the operation, its errno, and a hint for the commonest.
 
+use std::fmt;
+
 use rustix::io::Errno;
 
 use super::plan::Plan;
@@ -7,6 +9,22 @@ use super::steps::{Source, Step};
 use super::wire::{Failure, Op};
 use crate::error::Error;
 use crate::sys;
+
+/// The cause of an error that says that the container's program could not be executed: all else had been set up.
+#[derive(Debug)]
+pub struct NotExecuted(sys::Error);
+
+impl fmt::Display for NotExecuted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for NotExecuted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0)
+    }
+}
 
 /// The operation, with what it was at.
 fn call(step: Option<&Step>, failure: Failure) -> String {
@@ -39,7 +57,10 @@ pub(super) fn explain(plan: &Plan, step: Option<&Step>, failure: Failure) -> Err
         Some(step) => step.to_string(),
         None => "set up the container".to_owned(),
     };
-    let error = Error::new(kind, doing).because(cause);
+    let error = match step {
+        Some(Step::FindProgram | Step::Execute) => Error::new(kind, doing).because(NotExecuted(cause)),
+        Some(_) | None => Error::new(kind, doing).because(cause),
+    };
     match (failure.op, failure.errno) {
         (Op::Access | Op::Execve, Errno::NOENT) => {
             error.hint("executable file not found: check process.args and PATH in process.env")

@@ -29,7 +29,6 @@ mod opens;
 pub mod plan;
 mod portable;
 pub mod prepare;
-pub mod proc_stat;
 mod process;
 mod procfs;
 pub mod request;
@@ -39,7 +38,7 @@ pub mod steps;
 mod tests;
 mod text;
 pub(crate) mod toolbox;
-pub mod undo;
 pub mod wire;
 
+pub use explain::NotExecuted;
 pub use mounts::MOUNT_OPTIONS;

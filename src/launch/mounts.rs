@@ -7,11 +7,11 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
-use super::namespaces::IdMaps;
 use super::opens::{Open, Opens};
 use super::steps::{MountStep, PointKind, Source};
 use super::text::{below, cpath, cstring};
 use crate::error::{Error, Result};
+use crate::linux::id_map::IdMaps;
 use crate::linux::{id_map, ids};
 use crate::sys::mount::{
     ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW,

@@ -8,12 +8,13 @@
 //! A PID namespace that is joined has others in it, who could stop or trace a process that is still half the host's. So
 //! the child enters it last, by a fork, when nothing of the host is left in it.
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
 use super::opens::{Open, Opens};
 use super::steps::Step;
 use crate::error::{Error, Kind, Result};
+use crate::linux::id_map::IdMaps;
 
 /// The namespace part of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,26 +36,6 @@ pub struct Namespaces {
     /// Id maps to write, where the user namespace is new.
     #[serde(skip)]
     pub maps: Option<IdMaps>,
-}
-
-/// Contents of uid_map and gid_map; user_namespaces(7).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdMaps {
-    /// Lines of uid_map.
-    pub uid: String,
-    /// Lines of gid_map.
-    pub gid: String,
-}
-
-impl IdMaps {
-    /// Joins mappings to the text the kernel wants.
-    pub fn new(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Self {
-        Self { uid: lines(uid), gid: lines(gid) }
-    }
-}
-
-fn lines(maps: &[LinuxIdMapping]) -> String {
-    maps.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
 }
 
 /// The `CLONE_NEW*` of a type.

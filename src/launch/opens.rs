@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::namespaces::IdMaps;
 use super::steps::Slot;
+use crate::linux::id_map::IdMaps;
 
 /// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,17 +1,17 @@
 //! What the parent opens before the clone, so that the child finds each thing at a known descriptor.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::namespaces::IdMaps;
 use super::opens::Open;
 use super::plan::Plan;
 use super::procfs;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::id_map::IdMaps;
+use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
@@ -87,7 +87,7 @@ fn tree(path: &Path, recursive: bool, propagation: u64, idmap: Option<&(IdMaps, 
     let attr = MountAttr { propagation, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), true, &attr).doing(|| "mount_setattr")?;
     if let Some((maps, deep)) = idmap {
-        let namespace = user_namespace(maps)?;
+        let namespace = user_namespace::open(maps)?;
         let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
         let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
         mount_setattr(tree.as_fd(), *deep, &attr)
@@ -95,54 +95,4 @@ fn tree(path: &Path, recursive: bool, propagation: u64, idmap: Option<&(IdMaps, 
             .map_err(|e| e.hint("the filesystem may not support id-mapped mounts on this kernel"))?;
     }
     Ok(tree)
-}
-
-/// A user namespace with the maps, for mount_setattr(2): held by a child just long enough to be opened.
-///
-/// # Errors
-/// It cannot be made, or the maps are refused.
-pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
-    with_namespaces(libc::CLONE_NEWUSER, maps, |pid| {
-        let path = format!("/proc/{pid}/ns/user");
-        File::open(&path).doing(|| format!("open {path}")).map(OwnedFd::from)
-    })
-}
-
-/// Makes namespaces of these kinds, owned by a user namespace with the maps, for as long as `use_them` takes: it gets the
-/// pid of a child that is in them.
-///
-/// # Errors
-/// They cannot be made, or what `use_them` answers.
-pub fn with_namespaces<T>(kinds: i32, maps: &IdMaps, use_them: impl FnOnce(i32) -> Result<T>) -> Result<T> {
-    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")?;
-    let flags = u64::from((kinds | libc::CLONE_NEWUSER).cast_unsigned());
-    let holder = sys::process::spawn(flags, None, || {
-        // Reads until the parent is done, or dead: then the pipe has no writer any more.
-        let mut byte = [0];
-        sys::process::close_inherited(theirs.as_raw_fd());
-        let _ = rustix::io::read(&ours, &mut byte);
-        sys::process::exit_now(0)
-    })
-    .doing(|| "make a user namespace")?;
-    let answer = write_maps(holder.pid, maps).and_then(|()| use_them(holder.pid));
-    drop(theirs);
-    let _ = rustix::process::waitpid(
-        rustix::process::Pid::from_raw(holder.pid),
-        rustix::process::WaitOptions::empty(),
-    );
-    answer
-}
-
-/// Writes the id maps of a process's new user namespace.
-///
-/// # Errors
-/// The kernel refuses them: overlapping, not allowed for this user, or not there.
-pub fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
-    for (file, text) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text).doing(|| format!("write the id mapping {:?} to {path}", text.trim_end())).map_err(|e| {
-            e.hint("check linux.uidMappings and linux.gidMappings for overlaps and for ids of the host that exist")
-        })?;
-    }
-    Ok(())
 }

@@ -8,6 +8,26 @@ use crate::error::{Error, Result};
 /// The most lines of uid_map and gid_map. KERNEL(4.15)
 const MOST: usize = 340;
 
+/// Contents of uid_map and gid_map; user_namespaces(7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Lines of uid_map.
+    pub uid: String,
+    /// Lines of gid_map.
+    pub gid: String,
+}
+
+impl IdMaps {
+    /// Joins mappings to the text the kernel wants.
+    pub fn new(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Self {
+        Self { uid: lines(uid), gid: lines(gid) }
+    }
+}
+
+fn lines(maps: &[LinuxIdMapping]) -> String {
+    maps.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
+}
+
 /// Checks mappings as the kernel does, which answers EINVAL to everything and names nothing.
 ///
 /// # Errors

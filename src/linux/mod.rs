@@ -3,3 +3,5 @@
 pub mod id_map;
 pub mod ids;
 pub mod private;
+pub mod proc_stat;
+pub mod user_namespace;

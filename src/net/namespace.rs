@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::namespaces::IdMaps;
-use crate::launch::prepare;
+use crate::linux::id_map::IdMaps;
 use crate::linux::private;
+use crate::linux::user_namespace;
 use crate::sys::{loopback, process};
 
 /// A file below this is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
@@ -61,7 +61,7 @@ pub fn create_owned(
     set_up: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     let flags = kinds.iter().fold(0, |flags, (kind, _)| flags | kind);
-    let made = prepare::with_namespaces(flags, maps, |pid| {
+    let made = user_namespace::with_namespaces(flags, maps, |pid| {
         for (kind, path) in kinds {
             pin(&Path::new("/proc").join(format!("{pid}/ns/{}", name_of(*kind))), path)?;
         }

@@ -16,14 +16,14 @@ use crate::launch::apply::{self, Launched, Spawner};
 use crate::launch::deadline::{Deadline, SET_UP_LIMIT};
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
-use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{Facts, InitRequest, Options};
-use crate::launch::undo::Undo;
 use crate::launch::{hooks, namespaces};
 use crate::linux::private;
+use crate::linux::proc_stat::ProcStat;
 use crate::record::{Config, ContainerState, Extra, Layout, Lock, note_group};
 use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
+use crate::undo::Undo;
 
 /// How a container is created.
 #[derive(Debug, Clone, Default)]

@@ -17,8 +17,8 @@ use crate::launch::apply;
 use crate::launch::deadline::SET_UP_LIMIT;
 use crate::launch::plan::Plan;
 use crate::launch::prepare::Given;
-use crate::launch::proc_stat::ProcStat;
 use crate::launch::request::{ExecRequest, Facts, Options};
+use crate::linux::proc_stat::ProcStat;
 use crate::record::{ContainerState, Layout, Lock};
 use crate::sys::process::Spawned;
 

@@ -54,7 +54,7 @@ pub fn kill_at_once(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool)
 /// # Errors
 /// It cannot be opened for another reason: whether it has ended is not known then.
 pub(super) fn open_init(state: &ContainerState) -> Result<Option<OwnedFd>> {
-    crate::launch::proc_stat::open(state.init_process_pid, state.init_process_start)
+    crate::linux::proc_stat::open(state.init_process_pid, state.init_process_start)
 }
 
 /// Sends a signal to the first process.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::cgroup::Group;
 use crate::error::{Error, Kind, Result};
-use crate::launch::proc_stat::ProcStat;
+use crate::linux::proc_stat::ProcStat;
 use crate::record::{ContainerState, Layout};
 
 /// Where a container is in its life. SPEC(runtime 1.2 #state), with runc's `paused`.

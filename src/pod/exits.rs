@@ -135,7 +135,7 @@ impl Pods {
     pub(super) fn adopt(&self, container: &Container) -> Result<()> {
         // 0 when there is none.
         let ended = self.exit_on_disk(&container.id)?.at_ns;
-        container.happen(Event::Started, |record| {
+        container.apply(Event::Started, |record| {
             record.was_started();
             if ended > 0 {
                 record.started_ns = record.started_ns.min(ended);

@@ -1,4 +1,4 @@
-//! What a pod's containers get bound: /dev/shm, /etc/resolv.conf, /etc/hostname, /etc/hosts.
+//! Files that are bind-mounted into a pod's containers: /dev/shm, /etc/resolv.conf, /etc/hostname, /etc/hosts.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ const PINNED: [&str; 5] = ["pid", "net", "ipc", "uts", "user"];
 ///
 /// # Errors
 /// They cannot be made.
-pub(super) fn put_up(request: &SandboxRequest, directory: &Directory) -> Result<()> {
+pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()> {
     let host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let hostname = request.hostname.clone().unwrap_or_else(own_hostname);
     let resolv_conf = request.resolv_conf.clone().unwrap_or_else(|| host("/etc/resolv.conf"));
@@ -45,9 +45,9 @@ fn own_hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Takes down what is mounted or pinned below a pod's directory; what is not there is fine. What fails is said in the log:
+/// Unmounts and unpins what is mounted or pinned below a pod's directory; what is not there is fine. A failure is logged, and
 /// the rest goes on.
-pub(super) fn take_down(directory: &Directory) {
+pub(super) fn remove(directory: &Directory) {
     let shm = directory.join("shm");
     let unmounted = match unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),

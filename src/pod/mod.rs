@@ -1,10 +1,11 @@
-//! Pods and their containers, as the CRI has them: kubelet's words in, processes, namespaces and networks out.
+//! Pods and their containers, as the CRI has them.
 //!
 //! ```text
-//! run/pods/<pod>/config, record          as kubelet sent it; what became of it
+//! run/pods/<pod>/config                  the configuration as kubelet sent it
+//! run/pods/<pod>/request, record         the request that it comes to; the state of the pod
 //! run/pods/<pod>/net, ipc, uts, pid      namespaces, pinned: no process is needed to hold them
 //! run/pods/<pod>/shm, resolv.conf, ...   what its containers get bound
-//! run/pods/<pod>/containers/<id>/        config and record of a container
+//! run/pods/<pod>/containers/<id>/        the same of a container
 //! ```
 //!
 //! All of it lies in memory and is gone after a reboot, as the pods are. A record is written last and removed first: what
@@ -13,17 +14,19 @@
 //! Everything here blocks; it is called from several threads at a time. Lists are answered from memory.
 
 mod abort;
+mod backend;
 pub mod cdi;
 mod container;
+mod cri_error;
 mod exits;
 mod files;
-mod launching;
 pub mod machine;
 mod records;
 mod recover;
 pub mod request_from_cri;
 mod requests;
 mod resolve;
+mod run_in_keeper;
 mod sandbox;
 mod stats;
 mod table;
@@ -32,6 +35,8 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+pub(crate) use cri_error::one_line;
 
 use crate::error::{Error, Kind, Result};
 use crate::net::cni::Cni;
@@ -96,7 +101,7 @@ impl Pods {
         Ok(pods)
     }
 
-    /// From now on this counts.
+    /// Replaces the handlers and networks; work that has begun goes on with those it began with.
     pub fn reload(&self, offer: Arc<Offer>) {
         *self.offer.write().unwrap_or_else(PoisonError::into_inner) = offer;
     }

@@ -164,7 +164,7 @@ impl Pods {
             };
             self.offer().cni.delete(&attached)?;
         }
-        files::take_down(directory);
+        files::remove(directory);
         directory.remove()
     }
 

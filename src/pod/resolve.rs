@@ -11,9 +11,9 @@ use super::sandbox::Sandbox;
 use super::{Pods, cdi, files};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::namespaces::IdMaps;
+use crate::linux::id_map::IdMaps;
 use crate::linux::private;
-use crate::spec::request::{ContainerRequest, Namespaces, Profile, Scope};
+use crate::spec::request::{ContainerRequest, NamespaceScopes, Profile, Scope};
 use crate::spec::user::{self, Databases};
 use crate::spec::{self, Resolved, devices, image_volumes, namespace, security};
 use crate::store::ImageRecord;
@@ -150,7 +150,7 @@ impl Pods {
 }
 
 /// The namespaces that a pod's processes share.
-pub(super) fn namespaces_of(own: &Namespaces, pod: &Directory) -> impl Iterator<Item = LinuxNamespace> {
+pub(super) fn namespaces_of(own: &NamespaceScopes, pod: &Directory) -> impl Iterator<Item = LinuxNamespace> {
     use LinuxNamespaceType as Kind;
     let network = own.network == Scope::Pod;
     let shared = [

@@ -83,7 +83,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`
-    pub fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {
+    pub(super) fn stats(&self, id: &str) -> Result<v1::ContainerStats> {
         let container = self.container(id)?;
         self.stats_of(&container)
     }
@@ -126,7 +126,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`
-    pub fn sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
+    pub(super) fn sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
         let sandbox = self.sandbox(id)?;
         let containers = self.table().of_pod(&sandbox.id);
         let mut parts = Vec::new();

@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use super::error::one_line;
-use super::images::{Images, Told};
+use super::images::{Images, LogProgress};
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::image::import::{ImportOptions, import, open_source};
 use crate::image::pull::pull;
 use crate::linux::private;
+use crate::pod::one_line;
 use crate::record::format::{ARCHIVES, Unreadable};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
@@ -174,7 +174,7 @@ impl Importing {
         }
         let images = match path.to_string_lossy().ends_with(LIST) {
             true => pull_list(store, config, path)?,
-            false => import(store, open_source(path)?, &ImportOptions::default(), &Told)?,
+            false => import(store, open_source(path)?, &ImportOptions::default(), &LogProgress)?,
         };
         let images = images.into_iter().map(|image| image.id).collect();
         Ok(Known { size: meta.size(), mtime, images })
@@ -204,7 +204,7 @@ fn pull_list(store: &Store, config: &Config, path: &Path) -> Result<Vec<ImageRec
     let text = std::fs::read_to_string(path).doing(|| "read it")?;
     let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let options = config.pull_options();
-    let pull_one = |name| Ok(pull(store, &Reference::parse(name)?, &options, &Told)?.images);
+    let pull_one = |name| Ok(pull(store, &Reference::parse(name)?, &options, &LogProgress)?.images);
     Ok(names.map(pull_one).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 

@@ -18,11 +18,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::config::Config;
-use super::error::one_line;
 use super::{Node, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
 use crate::linux::private;
+use crate::pod::one_line;
 use crate::store::Store;
 
 /// How long calls that are worked on have to end, once this process was told to. kubelet asks again for what was not

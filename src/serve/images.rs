@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coracle_cri::{Call, v1};
+use coracle_cri::{Call, ImageBackend, v1};
 use serde_json::{Value, json};
 
 use super::archives::{Archives, Importing};
@@ -19,27 +19,39 @@ use crate::linux::ids;
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
-/// kubelet's question for one image has two minutes.
-const PATIENCE_WITH_ARCHIVES: Duration = Duration::from_secs(100);
+/// How long ImageStatus waits for archives to be imported; kubelet waits two minutes for its answer.
+const ARCHIVES_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// The images of this node.
 #[derive(Debug)]
-pub(super) struct Images {
+pub struct Images {
     store: Arc<Store>,
+    /// What counts now; see [`Images::reload`].
+    config: RwLock<Arc<Config>>,
     archives: Arc<Archives>,
-    /// Who an image's processes are, by its id: read once from its configuration.
+    /// The users of images by image id: each is read from the image's configuration once.
     users: Mutex<BTreeMap<Digest, String>>,
-    /// What ends the pulls that are under way.
+    /// Cancels the pulls that are running.
     pulls: Mutex<BTreeMap<u64, Cancel>>,
 }
 
 impl Images {
-    pub(super) fn new(store: Arc<Store>) -> Self {
+    pub(super) fn new(store: Arc<Store>, config: Arc<Config>) -> Self {
         let archives = Arc::new(Archives::open(store.root()));
-        Self { store, archives, users: Mutex::default(), pulls: Mutex::default() }
+        let config = RwLock::new(config);
+        Self { store, config, archives, users: Mutex::default(), pulls: Mutex::default() }
     }
 
-    /// From now on, who asks for an image that is missing waits until archives were looked through.
+    /// Replaces the configuration; calls that have begun go on with the one they began with.
+    pub(super) fn reload(&self, config: Arc<Config>) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on, ImageStatus of a missing image waits until the archives were imported.
     pub(super) fn begin_import(&self) -> Importing {
         Importing::begin(&self.archives)
     }
@@ -49,8 +61,8 @@ impl Images {
     }
 
     /// All images, or the one that `wanted` means.
-    pub(super) fn list(&self, config: &Config, wanted: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        let all = self.store.images()?;
+    fn list(&self, wanted: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
+        let (all, config) = (self.store.images()?, self.config());
         let only = match wanted {
             None => None,
             Some(wanted) => match self.find(&wanted.image)? {
@@ -62,72 +74,61 @@ impl Images {
         let pinned = self.archives.pinned();
         let mut seen = BTreeSet::new();
         let first = all.iter().filter(|image| only.is_none_or(|id| id == image.id) && seen.insert(image.id));
-        Ok(first.map(|image| self.answer(config, &pinned, &with_id(&all, image.id))).collect())
+        Ok(first.map(|image| self.message(&config, &pinned, &with_id(&all, image.id))).collect())
     }
 
     /// The image that `wanted` means; none is no error.
-    pub(super) fn status(
-        &self,
-        config: &Config,
-        wanted: &v1::ImageSpec,
-        verbose: bool,
-    ) -> Result<v1::ImageStatusResponse> {
+    fn status(&self, wanted: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
         let mut found = self.find(&wanted.image)?;
-        if found.is_none() && self.archives.wait(PATIENCE_WITH_ARCHIVES)? {
+        if found.is_none() && self.archives.wait(ARCHIVES_TIMEOUT)? {
             found = self.find(&wanted.image)?;
         }
         let Some(image) = found else { return Ok(v1::ImageStatusResponse::default()) };
         let records = self.store.images()?;
-        let answer = self.answer(config, &self.archives.pinned(), &with_id(&records, image.id));
+        let answer = self.message(&self.config(), &self.archives.pinned(), &with_id(&records, image.id));
         let info = if verbose { self.describe(&image)? } else { BTreeMap::new() };
         Ok(v1::ImageStatusResponse { image: Some(answer), info })
     }
 
     /// Pulls an image and answers its id.
-    pub(super) fn pull(
-        &self,
-        config: &Config,
-        wanted: &v1::ImageSpec,
-        auth: Option<&v1::AuthConfig>,
-        call: &Call,
-    ) -> Result<String> {
-        let reference = Reference::parse(&wanted.image)?;
+    fn pull(&self, wanted: &v1::ImageSpec, auth: Option<&v1::AuthConfig>, call: &Call) -> Result<String> {
+        let (reference, config) = (Reference::parse(&wanted.image)?, self.config());
         let mut options = config.pull_options();
         options.registry.login = auth.map(|auth| login(auth, &reference)).transpose()?.flatten();
         let patience = Duration::from_secs(config.images.progress_timeout_seconds);
         options.registry.cancel = Cancel::after(patience);
-        let under_way = UnderWay::begin(&self.pulls, &options.registry.cancel);
+        let running = RunningPull::begin(&self.pulls, &options.registry.cancel);
         call.on_cancel({
             let cancel = options.registry.cancel.clone();
             move || cancel.cancel()
         });
-        let pulled = pull(&self.store, &reference, &options, &Told)?;
-        drop(under_way);
+        let pulled = pull(&self.store, &reference, &options, &LogProgress)?;
+        drop(running);
         let image = pulled.images.first();
         let image = image.ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))?;
         Ok(image.id.to_string())
     }
 
-    /// Ends all pulls: this process is about to end.
+    /// Cancels all pulls, because this process is about to end.
     pub(super) fn cancel_pulls(&self) {
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Cancel::cancel);
     }
 
     /// Removes an image with all its names. One that is not here is no error.
-    pub(super) fn remove(&self, wanted: &v1::ImageSpec) -> Result<()> {
+    fn remove(&self, wanted: &v1::ImageSpec) -> Result<()> {
         let Some(image) = self.find(&wanted.image)? else { return Ok(()) };
         let all = self.store.images()?;
         let manifests =
             with_id(&all, image.id).iter().map(|image| image.manifest.to_string()).collect::<Vec<_>>();
         match self.store.remove(&manifests) {
-            // Somebody else was quicker.
+            // Another call has removed it meanwhile.
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             other => other.map(drop),
         }
     }
 
     /// What images take on disk, by the store's own record.
-    pub(super) fn fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
+    fn fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
         let (bytes, files) = self.store.size_of_layers()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
         let usage = v1::FilesystemUsage {
@@ -150,8 +151,8 @@ impl Images {
         }
     }
 
-    /// One image from all records with its id: the same configuration may have come with several manifests.
-    fn answer(&self, config: &Config, pinned: &BTreeSet<Digest>, records: &[&ImageRecord]) -> v1::Image {
+    /// The CRI's message for an image, from all records with its id: several manifests may have the same configuration.
+    fn message(&self, config: &Config, pinned: &BTreeSet<Digest>, records: &[&ImageRecord]) -> v1::Image {
         let all = |of: fn(&ImageRecord) -> &Vec<String>| {
             records.iter().flat_map(|image| of(image)).cloned().collect::<BTreeSet<_>>()
         };
@@ -177,7 +178,7 @@ impl Images {
         }
     }
 
-    /// What the configuration says of the user. A damaged one says nothing, which is root to kubelet.
+    /// The user of the image's configuration. It is empty, which means root to kubelet, if that is damaged.
     fn user(&self, image: &ImageRecord) -> String {
         let lock = || self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = lock().get(&image.id) {
@@ -210,6 +211,37 @@ impl Images {
     }
 }
 
+impl ImageBackend for Images {
+    fn list_images(&self, image: Option<&v1::ImageSpec>) -> coracle_cri::Result<Vec<v1::Image>> {
+        Ok(self.list(image)?)
+    }
+
+    fn image_status(
+        &self,
+        image: &v1::ImageSpec,
+        verbose: bool,
+    ) -> coracle_cri::Result<v1::ImageStatusResponse> {
+        Ok(self.status(image, verbose)?)
+    }
+
+    fn pull_image(
+        &self,
+        image: &v1::ImageSpec,
+        auth: Option<&v1::AuthConfig>,
+        call: &Call,
+    ) -> coracle_cri::Result<String> {
+        Ok(self.pull(image, auth, call)?)
+    }
+
+    fn remove_image(&self, image: &v1::ImageSpec) -> coracle_cri::Result<()> {
+        Ok(self.remove(image)?)
+    }
+
+    fn image_fs_info(&self) -> coracle_cri::Result<v1::ImageFsInfoResponse> {
+        Ok(self.fs_info()?)
+    }
+}
+
 fn with_id(images: &[ImageRecord], id: Digest) -> Vec<&ImageRecord> {
     images.iter().filter(|image| image.id == id).collect()
 }
@@ -223,7 +255,7 @@ fn is_meant(pin: &str, id: &str, names: &BTreeSet<String>) -> bool {
     pin == id || names.contains(pin) || full.is_ok_and(|full| names.contains(&full))
 }
 
-/// Who kubelet says we are. What is meant for another host than the image's is left out.
+/// The login that kubelet sends along. One for another host than the image's is ignored.
 fn login(auth: &v1::AuthConfig, reference: &Reference) -> Result<Option<Login>> {
     let host = auth.server_address.trim_start_matches("https://").trim_start_matches("http://");
     let host = host.split('/').next().unwrap_or_default();
@@ -250,13 +282,13 @@ fn login(auth: &v1::AuthConfig, reference: &Reference) -> Result<Option<Login>> 
         .ok_or_else(|| Error::invalid("the login that came with the call is not the base64 of name:password"))
 }
 
-/// Keeps a pull in the list of those that can be ended.
-struct UnderWay<'a> {
+/// Keeps a pull in the list of those that can be cancelled.
+struct RunningPull<'a> {
     all: &'a Mutex<BTreeMap<u64, Cancel>>,
     number: u64,
 }
 
-impl<'a> UnderWay<'a> {
+impl<'a> RunningPull<'a> {
     fn begin(all: &'a Mutex<BTreeMap<u64, Cancel>>, cancel: &Cancel) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -265,16 +297,16 @@ impl<'a> UnderWay<'a> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for RunningPull<'_> {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }
 
-/// What a pull or an import has to say goes to the log.
-pub(super) struct Told;
+/// Logs the warnings of a pull or an import.
+pub(super) struct LogProgress;
 
-impl Progress for Told {
+impl Progress for LogProgress {
     fn begin(&self, _layer: &Digest, _size_bytes: u64) {}
     fn advance(&self, _layer: &Digest, _bytes: u64) {}
     fn end(&self, _layer: &Digest, _outcome: Outcome) {}

@@ -1,26 +1,23 @@
-//! `coracle serve`: what kubelet asks of this node, answered.
+//! `coracle serve`: the daemon that answers kubelet for this node.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `daemon` | the process: its lock, its socket, signals, its end |
-//! | `config` | what it can be told |
-//! | `images`, `archives` | ImageService |
+//! | `config` | its configuration |
+//! | `images`, `archives` | ImageService; pods answer for themselves (`pod::backend`) |
 //! | `status` | `Version` and `Status` |
-//! | `supervisor` | systemd: sockets that it hands over, what it is told |
-//! | `error` | our errors in the CRI's terms |
+//! | `supervisor` | systemd: sockets that it hands over, notifications to it |
 
 mod archives;
 pub mod config;
 mod daemon;
-mod error;
 mod images;
 mod status;
 mod supervisor;
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use coracle_cri::{Backend, Call, Result, v1};
+use coracle_cri::{Backend, Result, v1};
 
 pub use daemon::run;
 
@@ -30,10 +27,10 @@ use crate::store::Store;
 use config::{Config, HandlerKind};
 use images::Images;
 
-/// What counts now; a reload puts another in its place, and work that has begun goes on with what it began with.
+/// The reloadable part of the configuration. A reload replaces it; calls that have begun go on with the one they began with.
 #[derive(Debug)]
 struct Current {
-    config: Config,
+    config: Arc<Config>,
     offer: Arc<Offer>,
 }
 
@@ -42,11 +39,11 @@ impl Current {
         let gets_gpus = |kind| kind == HandlerKind::Nvidia;
         let handlers = config.handlers.iter().map(|(name, handler)| (name.clone(), gets_gpus(handler.kind)));
         let offer = Offer { handlers: handlers.collect(), cni: Cni::new(config.cni_settings()) };
-        Self { offer: Arc::new(offer), config }
+        Self { offer: Arc::new(offer), config: Arc::new(config) }
     }
 }
 
-/// This machine, as kubelet sees it.
+/// This node, as kubelet sees it.
 #[derive(Debug)]
 pub struct Node {
     current: RwLock<Arc<Current>>,
@@ -73,22 +70,29 @@ impl Node {
         };
         let kernel = status::Kernel::probe(store.root());
         let current = Current::new(config);
+        let images_config = Arc::clone(&current.config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
-        Ok(Self { current: RwLock::new(Arc::new(current)), images: Images::new(store), pods, kernel })
+        Ok(Self {
+            current: RwLock::new(Arc::new(current)),
+            images: Images::new(store, images_config),
+            pods,
+            kernel,
+        })
     }
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on this configuration counts, as far as it can without a restart.
+    /// Replaces the reloadable part of the configuration.
     fn reload(&self, config: Config) {
         let current = Current::new(config);
         self.pods.reload(Arc::clone(&current.offer));
+        self.images.reload(Arc::clone(&current.config));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
     }
 
-    /// Brings in the archives that are there; who asks for an image that is missing waits for it.
+    /// Imports the archives that are there, on a thread of its own; ImageStatus of a missing image waits for it.
     fn import_archives(self: &Arc<Self>) {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
@@ -105,6 +109,17 @@ impl Node {
 }
 
 impl Backend for Node {
+    type Runtime = Pods;
+    type Image = Images;
+
+    fn runtime(&self) -> &Pods {
+        &self.pods
+    }
+
+    fn image(&self) -> &Images {
+        &self.images
+    }
+
     fn version(&self) -> Result<v1::VersionResponse> {
         Ok(status::version())
     }
@@ -122,106 +137,6 @@ impl Backend for Node {
     /// CNI configurations name their ranges themselves.
     fn update_pod_cidr(&self, _cidr: &str) -> Result<()> {
         Ok(())
-    }
-
-    fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        Ok(self.pods.run_sandbox(config, handler)?)
-    }
-
-    fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
-        Ok(self.pods.stop_sandbox(id)?)
-    }
-
-    fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
-        Ok(self.pods.remove_sandbox(id)?)
-    }
-
-    fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
-        Ok(self.pods.sandbox_status(id, verbose)?)
-    }
-
-    fn list_pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>> {
-        Ok(self.pods.list_sandboxes())
-    }
-
-    /// The pod's own cgroup is kubelet's, and so are its limits: nothing is left to be done here.
-    fn update_pod_sandbox_resources(&self, request: &v1::UpdatePodSandboxResourcesRequest) -> Result<()> {
-        self.pods.sandbox_status(&request.pod_sandbox_id, false).map(drop).map_err(Into::into)
-    }
-
-    fn pod_sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
-        Ok(self.pods.sandbox_stats(id)?)
-    }
-
-    fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
-        Ok(self.pods.create_container(sandbox_id, config)?)
-    }
-
-    fn start_container(&self, id: &str) -> Result<()> {
-        Ok(self.pods.start_container(id)?)
-    }
-
-    fn stop_container(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
-        Ok(self.pods.stop_container(id, grace, call)?)
-    }
-
-    fn remove_container(&self, id: &str) -> Result<()> {
-        Ok(self.pods.remove_container(id)?)
-    }
-
-    fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
-        Ok(self.pods.container_status(id, verbose)?)
-    }
-
-    fn list_containers(&self) -> Result<Vec<v1::Container>> {
-        Ok(self.pods.list_containers())
-    }
-
-    fn update_container_resources(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
-        Ok(self.pods.update_container(request)?)
-    }
-
-    fn reopen_container_log(&self, id: &str) -> Result<()> {
-        Ok(self.pods.reopen_log(id)?)
-    }
-
-    fn exec_sync(
-        &self,
-        id: &str,
-        command: &[String],
-        timeout: Option<Duration>,
-        call: &Call,
-    ) -> Result<v1::ExecSyncResponse> {
-        Ok(self.pods.exec_sync(id, command, timeout, call)?)
-    }
-
-    fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {
-        Ok(self.pods.container_stats(id)?)
-    }
-
-    fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list(&self.current().config, image)?)
-    }
-
-    fn image_status(&self, image: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
-        Ok(self.images.status(&self.current().config, image, verbose)?)
-    }
-
-    fn pull_image(
-        &self,
-        image: &v1::ImageSpec,
-        auth: Option<&v1::AuthConfig>,
-        call: &Call,
-    ) -> Result<String> {
-        Ok(self.images.pull(&self.current().config, image, auth, call)?)
-    }
-
-    fn remove_image(&self, image: &v1::ImageSpec) -> Result<()> {
-        Ok(self.images.remove(image)?)
-    }
-
-    fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
-        Ok(self.images.fs_info()?)
     }
 
     fn give_back(&self) {

@@ -8,12 +8,12 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::config::Config;
-use super::error::one_line;
 use crate::image::rootfs::mount_mapped;
 use crate::keeper::client::Client;
-use crate::launch::namespaces::IdMaps;
+use crate::linux::id_map::IdMaps;
 use crate::linux::private;
 use crate::net::cni::Cni;
+use crate::pod::one_line;
 use crate::sys::mount::{MountAttr, mount_setattr_path};
 
 /// What the kernel can do, asked once.

@@ -36,7 +36,7 @@ pub struct ContainerRequest {
     /// Names of CDI devices, `vendor/class=name`, each once.
     pub cdi_devices: Vec<String>,
     /// The namespaces that it lives in.
-    pub namespaces: Namespaces,
+    pub namespaces: NamespaceScopes,
     /// What its process may do.
     pub capabilities: Capabilities,
     /// seccomp(2)
@@ -191,7 +191,7 @@ pub struct DeviceRequest {
 
 /// The namespaces whose scope can be chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Namespaces {
+pub struct NamespaceScopes {
     /// The network namespace.
     pub network: Scope,
     /// The PID namespace.
@@ -202,7 +202,7 @@ pub struct Namespaces {
     pub user: Option<UserNamespace>,
 }
 
-impl Default for Namespaces {
+impl Default for NamespaceScopes {
     fn default() -> Self {
         Self { network: Scope::Container, pid: Scope::Container, ipc: Scope::Container, user: None }
     }

@@ -156,7 +156,7 @@ fn exit_codes_pass_through_and_failures_have_their_own() {
     launch(&["/etc"]).exits(126);
     assert_clean(&sandbox);
     let output = sandbox.coracle(["launch", "--pull", "never", "nothing-of-this-name"]).exits(125);
-    assert!(output.stderr.contains("hint: bring it in first: coracle image pull"), "{output}");
+    assert!(output.stderr.contains("hint: pull it first: coracle image pull"), "{output}");
     sandbox.coracle(["launch", "./no/such/path"]).exits(125);
     sandbox.coracle(["launch"]).exits(125);
     assert_clean(&sandbox);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// other. A module that is in no layer is an error: place it here first.
 const LAYERS: &[&[&str]] = &[
     &["sys"],
-    &["error", "id"],
+    &["error", "id", "undo"],
     &["digest", "linux", "log", "yaml"],
     &["cgroup", "seccomp", "record"],
     &["launch", "spec", "store"],

@@ -166,7 +166,7 @@ fn the_time_of_a_command_is_over_while_it_is_set_up() {
         if !catcher.caught().is_empty() {
             assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded);
             // What was stopped is gone, and the container is as it was.
-            assert!(coracle::launch::proc_stat::ProcStat::read(catcher.wait()).unwrap().is_none());
+            assert!(coracle::linux::proc_stat::ProcStat::read(catcher.wait()).unwrap().is_none());
             assert_eq!(serve.output_in(&c, "echo here"), "here");
             return serve.removes_all();
         }

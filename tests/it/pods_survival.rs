@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use coracle::launch::proc_stat::ProcStat;
+use coracle::linux::proc_stat::ProcStat;
 use coracle_cri::v1::*;
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use coracle_cri::{Backend, Call, Error, Kind, Result, v1};
+use coracle_cri::{Backend, Call, Error, ImageBackend, Kind, Result, RuntimeBackend, v1};
 
 #[derive(Default)]
 pub(crate) struct Node {
@@ -76,6 +76,17 @@ fn usage(timestamp: i64) -> v1::CpuUsage {
 }
 
 impl Backend for Node {
+    type Runtime = Self;
+    type Image = Self;
+
+    fn runtime(&self) -> &Self {
+        self
+    }
+
+    fn image(&self) -> &Self {
+        self
+    }
+
     fn version(&self) -> Result<v1::VersionResponse> {
         drop(self.begin("version", None)?);
         Ok(v1::VersionResponse {
@@ -103,6 +114,16 @@ impl Backend for Node {
         Ok(())
     }
 
+    fn give_back(&self) {
+        self.state().gave_back += 1;
+    }
+
+    fn failed(&self, rpc: &str, code: &str, message: &str) {
+        self.state().failures.push(format!("{rpc}: {code}: {message}"));
+    }
+}
+
+impl RuntimeBackend for Node {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let mut state = self.begin("run_pod_sandbox", None)?;
         if handler == "unknown" {
@@ -254,7 +275,9 @@ impl Backend for Node {
         let attributes = v1::ContainerAttributes { id: id.into(), ..Default::default() };
         Ok(v1::ContainerStats { attributes: Some(attributes), cpu: Some(usage(1)), ..Default::default() })
     }
+}
 
+impl ImageBackend for Node {
     fn list_images(&self, image: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
         let state = self.state();
         let all = state.images.iter().filter(|(name, _)| image.is_none_or(|i| i.image == **name));
@@ -293,13 +316,5 @@ impl Backend for Node {
             image_filesystems: vec![v1::FilesystemUsage { timestamp: 1, ..Default::default() }],
             container_filesystems: vec![],
         })
-    }
-
-    fn give_back(&self) {
-        self.state().gave_back += 1;
-    }
-
-    fn failed(&self, rpc: &str, code: &str, message: &str) {
-        self.state().failures.push(format!("{rpc}: {code}: {message}"));
     }
 }

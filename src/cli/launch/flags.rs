@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::spec::defaults;
 use crate::spec::request::{
-    Capabilities, ContainerRequest, GroupsRequest, MountRequest, MountSource, Namespaces, Principal,
+    Capabilities, ContainerRequest, GroupsRequest, MountRequest, MountSource, NamespaceScopes, Principal,
     ProcessRequest, Profile, Scope, UserRequest, Variable,
 };
 
@@ -139,7 +139,7 @@ impl ContainerArgs {
             shm_size: self.shm_size.as_deref().map(|s| amounts::bytes("--shm-size", s)).transpose()?,
             bind_sys: host_network,
             devices: self.device.iter().map(|text| devices::device(text)).collect::<Result<_>>()?,
-            namespaces: Namespaces { network, ..Namespaces::default() },
+            namespaces: NamespaceScopes { network, ..NamespaceScopes::default() },
             capabilities: Capabilities::parse(&self.cap_add, &self.cap_drop, &[])?,
             seccomp: Profile::RuntimeDefault,
             masked_paths: if masks { defaults::masked_paths() } else { Vec::new() },

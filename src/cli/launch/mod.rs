@@ -20,6 +20,7 @@ use crate::id::ContainerId;
 use crate::image::import::{ImportOptions, import, open_source};
 use crate::image::platform::{self, Platform};
 use crate::image::pull::{PullOptions, pull};
+use crate::launch::NotExecuted;
 use crate::oci::create::CreateOptions;
 use crate::oci::run::{self, RunOptions};
 use crate::oci::stop::STOP_SIGNAL;
@@ -58,7 +59,7 @@ pub struct LaunchArgs {
     platform: Option<String>,
     /// When to get the image from its registry: if it is missing, always to see whether it has changed, or never
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    pull: When,
+    pull: PullPolicy,
     #[command(flatten)]
     registry: super::image::RegistryArgs,
     #[command(flatten)]
@@ -73,7 +74,7 @@ pub struct LaunchArgs {
 
 /// When an image is pulled before its launch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum When {
+enum PullPolicy {
     Always,
     #[default]
     Missing,
@@ -102,7 +103,8 @@ pub fn run(context: &Context, args: &LaunchArgs) -> Result<ExitCode> {
 
 /// Whether it was the payload that could not be executed.
 fn own_code(error: &Error) -> u8 {
-    match (error.to_string().starts_with("execute "), error.kind()) {
+    let source = std::error::Error::source(error);
+    match (source.is_some_and(|source| source.is::<NotExecuted>()), error.kind()) {
         (true, Kind::NotFound) => NOT_FOUND,
         (true, _) => NOT_EXECUTABLE,
         (false, _) => super::LAUNCH_FAILURE,
@@ -220,11 +222,13 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
     let says_path = args.image.starts_with(['/', '.']) || args.image == "-";
     if !says_path && !is_image_path(path) {
         return match (store.find(&args.image), args.pull) {
-            (Ok(image), When::Missing | When::Never) => Ok(image),
-            (Err(error), When::Missing) if error.kind() == Kind::NotFound => get(store, args, wanted),
-            (_, When::Always) => get(store, args, wanted),
-            (Err(error), When::Missing | When::Never) => Err(match error.kind() {
-                Kind::NotFound => error.hint(format!("bring it in first: coracle image pull {}", args.image)),
+            (Ok(image), PullPolicy::Missing | PullPolicy::Never) => Ok(image),
+            (Err(error), PullPolicy::Missing) if error.kind() == Kind::NotFound => {
+                pull_image(store, args, wanted)
+            }
+            (_, PullPolicy::Always) => pull_image(store, args, wanted),
+            (Err(error), PullPolicy::Missing | PullPolicy::Never) => Err(match error.kind() {
+                Kind::NotFound => error.hint(format!("pull it first: coracle image pull {}", args.image)),
                 _ => error,
             }),
         };
@@ -243,7 +247,7 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
 }
 
 /// Pulls the image.
-fn get(store: &Store, args: &LaunchArgs, platform: Option<Platform>) -> Result<ImageRecord> {
+fn pull_image(store: &Store, args: &LaunchArgs, platform: Option<Platform>) -> Result<ImageRecord> {
     let reference = Reference::parse(&args.image)?;
     let (registry, policy) = (args.registry.options()?, args.registry.policy());
     let options = PullOptions { platform, registry, policy, ..PullOptions::default() };

@@ -21,8 +21,8 @@ use super::life::Ran;
 use crate::error::{Doing, Result};
 use crate::keeper::own_log::warn;
 use crate::keeper::protocol::{Order, Stdin};
-use crate::launch::proc_stat::ProcStat;
 use crate::linux::private;
+use crate::linux::proc_stat::ProcStat;
 use crate::record::format::{KEEPER_RECORD, Unreadable};
 
 /// The most that a record has, in bytes: an order comes in one message.

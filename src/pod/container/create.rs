@@ -7,7 +7,6 @@ use coracle_cri::v1;
 use super::{Container, Prepared};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::undo::Undo;
 use crate::linux::private;
 use crate::pod::machine::State;
 use crate::pod::records::ContainerRecord;
@@ -15,6 +14,7 @@ use crate::pod::request_from_cri::CreateRequest;
 use crate::pod::sandbox::Sandbox;
 use crate::pod::{Pods, files, new_id, now_ns, requests, volumes};
 use crate::store::{ImageRecord, remove_container};
+use crate::undo::Undo;
 
 /// Marks a directory in the store as that of a pod's container: it holds the run directory's path.
 pub(in crate::pod) const MARK: &str = "pod";
@@ -26,7 +26,7 @@ impl Pods {
     /// # Errors
     /// `Invalid` for a configuration that contradicts itself, `NotFound` without the pod or the image, `WrongState` in a pod that is not ready, `Exists` for another container of
     /// that name, or what the configuration asks for cannot be had; nothing is left behind then.
-    pub fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
+    pub(in crate::pod) fn create(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
         let sandbox = self.sandbox(sandbox_id)?;
         let request = CreateRequest::from_cri(config, &sandbox.request)?;
         let _creating = sandbox.begin_create()?;

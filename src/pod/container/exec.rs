@@ -34,7 +34,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`, `WrongState`, `TimedOut`; the command cannot be run.
-    pub fn exec_sync(
+    pub(in crate::pod) fn exec(
         &self,
         id: &str,
         command: &[String],

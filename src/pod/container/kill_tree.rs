@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::launch::proc_stat::{self, ProcStat};
+use crate::linux::proc_stat::{self, ProcStat};
 
 /// How often the tree is looked through for processes that were forked meanwhile.
 const ROUNDS: usize = 32;

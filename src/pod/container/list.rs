@@ -1,4 +1,4 @@
-//! What is told of containers.
+//! ListContainers and ContainerStatus.
 
 use std::collections::BTreeMap;
 
@@ -79,7 +79,7 @@ impl Container {
     }
 }
 
-/// The name by which the user asked for the image, when kubelet tells it.
+/// The name by which the user asked for the image, where kubelet passes it on.
 fn name_for_people(image: &v1::ImageSpec) -> v1::ImageSpec {
     let name = match image.user_specified_image.as_str() {
         "" => image.image.as_str(),
@@ -90,7 +90,7 @@ fn name_for_people(image: &v1::ImageSpec) -> v1::ImageSpec {
 
 impl Pods {
     /// All containers, from memory.
-    pub fn list_containers(&self) -> Vec<v1::Container> {
+    pub(in crate::pod) fn list(&self) -> Vec<v1::Container> {
         self.table().containers.values().map(|container| container.summary()).collect()
     }
 
@@ -98,7 +98,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`
-    pub fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
+    pub(in crate::pod) fn status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
         let container = self.container(id)?;
         let status = container.status();
         let mut info = BTreeMap::new();

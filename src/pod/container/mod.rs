@@ -29,7 +29,7 @@ use super::{Pods, now_ns, table};
 use crate::error::{Error, Kind, Result};
 use crate::record::Exit;
 
-/// What a start that failed is told as: containerd's code and reason.
+/// Exit code and reason of a container that could not be started, as containerd has them.
 const START_ERROR: (i32, &str) = (128, "StartError");
 
 /// See the module's head.
@@ -42,7 +42,7 @@ pub(super) struct Container {
     /// Where its log goes; none when it is not kept.
     log_path: Option<PathBuf>,
     life: Mutex<Life>,
-    /// Told of every change of its life.
+    /// Notified of each change of `life`.
     changed: Condvar,
     /// How large its writable layer is.
     pub(super) usage: Arc<LayerUsage>,
@@ -54,7 +54,7 @@ pub(super) struct Life {
     /// As kubelet sent it; its limits are those in force.
     pub(super) config: v1::ContainerConfig,
     pub(super) record: ContainerRecord,
-    /// What that asks for, until it has been started: nobody needs it after that.
+    /// The request that the configuration comes to, until the container has been started: nobody needs it after that.
     request: Option<Box<CreateRequest>>,
     /// What was made for its start, until then.
     prepared: Option<Box<Prepared>>,
@@ -101,11 +101,11 @@ impl Container {
     ///
     /// # Errors
     /// `WrongState` when the event is not allowed now; the record cannot be written.
-    pub(super) fn happen(&self, event: Event, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        self.happen_to(&mut self.life(), event, change)
+    pub(super) fn apply(&self, event: Event, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        self.apply_to(&mut self.life(), event, change)
     }
 
-    fn happen_to(
+    fn apply_to(
         &self,
         life: &mut Life,
         event: Event,
@@ -140,7 +140,7 @@ impl Container {
             Exit { code: 0, .. } => "Completed",
             _ => "Error",
         };
-        self.happen(Event::Ended, |record| {
+        self.apply(Event::Ended, |record| {
             record.finished_ns = if exit.at_ns > 0 { exit.at_ns } else { now_ns() };
             // That it was started may have been noted only after its end.
             record.started_ns = record.started_ns.min(record.finished_ns);

@@ -18,17 +18,17 @@ impl Pods {
     ///
     /// # Errors
     /// It does not die, or something cannot be removed: to be called again.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
+    pub(in crate::pod) fn remove(&self, id: &str) -> Result<()> {
         match self.find_container(id)? {
             Some(container) => self.remove_found(&container),
             None => Ok(()),
         }
     }
 
-    /// As [`Pods::remove_container`].
+    /// As [`Pods::remove`].
     pub(in crate::pod) fn remove_found(&self, container: &Arc<Container>) -> Result<()> {
         self.end(container, Duration::ZERO, &Call::default())?;
-        container.happen(Event::Remove, |_| ())?;
+        container.apply(Event::Remove, |_| ())?;
         container.life().prepared = None;
         let id = ContainerId::parse(&container.id)?;
         // First: from here on it does not exist, whoever is interrupted.

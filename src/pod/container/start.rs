@@ -16,24 +16,24 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`, `WrongState`, or why its process cannot run.
-    pub fn start_container(&self, id: &str) -> Result<()> {
+    pub(in crate::pod) fn start(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let sandbox = self.sandbox(&container.pod)?;
-        // Whoever stops the pod from here on finds a container that is being started, and ends that.
+        // StopPodSandbox from here on finds a container in the state `Starting`, and aborts the start.
         let abort = sandbox.while_ready(|| container.begin_start())?;
-        match self.launch_until_kept(&container.id, &abort, || self.launch(&sandbox, &container, &abort)) {
+        match self.retry_until_kept(&container.id, &abort, || self.try_start(&sandbox, &container, &abort)) {
             Ok(()) => {
-                container.happen(Event::Started, ContainerRecord::was_started)?;
+                container.apply(Event::Started, ContainerRecord::was_started)?;
                 self.look_for_end(&container);
                 Ok(())
             }
-            // Its end was told, so it was kept: the answer to that was lost with the keeper.
+            // The keeper has reported its exit, so the container had been started; only the answer was lost.
             Err(_) if container.state() == State::Exited => {
-                container.happen(Event::Started, ContainerRecord::was_started)
+                container.apply(Event::Started, ContainerRecord::was_started)
             }
             Err(error) => {
-                // It may have run for a moment before its launch was found to be bad.
-                let told = container.happen(Event::Failed, |record| {
+                // It may have run for a moment before the start failed.
+                let told = container.apply(Event::Failed, |record| {
                     record.finished_ns = now_ns();
                     (record.exit_code, record.reason) = (START_ERROR.0, START_ERROR.1.to_owned());
                     record.message = error.chain();
@@ -43,7 +43,7 @@ impl Pods {
         }
     }
 
-    fn launch(&self, sandbox: &Sandbox, container: &Arc<Container>, abort: &Arc<Abort>) -> Result<()> {
+    fn try_start(&self, sandbox: &Sandbox, container: &Arc<Container>, abort: &Arc<Abort>) -> Result<()> {
         let (config, request, prepared) = {
             let mut life = container.life();
             (life.config.clone(), life.request.clone(), life.prepared.take())
@@ -54,7 +54,7 @@ impl Pods {
         })?;
         let prepared = match prepared {
             Some(prepared) => *prepared,
-            // Made by a daemon that is no more, or used by a try before this one.
+            // It was created by an earlier daemon, or an earlier try has used what was prepared.
             None => {
                 let image = self.image_of(&config)?;
                 self.prepare(&container.id, sandbox, &image, &request.container)?
@@ -78,10 +78,10 @@ impl Pods {
 }
 
 impl Container {
-    /// From here on it is being started, until the start has come to an end or what is answered here ends it.
+    /// Takes the container into the state `Starting`; what is returned aborts the start.
     fn begin_start(&self) -> Result<Arc<Abort>> {
         let mut life = self.life();
-        self.happen_to(&mut life, Event::Start, |_| ())?;
+        self.apply_to(&mut life, Event::Start, |_| ())?;
         let abort = Arc::<Abort>::default();
         life.start = Some(Arc::clone(&abort));
         Ok(abort)

@@ -32,14 +32,14 @@ impl Pods {
     ///
     /// # Errors
     /// `TimedOut` when not even a kill ends it; `Cancelled` when nobody waits any more.
-    pub fn stop_container(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
+    pub(in crate::pod) fn stop(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
         match self.find_container(id)? {
             Some(container) => self.end(&container, grace, call),
             None => Ok(()),
         }
     }
 
-    /// As [`Pods::stop_container`].
+    /// As [`Pods::stop`].
     pub(in crate::pod) fn end(&self, container: &Arc<Container>, grace: Duration, call: &Call) -> Result<()> {
         container.end_start(grace)?;
         let kill_at = Instant::now() + grace.min(LONGEST);

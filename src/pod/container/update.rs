@@ -15,7 +15,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`, `WrongState` for one that has ended, or a limit that the kernel refuses.
-    pub fn update_container(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
+    pub(in crate::pod) fn update(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
         let container = self.container(&request.container_id)?;
         let Some(new) = &request.linux else { return Ok(()) };
         let (limits, _) = resources(Some(new))?;
@@ -49,7 +49,7 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`, `WrongState` for one that does not run, or the file cannot be opened.
-    pub fn reopen_log(&self, id: &str) -> Result<()> {
+    pub(in crate::pod) fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
         Client::ask_any(&self.settings.run, |keeper| keeper.reopen(&container.id))
     }

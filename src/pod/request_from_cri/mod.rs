@@ -23,7 +23,7 @@ pub(super) use resources::resources;
 pub(super) use signal::signal_named;
 
 use crate::error::{Error, Result};
-use crate::spec::request::{Capabilities, ContainerRequest, Namespaces, Scope};
+use crate::spec::request::{Capabilities, ContainerRequest, NamespaceScopes, Scope};
 
 /// A pod that is asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub struct SandboxRequest {
     /// Kernel parameters of its own namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// The namespaces that its containers share.
-    pub namespaces: Namespaces,
+    pub namespaces: NamespaceScopes,
 }
 
 impl SandboxRequest {

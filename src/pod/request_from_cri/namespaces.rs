@@ -5,9 +5,9 @@ use oci_spec::runtime::LinuxIdMapping;
 use coracle_cri::v1;
 
 use crate::error::{Error, Result};
-use crate::spec::request::{Namespaces, Scope, UserNamespace};
+use crate::spec::request::{NamespaceScopes, Scope, UserNamespace};
 
-pub(super) fn of_sandbox(options: Option<&v1::NamespaceOption>) -> Result<Namespaces> {
+pub(super) fn of_sandbox(options: Option<&v1::NamespaceOption>) -> Result<NamespaceScopes> {
     let all = of_container(options)?;
     if matches!(all.pid, Scope::Target(_)) {
         return Err(Error::invalid("namespace_options.pid: TARGET is for containers, not for pods"));
@@ -15,9 +15,9 @@ pub(super) fn of_sandbox(options: Option<&v1::NamespaceOption>) -> Result<Namesp
     Ok(all)
 }
 
-pub(super) fn of_container(options: Option<&v1::NamespaceOption>) -> Result<Namespaces> {
+pub(super) fn of_container(options: Option<&v1::NamespaceOption>) -> Result<NamespaceScopes> {
     let options = options.cloned().unwrap_or_default();
-    Ok(Namespaces {
+    Ok(NamespaceScopes {
         network: pod_or_node("network", options.network)?,
         pid: match mode("pid", options.pid)? {
             v1::NamespaceMode::Pod => Scope::Pod,
@@ -35,13 +35,13 @@ pub(super) fn of_container(options: Option<&v1::NamespaceOption>) -> Result<Name
 
 /// The namespaces of a container in a pod. What it shares with its pod is as the pod has it, whatever the container's
 /// configuration repeats of that.
-pub(super) fn within(pod: &Namespaces, container: Namespaces) -> Namespaces {
+pub(super) fn within(pod: &NamespaceScopes, container: NamespaceScopes) -> NamespaceScopes {
     let pid = match (container.pid, &pod.pid) {
         // There is none to share.
         (Scope::Pod, Scope::Container | Scope::Host) => pod.pid.clone(),
         (own, _) => own,
     };
-    Namespaces { pid, ..pod.clone() }
+    NamespaceScopes { pid, ..pod.clone() }
 }
 
 fn mode(field: &str, value: i32) -> Result<v1::NamespaceMode> {

@@ -7,7 +7,7 @@ use coracle_cri::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::spec::request::{Namespaces, Scope};
+use crate::spec::request::{NamespaceScopes, Scope};
 
 /// A port of the node that leads to a port of the pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ pub(in crate::pod) fn sysctl_path(name: &str) -> String {
 }
 
 /// Only what belongs to a namespace of the pod may be set: anything else would change the node.
-pub(super) fn check_sysctls(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Result<()> {
+pub(super) fn check_sysctls(sysctls: &BTreeMap<String, String>, namespaces: &NamespaceScopes) -> Result<()> {
     const IPC: [&str; 8] = [
         "kernel/msgmax",
         "kernel/msgmnb",

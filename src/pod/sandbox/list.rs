@@ -1,4 +1,4 @@
-//! What is told of pods.
+//! ListPodSandbox and PodSandboxStatus.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ impl Sandbox {
 
 impl Pods {
     /// All pods, from memory.
-    pub fn list_sandboxes(&self) -> Vec<v1::PodSandbox> {
+    pub(in crate::pod) fn list_sandboxes(&self) -> Vec<v1::PodSandbox> {
         self.table().sandboxes.values().map(|sandbox| sandbox.summary()).collect()
     }
 
@@ -65,7 +65,11 @@ impl Pods {
     ///
     /// # Errors
     /// `NotFound`
-    pub fn sandbox_status(&self, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
+    pub(in crate::pod) fn sandbox_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Result<v1::PodSandboxStatusResponse> {
         let sandbox = self.sandbox(id)?;
         let mut info = BTreeMap::new();
         if verbose {

@@ -22,9 +22,9 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug)]
 pub(super) struct Sandbox {
     pub(super) id: String,
-    /// As kubelet sent it.
+    /// Its configuration as kubelet sent it.
     pub(super) config: v1::PodSandboxConfig,
-    /// What that asks for.
+    /// The request that the configuration comes to.
     pub(super) request: SandboxRequest,
     pub(super) directory: Directory,
     /// What became of it.
@@ -71,7 +71,7 @@ impl Sandbox {
         self.config.log_directory.as_ref()
     }
 
-    /// What became of it: a copy, for a guard in the middle of an expression lives longer than it looks.
+    /// A copy of the record, so that no guard lives longer than the expression it stands in.
     fn record(&self) -> SandboxRecord {
         self.locked().record.clone()
     }
@@ -89,7 +89,7 @@ impl Sandbox {
         if kept.forgotten { Ok(()) } else { self.directory.save(&kept.record) }
     }
 
-    /// From here on it does not exist, whatever is still to be removed.
+    /// Removes the record: the pod does not exist any more, whatever else is still to be removed.
     fn forget(&self) -> Result<()> {
         let mut kept = self.locked();
         kept.forgotten = true;

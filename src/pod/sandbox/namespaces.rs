@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Doing, Result};
-use crate::launch::namespaces::IdMaps;
+use crate::linux::id_map::IdMaps;
 use crate::net::namespace;
 use crate::pod::records::Directory;
 use crate::pod::request_from_cri::{SandboxRequest, sysctl_path};

@@ -8,12 +8,12 @@ use coracle_cri::v1;
 
 use super::Sandbox;
 use crate::error::{Error, Kind, Result};
-use crate::launch::undo::Undo;
 use crate::net::cni::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
 use crate::pod::records::{Directory, SandboxRecord};
 use crate::pod::request_from_cri::{PortProtocol, SandboxRequest};
 use crate::pod::{Pods, files, new_id, now_ns, requests};
 use crate::spec::request::Scope;
+use crate::undo::Undo;
 
 /// The interface that the network's plugins make in a pod.
 pub(in crate::pod) const INTERFACE: &str = "eth0";
@@ -25,7 +25,7 @@ impl Pods {
     /// # Errors
     /// `Invalid` for a configuration that contradicts itself, `NotFound` for an unknown handler, `Exists` for another pod of
     /// that name, or what cannot be made; nothing is left behind then.
-    pub fn run_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
+    pub(in crate::pod) fn run_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let request = SandboxRequest::from_cri(config)?;
         self.check_handler(handler)?;
         if let Some(id) = self.same_sandbox(config, handler)? {
@@ -77,10 +77,10 @@ impl Pods {
         }
         undo.push("namespaces and mounts of the pod", {
             let directory = directory.clone();
-            move || files::take_down(&directory)
+            move || files::remove(&directory)
         });
         super::namespaces::make(&request, &directory)?;
-        files::put_up(&request, &directory)?;
+        files::make(&request, &directory)?;
         let addresses = self.attach(id, config, &request, &directory, undo)?;
         if request.namespaces.pid == Scope::Pod {
             self.start_first_process(id, &request, &directory, undo)?;

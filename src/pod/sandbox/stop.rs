@@ -20,7 +20,7 @@ impl Pods {
     ///
     /// # Errors
     /// A container does not die, or a network plugin fails: to be called again.
-    pub fn stop_sandbox(&self, id: &str) -> Result<()> {
+    pub(in crate::pod) fn stop_sandbox(&self, id: &str) -> Result<()> {
         match self.find_sandbox(id)? {
             Some(sandbox) => self.stop_found(&sandbox),
             None => Ok(()),
@@ -57,7 +57,7 @@ impl Pods {
     ///
     /// # Errors
     /// As [`Pods::stop_sandbox`], or something cannot be removed.
-    pub fn remove_sandbox(&self, id: &str) -> Result<()> {
+    pub(in crate::pod) fn remove_sandbox(&self, id: &str) -> Result<()> {
         let Some(sandbox) = self.find_sandbox(id)? else { return Ok(()) };
         self.stop_found(&sandbox)?;
         sandbox.await_creates(LAST_CREATE)?;
@@ -65,7 +65,7 @@ impl Pods {
         for container in containers {
             self.remove_found(&container)?;
         }
-        files::take_down(&sandbox.directory);
+        files::remove(&sandbox.directory);
         sandbox.forget()?;
         sandbox.directory.remove()?;
         self.table().sandboxes.remove(&sandbox.id);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use coracle::launch::proc_stat::ProcStat;
+use coracle::linux::proc_stat::ProcStat;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait_until;

@@ -80,7 +80,7 @@ fn a_pod_of_defaults_shares_its_namespaces_and_has_no_seccomp() {
     let pod = SandboxRequest::from_cri(&pod()).unwrap();
     assert_eq!(
         pod.namespaces,
-        Namespaces { network: Scope::Pod, pid: Scope::Pod, ipc: Scope::Pod, user: None }
+        NamespaceScopes { network: Scope::Pod, pid: Scope::Pod, ipc: Scope::Pod, user: None }
     );
     assert_eq!(pod.hostname.as_deref(), Some("web-0"));
     assert_eq!(pod.resolv_conf, None);

@@ -1,4 +1,4 @@
-//! Namespaces, users, capabilities, profiles.
+//! NamespaceScopes, users, capabilities, profiles.
 
 use super::*;
 use crate::spec::request::{GroupsFromImage, GroupsRequest, Principal};
@@ -62,7 +62,7 @@ fn each_namespace_has_only_the_scopes_that_make_sense() {
 
 #[test]
 fn what_a_container_shares_with_its_pod_is_as_the_pod_has_it() {
-    let of = |network: Scope, pid: Scope| Namespaces { network, pid, ipc: Scope::Pod, user: None };
+    let of = |network: Scope, pid: Scope| NamespaceScopes { network, pid, ipc: Scope::Pod, user: None };
     let within = |pod: Scope, own: Scope| {
         let all = namespaces::within(&of(Scope::Host, pod), of(Scope::Pod, own));
         assert_eq!(all.network, Scope::Host);

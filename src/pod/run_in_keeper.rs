@@ -1,4 +1,4 @@
-//! Launching by the keeper: of containers, and of the first process of a pod that shares its PID namespace.
+//! Running containers, and the first process of a pod that shares its PID namespace, as children of the keeper.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -18,47 +18,45 @@ use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::{Client, KeeperSpawner, keeper_program};
 use crate::keeper::{Order, POD_INIT};
-use crate::launch::undo::Undo;
 use crate::linux::private;
 use crate::oci::create::CreateOptions;
 use crate::oci::{attach, delete, run};
 use crate::record::{ContainerState, Layout};
 use crate::spec::namespace;
+use crate::undo::Undo;
 
-/// The program's place in the root of a pod's first process.
+/// Where the program is in the root of a pod's first process.
 const PROGRAM: &str = "/coracle-keeper";
 
-/// How often a launch is tried, when each time the keeper is killed before it has the container.
+/// How often a start is tried when the keeper is killed each time before it has the container.
 const TRIES: u32 = 5;
 
 impl Pods {
-    /// Launches again while a keeper is killed before it has the container: that costs a try, and nothing else, for the
-    /// program has not run.
+    /// Starts again when the keeper is killed before it has the container: the program has not run then, so that a second
+    /// try does no harm.
     ///
     /// # Errors
-    /// Those of `launch`.
-    pub(super) fn launch_until_kept(
+    /// Those of `start`.
+    pub(super) fn retry_until_kept(
         &self,
         id: &str,
         abort: &Abort,
-        launch: impl Fn() -> Result<()>,
+        start: impl Fn() -> Result<()>,
     ) -> Result<()> {
         for _ in 1..TRIES {
-            match launch() {
+            match start() {
                 Err(error) if error.kind() == Kind::Unreachable && !abort.is_fired() => {
                     crate::log::warning(&error.doing(format!("start {id} again")).chain());
                 }
                 other => return other,
             }
-            // What the try has left has to be gone.
+            // Nothing of the failed try may be left when the next one begins.
             Client::ask_any(&self.settings.run, |keeper| keeper.settle(id))?;
         }
-        launch()
+        start()
     }
-}
 
-impl Pods {
-    /// Has the keeper launch what `spec` says, and keep it. The order's exit file is ours to name. `abort` ends it.
+    /// Runs a container as a child of the keeper. The exit file of the order is set here; `abort` ends the start.
     ///
     /// # Errors
     /// Why it cannot run; nothing is left of it then. `Unreachable` when the keeper was killed before it had the container.
@@ -94,7 +92,7 @@ impl Pods {
         }
     }
 
-    /// Starts the process that is the first of a shared PID namespace, and pins that. It waits, and reaps orphans.
+    /// Starts the first process of a shared PID namespace, which only reaps orphans, and pins the namespace.
     ///
     /// # Errors
     /// It cannot run; nothing is left of it then.
@@ -108,7 +106,7 @@ impl Pods {
         let root = directory.join("init");
         private::make_dir(&root, private::DIR).doing(|| format!("make {}", root.display()))?;
         if let Some(user) = &request.namespaces.user {
-            // The root of the user namespace sets it up.
+            // The directory is used by the root of the user namespace.
             let first = |list: &[LinuxIdMapping]| list.first().map(LinuxIdMapping::host_id);
             std::os::unix::fs::chown(&root, first(&user.uids), first(&user.gids))
                 .doing(|| format!("give {} to the pod's root", root.display()))?;
@@ -118,7 +116,7 @@ impl Pods {
         let own = ContainerId::parse(id)?;
         let order = Order { id: id.to_owned(), ..Order::default() };
         let never = Arc::<Abort>::default();
-        self.launch_until_kept(id, &never, || self.run_in_keeper(id, &spec, None, order.clone(), &never))?;
+        self.retry_until_kept(id, &never, || self.run_in_keeper(id, &spec, None, order.clone(), &never))?;
         undo.push("first process of the pod", {
             let own = own.clone();
             move || drop(delete::delete(&runtime, &own, true))
@@ -171,7 +169,7 @@ fn read_only_root(path: PathBuf) -> Root {
     root
 }
 
-/// Without any right: all that it does is wait.
+/// It only waits and reaps, so it has no right at all.
 fn waiting_process() -> Process {
     let mut process = Process::default();
     process

@@ -1,8 +1,9 @@
-//! Slow calls and their retries: a retry waits for the first call and gets its result.
+//! Slow calls and their retries: a retry waits for the first call and gets its result (as golang.org/x/sync/singleflight
+//! does it).
 //!
-//! kubelet gives up on a call after some minutes and sends it again. Work that has begun is not begun twice: calls with
-//! the same key share one flight. A call with the same key and another request is no retry; it waits for the flight
-//! to end and then goes its own way.
+//! kubelet gives up on a call after some minutes and sends it again. Work that has begun is not begun twice: calls with the
+//! same key and request share it. A call with the same key and another request is no retry; it waits until the work of the
+//! other one has ended, and then begins its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,7 +15,7 @@ use crate::call::Call;
 use crate::error::{Error, Kind, Result};
 use crate::workers::{Workers, no_thread};
 
-/// What becomes of a flight that nobody waits for any more.
+/// What becomes of work that nobody waits for any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Abandoned {
     /// It goes on: a retry will come and wants the result.
@@ -24,15 +25,15 @@ pub(crate) enum Abandoned {
 }
 
 /// The calls of one RPC that are being worked on, by what tells them apart.
-pub(crate) struct Flights<K, Q, A> {
+pub(crate) struct SingleFlight<K, Q, A> {
     abandoned: Abandoned,
     workers: Arc<Workers>,
     table: Arc<Mutex<Table<K, Q, A>>>,
 }
 
-type Table<K, Q, A> = HashMap<K, Flight<Q, A>>;
+type Table<K, Q, A> = HashMap<K, InFlight<Q, A>>;
 
-struct Flight<Q, A> {
+struct InFlight<Q, A> {
     request: Q,
     call: Call,
     waiting: usize,
@@ -43,7 +44,7 @@ struct Flight<Q, A> {
 /// `None` until the work is done.
 type Outcome<A> = watch::Receiver<Option<Result<A>>>;
 
-impl<K, Q, A> Flights<K, Q, A>
+impl<K, Q, A> SingleFlight<K, Q, A>
 where
     K: Clone + Eq + Hash + Send + 'static,
     Q: PartialEq + Send + 'static,
@@ -53,7 +54,7 @@ where
         Self { abandoned, workers: Arc::clone(workers), table: Arc::default() }
     }
 
-    /// Joins the flight of this key and request, or starts one whose `work` runs on a thread for blocking work.
+    /// Waits for the work on this key and request, or starts `work` on a thread for blocking work.
     pub(crate) async fn join(
         &self,
         key: K,
@@ -61,71 +62,71 @@ where
         work: impl FnOnce(&Call) -> Result<A> + Send + 'static,
     ) -> Result<A> {
         let mut request = request;
-        let (mut seat, landing) = loop {
-            match self.board(&key, request) {
-                Boarding::Seat(seat, landing) => break (seat, landing),
-                Boarding::Full(mut other, refused) => {
-                    // An error means that the flight has ended, too.
+        let (mut waiter, worker) = loop {
+            match self.join_or_begin(&key, request) {
+                Joined::Waits(waiter, worker) => break (waiter, worker),
+                Joined::Occupied(mut other, refused) => {
+                    // An error means that the other work has ended, too.
                     let _ = other.wait_for(Option::is_some).await;
                     request = refused;
                 }
             }
         };
-        if let Some(landing) = landing {
-            // A landing that is dropped reports an error, of which nobody hears: the seat is this call's alone, or a
-            // retry's, which may as well try again.
-            self.workers.start(move || landing.land(work)).map_err(|error| no_thread(&error))?;
+        if let Some(worker) = worker {
+            // A worker that is dropped reports an error to those who wait: to this call, which ends with its own error
+            // here, and to retries, which may try again.
+            self.workers.start(move || worker.run(work)).map_err(|error| no_thread(&error))?;
         }
-        seat.result().await
+        waiter.result().await
     }
 
-    fn board(&self, key: &K, request: Q) -> Boarding<K, Q, A> {
+    fn join_or_begin(&self, key: &K, request: Q) -> Joined<K, Q, A> {
         let mut table = lock(&self.table);
         match table.get_mut(key) {
-            Some(flight) if flight.request == request && !flight.cancelled => {
-                flight.waiting += 1;
-                Boarding::Seat(self.seat(key, flight), None)
+            Some(call) if call.request == request && !call.cancelled => {
+                call.waiting += 1;
+                Joined::Waits(self.waiter(key, call), None)
             }
-            Some(flight) => Boarding::Full(flight.outcome.clone(), request),
+            Some(other) => Joined::Occupied(other.outcome.clone(), request),
             None => {
                 let (sender, outcome) = watch::channel(None);
                 let call = Call::default();
-                let flight = Flight { request, call: call.clone(), waiting: 1, cancelled: false, outcome };
-                let seat = self.seat(key, &flight);
-                let landing =
-                    Landing { table: Arc::clone(&self.table), key: key.clone(), call, sender, result: None };
-                table.insert(key.clone(), flight);
-                Boarding::Seat(seat, Some(landing))
+                let own = InFlight { request, call: call.clone(), waiting: 1, cancelled: false, outcome };
+                let waiter = self.waiter(key, &own);
+                let worker =
+                    Worker { table: Arc::clone(&self.table), key: key.clone(), call, sender, result: None };
+                table.insert(key.clone(), own);
+                Joined::Waits(waiter, Some(worker))
             }
         }
     }
 
-    fn seat(&self, key: &K, flight: &Flight<Q, A>) -> Seat<K, Q, A> {
-        Seat {
+    fn waiter(&self, key: &K, call: &InFlight<Q, A>) -> Waiter<K, Q, A> {
+        Waiter {
             abandoned: self.abandoned,
             table: Arc::clone(&self.table),
             key: key.clone(),
-            outcome: flight.outcome.clone(),
+            outcome: call.outcome.clone(),
         }
     }
 }
 
-enum Boarding<K: Eq + Hash, Q, A> {
-    /// A place on a flight; with a landing, the caller is the first and has to start the work.
-    Seat(Seat<K, Q, A>, Option<Landing<K, Q, A>>),
-    /// A flight of another request, or a cancelled one, has to end first; here is the request back.
-    Full(Outcome<A>, Q),
+enum Joined<K: Eq + Hash, Q, A> {
+    /// The caller waits for the work; with a worker, it is the first and has to start it.
+    Waits(Waiter<K, Q, A>, Option<Worker<K, Q, A>>),
+    /// The work on another request, or work that was cancelled, has to end first; here is the request back.
+    Occupied(Outcome<A>, Q),
 }
 
 /// One caller waiting. Dropped when its client goes away.
-struct Seat<K: Eq + Hash, Q, A> {
+struct Waiter<K: Eq + Hash, Q, A> {
     abandoned: Abandoned,
     table: Arc<Mutex<Table<K, Q, A>>>,
     key: K,
     outcome: Outcome<A>,
 }
 
-impl<K: Eq + Hash, Q, A: Clone> Seat<K, Q, A> {
+impl<K: Eq + Hash, Q, A: Clone> Waiter<K, Q, A> {
     async fn result(&mut self) -> Result<A> {
         match self.outcome.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(result)) => result.clone(),
@@ -134,24 +135,24 @@ impl<K: Eq + Hash, Q, A: Clone> Seat<K, Q, A> {
     }
 }
 
-impl<K: Eq + Hash, Q, A> Drop for Seat<K, Q, A> {
+impl<K: Eq + Hash, Q, A> Drop for Waiter<K, Q, A> {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
-        // A flight that has landed is out of the table, and another may have its key by now.
+        // Work that has ended is out of the table, and other work may have its key by now.
         let mine = table.get_mut(&self.key).filter(|f| f.outcome.same_channel(&self.outcome));
-        let Some(flight) = mine else { return };
-        flight.waiting -= 1;
-        if flight.waiting == 0 && self.abandoned == Abandoned::IsCancelled {
-            flight.cancelled = true;
-            let call = flight.call.clone();
+        let Some(own) = mine else { return };
+        own.waiting -= 1;
+        if own.waiting == 0 && self.abandoned == Abandoned::IsCancelled {
+            own.cancelled = true;
+            let call = own.call.clone();
             drop(table);
             call.cancel();
         }
     }
 }
 
-/// The duty of the one who does the work: tell the result, even if the work panics.
-struct Landing<K: Eq + Hash, Q, A> {
+/// Does the work, and reports its result even if it panics.
+struct Worker<K: Eq + Hash, Q, A> {
     table: Arc<Mutex<Table<K, Q, A>>>,
     key: K,
     call: Call,
@@ -159,15 +160,15 @@ struct Landing<K: Eq + Hash, Q, A> {
     result: Option<Result<A>>,
 }
 
-impl<K: Eq + Hash, Q, A> Landing<K, Q, A> {
-    fn land(mut self, work: impl FnOnce(&Call) -> Result<A>) {
+impl<K: Eq + Hash, Q, A> Worker<K, Q, A> {
+    fn run(mut self, work: impl FnOnce(&Call) -> Result<A>) {
         self.result = Some(work(&self.call));
     }
 }
 
-impl<K: Eq + Hash, Q, A> Drop for Landing<K, Q, A> {
+impl<K: Eq + Hash, Q, A> Drop for Worker<K, Q, A> {
     fn drop(&mut self) {
-        // Out of the table first: who comes now starts anew.
+        // Out of the table first: whoever comes now begins anew.
         lock(&self.table).remove(&self.key);
         let result = self.result.take().unwrap_or_else(|| Err(lost()));
         self.sender.send_replace(Some(result));
@@ -191,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    type Numbers = Arc<Flights<&'static str, u32, usize>>;
+    type Numbers = Arc<SingleFlight<&'static str, u32, usize>>;
 
     fn run<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
@@ -199,12 +200,12 @@ mod tests {
 
     /// Starts a call in the background; its work counts itself and then waits for the gate.
     fn start(
-        flights: &Numbers,
+        calls: &Numbers,
         request: u32,
         count: &Arc<AtomicUsize>,
     ) -> (tokio::task::JoinHandle<Result<usize>>, mpsc::Sender<()>) {
         let (open, gate) = mpsc::channel();
-        let (flights, count) = (Arc::clone(flights), Arc::clone(count));
+        let (calls, count) = (Arc::clone(calls), Arc::clone(count));
         let call = tokio::spawn(async move {
             let work = move |call: &Call| {
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -215,7 +216,7 @@ mod tests {
                 }
                 Ok(number)
             };
-            flights.join("key", request, work).await
+            calls.join("key", request, work).await
         });
         (call, open)
     }
@@ -226,36 +227,36 @@ mod tests {
         }
     }
 
-    fn waiting(flights: &Numbers) -> usize {
-        lock(&flights.table).get("key").map_or(0, |f| f.waiting)
+    fn waiting(calls: &Numbers) -> usize {
+        lock(&calls.table).get("key").map_or(0, |f| f.waiting)
     }
 
     #[test]
     fn a_retry_waits_for_the_first_call_and_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
+            let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
-            let (first, open) = start(&flights, 1, &count);
+            let (first, open) = start(&calls, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
-            let (retry, _) = start(&flights, 1, &count);
-            until(|| waiting(&flights) == 2).await;
+            let (retry, _) = start(&calls, 1, &count);
+            until(|| waiting(&calls) == 2).await;
             open.send(()).unwrap();
             assert_eq!((first.await.unwrap(), retry.await.unwrap()), (Ok(1), Ok(1)));
-            assert!(lock(&flights.table).is_empty());
+            assert!(lock(&calls.table).is_empty());
         });
     }
 
     #[test]
     fn a_retry_after_the_first_caller_left_still_gets_its_result() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
+            let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
-            let (first, open) = start(&flights, 1, &count);
+            let (first, open) = start(&calls, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
             first.abort();
-            until(|| waiting(&flights) == 0).await;
-            let (retry, _) = start(&flights, 1, &count);
-            until(|| waiting(&flights) == 1).await;
+            until(|| waiting(&calls) == 0).await;
+            let (retry, _) = start(&calls, 1, &count);
+            until(|| waiting(&calls) == 1).await;
             open.send(()).unwrap();
             assert_eq!(retry.await.unwrap(), Ok(1));
         });
@@ -264,11 +265,11 @@ mod tests {
     #[test]
     fn another_request_of_the_same_key_waits_and_then_goes_its_own_way() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
+            let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::Finishes, &Workers::new(4)));
             let count = Arc::default();
-            let (first, open_first) = start(&flights, 1, &count);
+            let (first, open_first) = start(&calls, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
-            let (second, open_second) = start(&flights, 2, &count);
+            let (second, open_second) = start(&calls, 2, &count);
             open_second.send(()).unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
             assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -278,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_that_nobody_waits_for_is_cancelled_and_the_next_caller_starts_anew() {
+    fn work_that_nobody_waits_for_is_cancelled_and_the_next_caller_starts_anew() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::IsCancelled, &Workers::new(4)));
+            let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::IsCancelled, &Workers::new(4)));
             let count = Arc::default();
-            let (first, _open) = start(&flights, 1, &count);
+            let (first, _open) = start(&calls, 1, &count);
             until(|| count.load(Ordering::SeqCst) == 1).await;
             first.abort();
-            let (second, open) = start(&flights, 1, &count);
+            let (second, open) = start(&calls, 1, &count);
             open.send(()).unwrap();
             assert_eq!(second.await.unwrap(), Ok(2));
         });
@@ -294,10 +295,10 @@ mod tests {
     #[test]
     fn work_that_panics_answers_with_an_error() {
         run(async {
-            let flights: Numbers = Arc::new(Flights::new(Abandoned::Finishes, &Workers::new(4)));
-            let answer = flights.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
+            let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::Finishes, &Workers::new(4)));
+            let answer = calls.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
             assert_eq!(answer.unwrap_err().kind, Kind::Bug);
-            assert!(lock(&flights.table).is_empty());
+            assert!(lock(&calls.table).is_empty());
         });
     }
 }

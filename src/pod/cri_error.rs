@@ -1,0 +1,67 @@
+//! Errors in the CRI's terms: the one conversion between the two crates. Backends return our errors by `?`.
+
+use coracle_cri::{Error as CriError, Kind as CriKind};
+
+use crate::error::{Error, Kind};
+
+impl From<Error> for CriError {
+    fn from(error: Error) -> Self {
+        Self::new(kind_of(error.kind()), one_line(&error))
+    }
+}
+
+/// The whole chain and the hint: kubelet shows it as the pod's event, and logs have it.
+pub(crate) fn one_line(error: &Error) -> String {
+    let hint = error.first_hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{}{hint}", error.chain()).replace('\n', " ")
+}
+
+/// The same kind, in the terms of the CRI's crate.
+fn kind_of(kind: Kind) -> CriKind {
+    match kind {
+        Kind::NotFound => CriKind::NotFound,
+        Kind::Exists => CriKind::Exists,
+        Kind::WrongState => CriKind::WrongState,
+        Kind::Invalid => CriKind::Invalid,
+        Kind::Denied => CriKind::Denied,
+        Kind::Unsupported => CriKind::Unsupported,
+        Kind::Busy => CriKind::Busy,
+        Kind::Corrupt => CriKind::Corrupt,
+        Kind::Unreachable => CriKind::Unreachable,
+        Kind::TimedOut => CriKind::TimedOut,
+        Kind::Cancelled => CriKind::Cancelled,
+        Kind::System => CriKind::System,
+        Kind::Bug => CriKind::Bug,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 13] = [
+        Kind::NotFound,
+        Kind::Exists,
+        Kind::WrongState,
+        Kind::Invalid,
+        Kind::Denied,
+        Kind::Unsupported,
+        Kind::Busy,
+        Kind::Corrupt,
+        Kind::Unreachable,
+        Kind::TimedOut,
+        Kind::Cancelled,
+        Kind::System,
+        Kind::Bug,
+    ];
+
+    #[test]
+    fn each_kind_survives_the_trip_whatever_is_wrapped_around_it() {
+        for kind in KINDS {
+            let wrapped = Error::new(kind, "open it").hint("look again").doing("start a container");
+            let error = CriError::from(wrapped);
+            assert_eq!(format!("{:?}", error.kind), format!("{kind:?}"));
+            assert_eq!(error.message, "start a container: open it (look again)");
+        }
+    }
+}
