@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::format::Format;
+use crate::linux::private;
 
 /// The variable that has missing files written. It overwrites none.
 const WRITE: &str = "CORACLE_WRITE_GOLDEN";
@@ -19,8 +20,8 @@ pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&st
         samples.iter().map(|(name, bytes)| format!("{name} {}\n", bytes.escape_ascii())).collect();
     let golden = match std::fs::read_to_string(&file) {
         Err(_) if std::env::var_os(WRITE).is_some() => {
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(&file, &written).unwrap();
+            private::make_dirs(file.parent().unwrap(), private::SHARED_DIR).unwrap();
+            private::write(&file, &written, private::SHARED_FILE).unwrap();
             return;
         }
         Err(_) => panic!(

@@ -35,7 +35,7 @@ const MAKERS: &[(&str, &str)] = &[
     ("image/sandbox/cage.rs", "opens /dev/null"),
     ("cgroup/", "the kernel sets the modes of cgroups"),
     ("keeper/cgroup.rs", "the kernel sets the modes of cgroups"),
-    ("keeper/birth.rs", "writes to /proc"),
+    ("keeper/event_loop/spawn.rs", "writes to /proc"),
     ("launch/prepare.rs", "writes to /proc"),
     ("launch/apply.rs", "writes to /proc"),
     ("pod/sandbox/namespaces.rs", "writes to /proc/sys"),
