@@ -1,8 +1,8 @@
-//! Where a container's cgroup goes: `linux.cgroupsPath`, with runc's meaning.
+//! The path of a container's cgroup: `linux.cgroupsPath`, with runc's meaning.
 //!
-//! Driver cgroupfs: an absolute path starts at the mount of the hierarchy. A relative one, or the id when there is
-//! none, starts at the runtime's own cgroup on v1, and beside it on v2, because there a cgroup with processes cannot
-//! hand controllers to children. Driver systemd: `slice:prefix:name`.
+//! Driver cgroupfs: an absolute path starts at the mount of the hierarchy. A relative path, or the id when there is no
+//! path, starts at the runtime's own cgroup on v1, and beside it on v2, because a v2 cgroup with processes cannot
+//! enable controllers for its children. Driver systemd: `slice:prefix:name`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -17,11 +17,11 @@ pub enum CgroupPath {
     Root(PathBuf),
     /// Below (v1) or beside (v2) the runtime's own cgroup.
     Own(PathBuf),
-    /// A scope that systemd makes.
+    /// A scope that systemd creates.
     Scope {
-        /// Such as `kubepods-burstable.slice`.
+        /// For example `kubepods-burstable.slice`.
         slice: String,
-        /// Such as `cri-containerd-1234.scope`.
+        /// For example `cri-containerd-1234.scope`.
         unit: String,
     },
 }
@@ -32,8 +32,8 @@ impl CgroupPath {
     /// The path that the spec names, or the default for `id`.
     ///
     /// # Errors
-    /// `Invalid` for the root of the hierarchy itself, for what is no cgroup name, and for systemd when it is not
-    /// `slice:prefix:name`. A path that climbs out with `..` is cut off at the root it starts from, as runc does.
+    /// `Invalid` for the root of the hierarchy itself, for a path that climbs out with `..` or is no cgroup name, and
+    /// for systemd when it is not `slice:prefix:name`.
     pub(crate) fn new(path: Option<&Path>, id: &ContainerId, driver: Driver) -> Result<Self> {
         let path = path.filter(|path| !path.as_os_str().is_empty());
         match (driver, path) {
@@ -49,12 +49,11 @@ impl CgroupPath {
         }
     }
 
-    /// The path below the root of the hierarchy, given the runtime's own cgroup there, or `None` for the one beside
-    /// the root.
+    /// The path below the root of the hierarchy, where `own` is the runtime's own cgroup.
     pub(crate) fn below_root(&self, own: &Path) -> Result<PathBuf> {
         match self {
             Self::Root(inner) => Ok(inner.clone()),
-            // The own cgroup reads as `/../x` when it lies outside our cgroup namespace.
+            // The own cgroup reads as `/../x` when it is outside our cgroup namespace.
             Self::Own(inner) => Ok(lexically_below(own).join(inner)),
             Self::Scope { slice, unit } => Ok(slice_path(slice)?.join(unit)),
         }
@@ -63,7 +62,7 @@ impl CgroupPath {
 
 const DEFAULT_SLICE: &str = "system.slice";
 
-/// `path` without its root, with `.` dropped and each `..` taking back one step, never climbing higher.
+/// `path` without its root, with `.` dropped and each `..` removing one component, never above the root.
 fn lexically_below(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
@@ -80,7 +79,7 @@ fn lexically_below(path: &Path) -> PathBuf {
 
 fn cleaned(path: &Path) -> Result<PathBuf> {
     let refuse = |why: &str| Err(Error::invalid(format!("{FIELD} {path:?} {why}")));
-    // runc cleans such a path; nobody who writes one means the cgroup that is left then.
+    // runc cleans such a path silently, but nobody who writes one means the cgroup that remains.
     if path.components().any(|part| part == Component::ParentDir) {
         return refuse("escapes upwards with ..");
     }
@@ -105,16 +104,16 @@ fn scope(path: &Path) -> Result<CgroupPath> {
     };
     let Some(text) = path.to_str() else { return refuse("is not UTF-8") };
     let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..] else {
-        return refuse("is not slice:prefix:name, as the systemd driver wants it");
+        return refuse("is not slice:prefix:name, which the systemd driver needs");
     };
     if text.bytes().any(|b| !b.is_ascii_alphanumeric() && !b":-_.\\@+".contains(&b)) {
-        return refuse("has a character that systemd allows in no unit name");
+        return refuse("has a character that systemd does not allow in unit names");
     }
     if name.is_empty() {
         return refuse("names no container");
     }
     if name.ends_with(".slice") {
-        return refuse("names a slice, in which systemd puts no process");
+        return refuse("names a slice, but systemd puts processes only into scopes");
     }
     let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
     slice_path(slice)?;
@@ -125,7 +124,7 @@ fn scope(path: &Path) -> Result<CgroupPath> {
     Ok(CgroupPath::Scope { slice: slice.to_owned(), unit })
 }
 
-/// `a-b.slice` lives in `a.slice/a-b.slice`; `-.slice` is the root. systemd.slice(5)
+/// The path of `a-b.slice` is `a.slice/a-b.slice`; `-.slice` is the root. systemd.slice(5)
 pub(crate) fn slice_path(slice: &str) -> Result<PathBuf> {
     let refuse = || Error::invalid(format!("{FIELD}: {slice:?} is not the name of a slice"));
     let name = slice.strip_suffix(".slice").ok_or_else(refuse)?;
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_and_names_that_are_none_are_refused() {
+    fn the_root_and_invalid_names_are_refused() {
         for bad in [
             "/",
             "/..",
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_place_starts_at_the_own_cgroup_and_stays_below_the_root() {
+    fn an_own_path_starts_at_the_own_cgroup_and_stays_below_the_root() {
         let own = CgroupPath::Own("x".into());
         for (base, expected) in
             [("/", "x"), ("/user.slice/s", "user.slice/s/x"), ("/../../elsewhere", "elsewhere/x"), ("", "x")]
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_lies_in_its_slices() {
+    fn a_scope_is_inside_its_slices() {
         let path = |text: &str| parse(text, Driver::Systemd).and_then(|p| p.below_root(Path::new("/own")));
         assert_eq!(path("").unwrap(), Path::new("system.slice/coracle-web-1.scope"));
         assert_eq!(path(":docker:1").unwrap(), Path::new("system.slice/docker-1.scope"));
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope_is_refused() {
+    fn invalid_scopes_are_refused() {
         for bad in [
             "/a/b",
             "a:b",

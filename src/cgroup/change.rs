@@ -1,4 +1,4 @@
-//! Changing the limits of a cgroup that exists, and removing it.
+//! Changing the limits of an existing cgroup, and removing it.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::{Mode, devices, dir, filter, freezer, systemd, v1, v2};
 use crate::error::Result;
 
 impl Group {
-    /// Sets the limits that `resources` names and leaves the others. Device rules, where there are any, replace the
-    /// ones in force. A limit that the kernel refuses leaves those before it set.
+    /// Sets the limits that `resources` names and leaves the others unchanged. Device rules, if there are any, replace
+    /// those in force. When the kernel refuses a limit, the limits written before it stay set.
     ///
     /// # Errors
     /// Those of [`Plan::new`] for a bad value, and of the write, naming the field.
@@ -46,7 +46,8 @@ impl Group {
         }
     }
 
-    /// Removes the group with all groups that were made inside it. Absent is fine; busy is waited for, about a second.
+    /// Removes the group with all groups inside it; a missing group is no error. While it is busy the removal is
+    /// retried for about a second.
     ///
     /// # Errors
     /// `Busy` when processes are still in it.
@@ -59,7 +60,7 @@ impl Group {
             Mode::V1 => &|_, tries| dir::pause(tries),
             Mode::V2 => &freezer::wait_unpopulated,
         };
-        // All of them, even if one stays: the first failure is told.
+        // Every directory is tried even if one stays; the first failure is reported.
         let results: Vec<_> = self.paths().values().map(|path| dir::remove(path, wait)).collect();
         results.into_iter().collect::<Result<()>>().and(stopped)
     }

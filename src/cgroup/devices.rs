@@ -1,20 +1,20 @@
-//! Which devices a container may open or make: the rules as data.
+//! Device rules as data: the devices that a container may open or create.
 //!
-//! Rules stand in a list; for each of read, write and mknod the last rule that matches decides, and what no rule
-//! matches is denied. That is what v2 gets ([`super::filter`]). The v1 kernel knows less: one default and a set of
-//! exceptions, so [`v1_writes`] folds the list into that or says which rule has no place there.
+//! Rules are a list; for each of read, write and mknod the last matching rule decides, and an access that no rule
+//! matches is denied. v2 gets exactly that ([`super::filter`]). The v1 kernel knows only one default and a set of
+//! exceptions, so [`v1_writes`] converts the list to these or returns an error that names the rule v1 cannot express.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::error::{Error, Result};
 
-/// Making a node with mknod(2): `m`.
+/// Creating a node with mknod(2): `m`.
 pub(crate) const MKNOD: u8 = 1;
 /// Opening for reading: `r`.
 pub(crate) const READ: u8 = 2;
 /// Opening for writing: `w`.
 pub(crate) const WRITE: u8 = 4;
-/// All three.
+/// All three accesses.
 pub(crate) const ALL: u8 = MKNOD | READ | WRITE;
 
 /// Block or character device; the numbers are those of the kernel's `BPF_DEVCG_DEV_*`.
@@ -29,15 +29,15 @@ pub enum Kind {
 /// One rule; `None` is the wildcard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Whether it lets through or refuses.
+    /// Whether the rule allows or denies.
     pub allow: bool,
-    /// Block, character, or either.
+    /// Block or character; `None` for both.
     pub kind: Option<Kind>,
-    /// The major number.
+    /// The major number; `None` for every one.
     pub major: Option<u32>,
-    /// The minor number.
+    /// The minor number; `None` for every one.
     pub minor: Option<u32>,
-    /// What it speaks of: a set of `MKNOD`, `READ`, `WRITE`.
+    /// The accesses that the rule covers: a set of `MKNOD`, `READ`, `WRITE`.
     pub access: u8,
 }
 
@@ -50,12 +50,12 @@ impl Rule {
         Self { allow: true, kind: Some(kind), major: None, minor: None, access: MKNOD }
     }
 
-    /// Whether it decides about everything, so that no rule before it matters.
+    /// Whether it matches every device and access, so that no rule before it matters.
     fn is_total(&self) -> bool {
         self.kind.is_none() && self.major.is_none() && self.minor.is_none() && self.access == ALL
     }
 
-    /// The same rule said once for block and once for character devices.
+    /// The same rule, once for block and once for character devices.
     fn by_kind(self) -> impl Iterator<Item = Self> {
         [Kind::Block, Kind::Char]
             .into_iter()
@@ -63,15 +63,15 @@ impl Rule {
             .map(move |kind| Self { kind: Some(kind), ..self })
     }
 
-    /// Whether each device that `other` matches is matched by `self`.
+    /// Whether `self` matches every device that `other` matches.
     fn covers(&self, other: &Self) -> bool {
         self.kind.is_none_or(|v| other.kind == Some(v))
             && self.major.is_none_or(|v| other.major == Some(v))
             && self.minor.is_none_or(|v| other.minor == Some(v))
     }
 
-    /// Whether some device is matched by both.
-    fn meets(&self, other: &Self) -> bool {
+    /// Whether some device matches both rules.
+    fn overlaps(&self, other: &Self) -> bool {
         fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
             match (a, b) {
                 (Some(a), Some(b)) => a == b,
@@ -82,8 +82,8 @@ impl Rule {
     }
 }
 
-/// What every container gets, whatever the spec says: mknod, the five standard nodes, tty, ptmx, pts and tun; the
-/// same list as runc appends (its `AllowedDevices`), tun included for the programs that came to lean on it.
+/// Rules that every container gets, whatever the spec says: mknod, the five standard nodes, tty, ptmx, pts and tun; the
+/// list that runc appends (its `AllowedDevices`), including tun, because existing programs rely on it.
 pub(crate) const DEFAULT_ALLOWED: [Rule; 11] = [
     Rule::mknod(Kind::Char),
     Rule::mknod(Kind::Block),
@@ -101,8 +101,8 @@ pub(crate) const DEFAULT_ALLOWED: [Rule; 11] = [
 /// The rules of `linux.resources.devices`, in their order, without the defaults.
 ///
 /// # Errors
-/// `Invalid`, naming the rule, for a type other than a, b, c, an access that is empty or not out of "rwm", or a
-/// number outside 32 bits.
+/// `Invalid`, naming the rule, for a type other than a, b, c, an access that is empty or has a letter other than r, w,
+/// m, or a number outside 32 bits.
 pub(crate) fn from_spec(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     devices.iter().enumerate().map(|(at, device)| rule_from_spec(at, device)).collect()
 }
@@ -139,8 +139,8 @@ fn rule_from_spec(at: usize, device: &LinuxDeviceCgroup) -> Result<Rule> {
     Ok(Rule { allow: device.allow(), kind, major, minor, access })
 }
 
-/// The verdict that holds where no rule matches, and the rules that can still change it: those after the last one
-/// that decides everything, from the first that contradicts the default.
+/// The verdict where no rule matches, and the rules that can still change it: those after the last total rule, starting
+/// with the first that contradicts the default.
 pub(crate) fn simplified(rules: &[Rule]) -> (bool, &[Rule]) {
     let (default, rest) = match rules.iter().rposition(Rule::is_total) {
         Some(at) => (rules[at].allow, &rules[at + 1..]),
@@ -150,10 +150,10 @@ pub(crate) fn simplified(rules: &[Rule]) -> (bool, &[Rule]) {
     (default, &rest[idle..])
 }
 
-/// The writes that give a v1 devices cgroup these rules, each a file and a value.
+/// The writes, each a file and a value, that give a v1 devices cgroup these rules.
 ///
 /// # Errors
-/// `Unsupported` when a rule takes back part of an earlier wildcard rule: v1 cannot say that, and ignores it silently.
+/// `Unsupported` when a rule reverses part of an earlier wildcard rule: v1 cannot express that and ignores it silently.
 pub(crate) fn v1_writes(rules: &[Rule]) -> Result<Vec<(&'static str, String)>> {
     let (default, exceptions) = exceptions(rules)?;
     let (reset, file) =
@@ -163,20 +163,20 @@ pub(crate) fn v1_writes(rules: &[Rule]) -> Result<Vec<(&'static str, String)>> {
     Ok(writes)
 }
 
-/// The default and the exceptions from it: rules that all say the opposite of the default and never overlap in a
-/// way that matters.
+/// The default and its exceptions: rules with the opposite verdict that never overlap in a way that matters.
 pub(crate) fn exceptions(rules: &[Rule]) -> Result<(bool, Vec<Rule>)> {
     let (default, rest) = simplified(rules);
     let mut exceptions: Vec<Rule> = Vec::new();
     for rule in rest.iter().copied().flat_map(Rule::by_kind) {
         if rule.allow == default {
-            take_back(&mut exceptions, &rule)?;
+            reverse(&mut exceptions, &rule)?;
         } else {
             add(&mut exceptions, rule);
         }
     }
     if !default {
-        // The kernel wants all bits of an access in one exception, so a narrow one repeats what wide ones give it.
+        // The kernel requires all bits of an access in one exception, so a narrow exception repeats the bits of the
+        // wide ones that cover it.
         let all = exceptions.clone();
         for narrow in &mut exceptions {
             narrow.access =
@@ -194,13 +194,13 @@ fn add(exceptions: &mut Vec<Rule>, rule: Rule) {
     }
 }
 
-fn take_back(exceptions: &mut Vec<Rule>, rule: &Rule) -> Result<()> {
+fn reverse(exceptions: &mut Vec<Rule>, rule: &Rule) -> Result<()> {
     for exception in exceptions.iter_mut() {
         if rule.covers(exception) {
             exception.access &= !rule.access;
-        } else if rule.meets(exception) && exception.access & rule.access != 0 {
+        } else if rule.overlaps(exception) && exception.access & rule.access != 0 {
             let (part, whole) = (v1_text(rule), v1_text(exception));
-            let doing = format!("linux.resources.devices: cgroup v1 cannot except {part:?} from {whole:?}");
+            let doing = format!("linux.resources.devices: cgroup v1 cannot exclude {part:?} from {whole:?}");
             return Err(Error::new(crate::error::Kind::Unsupported, doing)
                 .hint("name the devices one by one, or boot with cgroup v2"));
         }
@@ -234,7 +234,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The meaning of a rule list, said as plainly as possible.
+    /// Reference implementation of a rule list's meaning.
     pub(crate) fn verdict(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: u8) -> bool {
         let device =
             Rule { allow: true, kind: Some(kind), major: Some(major), minor: Some(minor), access: ALL };
@@ -260,7 +260,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_default_spec_denies_all_and_the_defaults_come_back() {
+    fn the_default_spec_denies_all_but_the_default_devices() {
         let mut rules = spec(r#"[{"allow":false,"access":"rwm"}]"#).unwrap();
         rules.extend(DEFAULT_ALLOWED);
         let writes = v1_writes(&rules).unwrap();
@@ -295,7 +295,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn v1_refuses_a_hole_in_a_wildcard_instead_of_leaving_it_open() {
+    fn v1_refuses_a_denial_inside_a_wildcard_that_it_would_ignore() {
         let json = r#"[{"allow":true,"type":"c","major":1,"access":"rwm"},
                        {"allow":false,"type":"c","major":1,"minor":11,"access":"w"}]"#;
         let error = v1_writes(&spec(json).unwrap()).unwrap_err();
@@ -305,14 +305,14 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn what_v1_is_told_means_what_the_list_means(
+        fn v1_writes_have_the_same_verdicts_as_the_list(
             rules in prop::collection::vec(any_rule(), 0..8),
             major in 0_u32..4, minor in 0_u32..4, access in 1_u8..=7,
         ) {
             if let Ok((default, exceptions)) = exceptions(&rules) {
                 for kind in [Kind::Block, Kind::Char] {
-                    // The kernel's way: an access is the opposite of the default where an exception holds each of
-                    // its bits; with default deny all bits must be excepted, with default allow none may be.
+                    // The kernel's rule: an access gets the opposite of the default where exceptions hold its bits;
+                    // with default deny all bits must be excepted, with default allow none may be.
                     let device = Rule { allow: true, kind: Some(kind), major: Some(major), minor: Some(minor), access };
                     let excepted = exceptions.iter().filter(|e| e.covers(&device)).fold(0, |bits, e| bits | e.access);
                     let kernel = if default { excepted & access == 0 } else { access & !excepted == 0 };

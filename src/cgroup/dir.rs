@@ -1,4 +1,4 @@
-//! A cgroup's directory: opened once, its files reached relative to it.
+//! A cgroup's directory, opened once; its files are opened relative to it.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// How often a busy directory is tried again, the pause doubling from one millisecond: about a second in all.
+/// How often removing a busy directory is retried. The pause starts at 1 ms and doubles: about a second in all.
 const REMOVE_TRIES: u32 = 10;
 
 /// An open cgroup directory.
@@ -35,13 +35,13 @@ impl Dir {
         &self.path
     }
 
-    /// Opens a file of the cgroup; never makes one.
+    /// Opens a file of the cgroup; never creates one.
     pub(crate) fn file(&self, name: &str, flags: OFlags) -> io::Result<fs::File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?.into())
     }
 
-    /// Writes `value` in one write(2), as cgroup files want it.
+    /// Writes `value` in one write(2), which cgroup files require.
     pub(crate) fn write(&self, name: &str, value: &str) -> io::Result<()> {
         let file = self.file(name, OFlags::WRONLY)?;
         loop {
@@ -58,7 +58,7 @@ impl Dir {
         io::read_to_string(self.file(name, OFlags::RDONLY)?)
     }
 
-    /// Whether the controller works here. On v1 the directory itself is the controller's.
+    /// Whether the controller is enabled in this cgroup. On v1 the directory itself belongs to the controller.
     pub(crate) fn has_controller(&self, controller: &str) -> bool {
         match self.read("cgroup.controllers") {
             Ok(list) => list.split_ascii_whitespace().any(|name| name == controller),
@@ -66,7 +66,7 @@ impl Dir {
         }
     }
 
-    /// The value after `key ` in a file of such lines.
+    /// The number after `key` in a file of `key value` lines; `key` includes the trailing space.
     pub(crate) fn value_of(&self, name: &str, key: &str) -> io::Result<Option<u64>> {
         Ok(self.read(name)?.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()))
     }
@@ -94,8 +94,8 @@ pub(super) fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The processes of the cgroup and of all below it. One that vanishes meanwhile counts as empty; so does `path`
-/// itself when it is not there.
+/// The processes of the cgroup and of all below it. A cgroup that vanishes in between counts as empty; so does a
+/// missing `path`.
 pub(crate) fn pids_below(path: &Path) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     let mut todo = vec![path.to_owned()];
@@ -114,32 +114,32 @@ pub(crate) fn pids_below(path: &Path) -> Result<Vec<i32>> {
 
 fn pids_in(path: &Path) -> io::Result<Vec<i32>> {
     let text = match fs::read_to_string(path.join("cgroup.procs")) {
-        // A threaded cgroup of v2 knows only threads.
+        // A threaded cgroup of v2 lists only threads.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             fs::read_to_string(path.join("cgroup.threads"))?
         }
         other => other?,
     };
-    // A process of a PID namespace that we do not see reads as 0, and kill(0) would hit ourselves.
+    // A process outside our PID namespace reads as 0, and kill(0) would signal our own process group.
     Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
 }
 
-/// `ENODEV` is what a file opened before its cgroup was removed answers.
+/// A file that was opened before its cgroup was removed returns `ENODEV`.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Removes the cgroup with all below it. `wait` is called between tries while a cgroup is busy, with the number of
-/// the try; a process that was killed needs a moment to leave.
+/// Removes the cgroup with all below it. `wait` is called with the number of the attempt between attempts while a
+/// cgroup is busy, because a killed process needs a moment to leave.
 ///
 /// # Errors
-/// `Busy` when processes stay.
+/// `Busy` when processes remain.
 pub(crate) fn remove(path: &Path, wait: &dyn Fn(&Path, u32)) -> Result<()> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(_) => {}
     }
-    // A read-only mount answers EROFS even for what is not there, so look before complaining.
+    // A read-only mount returns EROFS even for a missing directory, so check first that there is one.
     let below = match children(path) {
         Ok(below) => below,
         Err(error) if is_gone(&error) => return Ok(()),

@@ -1,8 +1,8 @@
-//! Device rules as an eBPF program for cgroup v2, and putting it on a cgroup.
+//! Compiles device rules to an eBPF program for cgroup v2, and attaches it to a cgroup.
 //!
-//! The program holds the access bits that nobody has decided about yet and walks the rules from the last to the
-//! first: an allowing rule that matches takes its bits out, a denying one that matches any of them refuses. One
-//! pass, no maps, no helpers: about 60 instructions for the default rules.
+//! The program holds the access bits that are still undecided and walks the rules from the last to the first: a
+//! matching allow rule clears its bits, a deny rule that matches any of them refuses. One pass, no maps, no helpers:
+//! about 60 instructions for the default rules.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,16 +25,16 @@ const JSET32: u8 = 0x46;
 const JNE32: u8 = 0x56;
 const EXIT: u8 = 0x95;
 
-/// The verdict.
+/// The register of the return value: the verdict.
 const R0: u8 = 0;
-/// The kernel's `struct bpf_cgroup_dev_ctx`: `access << 16 | type`, major, minor.
+/// The register of the argument, the kernel's `struct bpf_cgroup_dev_ctx`: `access << 16 | type`, major, minor.
 const CTX: u8 = 1;
 const KIND: u8 = 2;
 const UNDECIDED: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
-/// The program for `rules`; `None` when they let everything through, so that there is nothing to filter.
+/// The program for `rules`; `None` when they allow everything, so that no filter is needed.
 pub(crate) fn program(rules: &[Rule]) -> Option<Vec<Insn>> {
     let (default, rules) = simplified(rules);
     if default && rules.is_empty() {
@@ -62,14 +62,14 @@ fn rule_code(rule: &Rule) -> Vec<Insn> {
     wanted.reverse();
     let mut code = verdict;
     for (register, value) in wanted {
-        // At most ten instructions lie behind, so the distance always fits.
+        // At most ten instructions follow, so the distance always fits.
         let past = i16::try_from(code.len()).unwrap_or(i16::MAX);
         code.insert(0, Insn::new(JNE32, register, 0, past, value.cast_signed()));
     }
     code
 }
 
-/// What happens once a rule has matched the device.
+/// The instructions for a device that matches the rule.
 fn verdict_code(rule: &Rule) -> Vec<Insn> {
     let bits = i32::from(rule.access);
     let mut code = match (rule.allow, rule.access) {
@@ -90,11 +90,12 @@ fn end(allow: bool) -> [Insn; 2] {
     [Insn::new(MOV32, R0, 0, 0, i32::from(allow)), Insn::new(EXIT, 0, 0, 0, 0)]
 }
 
-/// Filters the devices of the cgroup by `rules`. With `replace`, programs already there go away: each could only
-/// refuse more, and an update must be able to allow. The new one comes first, so no moment is unfiltered.
+/// Filters the devices of the cgroup by `rules`. With `replace`, the programs already attached are detached: each could
+/// only refuse more, and an update must be able to allow. The new one is attached first, so that the cgroup is never
+/// unfiltered.
 ///
-/// Where bpf(2) is denied inside a user namespace nothing is filtered, as with runc and crun: the kernel lets nobody
-/// there make device nodes in the first place.
+/// Where bpf(2) is denied inside a user namespace nothing is filtered, as with runc and crun: the kernel does not let
+/// processes there create device nodes anyway.
 ///
 /// # Errors
 /// `Denied` outside a user namespace, `Unsupported` where the kernel has no `CONFIG_CGROUP_BPF`.
@@ -128,7 +129,8 @@ fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, crate::sys::Error> {
     bpf::attached_device_filters(readable.as_fd())
 }
 
-/// KERNEL(5.11): before it, programs count against `RLIMIT_MEMLOCK` (64 KiB by default), which shows as `EPERM`.
+/// Loads a program. KERNEL(5.11): before it, programs count against `RLIMIT_MEMLOCK` (64 KiB by default), which shows
+/// as `EPERM`.
 fn load(code: &[Insn]) -> Result<OwnedFd, crate::sys::Error> {
     let refused = match bpf::load_device_filter(code) {
         Err(error) if error.errno == Errno::PERM => error,
@@ -139,13 +141,13 @@ fn load(code: &[Insn]) -> Result<OwnedFd, crate::sys::Error> {
         return Err(refused);
     }
     let loaded = bpf::load_device_filter(code);
-    // The container must not inherit the raised limit. Lowering needs no privilege.
+    // The container must not inherit the raised limit. Lowering it needs no privilege.
     setrlimit(Resource::Memlock, before)
         .map_err(|errno| crate::sys::Error::new("setrlimit(MEMLOCK)", errno))?;
     loaded
 }
 
-/// Whether this process lives in a user namespace other than the first: that one maps all 32 bits onto themselves.
+/// Whether this process is in a user namespace other than the initial one, whose map is all 32 bits onto themselves.
 pub(crate) fn in_user_namespace() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
         let mut words = map.split_ascii_whitespace();
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_let_everything_through_need_no_program() {
+    fn rules_that_allow_everything_need_no_program() {
         let all = Rule { allow: true, kind: None, major: None, minor: None, access: ALL };
         assert_eq!(program(&[all]), None);
         assert_eq!(program(&[Rule { allow: false, ..all }, all, Rule { access: READ, ..all }]), None);
@@ -224,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn this_process_knows_whether_it_is_in_a_user_namespace() {
+    fn a_user_namespace_is_detected() {
         let link = fs::read_link("/proc/self/ns/user").unwrap();
         assert_eq!(in_user_namespace(), link.to_string_lossy() != "user:[4026531837]");
     }
 
     proptest! {
         #[test]
-        fn the_program_says_what_the_rules_say(
+        fn the_program_has_the_verdicts_of_the_rules(
             rules in prop::collection::vec(any_rule(), 0..10),
             major in prop_oneof![0_u32..4, Just(u32::MAX)], minor in 0_u32..4, access in 1_u8..=7,
         ) {

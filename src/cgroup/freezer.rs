@@ -1,4 +1,4 @@
-//! Stopping and resuming a whole cgroup.
+//! Freezing and thawing a whole cgroup.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -13,16 +13,17 @@ use super::dir::{self, Dir, is_gone};
 use super::group::Group;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// A process in uninterruptible sleep cannot be frozen before it wakes; longer is not waited.
+/// How long freezing may take: a process in uninterruptible sleep cannot be frozen before it wakes.
 const FREEZE_TIME: Duration = Duration::from_secs(10);
-/// How often a v1 freezer is asked. Below this runc's experience with forking containers lies.
+/// How often a v1 freezer is polled and, now and then, thawed and frozen again: the number that runc found necessary
+/// for containers that keep forking.
 const V1_TRIES: u32 = 1000;
 
 impl Group {
-    /// Stops every process in the group; returns once all stand still.
+    /// Freezes every process in the group; returns once all are frozen.
     ///
     /// # Errors
-    /// `TimedOut` when a process cannot be stopped; the group is then thawed again. `Unsupported` without a freezer.
+    /// `TimedOut` when a process cannot be frozen; the group is then thawed again. `Unsupported` without a freezer.
     pub fn freeze(&self) -> Result<()> {
         let dir = self.open("freezer")?;
         let result = match self.mode() {
@@ -30,16 +31,16 @@ impl Group {
             Mode::V2 => freeze_v2(&dir),
         };
         result.map_err(|error| match self.thaw() {
-            // Half frozen is worse than not at all.
+            // Half frozen is worse than not frozen.
             Ok(()) => error,
             Err(thaw) => error.hint(format!("it may be half frozen: {}", thaw.chain())),
         })
     }
 
-    /// Lets the processes run again. A group inside a frozen one stays still until that one is thawed.
+    /// Thaws the group. A group inside a frozen one stays frozen until the outer one is thawed.
     ///
     /// # Errors
-    /// Those of the write; that the group is gone is one, a missing freezer is one.
+    /// Those of the write; also when the group or the freezer is missing.
     pub fn thaw(&self) -> Result<()> {
         let dir = self.open("freezer")?;
         let (file, value) = match self.mode() {
@@ -49,10 +50,10 @@ impl Group {
         dir.write(file, value).doing(|| format!("write {value} to {}", dir.path().join(file).display()))
     }
 
-    /// Whether this group itself was frozen, not just one above it; `false` when the group or the freezer is gone.
+    /// Whether this group itself is frozen, not only one above it; `false` when the group or the freezer is missing.
     ///
     /// # Errors
-    /// Those of reading.
+    /// Those of the read.
     pub fn is_frozen(&self) -> Result<bool> {
         let (file, value) = match self.mode() {
             Mode::V1 => ("freezer.self_freezing", "1"),
@@ -81,7 +82,7 @@ fn too_slow(dir: &Dir) -> Error {
 /// The kernel wakes pollers of cgroup.events when `frozen` changes there.
 fn freeze_v2(dir: &Dir) -> Result<()> {
     let doing = || format!("freeze cgroup {}", dir.path().display());
-    // Opened before the change, so that none is missed.
+    // Opened before the change, so that no event is missed.
     let events = dir.file("cgroup.events", OFlags::RDONLY).doing(doing)?;
     dir.write("cgroup.freeze", "1").doing(doing)?;
     match wait_for(&events, "frozen 1", FREEZE_TIME).doing(doing)? {
@@ -90,7 +91,7 @@ fn freeze_v2(dir: &Dir) -> Result<()> {
     }
 }
 
-/// Waits until cgroup.events has `line`; `Ok(false)` when it took too long.
+/// Waits until cgroup.events has `line`; `Ok(false)` on timeout.
 fn wait_for(events: &std::fs::File, line: &str, time: Duration) -> std::io::Result<bool> {
     let deadline = Instant::now() + time;
     let mut text = [0_u8; 256];
@@ -112,19 +113,20 @@ fn wait_for(events: &std::fs::File, line: &str, time: Duration) -> std::io::Resu
     }
 }
 
-/// The pause between tries to remove a v2 cgroup: until its last process has left, or the pause of the try is over.
+/// The pause between attempts to remove a v2 cgroup: it ends when the last process has left, or after the time of the
+/// attempt.
 pub(crate) fn wait_unpopulated(path: &Path, tries: u32) {
     let time = Duration::from_millis(1 << tries.min(10));
     let events = Dir::open(path).and_then(|dir| dir.file("cgroup.events", OFlags::RDONLY));
     let empty = events.and_then(|events| wait_for(&events, "populated 0", time));
     if !matches!(empty, Ok(false)) {
-        // Empty, and yet busy: the last references go away in a moment.
+        // Unpopulated but still busy: the kernel drops the last references in a moment.
         dir::pause(tries.min(5));
     }
 }
 
-/// v1 reports FREEZING until all stand still, and loses against processes that fork meanwhile unless asked again;
-/// thawing now and then lets such a group settle.
+/// v1 reports FREEZING until all processes are frozen, and misses processes that are forked meanwhile unless it is
+/// asked again; thawing now and then lets such a group make progress.
 fn freeze_v1(dir: &Dir) -> Result<()> {
     let doing = || format!("freeze cgroup {}", dir.path().display());
     for attempt in 0..V1_TRIES {

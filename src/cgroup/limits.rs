@@ -1,4 +1,5 @@
-//! `linux.resources` as writes: what both versions share. [`super::limits_v1`] and [`super::limits_v2`] hold the rest.
+//! Converts `linux.resources` to writes: the code common to both versions. [`super::limits_v1`] and
+//! [`super::limits_v2`] have the rest.
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
@@ -9,17 +10,17 @@ use crate::error::{Error, Result};
 /// The limits of a container, ready to be written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// In the order in which they are written.
+    /// In the order of writing.
     pub writes: Vec<Write>,
-    /// Fields that the spec sets and this cgroup version has nothing for; runc passes over the same ones silently.
+    /// Fields that the spec sets but this cgroup version does not have; runc ignores the same ones silently.
     pub ignored: Vec<&'static str>,
-    /// Bytes that the memory in use must stay below for the limit to be set at all, from `checkBeforeUpdate` on v2
-    /// (v1 refuses by itself).
+    /// The limit is set only while memory usage is below this many bytes: `checkBeforeUpdate` on v2 (v1 refuses by
+    /// itself).
     pub usage_below: Option<u64>,
 }
 
 impl Limits {
-    /// Converts and checks all that is not about devices.
+    /// Converts and checks everything but devices.
     ///
     /// # Errors
     /// `Invalid`, naming the field.
@@ -37,7 +38,7 @@ impl Limits {
     }
 }
 
-/// Sizes in bytes: 0 is "not set", -1 "no limit".
+/// Memory sizes of the spec in bytes: 0 means "not set", -1 "no limit".
 pub(crate) struct Memory {
     pub(crate) limit: i64,
     pub(crate) reservation: i64,
@@ -63,7 +64,7 @@ pub(crate) fn has_kernel_memory(memory: &LinuxMemory) -> bool {
     memory.kernel().is_some() || memory.kernel_tcp().is_some()
 }
 
-/// `cpu.idle`, checked: 0 or 1.
+/// `cpu.idle`, checked to be 0 or 1.
 pub(crate) fn idle(cpu: &LinuxCpu) -> Result<Option<i64>> {
     match cpu.idle() {
         Some(value) if value != 0 && value != 1 => {
@@ -73,7 +74,7 @@ pub(crate) fn idle(cpu: &LinuxCpu) -> Result<Option<i64>> {
     }
 }
 
-/// pids.max: negative is no limit; 0 is written as 1, because systemd takes no 0 and both mean "no fork".
+/// pids.max: a negative number means no limit; 0 is written as 1, because systemd refuses 0 and both mean "no fork".
 pub(crate) fn pids(resources: &LinuxResources) -> Option<Write> {
     let value = match resources.pids().as_ref()?.limit() {
         ..0 => "max".to_owned(),
@@ -82,7 +83,7 @@ pub(crate) fn pids(resources: &LinuxResources) -> Option<Write> {
     Some(Write::new("linux.resources.pids.limit", "pids", "pids.max", value))
 }
 
-/// cpuset.cpus and cpuset.mems, named alike in both versions.
+/// cpuset.cpus and cpuset.mems, which have the same names in both versions.
 pub(crate) fn cpuset(cpu: &LinuxCpu) -> impl Iterator<Item = Write> {
     let write = |field, file, value: &Option<String>| {
         let value = value.as_deref().map(str::trim).filter(|text| !text.is_empty())?;
@@ -93,7 +94,7 @@ pub(crate) fn cpuset(cpu: &LinuxCpu) -> impl Iterator<Item = Write> {
     cpus.into_iter().chain(mems)
 }
 
-/// A weight of the spec: 10 to 1000, 0 is "not set".
+/// A weight of the spec: 10 to 1000; 0 means "not set".
 pub(crate) fn weight(field: &str, value: Option<u16>) -> Result<Option<u16>> {
     match value {
         None | Some(0) => Ok(None),
@@ -114,7 +115,7 @@ pub(crate) fn device(field: &str, major: i64, minor: i64) -> Result<String> {
 
 /// One list of throttled devices.
 pub(crate) struct Throttle<'a> {
-    /// Its name in `linux.resources.blockIO`.
+    /// The field's name in `linux.resources.blockIO`.
     pub(crate) field: &'static str,
     /// The file of v1.
     pub(crate) file: &'static str,
@@ -156,7 +157,7 @@ fn throttles(io: &LinuxBlockIo) -> [Throttle<'_>; 4] {
     ]
 }
 
-/// The throttle writes, `write` making one out of list, device and rate.
+/// The throttle writes; `write` creates one from list, device and rate.
 pub(crate) fn throttle_writes(
     io: &LinuxBlockIo,
     write: impl Fn(&Throttle<'_>, &str, u64) -> Write,
@@ -172,8 +173,8 @@ pub(crate) fn throttle_writes(
     Ok(writes)
 }
 
-/// Huge page limits: `suffix` is the version's word for "limit". The reservation limit was added later (5.7) and is
-/// set with it where it exists, or a program could reserve pages it may not touch and die of SIGBUS.
+/// Huge page limits; `suffix` is the version's word for "limit". The reservation limit came later (5.7) and is set too
+/// where it exists, or a program could reserve pages that it may not touch and die of SIGBUS.
 pub(crate) fn hugepages(resources: &LinuxResources, suffix: &str) -> Result<Vec<Write>> {
     const FIELD: &str = "linux.resources.hugepageLimits";
     let mut writes = Vec::new();
@@ -195,7 +196,7 @@ pub(crate) fn hugepages(resources: &LinuxResources, suffix: &str) -> Result<Vec<
     Ok(writes)
 }
 
-/// rdma.max, alike in both versions: a line for each device, in the order of their names.
+/// rdma.max, the same in both versions: one line for each device, sorted by name.
 pub(crate) fn rdma(resources: &LinuxResources) -> Result<Vec<Write>> {
     let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
     devices.sort_by_key(|(name, _)| *name);

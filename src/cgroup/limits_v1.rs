@@ -1,4 +1,4 @@
-//! `linux.resources` as cgroup v1 files: the values of runc's `fs`, the order left to [`super::write`].
+//! Converts `linux.resources` to cgroup v1 files: the values of runc's `fs`; [`super::write`] handles the order.
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
@@ -34,13 +34,13 @@ pub(crate) fn limits(resources: &LinuxResources) -> Result<Limits> {
 
 fn add_memory(limits: &mut Limits, spec: &LinuxMemory) -> Result<()> {
     let memory = limits::memory(spec)?;
-    let write = |field, file, value: i64| Write::new(field, "memory", file, value).and_again();
+    let write = |field, file, value: i64| Write::new(field, "memory", file, value).or_retry();
     if memory.limit != 0 {
         limits.writes.push(write("linux.resources.memory.limit", "memory.limit_in_bytes", memory.limit));
     }
     let (field, file) = ("linux.resources.memory.swap", "memory.memsw.limit_in_bytes");
     match (memory.limit, memory.swap) {
-        // Unlimited memory alone means both; a kernel without swap accounting has no file for the second.
+        // "Unlimited memory" alone means memory+swap too; a kernel without swap accounting has no file for that.
         (-1, 0) => limits.writes.push(write(field, file, -1).or_skip()),
         (_, 0) => {}
         (limit, swap) if swap > 0 && swap < limit => {
@@ -58,7 +58,7 @@ fn add_memory(limits: &mut Limits, spec: &LinuxMemory) -> Result<()> {
         limits.writes.push(write("linux.resources.memory.disableOOMKiller", "memory.oom_control", 1));
     }
     match spec.swappiness() {
-        // Some writers of specs say "not set" as -1, which arrives as the largest number.
+        // Some writers of specs encode "not set" as -1, which arrives as the largest number.
         None | Some(u64::MAX) => {}
         Some(value @ 0..=100) => {
             let field = "linux.resources.memory.swappiness";
@@ -75,7 +75,7 @@ fn add_memory(limits: &mut Limits, spec: &LinuxMemory) -> Result<()> {
 
 fn add_cpu(limits: &mut Limits, cpu: &LinuxCpu) -> Result<()> {
     let shares = cpu.shares().unwrap_or(0);
-    // The kernel would clamp silently; runc reads back and refuses.
+    // The kernel would clamp the value silently; runc reads it back and refuses, so refuse here.
     if shares != 0 && !(2..=262_144).contains(&shares) {
         let doing = format!("linux.resources.cpu.shares: {shares} is not between 2 and 262144");
         return Err(Error::invalid(doing));
@@ -84,7 +84,7 @@ fn add_cpu(limits: &mut Limits, cpu: &LinuxCpu) -> Result<()> {
     let signed = |value: Option<i64>| value.filter(|v| *v != 0).map(|v| v.max(-1).to_string());
     let files = [
         ("linux.resources.cpu.shares", "cpu.shares", unsigned(cpu.shares())),
-        // Realtime limits come before the process: one in SCHED_RR cannot enter a group without them.
+        // Realtime limits are written before the process enters: a SCHED_RR process cannot enter a group without them.
         ("linux.resources.cpu.realtimePeriod", "cpu.rt_period_us", unsigned(cpu.realtime_period())),
         ("linux.resources.cpu.realtimeRuntime", "cpu.rt_runtime_us", signed(cpu.realtime_runtime())),
         ("linux.resources.cpu.period", "cpu.cfs_period_us", unsigned(cpu.period())),
@@ -94,8 +94,8 @@ fn add_cpu(limits: &mut Limits, cpu: &LinuxCpu) -> Result<()> {
     ];
     for (field, file, value) in files {
         let Some(value) = value else { continue };
-        let write = Write::new(field, "cpu", file, value).and_again();
-        // KERNEL(5.14): older ones have no burst, and runc goes on without.
+        let write = Write::new(field, "cpu", file, value).or_retry();
+        // KERNEL(5.14): older kernels have no burst, and runc continues without it.
         limits.writes.push(if file == "cpu.cfs_burst_us" { write.or_skip() } else { write });
     }
     Ok(())
@@ -223,9 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn bounded_pairs_are_tried_twice() {
+    fn bounded_pairs_are_retried() {
         let limits = of(r#"{"memory":{"limit":10,"swap":20},"cpu":{"quota":5000,"period":5000}}"#).unwrap();
-        assert!(limits.writes.iter().all(|w| w.again), "{limits:?}");
+        assert!(limits.writes.iter().all(|w| w.retry), "{limits:?}");
         assert_eq!(of(r#"{"memory":{"limit":-1}}"#).unwrap().writes[1].missing, Missing::Skip);
     }
 }

@@ -1,4 +1,4 @@
-//! `linux.resources` as cgroup v2 files: the conversions of runc's `fs2`, in its order.
+//! Converts `linux.resources` to cgroup v2 files: the conversions of runc's `fs2`, in its order.
 
 use std::borrow::Cow;
 
@@ -39,9 +39,9 @@ pub(crate) fn limits(resources: &LinuxResources) -> Result<Limits> {
 fn add_memory(limits: &mut Limits, spec: &LinuxMemory) -> Result<()> {
     let memory = limits::memory(spec)?;
     let size = |value: i64| if value == -1 { "max".to_owned() } else { value.to_string() };
-    if let Some(swap) = scale::swap_alone(memory.swap, memory.limit)? {
+    if let Some(swap) = scale::swap_limit(memory.swap, memory.limit)? {
         let write = Write::new("linux.resources.memory.swap", "memory", "memory.swap.max", size(swap));
-        // A kernel without swap accounting has no file; then "no swap" and "any swap" are both what it does.
+        // A kernel without swap accounting has no file; for it "no swap" and "unlimited swap" are the same.
         limits.writes.push(if swap <= 0 { write.or_skip() } else { write });
     }
     if memory.limit != 0 {
@@ -86,7 +86,7 @@ fn add_io(limits: &mut Limits, io: &LinuxBlockIo) -> Result<()> {
 
 fn add_cpu(limits: &mut Limits, cpu: &LinuxCpu) -> Result<()> {
     let mut add =
-        |field, file, value: String| limits.writes.push(Write::new(field, "cpu", file, value).and_again());
+        |field, file, value: String| limits.writes.push(Write::new(field, "cpu", file, value).or_retry());
     if let Some(idle) = limits::idle(cpu)? {
         add("linux.resources.cpu.idle", "cpu.idle", idle.to_string());
     }
@@ -109,7 +109,7 @@ fn add_cpu(limits: &mut Limits, cpu: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
-/// Files by name, in the order of their names; a value of several lines is written line by line.
+/// Files sorted by name; a value of several lines is written line by line.
 fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
     let mut files: Vec<_> = resources.unified().iter().flatten().collect();
     files.sort();
@@ -129,7 +129,7 @@ fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
             file: Cow::Owned(file.clone()),
             value: line.to_owned(),
             missing: Missing::Refuse,
-            again: false,
+            retry: false,
         }));
     }
     Ok(writes)
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_v2_has_nothing_for_is_told() {
+    fn fields_that_v2_lacks_are_reported() {
         let limits = of(r#"{"memory":{"swappiness":10,"disableOOMKiller":true,"kernel":5},
             "cpu":{"realtimeRuntime":5,"realtimePeriod":6},"blockIO":{"leafWeight":10},
             "network":{"classID":1,"priorities":[{"name":"eth0","priority":1}]}}"#)

@@ -1,4 +1,4 @@
-//! Directories of cgroups that are being made, and taking over one that was there.
+//! Directories of cgroups under construction, and checks for reusing an existing cgroup.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use super::group::Group;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Is told of the directories that will be made.
+/// Called with the directories before they are created.
 pub(crate) type Note<'a> = &'a dyn Fn(&BTreeMap<String, PathBuf>) -> Result<()>;
 
-/// Directories made so far; removed again, last first, unless kept.
+/// The directories created so far; dropping this removes them in reverse order, unless they are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Made(Vec<PathBuf>);
 
 impl Made {
-    /// Makes `path`; `Ok(false)` when it was there.
+    /// Creates `path`; `Ok(false)` when it existed.
     pub(crate) fn dir(&mut self, path: &Path) -> Result<bool> {
         match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)) {
             Ok(()) => {
@@ -34,13 +34,13 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // Nothing more can be done about one that stays: the failure that led here is what gets reported.
+            // A directory that cannot be removed stays: the failure that led here is the one to report.
             let _ = rustix::fs::rmdir(path);
         }
     }
 }
 
-/// A cgroup that was there before us: taken over when nobody uses it.
+/// Refuses an existing cgroup that is in use; an unused one is reused.
 pub(crate) fn refuse_used(group: &Group) -> Result<()> {
     let shown = || group.paths().values().next().map(|p| p.display().to_string()).unwrap_or_default();
     let count = group.pids()?.len();

@@ -1,4 +1,4 @@
-//! Making a cgroup as planned, and moving processes in.
+//! Creating a planned cgroup, and moving processes in.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,19 @@ use super::{Mode, systemd, v1, v2};
 use crate::error::Result;
 
 impl Plan {
-    /// Makes the cgroup with its limits and its device filter. With the systemd driver only [`Group::attach`] does,
-    /// as systemd makes no scope without a process.
+    /// Creates the cgroup with its limits and its device filter. With the systemd driver [`Group::attach`] does this,
+    /// because systemd creates no scope without a process.
     ///
     /// # Errors
-    /// `Busy` when the cgroup exists and has processes, `WrongState` when it is frozen; a failed limit names its
-    /// field. Directories made on the way are removed again.
+    /// `Busy` when the cgroup exists and has processes, `WrongState` when it is frozen; a failed limit names its field.
+    /// Directories created before the failure are removed.
     pub fn apply(&self) -> Result<Group> {
         self.apply_after(&|_| Ok(()))
     }
 
-    /// [`Plan::apply`], with a word to `note` on the directories ([`Group::paths`]) before the first is made: so that
-    /// they are found even if we are killed right then. Scopes are systemd's, which removes them by itself.
+    /// Like [`Plan::apply`], but first calls `note` with the directories ([`Group::paths`]), before any is created, so
+    /// that they can be found even if this process is killed right then. Scopes are not noted: systemd removes them by
+    /// itself.
     ///
     /// # Errors
     /// Those of [`Plan::apply`] and of `note`.
@@ -46,20 +47,20 @@ impl Plan {
 }
 
 impl Group {
-    /// Moves a process in, with all its threads: one write on v2, one for each hierarchy on v1. With the systemd
-    /// driver the first one makes the scope.
+    /// Moves a process with all its threads in: one write on v2, one for each hierarchy on v1. With the systemd driver
+    /// the first process creates the scope.
     ///
     /// # Errors
-    /// `Busy` when the cgroup hands controllers to children and so can hold no process (v2), `NotFound` when process or
-    /// cgroup is gone.
+    /// `Busy` when the cgroup enables controllers for children and so can hold no process (v2), `NotFound` when the
+    /// process or cgroup is missing.
     pub fn attach(&self, pid: i32) -> Result<()> {
         if let Some(plan) = self.waiting() {
             systemd::start(plan, self, pid)?;
-            self.has_started();
+            self.set_started();
             return Ok(());
         }
         let mut paths: Vec<_> = self.paths().iter().collect();
-        // Entering a cpuset is what can be refused, so it goes first.
+        // Entering a cpuset can be refused, so it is done first.
         paths.sort_by_key(|(controller, _)| *controller != "cpuset");
         paths.into_iter().try_for_each(|(_, path)| enter(path, pid))
     }

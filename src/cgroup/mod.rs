@@ -1,24 +1,24 @@
-//! A container's cgroup: planned as data, then made, filled, watched and removed.
+//! A container's cgroup: planned as data, then created, filled, watched and removed.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `cgroup_path` | `linux.cgroupsPath`: where it goes |
+//! | `cgroup_path` | `linux.cgroupsPath` |
 //! | `limits`, `limits_v1`, `limits_v2`, `scale` | `linux.resources` as files and values |
-//! | `devices`, `filter` | device rules, and the same as eBPF |
-//! | `plan` | all of it together |
-//! | `make`, `made`, `v1`, `v2`, `systemd` | making it |
-//! | `group`, `change`, `freezer`, `oom`, `stats` | one that exists |
+//! | `devices`, `filter` | device rules, and their eBPF program |
+//! | `plan` | all of these together |
+//! | `make`, `made`, `v1`, `v2`, `systemd` | creating it |
+//! | `group`, `change`, `freezer`, `oom`, `stats` | an existing cgroup |
 //! | `dir`, `write` | directories, files |
 //!
-//! v2 is the hot path and written by hand: one mkdir, one open, a write for each limit, two bpf(2) calls. Hybrid hosts
-//! count as v1, as with runc: the controllers are there.
+//! v2 is the hot path and written by hand: one mkdir, one open, one write for each limit, two bpf(2) calls. Hybrid
+//! hosts count as v1, as with runc, because v1 has the controllers there.
 //!
-//! Of the crate cgroups-rs (0.5.1) two parts serve here: its table of v1 mounts, and its D-Bus client for systemd.
-//! The rest has own code because it is not what runc does: shares become a weight by the straight line that gave 39
-//! for 1024; cpuset masks go to systemd with their bytes reversed; memory and memory+swap are written in one fixed
-//! order in its `fs` half, with errors of extra attributes dropped; device rules are written as they come, so that a
-//! denial inside a v1 wildcard is silently without effect; the v2 half knows no rdma, no unified files and no device
-//! filter; and no error says which field of the spec it comes from.
+//! Two parts of the crate cgroups-rs (0.5.1) are used: its table of v1 mounts, and its D-Bus client for systemd. The
+//! rest is own code, because cgroups-rs differs from runc: it converts shares to a weight linearly, which gives 39 for
+//! 1024; cpuset masks go to systemd with their bytes reversed; its `fs` half writes memory and memory+swap in one fixed
+//! order and drops the errors of extra attributes; it writes device rules in their order, so that a denial inside a v1
+//! wildcard silently has no effect; its v2 half has no rdma, no unified files and no device filter; and its errors do
+//! not name the field of the spec.
 
 mod cgroup_path;
 mod change;
@@ -55,28 +55,28 @@ pub use pressure::{Pressure, Stalled};
 pub use stats::{Cpu, Memory, Pids, Stats};
 pub use write::{Missing, Write};
 
-/// Where cgroups are mounted.
+/// The mount point of the cgroup file systems.
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The version of the cgroup hierarchy that has the controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A hierarchy for each controller; hybrid hosts, too.
+    /// A hierarchy for each controller; also on hybrid hosts.
     V1,
-    /// One hierarchy for all.
+    /// One hierarchy for all controllers.
     V2,
 }
 
-/// Who makes cgroups.
+/// Which program creates cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// We do.
+    /// This one, by mkdir(2).
     Cgroupfs,
-    /// systemd does, as transient scopes.
+    /// systemd, as transient scopes.
     Systemd,
 }
 
-/// Which version this host runs, by the file system that /sys/fs/cgroup is.
+/// The version that this host runs, by the type of the file system mounted at /sys/fs/cgroup.
 ///
 /// # Errors
 /// `NotFound` where nothing is mounted there.
@@ -91,7 +91,7 @@ fn is_cgroup2(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| is_cgroup2_magic(stat.f_type))
 }
 
-/// The type of `f_type` differs between architectures; the numbers fit each.
+/// `f_type` has different types on different architectures; the constants fit each.
 fn is_cgroup2_magic(magic: rustix::fs::FsWord) -> bool {
     magic == 0x6367_7270
 }

@@ -1,4 +1,4 @@
-//! Kills for want of memory: how many there were, and a descriptor that tells of the next one.
+//! OOM kills: how many there were, and a descriptor that reports the next one.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use super::group::Group;
 use crate::error::{Doing, Result};
 
 impl Group {
-    /// The file with a line `oom_kill n`, for who reads it without this group at hand.
+    /// The path of the file with the line `oom_kill n`, for readers that do not have this group.
     pub fn oom_file(&self) -> Option<PathBuf> {
         let key = if self.mode() == Mode::V1 { "memory" } else { "" };
         self.paths().get(key).map(|path| path.join(self.oom_file_name()))
@@ -23,7 +23,7 @@ impl Group {
     /// How many processes of the group the OOM killer has killed so far; 0 without the memory controller.
     ///
     /// # Errors
-    /// Those of reading, `NotFound` when the group is gone.
+    /// Those of the read, `NotFound` when the group is gone.
     pub fn oom_kills(&self) -> Result<u64> {
         let Some(dir) = self.memory()? else { return Ok(0) };
         let file = self.oom_file_name();
@@ -34,7 +34,7 @@ impl Group {
         }
     }
 
-    /// A descriptor that becomes readable when memory ran out, or a limit was met; what is read from it has no meaning.
+    /// A descriptor that becomes readable when memory ran out or a limit was hit; the data read from it has no meaning.
     /// `None` without the memory controller. SPEC(cgroup-v2.rst, memory.events: a change is a modification of the file)
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What a container's cgroup shall be, worked out before anything is touched.
+//! The plan of a container's cgroup, complete before anything is changed.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,21 @@ use super::{Driver, MOUNT, Mode};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 
-/// Less than this no process lives on: its kernel stack and page tables alone take half of it.
-const LEAST_MEMORY: i64 = 128 << 10;
+/// No process can live in less memory, in bytes: its kernel stack and page tables alone take half of it.
+const MIN_MEMORY: i64 = 128 << 10;
 
-/// A container's cgroup as data: where it goes, what is written there, which devices it lets through.
+/// A container's cgroup as data: its path, the values to write, the devices to allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The version of the hierarchy it is for.
+    /// The version of the hierarchy that the plan is for.
     pub mode: Mode,
-    /// Where the directory goes.
+    /// The path of the directory.
     pub path: CgroupPath,
     /// The limits.
     pub limits: Limits,
-    /// The device rules, defaults included: the last that matches decides.
+    /// The device rules, including the defaults: the last matching rule decides.
     pub devices: Vec<Rule>,
-    /// V2: the controllers that must work in the cgroup, because a limit needs them, then those that are merely
-    /// welcome ([`Plan::accounted`]).
+    /// V2: the controllers to enable: first those that a limit needs, then optional ones ([`Plan::accounted`]).
     pub controllers: Vec<String>,
     /// V1: the same rules as files and values.
     pub v1_devices: Vec<(&'static str, String)>,
@@ -35,7 +34,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Converts and checks; touches nothing.
+    /// Converts and checks the spec; changes nothing on the host.
     ///
     /// # Errors
     /// `Invalid` or `Unsupported`, naming the field of the spec.
@@ -59,8 +58,9 @@ impl Plan {
         Ok(Self { mode, path, limits, devices: rules, controllers, v1_devices, root: PathBuf::from(MOUNT) })
     }
 
-    /// V2: also asks for the controllers that only count, so that [`super::Group::stats`] is complete for a container
-    /// without limits. A kubelet's parents have them on already; for a lone container each costs time at creation.
+    /// V2: also enables the controllers that only account, so that [`super::Group::stats`] is complete for a container
+    /// without limits. A kubelet's parent cgroups have them enabled already; for a lone container each costs time at
+    /// creation.
     #[must_use]
     pub fn accounted(mut self) -> Self {
         if self.mode == Mode::V2 {
@@ -73,7 +73,7 @@ impl Plan {
         self
     }
 
-    /// Fields of the spec that this host's cgroup version has nothing for, worth a warning.
+    /// Fields of the spec that this host's cgroup version does not have, worth a warning.
     pub fn ignored(&self) -> &[&'static str] {
         &self.limits.ignored
     }
@@ -83,11 +83,12 @@ impl Plan {
     }
 }
 
-/// Refused by name, because what becomes of such a payload is chance: v1 charges in batches, so that it is killed before
-/// its first instruction or shortly after. A limit for a container that runs already (`update`) is its owner's affair.
+/// Refuses too low a limit, because its effect would be random: v1 charges in batches, so that the payload is killed
+/// before its first instruction or shortly after. `update` accepts such a limit for a running container: its owner
+/// asked for it.
 fn holds_one_process(resources: Option<&LinuxResources>) -> Result<()> {
     let limit = resources.and_then(|r| r.memory().as_ref()).and_then(LinuxMemory::limit).unwrap_or(0);
-    if !(1..LEAST_MEMORY).contains(&limit) {
+    if !(1..MIN_MEMORY).contains(&limit) {
         return Ok(());
     }
     let doing = format!("linux.resources.memory.limit: {limit} bytes cannot hold one process");

@@ -1,27 +1,28 @@
-//! How long the processes of a cgroup waited for something they did not get. KERNEL(4.20) Documentation/accounting/psi.rst
+//! Pressure stall information: how long the processes of a cgroup waited for a resource. KERNEL(4.20)
+//! Documentation/accounting/psi.rst
 
 use super::{Group, Mode};
 
-/// For one resource.
+/// The pressure on one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Pressure {
-    /// At least one process waited.
+    /// Time during which at least one process waited.
     pub some: Stalled,
-    /// All of them waited.
+    /// Time during which all processes waited.
     pub full: Stalled,
 }
 
-/// One line of it.
+/// One line of a pressure file.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Stalled {
     /// Percent of the last 10, 60 and 300 seconds.
     pub averages: [f64; 3],
-    /// All of the time, in microseconds.
+    /// The total time, in microseconds.
     pub total_us: u64,
 }
 
 impl Group {
-    /// The pressure on `cpu`, `memory` or `io`; none on v1, and where the kernel does not count it.
+    /// The pressure on `cpu`, `memory` or `io`; none on v1, and where the kernel does not account it.
     pub fn pressure(&self, resource: &str) -> Option<Pressure> {
         if self.mode() == Mode::V1 {
             return None;
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_writes_is_read() {
+    fn pressure_files_are_parsed() {
         let text = "some avg10=1.50 avg60=0.20 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         let pressure = parse(text);
         assert_eq!(pressure.some, Stalled { averages: [1.5, 0.2, 0.0], total_us: 1234 });

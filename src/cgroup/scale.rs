@@ -1,10 +1,10 @@
-//! Values of the spec, which speaks v1, in the scales of v2.
+//! Converts values of the spec, which has v1's units, to v2's.
 
 use crate::error::{Error, Result};
 
-/// CPU shares (2 to 262144, default 1024) as cpu.weight (1 to 10000, default 100). A quadratic in the logarithm
-/// meets both ends and the default, as runc 1.3.2 and crun 1.24 have it; the older straight line gave 39 for 1024.
-/// 0 is "not set" and stays 0.
+/// CPU shares (2 to 262144, default 1024) as cpu.weight (1 to 10000, default 100). A quadratic in the logarithm meets
+/// both ends and the default, as in runc 1.3.2 and crun 1.24; the older linear conversion gave 39 for 1024. 0 means
+/// "not set" and stays 0.
 pub(crate) fn cpu_weight(shares: u64) -> u64 {
     match shares {
         0 => 0,
@@ -30,15 +30,15 @@ pub(crate) fn io_weight(blkio: u16) -> u64 {
     1 + (u64::from(blkio).saturating_sub(10)) * 9999 / 990
 }
 
-/// Memory+swap and memory, as v1 counts, as the swap alone of v2, in bytes; `None` is "leave it", -1 "max". 0 means
-/// "not set" in both.
+/// Converts memory+swap and memory, as v1 counts, to the swap limit of v2, in bytes; `None` means "leave unchanged", -1
+/// "max". 0 means "not set" in both arguments.
 ///
 /// # Errors
-/// `Invalid` where no swap limit can be told from the two.
-pub(crate) fn swap_alone(swap: i64, memory: i64) -> Result<Option<i64>> {
+/// `Invalid` where the two do not determine a swap limit.
+pub(crate) fn swap_limit(swap: i64, memory: i64) -> Result<Option<i64>> {
     let refuse = |why: String| Err(Error::invalid(format!("linux.resources.memory.swap: {why}")));
     match (memory, swap) {
-        // v1 needed memory+swap raised with memory, so "unlimited memory" alone means both.
+        // v1 required memory+swap to be raised with memory, so "unlimited memory" alone means both.
         (-1, 0) | (_, -1) => Ok(Some(-1)),
         (_, 0) => Ok(None),
         (_, ..-1) => refuse(format!("{swap} is neither a size nor -1")),
@@ -102,10 +102,10 @@ mod tests {
             (100, 100, Some(0)),
             (300, 100, Some(200)),
         ] {
-            assert_eq!(swap_alone(swap, memory).unwrap(), alone, "{swap} {memory}");
+            assert_eq!(swap_limit(swap, memory).unwrap(), alone, "{swap} {memory}");
         }
         for (swap, memory) in [(100, 0), (50, 100), (-2, 100)] {
-            assert!(swap_alone(swap, memory).is_err(), "{swap} {memory}");
+            assert!(swap_limit(swap, memory).is_err(), "{swap} {memory}");
         }
     }
 }

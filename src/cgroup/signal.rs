@@ -1,4 +1,4 @@
-//! A signal to every process of a list that is read from a cgroup.
+//! Sends a signal to every process of a list that is read from a cgroup.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -8,19 +8,19 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::error::{Doing, Result};
 
-/// How many processes are held open at a time: few, for the caller may have few descriptors.
-const AT_A_TIME: usize = 64;
+/// How many processes are held open at once: few, because the caller may have few descriptors.
+const BATCH: usize = 64;
 
-/// Sends `signal` to each process that `list` finds.
+/// Sends `signal` to each process that `list` returns.
 ///
-/// A process of the list may end, and its pid be another's, before the signal is sent. So each is opened first and
-/// `list` is asked again: what it still finds by then is the one that was opened, or that one has ended.
+/// A listed process may end, and another process may get its pid, before the signal is sent. So each is opened first
+/// and `list` is called again: a pid that is still listed is that of the opened process, or that process has ended.
 ///
 /// # Errors
-/// What `list` answers, and that a signal is refused. That a process has ended is no error.
+/// Those of `list`, and that the signal is refused. A process that has ended is no error.
 pub(super) fn send(list: impl Fn() -> Result<Vec<i32>>, signal: Signal) -> Result<()> {
     let mut refused = Ok(());
-    for pids in list()?.chunks(AT_A_TIME) {
+    for pids in list()?.chunks(BATCH) {
         let mut opened = Vec::with_capacity(pids.len());
         for pid in pids {
             match open(*pid) {
@@ -40,11 +40,11 @@ pub(super) fn send(list: impl Fn() -> Result<Vec<i32>>, signal: Signal) -> Resul
     refused
 }
 
-/// Opens a process by its pid, or by that of one of its threads, which is what a threaded cgroup lists.
+/// Opens a process by its pid, or by the pid of one of its threads, which is what a threaded cgroup lists.
 fn open(pid: i32) -> std::result::Result<OwnedFd, Errno> {
     let by = |pid: i32| pidfd_open(Pid::from_raw(pid.max(0)).ok_or(Errno::SRCH)?, PidfdFlags::empty());
     match by(pid) {
-        // Which of the two it is depends on the kernel's version.
+        // The kernel's version decides which of the two errors it is.
         Err(Errno::INVAL | Errno::NOENT) => by(process_of(pid).ok_or(Errno::SRCH)?),
         other => other,
     }
@@ -74,9 +74,9 @@ mod tests {
         child.wait().unwrap()
     }
 
-    /// Between the first list and the signal a member ends, and its pid is given to somebody who never was a member.
+    /// A member ends between the first list and the signal, and a process that never was a member gets its pid.
     #[test]
-    fn who_has_the_pid_of_a_member_that_ended_is_left_alone() {
+    fn a_process_that_reuses_the_pid_of_a_member_gets_no_signal() {
         let (mut stranger, pid) = sleeper();
         let asked = Cell::new(0);
         let list = || {
@@ -90,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn members_get_the_signal_in_any_number_and_what_is_no_process_is_no_error() {
+    fn any_number_of_members_gets_the_signal_and_an_ended_one_is_no_error() {
         use std::os::unix::process::ExitStatusExt;
-        let (mut children, pids): (Vec<_>, Vec<_>) = (0..AT_A_TIME + 3).map(|_| sleeper()).unzip();
+        let (mut children, pids): (Vec<_>, Vec<_>) = (0..BATCH + 3).map(|_| sleeper()).unzip();
         let list = || Ok(pids.iter().copied().chain([0, -1, i32::MAX]).collect());
         send(list, Signal::TERM).unwrap();
         for child in &mut children {

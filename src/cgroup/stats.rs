@@ -1,4 +1,4 @@
-//! What a cgroup has used.
+//! Resource usage of a cgroup.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,7 @@ use super::dir::{Dir, is_gone};
 use super::group::Group;
 use crate::error::{Doing, Result};
 
-/// What a container has used; a part is `None` where its controller is off.
+/// The resources a container has used; a part is `None` where its controller is disabled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Processor time.
@@ -19,44 +19,44 @@ pub struct Stats {
     pub pids: Option<Pids>,
 }
 
-/// Processor time since the group was made, in nanoseconds.
+/// Processor time since the group was created, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cpu {
-    /// All of it.
+    /// User and kernel time together.
     pub usage_ns: u64,
-    /// In user space.
+    /// Time in user space.
     pub user_ns: u64,
-    /// In the kernel.
+    /// Time in the kernel.
     pub system_ns: u64,
-    /// Periods of the quota in which something ran.
+    /// Quota periods in which a process ran.
     pub periods: u64,
-    /// Of these, the ones in which the quota was used up.
+    /// Quota periods in which the quota was used up.
     pub throttled_periods: u64,
-    /// How long processes waited because of that.
+    /// How long processes were throttled.
     pub throttled_ns: u64,
 }
 
 /// Memory, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// In use now, page cache included.
+    /// Current usage, including page cache.
     pub usage: u64,
-    /// The most that ever was; v2 tells since KERNEL(5.19).
+    /// The highest usage so far; on v2 since KERNEL(5.19).
     pub peak: Option<u64>,
     /// The limit.
     pub limit: Option<u64>,
-    /// Memory and swap in use now, where swap is counted.
+    /// Current memory and swap, where swap is accounted.
     pub swap_usage: Option<u64>,
-    /// The limit of both together.
+    /// The limit of memory and swap together.
     pub swap_limit: Option<u64>,
     /// How often the limit was hit.
     pub failures: u64,
-    /// memory.stat as it stands there.
+    /// The values of memory.stat.
     pub raw: BTreeMap<String, u64>,
 }
 
 impl Memory {
-    /// What cannot be reclaimed at once: usage without the page cache that nobody touches, as kubelet counts it.
+    /// Memory that cannot be reclaimed at once: usage without the inactive page cache, as kubelet computes it.
     pub fn working_set(&self) -> u64 {
         let idle = self.raw.get("total_inactive_file").or_else(|| self.raw.get("inactive_file"));
         self.usage.saturating_sub(idle.copied().unwrap_or(0))
@@ -66,14 +66,14 @@ impl Memory {
 /// Processes and threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pids {
-    /// Now.
+    /// The current number.
     pub current: u64,
-    /// How many there may be.
+    /// The highest number allowed.
     pub limit: Option<u64>,
 }
 
 impl Group {
-    /// Reads them.
+    /// Reads the statistics.
     ///
     /// # Errors
     /// `NotFound` when the group is gone.
@@ -103,7 +103,7 @@ impl Group {
     }
 }
 
-/// Absent files are an absent controller.
+/// A missing file means that the controller is disabled.
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -111,14 +111,14 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The lines `key value` of a file.
+/// A file of lines `key value`.
 fn table(dir: &Dir, file: &str) -> io::Result<BTreeMap<String, u64>> {
     let text = dir.read(file)?;
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
     Ok(pairs.filter_map(|(key, value)| Some((key.to_owned(), value.trim().parse().ok()?))).collect())
 }
 
-/// One number; "max" is `None`.
+/// A file of one number; "max" is `None`.
 fn number(dir: &Dir, file: &str) -> io::Result<Option<u64>> {
     match dir.read(file)?.trim() {
         "max" => Ok(None),
@@ -181,7 +181,7 @@ fn v1_cpu(account: &Dir, cpu: Option<&Dir>) -> io::Result<Cpu> {
 }
 
 fn v1_memory(dir: &Dir) -> io::Result<Memory> {
-    // No limit shows as the largest number of pages.
+    // v1 shows "no limit" as the largest number of pages.
     let limit = |value: Option<u64>| value.filter(|bytes| *bytes < 1 << 62);
     Ok(Memory {
         usage: number(dir, "memory.usage_in_bytes")?.unwrap_or(0),

@@ -1,8 +1,8 @@
 //! The systemd driver: a container's cgroup as a transient scope.
 //!
-//! systemd gets the limits as properties, so that it does not undo them when it reloads, and every limit is written to
-//! its file as well, exactly and with those that systemd has no property for. The D-Bus client is that of cgroups-rs;
-//! which property has which value is worked out here, as data.
+//! systemd gets the limits as properties, so that it does not undo them when it reloads. Every limit is also written to
+//! its file, because properties are rounded and some limits have none. The D-Bus client is that of cgroups-rs; the
+//! properties and their values are computed here, as data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::write::Write;
 use super::{Mode, v1, v2};
 use crate::error::{Error, Kind, Result};
 
-/// systemd answers before it has moved the process; so long is waited for that.
+/// systemd replies before it has moved the process; this is how long to wait for the move.
 const START_TIME: Duration = Duration::from_secs(30);
 /// "infinity" in properties that hold a size or a time.
 const INFINITY: u64 = u64::MAX;
@@ -39,7 +39,8 @@ enum Value {
 
 type Property = (&'static str, Value);
 
-/// Makes the scope with `pid` as its first process, then the directories that systemd does not make, and the limits.
+/// Creates the scope with `pid` as its first process, then the directories that systemd does not create, and sets the
+/// limits.
 pub(crate) fn start(plan: &Plan, group: &Group, pid: i32) -> Result<()> {
     let CgroupPath::Scope { slice, unit } = &plan.path else {
         return Err(Error::new(Kind::Bug, "a plan for systemd has no scope"));
@@ -60,7 +61,7 @@ pub(crate) fn start(plan: &Plan, group: &Group, pid: i32) -> Result<()> {
         }
     })?;
     finish(plan, group, pid).inspect_err(|_| {
-        // The failure that led here is what gets reported.
+        // The failure that led here is the one to report.
         let _ = client(unit, &[]).map(|client| client.stop());
     })
 }
@@ -99,7 +100,7 @@ fn wait_for(path: &Path, pid: i32) -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let doing = format!("systemd moved process {pid} into {}", path.display());
+            let doing = format!("wait for systemd to move process {pid} into {}", path.display());
             return Err(Error::new(Kind::TimedOut, doing).hint("see journalctl and systemctl list-jobs"));
         }
         thread::sleep(pause);
@@ -107,7 +108,7 @@ fn wait_for(path: &Path, pid: i32) -> Result<()> {
     }
 }
 
-/// Tells systemd of changed limits, where the group is a scope of its.
+/// Reports changed limits to systemd, if the group is one of its scopes.
 pub(crate) fn update(group: &Group, limits: &Limits) -> Result<()> {
     let Some(unit) = scope_of(group) else { return Ok(()) };
     let properties = limit_properties(&limits.writes);
@@ -120,7 +121,7 @@ pub(crate) fn update(group: &Group, limits: &Limits) -> Result<()> {
     })
 }
 
-/// Stops the scope, where the group is one: else a failed one stays in systemd's list.
+/// Stops the scope, if the group is one: a failed scope would stay in systemd's list.
 pub(crate) fn stop(group: &Group) -> Result<()> {
     let Some(unit) = scope_of(group) else { return Ok(()) };
     client(&unit, &[])?
@@ -128,7 +129,7 @@ pub(crate) fn stop(group: &Group) -> Result<()> {
         .map_err(|error| Error::new(Kind::System, format!("stop systemd unit {unit}")).because(error))
 }
 
-/// The unit behind a group, told by where it lies: a record has no word about the driver.
+/// The unit of a group, recognized by its path: the record does not contain the driver.
 fn scope_of(group: &Group) -> Option<String> {
     let path = group.paths().get("").or_else(|| group.paths().get("name=systemd"))?;
     let unit = path.file_name()?.to_str()?.strip_suffix(".scope").map(|name| format!("{name}.scope"))?;
@@ -169,19 +170,19 @@ fn scope_properties(slice: &str, unit: &str, mode: Mode, pid: u32) -> Vec<Proper
     vec![
         ("Description", Value::Text(format!("container {unit}"))),
         ("Slice", Value::Text(slice.to_owned())),
-        // The container's own business lies below: systemd keeps its hands off.
+        // systemd leaves the cgroups inside the scope to the container.
         ("Delegate", Value::Flag(true)),
         ("PIDs", Value::Pids(vec![pid])),
         ("MemoryAccounting", Value::Flag(true)),
         ("CPUAccounting", Value::Flag(true)),
         (io, Value::Flag(true)),
         ("TasksAccounting", Value::Flag(true)),
-        // Shutdown must not wait for containers as for services.
+        // Shutdown must not order containers like services.
         ("DefaultDependencies", Value::Flag(false)),
     ]
 }
 
-/// The properties that stand for the files about to be written; files without one are left out.
+/// The properties that correspond to the files to be written; files without a property are left out.
 fn limit_properties(writes: &[Write]) -> Vec<Property> {
     let size = |text: &str| match text {
         "max" | "-1" => Some(INFINITY),
@@ -214,8 +215,8 @@ fn limit_properties(writes: &[Write]) -> Vec<Property> {
     properties
 }
 
-/// systemd counts a quota in microseconds for each second, and keeps whole percents: rounded up, so that the exact
-/// value written to the file afterwards fits below.
+/// systemd counts a quota in microseconds per second, and keeps whole percents: rounded up, so that the exact value
+/// written to the file afterwards is not above it.
 fn quota_properties(quota: Option<&str>, period: Option<&str>) -> Vec<Property> {
     if quota.is_none() && period.is_none() {
         return Vec::new();
@@ -233,13 +234,13 @@ fn quota_properties(quota: Option<&str>, period: Option<&str>) -> Vec<Property> 
     properties
 }
 
-/// A list such as `0-3,8` as bits, the lowest byte first; `None` for what is no list.
+/// A list such as `0-3,8` as a bit mask, lowest byte first; `None` for an invalid list.
 fn mask(list: &str) -> Option<Vec<u8>> {
     let mut bytes: Vec<u8> = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        // Far beyond any machine, and a bound for the memory this takes.
+        // Far beyond any machine, and a bound for the memory used here.
         if first > last || last > 0xffff {
             return None;
         }
@@ -251,8 +252,8 @@ fn mask(list: &str) -> Option<Vec<u8>> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// On v1 systemd writes the devices cgroup of its units, also when it reloads; so it must know the rules. It knows
-/// lists of what is allowed only, and no wildcard major with a minor: such rules are in the files alone.
+/// On v1 systemd writes the devices cgroup of its units, also when it reloads, so it must know the rules. It knows only
+/// lists of allowed devices, and no wildcard major with a minor: such rules are only in the files.
 fn device_properties(rules: &[Rule]) -> Result<Vec<Property>> {
     let (default, exceptions) = devices::exceptions(rules)?;
     if default {
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_have_the_types_that_systemd_wants() {
+    fn values_have_the_types_that_systemd_expects() {
         for (value, signature) in [
             (Value::Flag(true), "Bool(true)"),
             (Value::Number(7), "U64(7)"),

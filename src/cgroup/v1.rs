@@ -1,4 +1,4 @@
-//! Making a cgroup on v1: a directory in each controller's hierarchy.
+//! Creating a cgroup on v1: a directory in each controller's hierarchy.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ const CONTROLLERS: [&str; 15] = [
     "misc",
 ];
 
-/// Where a controller is mounted, and which directory of its hierarchy the mount shows.
+/// The mount point of a controller, and the directory of its hierarchy that is mounted there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
     controller: String,
@@ -59,7 +59,7 @@ pub(crate) fn create(plan: &Plan, note: Note<'_>) -> Result<Group> {
     Ok(group)
 }
 
-/// Where the plan's cgroup goes in each hierarchy that is mounted.
+/// The path of the plan's cgroup in each mounted hierarchy.
 pub(crate) fn paths(plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
     let own = fs::read_to_string("/proc/self/cgroup").doing(|| "read /proc/self/cgroup")?;
     let mut paths = BTreeMap::new();
@@ -70,9 +70,9 @@ pub(crate) fn paths(plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
     }
     if !paths.contains_key("devices") && !in_user_namespace() {
         let error = Error::new(Kind::Unsupported, "no cgroup hierarchy of the devices controller is mounted");
-        return Err(error.hint("mount it: without it, nothing keeps a container from the host's disks"));
+        return Err(error.hint("mount it: without it, a container could use the host's disks"));
     }
-    // Hybrid: the v2 hierarchy has no controllers but is where cgroup.kill is.
+    // Hybrid: the v2 hierarchy has no controllers, but it has cgroup.kill.
     let unified = Path::new(MOUNT).join("unified");
     if is_cgroup2(&unified) {
         paths.insert(String::new(), unified.join(plan.path.below_root(Path::new("/"))?));
@@ -83,7 +83,7 @@ pub(crate) fn paths(plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
 fn hierarchies() -> Vec<Hierarchy> {
     let mounts = mountinfo_self();
     let find = |controller: &str| {
-        // A named hierarchy's name stands among the options, too. The usual place goes before other mounts of it.
+        // The mount options also contain the names of named hierarchies. The usual mount point is preferred to others.
         let mut shown = mounts.iter().filter(|m| m.super_opts.iter().any(|option| option == controller));
         let mount = shown.clone().find(|m| m.mount_point.starts_with(MOUNT)).or_else(|| shown.next())?;
         let (point, root) = (mount.mount_point.clone(), mount.mount_root.clone());
@@ -92,8 +92,8 @@ fn hierarchies() -> Vec<Hierarchy> {
     CONTROLLERS.iter().filter_map(|controller| find(controller)).collect()
 }
 
-/// The runtime's own cgroup, from the text of /proc/self/cgroup, as seen through the mount: in a container without a
-/// cgroup namespace the text has the host's path, of which the mount shows only the end.
+/// The runtime's own cgroup, from the text of /proc/self/cgroup, relative to the mount: in a container without a cgroup
+/// namespace the text has the host's path, and the mount shows only the end of it.
 fn own_in(text: &str, hierarchy: &Hierarchy) -> PathBuf {
     let path = text.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -104,7 +104,7 @@ fn own_in(text: &str, hierarchy: &Hierarchy) -> PathBuf {
     own.strip_prefix(&hierarchy.root).map(Path::to_owned).unwrap_or_default()
 }
 
-/// Makes `path` with its parents; `Ok(false)` when it was there.
+/// Creates `path` with its parents; `Ok(false)` when it existed.
 pub(crate) fn make(made: &mut Made, controller: &str, path: &Path) -> Result<bool> {
     let parent = path.parent().unwrap_or(path);
     if controller == "cpuset" {
@@ -119,7 +119,7 @@ pub(crate) fn make(made: &mut Made, controller: &str, path: &Path) -> Result<boo
     }
 }
 
-/// Makes an inner cpuset and fills it, unless it is the mounted one, which always has something.
+/// Creates an inner cpuset and fills it, unless it is the mounted root, which is never empty.
 fn make_cpuset(made: &mut Made, path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     if parent.is_dir() && !parent.join("cpuset.cpus").exists() {
@@ -130,7 +130,7 @@ fn make_cpuset(made: &mut Made, path: &Path) -> Result<()> {
     inherit(path)
 }
 
-/// cpuset(7): a cpuset starts empty, and no process can enter an empty one; so it takes what its parent has.
+/// cpuset(7): a new cpuset is empty, and no process can enter an empty one; so it copies its parent's values.
 fn inherit(path: &Path) -> Result<()> {
     let (dir, parent) = (open(path)?, open(path.parent().unwrap_or(path))?);
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -147,7 +147,7 @@ fn open(path: &Path) -> Result<Dir> {
     Dir::open(path).doing(|| format!("open cgroup {}", path.display()))
 }
 
-/// Limits and devices.
+/// Writes limits and device rules.
 pub(crate) fn fill(plan: &Plan, group: &Group) -> Result<()> {
     group.write_v1(&plan.limits.writes)?;
     if let Some(cpuset) = group.paths().get("cpuset") {
@@ -156,7 +156,7 @@ pub(crate) fn fill(plan: &Plan, group: &Group) -> Result<()> {
     write_devices(group, &plan.v1_devices)
 }
 
-/// Writes device rules. In a user namespace the kernel lets nobody write them, and nobody make device nodes.
+/// Writes device rules. In a user namespace the kernel refuses this, and refuses to create device nodes as well.
 pub(crate) fn write_devices(group: &Group, writes: &[(&'static str, String)]) -> Result<()> {
     let Some(path) = group.paths().get("devices") else { return Ok(()) };
     if in_user_namespace() {
@@ -171,7 +171,7 @@ pub(crate) fn write_devices(group: &Group, writes: &[(&'static str, String)]) ->
 }
 
 impl Group {
-    /// Writes limits, each into its controller's hierarchy.
+    /// Writes limits, each to its controller's hierarchy.
     pub(crate) fn write_v1(&self, writes: &[super::write::Write]) -> Result<()> {
         let mut dirs = BTreeMap::new();
         for write in writes {

@@ -1,4 +1,4 @@
-//! Making a cgroup on v2, in as few system calls as it takes: for a spec with no limits mkdir, open, and the two
+//! Creating a cgroup on v2 with as few system calls as possible: without limits these are mkdir, open, and the two
 //! bpf(2) calls of the device filter.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use super::write::write_all;
 use super::{Mode, filter};
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Makes the plan's cgroup below `root`, the mount of the hierarchy.
+/// Creates the plan's cgroup below `root`, the mount of the hierarchy.
 pub(crate) fn create(plan: &Plan, root: &Path, note: Note<'_>) -> Result<Group> {
     let below = plan.path.below_root(&own(&plan.path)?)?;
     let mut made = Made::default();
@@ -33,19 +33,19 @@ pub(crate) fn create(plan: &Plan, root: &Path, note: Note<'_>) -> Result<Group> 
     } else {
         refuse_used(&group)?;
     }
-    fill(plan, group.dir()?, !new).map_err(|error| blame(error, refused))?;
+    fill(plan, group.dir()?, !new).map_err(|error| explain_missing(error, refused))?;
     made.keep();
     Ok(group)
 }
 
-/// Limits and device filter. `replace`: the cgroup may carry an older filter.
+/// Writes limits and the device filter. With `replace` the cgroup may have an older filter.
 pub(crate) fn fill(plan: &Plan, dir: &Dir, replace: bool) -> Result<()> {
     check_usage(dir, plan.limits.usage_below)?;
     write_all(&plan.limits.writes, |_| Some(dir))?;
     filter::apply(dir.as_fd(), &plan.devices, replace)
 }
 
-/// The parent of the runtime's own cgroup, for a path that starts there.
+/// The parent of the runtime's own cgroup, for a path relative to it.
 fn own(path: &CgroupPath) -> Result<PathBuf> {
     if !matches!(path, CgroupPath::Own(_)) {
         return Ok(PathBuf::new());
@@ -55,10 +55,10 @@ fn own(path: &CgroupPath) -> Result<PathBuf> {
     Ok(Path::new(own).parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-/// `Ok(true)` when the last directory is new.
+/// Creates the directories of `below`. `Ok(true)` when the last one is new.
 fn make_path(made: &mut Made, root: &Path, below: &Path) -> Result<bool> {
     let path = root.join(below);
-    // The usual case: the parents are there.
+    // The usual case: the parents exist.
     match made.dir(&path) {
         Err(error) if error.kind() == Kind::NotFound => {}
         other => return other,
@@ -72,8 +72,8 @@ fn make_path(made: &mut Made, root: &Path, below: &Path) -> Result<bool> {
     Ok(new)
 }
 
-/// Switches the controllers on in every ancestor. What could not be is answered, not raised: the write of the limit
-/// that needs it tells, and welcome-only controllers may be absent.
+/// Enables the controllers in every ancestor. A failure is returned, not raised: the write of the limit that needs the
+/// controller reports it, and optional controllers may be missing.
 pub(crate) fn enable(root: &Path, below: &Path, names: &[String]) -> Option<(PathBuf, io::Error)> {
     if names.is_empty() {
         return None;
@@ -81,7 +81,7 @@ pub(crate) fn enable(root: &Path, below: &Path, names: &[String]) -> Option<(Pat
     let switches: Vec<String> = names.iter().map(|name| format!("+{name}")).collect();
     let all = switches.join(" ");
     let parent = root.join(below.parent().unwrap_or(Path::new("")));
-    // The usual case: everything above the parent is on already.
+    // The usual case: all controllers above the parent are enabled already.
     switch(&parent, &all).err()?;
     let mut refused = None;
     let mut next = root.to_owned();
@@ -102,8 +102,8 @@ fn switch(dir: &Path, value: &str) -> io::Result<()> {
     Dir::open(dir)?.write("cgroup.subtree_control", value)
 }
 
-/// A controller that is missing because an ancestor could not hand it down.
-fn blame(error: Error, refused: Option<(PathBuf, io::Error)>) -> Error {
+/// Explains a missing controller by the ancestor that could not enable it.
+fn explain_missing(error: Error, refused: Option<(PathBuf, io::Error)>) -> Error {
     match refused {
         Some((path, cause))
             if error.kind() == Kind::Unsupported && cause.raw_os_error() == Some(libc::EBUSY) =>
@@ -115,10 +115,10 @@ fn blame(error: Error, refused: Option<(PathBuf, io::Error)>) -> Error {
     }
 }
 
-/// SPEC(runtime 1.2 #memory, checkBeforeUpdate): v2 would set any limit and let the OOM killer bring it about.
+/// SPEC(runtime 1.2 #memory, checkBeforeUpdate): v2 would accept any limit and let the OOM killer enforce it.
 pub(crate) fn check_usage(dir: &Dir, usage_below: Option<u64>) -> Result<()> {
     let Some(bound) = usage_below else { return Ok(()) };
-    // Best effort, as in runc: a cgroup that does not tell its usage has none.
+    // Best effort, as in runc: a cgroup without readable usage passes.
     match dir.read("memory.current").ok().and_then(|text| text.trim().parse::<u64>().ok()) {
         Some(usage) if usage >= bound => {
             let doing =

@@ -1,4 +1,4 @@
-//! One value for one file of a cgroup, and carrying out a list of them.
+//! Writes of values to cgroup files.
 
 use std::borrow::Cow;
 use std::io;
@@ -6,39 +6,39 @@ use std::io;
 use super::dir::Dir;
 use crate::error::{Cause, Error, Kind, Result};
 
-/// What to do where the file does not exist.
+/// The action when the file does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// The spec asked for something that this host cannot do.
+    /// Refuse: the host cannot do what the spec requires.
     Refuse,
-    /// Nothing is lost without it.
+    /// Ignore the write: the limit has no effect without the file.
     Skip,
-    /// Another file means the same in another scale.
+    /// Write another file, which sets the same limit in another unit.
     Instead {
-        /// Its name.
+        /// The other file's name.
         file: &'static str,
-        /// The value in its scale.
+        /// The value in its unit.
         value: String,
     },
 }
 
-/// A value that goes into a file of the cgroup.
+/// A value for a file of the cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
-    /// The field of the spec that asks for it, such as `linux.resources.memory.limit`.
+    /// The field of the spec that requires it, such as `linux.resources.memory.limit`.
     pub field: Cow<'static, str>,
-    /// The controller that owns the file, as v1 names its hierarchy and v2 its controller.
+    /// The controller that owns the file: v1 has a hierarchy of this name.
     pub controller: Cow<'static, str>,
-    /// The file.
+    /// The file's name.
     pub file: Cow<'static, str>,
-    /// What is written, in one write(2).
+    /// The value, written in one write(2).
     pub value: String,
-    /// What to do where the file does not exist.
+    /// The action when the file does not exist.
     pub missing: Missing,
     /// Files that bound each other (quota and period, memory and memory+swap) refuse with `EINVAL` while the other
-    /// still has its old value. Such a write is tried again after all the others, which makes the order right
-    /// whether the limits go up or down.
-    pub again: bool,
+    /// still has its old value. Such a write is retried after all others, so that the order is right whether limits go
+    /// up or down.
+    pub retry: bool,
 }
 
 impl Write {
@@ -55,7 +55,7 @@ impl Write {
             file: file.into(),
             value: value.to_string(),
             missing: Missing::Refuse,
-            again: false,
+            retry: false,
         }
     }
 
@@ -69,16 +69,16 @@ impl Write {
         self
     }
 
-    pub(crate) fn and_again(mut self) -> Self {
-        self.again = true;
+    pub(crate) fn or_retry(mut self) -> Self {
+        self.retry = true;
         self
     }
 
-    /// `Ok(false)`: refused for now, to be tried again.
+    /// `Ok(false)`: refused for now, to be retried.
     fn to(&self, dir: &Dir, last: bool) -> Result<bool> {
         match self.attempt(dir) {
             Ok(()) => Ok(true),
-            Err(error) if self.again && !last && error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(error) if self.retry && !last && error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
             Err(error) => Err(self.explain(dir, error)),
         }
     }
@@ -111,33 +111,33 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT))
 }
 
-/// The spec asks for a limit whose controller this host does not have.
+/// The error for a limit whose controller this host does not have.
 pub(crate) fn missing_controller(field: &str, controller: &str) -> Error {
     let error =
         Error::new(Kind::Unsupported, format!("{field}: this cgroup has no {controller:?} controller"));
     match controller {
-        // The kernels of the Raspberry Pi switch it off unless told.
+        // The kernels of the Raspberry Pi disable it by default.
         "memory" => error.hint("enable it on the kernel command line: cgroup_enable=memory"),
         _ => error
             .hint("see cgroup.controllers of the parent cgroup, /proc/cgroups, and the kernel command line"),
     }
 }
 
-/// Writes all of them; `dir_of` finds the directory of a controller.
+/// Writes all values; `dir_of` returns the directory of a controller.
 ///
 /// # Errors
-/// Names the field of the spec whose write failed. What was written before stays written.
+/// Those of the writes, naming the field of the spec. Earlier writes stay in effect.
 pub(crate) fn write_all<'d>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'d Dir>) -> Result<()> {
-    let mut again = Vec::new();
+    let mut retries = Vec::new();
     for write in writes {
         match dir_of(&write.controller) {
             Some(dir) if write.to(dir, false)? => {}
-            Some(dir) => again.push((write, dir)),
+            Some(dir) => retries.push((write, dir)),
             None if write.missing == Missing::Skip => {}
             None => return Err(missing_controller(&write.field, &write.controller)),
         }
     }
-    again.iter().try_for_each(|(write, dir)| write.to(dir, true).map(drop))
+    retries.iter().try_for_each(|(write, dir)| write.to(dir, true).map(drop))
 }
 
 /// The controllers that the writes need; `cgroup.*` files need none.

@@ -118,7 +118,7 @@ fn start(run: &Path, how: &How) -> Result<()> {
     // Containers' first processes are copies of this one until they execute something else.
     crate::launch::self_protect::ensure()?;
     umask(Mode::from_raw_mode(0o022));
-    sys::process::heed_signals();
+    sys::process::reset_ignored_signals();
     if let Some(file) = how.resume {
         match takeover::resume(run, file) {
             Ok(keeper) => {

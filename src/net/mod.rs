@@ -1,4 +1,4 @@
-//! The network of pods: namespaces that live without a process, and the plugins that connect them.
+//! The network of pods: namespaces pinned as files, and the CNI plugins that connect them.
 
 pub mod cni;
 pub mod namespace;

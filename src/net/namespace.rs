@@ -15,14 +15,14 @@ use crate::linux::private;
 use crate::linux::user_namespace;
 use crate::sys::{loopback, process};
 
-/// A file below this is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
+/// A file on a file system of this type is a namespace; see statfs(2) and `NSFS_MAGIC` in linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
-/// Makes a network namespace with loopback up, and pins it at `path`. One that is pinned there already is kept: whoever
-/// was interrupted after this step takes it again. The node's user namespace owns it.
+/// Creates a network namespace with loopback up, and pins it at `path`. One that is pinned there already is kept, so
+/// that an interrupted caller can retry. The node's user namespace owns it.
 ///
 /// # Errors
-/// `Denied` without CAP_SYS_ADMIN, or the path cannot be made.
+/// `Denied` without CAP_SYS_ADMIN, or when the path cannot be created.
 pub fn create_network(path: &Path) -> Result<()> {
     if is_pinned(path) {
         return Ok(());
@@ -30,14 +30,14 @@ pub fn create_network(path: &Path) -> Result<()> {
     create(&[(libc::CLONE_NEWNET, path)], || Ok(()))
 }
 
-/// Makes namespaces of these kinds (`CLONE_NEWNET` with loopback up, `CLONE_NEWIPC`, `CLONE_NEWUTS`), has `set_up` work
+/// Creates namespaces of these kinds (`CLONE_NEWNET` with loopback up, `CLONE_NEWIPC`, `CLONE_NEWUTS`), runs `set_up`
 /// inside them, and pins each at its path. The node's user namespace owns them.
 ///
 /// # Errors
-/// `Denied` without CAP_SYS_ADMIN, a path cannot be made, or what `set_up` answers; nothing stays pinned then.
+/// `Denied` without CAP_SYS_ADMIN, when a path cannot be created, or the error of `set_up`; nothing stays pinned then.
 pub fn create(kinds: &[(i32, &Path)], set_up: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let flags = kinds.iter().fold(0, |flags, (kind, _)| flags | kind);
-    // A thread has namespaces of its own, and leaves nothing behind: no process is needed to make some.
+    // A thread has its own namespaces and leaves nothing behind, so no process is needed to create some.
     let made = on_a_thread(|| {
         process::unshare(flags).doing(|| "make namespaces")?;
         if flags & libc::CLONE_NEWNET != 0 {
@@ -51,10 +51,10 @@ pub fn create(kinds: &[(i32, &Path)], set_up: impl FnOnce() -> Result<()> + Send
     made.inspect_err(|_| kinds.iter().for_each(|(_, path)| drop(remove(path))))
 }
 
-/// As [`create`], owned by a new user namespace with these maps, which is one of `kinds` itself.
+/// Like [`create`], but a new user namespace with these id maps, which is one of `kinds` itself, owns the others.
 ///
 /// # Errors
-/// As [`create`], or the maps are refused.
+/// Those of [`create`], or the kernel refuses the maps.
 pub fn create_owned(
     kinds: &[(i32, &Path)],
     maps: &IdMaps,
@@ -65,7 +65,7 @@ pub fn create_owned(
         for (kind, path) in kinds {
             pin(&Path::new("/proc").join(format!("{pid}/ns/{}", name_of(*kind))), path)?;
         }
-        // From outside: who may make a user namespace has all rights over what it owns.
+        // The maps are written from outside: whoever creates a user namespace has all rights over what it owns.
         on_a_thread(|| {
             for (kind, path) in kinds.iter().filter(|(kind, _)| *kind != libc::CLONE_NEWUSER) {
                 let file = File::open(path).doing(|| format!("open {}", path.display()))?;
@@ -80,7 +80,7 @@ pub fn create_owned(
     made.inspect_err(|_| kinds.iter().for_each(|(_, path)| drop(remove(path))))
 }
 
-/// The name of a kind of namespace below /proc/PID/ns.
+/// The name that a kind of namespace has in /proc/PID/ns.
 pub fn name_of(kind: i32) -> &'static str {
     match kind {
         libc::CLONE_NEWNET => "net",
@@ -93,14 +93,14 @@ pub fn name_of(kind: i32) -> &'static str {
     }
 }
 
-/// Pins the namespace that `source` is the file of, as `/proc/PID/ns/ipc`, at `path`.
+/// Pins the namespace file `source`, such as `/proc/PID/ns/ipc`, at `path`.
 ///
 /// # Errors
 /// `Exists` when a namespace is pinned there, `NotFound` without `source`; nothing is left behind then.
 pub fn pin(source: &Path, path: &Path) -> Result<()> {
     let doing = || format!("pin {} at {}", source.display(), path.display());
     if is_pinned(path) {
-        return Err(Error::new(Kind::Exists, format!("{}: there is one already", doing())));
+        return Err(Error::new(Kind::Exists, format!("{}: a namespace is pinned there already", doing())));
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
     private::make_dirs(directory, private::DIR).doing(doing)?;
@@ -115,14 +115,14 @@ pub fn is_pinned(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(NSFS_MAGIC))
 }
 
-/// Lets go of what is pinned at `path`; absent is fine. The namespace ends with its last process.
+/// Unpins the namespace at `path`; a missing file is no error. The namespace ends with its last process.
 ///
 /// # Errors
-/// The file cannot be removed.
+/// When the file cannot be removed.
 pub fn remove(path: &Path) -> Result<()> {
     let doing = || format!("unpin {}", path.display());
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // Not pinned: never finished, or removed half-way.
+        // Not pinned: creation was interrupted, or the removal was.
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
         Err(e) => return Err(e).doing(doing),
     }
@@ -132,10 +132,10 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Runs `work` in the network namespace pinned at `path`, on a thread of its own: sockets made there belong to it.
+/// Runs `work` in the network namespace pinned at `path`, on a thread of its own: sockets created there belong to it.
 ///
 /// # Errors
-/// `NotFound` when nothing is pinned there, or what `work` answers.
+/// `NotFound` when nothing is pinned there, or the error of `work`.
 pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let file = File::open(path).doing(|| format!("open the network namespace {}", path.display()))?;
     on_a_thread(|| {

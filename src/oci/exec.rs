@@ -122,7 +122,7 @@ pub fn exec_piped(
     process.set_args(Some(args.to_vec())).set_terminal(Some(false));
     let options = ExecOptions::default();
     let whole = Group::from_paths(&state.cgroup_paths)?;
-    let apart = whole.apart(name)?;
+    let apart = whole.create_subgroup(name)?;
     let limit = end.saturating_duration_since(Instant::now());
     let added = Added { spec: &spec, process: &process, options: &options, state: &state, id, limit };
     let parent = apply::OwnWithStreams(streams);
@@ -130,7 +130,7 @@ pub fn exec_piped(
         Ok(process) => Ok(Piped { process, apart }),
         Err(error) => {
             if let Some(apart) = apart {
-                let _ = apart.end_apart();
+                let _ = apart.kill_and_remove();
             }
             Err(error)
         }

@@ -143,8 +143,8 @@ impl Pods {
             Err(e) if e.kind() == Kind::NotFound => return Ok(()),
             other => other?.cgroup_paths,
         };
-        for command in Group::from_paths(&paths)?.apart_by_prefix(super::container::PREFIX)? {
-            command.end_apart()?;
+        for command in Group::from_paths(&paths)?.subgroups_by_prefix(super::container::PREFIX)? {
+            command.kill_and_remove()?;
         }
         Ok(())
     }

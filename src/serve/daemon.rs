@@ -35,9 +35,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// It cannot begin: another one serves the same directory or socket, or the store or the keeper fails.
 pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<()> {
     // Whatever shell or script started us: pods are not to notice.
-    crate::sys::process::heed_signals();
+    crate::sys::process::reset_ignored_signals();
     umask(Mode::from_raw_mode(0o022));
-    crate::sys::memory::keep_little();
+    crate::sys::memory::limit_allocator_cache();
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;

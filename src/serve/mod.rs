@@ -140,7 +140,7 @@ impl Backend for Node {
     }
 
     fn give_back(&self) {
-        crate::sys::memory::give_back();
+        crate::sys::memory::trim_allocator();
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {

@@ -1,6 +1,6 @@
-//! Which boot of the machine this is.
+//! The id of the machine's current boot.
 
-/// The boot's id as the kernel gives it, or nothing where it does not: then no boot differs from another.
+/// The boot's id from the kernel, or an empty text where it is not available; then all boots count as the same.
 pub(super) fn id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim_end().to_owned()

@@ -1,6 +1,6 @@
-//! What every [`LayerStore`] must do, as a suite that a back end runs in its own tests.
+//! The rules for every [`LayerStore`], as a suite that a back end runs in its own tests.
 //!
-//! Each check names the rule that is broken and does not stop the next one, so one run tells all.
+//! Each check names the broken rule and does not stop the next check, so one run reports all.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,34 +11,34 @@ use super::layers::{LayerStore, Staged};
 use super::record::LayerId;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// A rule and what breaks it.
+/// A broken rule.
 #[derive(Debug)]
 pub struct Broken {
-    /// The rule.
+    /// The rule, in the words of `RULES`.
     pub rule: &'static str,
-    /// How it was seen to be broken.
+    /// How the back end breaks it.
     pub how: Error,
 }
 
 type Check = fn(&dyn LayerStore, &Path) -> Result<()>;
 
-/// In words of the trait's documentation.
+/// In the order of a layer's life.
 const RULES: [(&str, Check); 8] = [
     ("a staged root is an empty directory of mode 0755", staged_is_empty),
-    ("what is staged is in nobody's way: two layers of one transaction are apart", staged_are_apart),
-    ("what is staged is not present", staged_is_not_present),
-    ("a placed layer is whole where it is mounted from, with its record", placed_is_whole),
-    ("a placed layer is no longer with its transaction", placed_has_moved),
-    ("a number that is taken is not given again", taken_stays),
-    ("a discarded layer is out of sight, and no other one is", discarded_is_gone),
-    ("discarding what is not there is fine, and so is syncing twice", discard_twice),
+    ("two staged layers of one transaction are separate", staged_are_apart),
+    ("a staged layer is not present", staged_is_not_present),
+    ("a placed layer is complete at its lower directory, with its record", placed_is_whole),
+    ("a placed layer has left its transaction's directory", placed_has_moved),
+    ("a number in use is not assigned again", taken_stays),
+    ("a discarded layer has disappeared, and no other has", discarded_is_gone),
+    ("discarding a missing layer succeeds, and so does syncing twice", discard_twice),
 ];
 
-/// Runs all checks, each on a new back end that `make` gives: the back end, and a transaction's directory on the same
-/// file system.
+/// Runs all checks, each on a new back end from `make`, which returns it with a transaction's directory on the same
+/// file system. Returns the broken rules: none for a back end that conforms.
 ///
 /// # Errors
-/// What `make` answers. What a back end does wrong is the answer: empty for one that conforms.
+/// Those of `make`.
 pub fn run<S: LayerStore>(mut make: impl FnMut() -> Result<(S, std::path::PathBuf)>) -> Result<Vec<Broken>> {
     let mut broken = Vec::new();
     for (rule, check) in RULES {
@@ -146,7 +146,7 @@ mod tests {
     use super::super::trash::Trash;
     use super::*;
 
-    /// The overlay back end, with one flaw.
+    /// The overlay back end with one defect.
     #[derive(Debug)]
     struct Flawed {
         inner: OverlayLayers,
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_is_broken_by_a_back_end_that_gets_it_wrong() {
+    fn each_defect_breaks_its_rule() {
         for (flaw, rule) in [
             ("leftovers", RULES[0].0),
             ("one root for all", RULES[1].0),

@@ -1,4 +1,4 @@
-//! What the store holds, replayed from the journal.
+//! The contents of the store, replayed from the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +9,17 @@ use super::record::{Event, ImageRecord, LayerId, LayerRecord};
 /// The sum of all events so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
-    /// By manifest digest.
+    /// Images by manifest digest.
     pub(crate) images: BTreeMap<Digest, ImageRecord>,
     pub(crate) layers: BTreeMap<LayerId, LayerRecord>,
-    /// The number the next layer gets.
+    /// The number of the next layer.
     pub(crate) next_layer: u64,
-    /// A record could not be read or contradicts the others: nothing may be swept on its word.
+    /// A record could not be read or contradicts the others, so nothing may be swept because no record names it.
     pub(crate) damaged: bool,
 }
 
 impl Contents {
-    /// Takes in one record as the journal has it.
+    /// Applies one record of the journal.
     pub(crate) fn replay(&mut self, payload: &[u8]) {
         match serde_json::from_slice(payload) {
             Ok(event) => self.apply(event),
@@ -27,7 +27,7 @@ impl Contents {
         }
     }
 
-    /// Takes in one event.
+    /// Applies one event.
     pub(crate) fn apply(&mut self, event: Event) {
         match event {
             Event::Snapshot { next_layer, layers, images } => {
@@ -37,7 +37,7 @@ impl Contents {
             Event::Commit { layers, images, blobs } => {
                 self.add(layers, images);
                 for (blob, layer) in blobs {
-                    self.know(blob, layer);
+                    self.note_blob(blob, layer);
                 }
             }
             Event::Looked { damaged, sound } => {
@@ -92,7 +92,7 @@ impl Contents {
         }
     }
 
-    /// Puts a layer that came in anew in the place of a damaged one, in every image.
+    /// Replaces a damaged layer by a newly imported one, in every image.
     fn heal(&mut self, fresh: &LayerRecord) {
         let is_same = |old: &&LayerRecord| {
             old.damaged && old.diff_id == fresh.diff_id && old.chain == fresh.chain && !fresh.damaged
@@ -105,7 +105,7 @@ impl Contents {
         }
     }
 
-    fn know(&mut self, blob: Digest, layer: LayerId) {
+    fn note_blob(&mut self, blob: Digest, layer: LayerId) {
         if let Some(layer) = self.layers.get_mut(&layer)
             && !layer.blobs.contains(&blob)
         {
@@ -119,12 +119,12 @@ impl Contents {
         }
     }
 
-    /// The layer with this diffID that can stand where the chain is `chain`.
+    /// The layer with this diffID that is usable where the chain is `chain`.
     pub(crate) fn layer_for(&self, diff_id: &Digest, chain: &Digest) -> Option<&LayerRecord> {
         self.layers.values().find(|layer| layer.fits(diff_id, chain))
     }
 
-    /// Layers that no image has, but for those of `spared` images.
+    /// Layers of no image except those in `without`.
     pub(crate) fn unused_layers(&self, without: &BTreeSet<Digest>) -> BTreeSet<LayerId> {
         let used: BTreeSet<LayerId> = self
             .images
@@ -135,7 +135,7 @@ impl Contents {
         self.layers.keys().copied().filter(|layer| !used.contains(layer)).collect()
     }
 
-    /// All of it as one event.
+    /// The whole contents as one event.
     pub(crate) fn snapshot(&self) -> Event {
         Event::Snapshot {
             next_layer: self.next_layer,

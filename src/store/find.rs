@@ -1,4 +1,4 @@
-//! From what people type to the image they mean.
+//! Finds the image that a user means by a name, an id, or the first digits of one.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::error::{Error, Kind, Result};
 use super::record::ImageRecord;
 use super::reference::Reference;
 
-/// Fewer digits than this are never taken as the beginning of an id.
+/// A text with fewer digits is never taken as the beginning of an id.
 const MIN_DIGITS: usize = 4;
 
-/// Finds the one image meant by `name`.
+/// The one image that `name` means.
 pub(super) fn find(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Result<ImageRecord> {
     if let Some(image) = images.values().find(|image| name_of(image, name).is_some()) {
         return Ok(image.clone());
     }
     let by_id: Vec<&ImageRecord> = images.values().filter(|image| has_digest(image, name)).collect();
-    // One configuration may have come with two manifests, say gzip and zstd: these are the same image to run.
+    // One configuration may have been imported with two manifests, say gzip and zstd: both run the same.
     match by_id.first() {
         Some(first) if by_id.iter().all(|image| image.id == first.id) => Ok((*first).clone()),
         Some(_) => Err(Error::invalid(format!("{name:?} is the beginning of {} image ids", by_id.len()))
@@ -26,11 +26,11 @@ pub(super) fn find(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Result
     }
 }
 
-/// The full name of `image` that `name` stands for, if it is one of its names and no id.
+/// The full name of `image` that `name` stands for; none if `name` is an id.
 pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
     let reference = Reference::parse(name).ok().filter(|reference| reference.digest().is_none())?;
     let full = reference.to_string();
-    // What was imported without a registry's name is called localhost/..., and may be called without that.
+    // An image imported without a registry's name is named localhost/..., and the user may leave that out.
     let local = format!("localhost/{name}{}", if reference.has_own_tag() { "" } else { ":latest" });
     image.names.iter().find(|own| **own == full || **own == local).cloned()
 }
@@ -58,14 +58,14 @@ fn not_found(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Error {
         .collect();
     let hint = match (near.is_empty(), images.is_empty()) {
         (false, _) => format!("did you mean {}?", near.join(" or ")),
-        (true, true) => "the store is empty; bring an image in with `coracle image import`".to_owned(),
-        (true, false) => "`coracle image ls` shows what there is".to_owned(),
+        (true, true) => "the store is empty; import an image with `coracle image import`".to_owned(),
+        (true, false) => "`coracle image ls` lists the images".to_owned(),
     };
     let short: String = name.chars().take(100).collect();
     Error::new(Kind::NotFound, format!("no image {short:?} in the store")).hint(hint)
 }
 
-/// Whether somebody who typed `typed` may have meant `own`: a part of it, another tag, or a slip or two.
+/// Whether `typed` may be meant for `own`: a part of it, another tag, or one or two typing errors.
 fn is_near(own: &str, typed: &str) -> bool {
     let repository = |name: &str| {
         let last = name.rsplit('/').next().unwrap_or(name);
@@ -75,7 +75,7 @@ fn is_near(own: &str, typed: &str) -> bool {
     !theirs.is_empty() && (ours.contains(&theirs) || distance(&ours, &theirs) <= 1 + ours.len() / 5)
 }
 
-/// How many letters have to change, come or go (Levenshtein).
+/// The edit distance (Levenshtein): how many letters to change, insert or delete.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(128).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,4 +1,4 @@
-//! `image gc` and `image prune`: what nobody has use for goes, and the room it took is free.
+//! `image gc` and `image prune`: remove unused data and free its space.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ use super::{Step, Store, hold, sweep};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 
-/// What was cleared away.
+/// The number of things removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Cleared {
     /// Directories of transactions whose process is dead.
     pub transactions: u64,
-    /// Layers that no image has.
+    /// Layers without an image.
     pub layers: u64,
-    /// Manifests and configurations that no image has.
+    /// Manifests and configurations without an image.
     pub blobs: u64,
-    /// Trees and files that were waiting in the trash, of this and earlier work.
+    /// Trees and files deleted from the trash, also those of earlier work.
     pub trash: u64,
 }
 
-/// Sweeps, waiting for whoever is writing, and deletes the trash.
+/// Sweeps after waiting for writers, and empties the trash.
 pub(super) fn gc(store: &Store) -> Result<Cleared> {
-    let locked = lock(&store.path("lock"), super::How::Alone)?;
+    let locked = lock(&store.path("lock"), super::How::Exclusive)?;
     let mut now = store.refresh()?;
     if now.damaged {
-        let damaged = "the journal has lost a record: what no record names may be an image all the same";
+        let damaged = "the journal has lost a record, so data that no record names may belong to an image";
         return Err(Error::new(Kind::Corrupt, damaged).hint("coracle image repair"));
     }
     let mut cleared = Cleared::default();
@@ -44,7 +44,7 @@ pub(super) fn gc(store: &Store) -> Result<Cleared> {
     Ok(cleared)
 }
 
-/// Removes the images that no name stands for, or all that no container uses.
+/// Removes the images without a name, or with `all` those that no container uses.
 pub(super) fn prune(store: &Store, all: bool) -> Result<Vec<Removed>> {
     let used: BTreeSet<Digest> = hold::holders(store)?.into_iter().map(|(_, image)| image).collect();
     let images = store.images()?;
@@ -53,24 +53,25 @@ pub(super) fn prune(store: &Store, all: bool) -> Result<Vec<Removed>> {
     let is_needless = |image: &&super::ImageRecord| {
         !used.contains(&image.manifest) && (all || image.names.is_empty() && !meant.contains(&image.manifest))
     };
-    let doomed: Vec<String> =
+    let unused: Vec<String> =
         images.iter().filter(is_needless).map(|image| image.manifest.to_string()).collect();
-    if doomed.is_empty() { Ok(Vec::new()) } else { store.remove(&doomed) }
+    if unused.is_empty() { Ok(Vec::new()) } else { store.remove(&unused) }
 }
 
-/// Layers that are damaged and out of every image are let go only when no container can still have them mounted.
+/// Whether a container exists: a damaged layer that no image has is discarded only when no container can still have it
+/// mounted.
 pub(super) fn is_in_use(store: &Store) -> Result<bool> {
     Ok(!hold::holders(store)?.is_empty())
 }
 
-/// Makes away with what waits in the trash and says how full the store is then.
+/// Empties the trash and returns the free space after that.
 pub(super) fn free_bytes(store: &Store) -> Result<Free> {
     use crate::error::Doing;
     let stat = rustix::fs::statvfs(&store.root).doing(|| format!("look at {}", store.root.display()))?;
     Ok(Free { bytes: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
 }
 
-/// Room on the file system of the store, in bytes.
+/// The space on the file system of the store, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Free {
     pub(super) bytes: u64,
@@ -78,13 +79,13 @@ pub(super) struct Free {
 }
 
 impl Free {
-    /// What is left to the rest of the machine: a board whose disk is full stops working.
+    /// The bytes to leave to the rest of the machine: a board whose disk is full stops working.
     pub(super) fn reserve(self) -> u64 {
         (self.total / 64).min(64 << 20)
     }
 }
 
-/// Refuses when `bytes` more would eat into the reserve.
+/// Refuses when `bytes` more would use up part of the reserve.
 pub(super) fn ensure_room(store: &Store, bytes: u64) -> Result<()> {
     let mut free = free_bytes(store)?;
     if bytes.saturating_add(free.reserve()) > free.bytes {
@@ -96,12 +97,12 @@ pub(super) fn ensure_room(store: &Store, bytes: u64) -> Result<()> {
         return Ok(());
     }
     let doing = format!(
-        "no room in {}: about {bytes} bytes are needed and {reserve} kept free, {} are there",
+        "no room in {}: about {bytes} bytes are needed and {reserve} kept free, {} are free",
         store.root.display(),
         free.bytes
     );
     Err(Error::new(Kind::System, doing)
-        .hint("free some space, for example with `coracle image prune -a`; nothing of this image was kept"))
+        .hint("free some space, for example with `coracle image prune -a`; nothing of this image was stored"))
 }
 
 /// Discards a layer that no record names.

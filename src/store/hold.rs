@@ -1,7 +1,7 @@
-//! Holds: a container says that it uses an image, so that nobody removes the layers below it.
+//! Holds: a container registers its use of an image, so that the image's layers are not removed.
 //!
-//! A hold is the symbolic link `containers/<id>/image` whose target is the manifest's digest: made atomically, never
-//! torn, and gone with the container's directory, whoever removes that and whatever crashed before.
+//! A hold is the symbolic link `containers/<id>/image` whose target is the manifest's digest: created atomically, never
+//! torn, and removed with the container's directory, whichever process removes that and whatever crashed before.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::record::ImageRecord;
 
 const LINK: &str = "image";
 
-/// Keeps an image from being removed until it is released or the container's directory is gone.
+/// Keeps an image from being removed until it is released or the container's directory is removed.
 ///
 /// Dropping it does not release it: the container outlives the process that started it.
 #[derive(Debug)]
@@ -26,15 +26,15 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// The container's directory in the store, which is the place for its writable layer.
+    /// The container's directory in the store, which also holds its writable layer.
     pub fn directory(&self) -> &Path {
         self.link.parent().unwrap_or(&self.link)
     }
 
-    /// Lets the image go.
+    /// Releases the image.
     ///
     /// # Errors
-    /// When the link cannot be removed; one that is gone already is fine.
+    /// When the link cannot be removed; a missing link is no error.
     pub fn release(self) -> Result<()> {
         match std::fs::remove_file(&self.link) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -45,11 +45,11 @@ impl Hold {
     }
 }
 
-/// Removes a container's directory with its writable layer; absent is fine. The hold on the image goes last: until then its
-/// layers stay.
+/// Removes a container's directory with its writable layer; a missing one is no error. The hold on the image is removed
+/// last: until then its layers stay.
 ///
 /// # Errors
-/// Something in it cannot be removed.
+/// When something in it cannot be removed.
 pub fn remove_container(directory: &Path) -> Result<()> {
     for name in ["upper", "work"] {
         remove_tree(&directory.join(name))?;
@@ -57,10 +57,10 @@ pub fn remove_container(directory: &Path) -> Result<()> {
     remove_tree(directory)
 }
 
-/// Removes a directory with all below it; absent is fine.
+/// Removes a directory with all below it; a missing one is no error.
 ///
 /// # Errors
-/// Something in it cannot be removed.
+/// When something in it cannot be removed.
 pub fn remove_tree(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e).doing(|| format!("remove {}", path.display())),
@@ -68,12 +68,12 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes container `owner` a user of `image`.
+/// Registers container `owner` as a user of `image`.
 pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Hold> {
     let owner = ContainerId::parse(owner)?;
     let directory = store.container_dir(&owner);
     let link = directory.join(LINK);
-    // Against `image rm`, which holds it alone while it looks for holds and removes.
+    // `image rm` takes this lock alone while it looks for holds and removes images.
     let _kept = lock(&store.path("containers"), How::Shared)?;
     let found = store.refresh()?.images.get(&image.manifest).cloned();
     let Some(now) = found else {
@@ -100,7 +100,7 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
     Ok(Hold { link })
 }
 
-/// A quarantined layer is not given to containers.
+/// Refuses an image with a quarantined layer.
 fn refuse_damaged(store: &Store, image: &ImageRecord) -> Result<()> {
     let Some(layer) = store.layers(image)?.into_iter().find(|layer| layer.damaged) else { return Ok(()) };
     let name = image.names.first().cloned().unwrap_or_else(|| image.id.to_string());
@@ -109,7 +109,7 @@ fn refuse_damaged(store: &Store, image: &ImageRecord) -> Result<()> {
         .hint(format!("coracle image repair {name}, or import or pull it again")))
 }
 
-/// Every container that holds an image, and which one.
+/// Every container that holds an image, with the image's manifest digest.
 pub(super) fn holders(store: &Store) -> Result<Vec<(String, Digest)>> {
     let dir = store.path("containers");
     let doing = || format!("list {}", dir.display());
@@ -122,7 +122,7 @@ pub(super) fn holders(store: &Store) -> Result<Vec<(String, Digest)>> {
                 holders
                     .extend(digest.map(|digest| (entry.file_name().to_string_lossy().into_owned(), digest)));
             }
-            // A container without an image from here (NotFound), a stray file (NotADirectory), no link (InvalidInput).
+            // No image of this store (NotFound), a stray file (NotADirectory), or no link (InvalidInput).
             Err(error)
                 if matches!(
                     error.kind(),

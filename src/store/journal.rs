@@ -1,12 +1,12 @@
-//! The journal: an append-only file of framed records, the only truth about what the store holds.
+//! The journal: an append-only file of framed records, the only source of truth about the store's contents.
 //!
 //! ```text
 //! frame    magic "cjr2" or "cjs2" | number u64 LE | length u32 LE | crc32 of number, length and payload u32 LE | payload
 //! ```
-//! The payload is JSON of one event; `cjs2` marks one that replaces all before it. Each frame is written twice, one copy
-//! behind the other, and one commit is synced before the next is written. So a power cut damages at most the last
-//! record, whose torn tail is cut off by the next writer; and flash rot in one copy is healed by the other. Numbers
-//! count up by one, so a record that is lost with both copies is noticed; it is skipped, never fatal.
+//! The payload is one event as JSON; `cjs2` marks one that replaces all before it. Each frame is written twice, one copy
+//! after the other, and each commit is synced before the next is written. So a power cut damages at most the last
+//! record, whose torn tail the next writer cuts off; and damage of one copy on flash is repaired from the other. Numbers
+//! increase by one, so the loss of both copies of a record is detected; the record is skipped, which is never fatal.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,21 +21,21 @@ use crate::linux::private;
 const MAGIC: [u8; 4] = *b"cjr2";
 const SNAPSHOT: [u8; 4] = *b"cjs2";
 const HEAD: usize = 20;
-/// Far above any real record; a length beyond it is damage.
+/// Far above any real record; a greater length means damage.
 const MAX_PAYLOAD: usize = 64 << 20;
 
-/// What a reader got out of some journal bytes.
+/// The result of reading journal bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
     /// The payloads of the records, in order.
     pub(crate) payloads: Vec<Vec<u8>>,
-    /// Where the last good frame ends.
+    /// The end of the last good frame.
     pub(crate) good: usize,
     /// The number of the last record; 0 before the first.
     pub(crate) last: u64,
-    /// A record is lost.
+    /// Whether a record is lost.
     pub(crate) lost: bool,
-    /// A copy of a record is damaged.
+    /// Whether a copy of a record is damaged.
     pub(crate) flawed: bool,
 }
 
@@ -45,7 +45,7 @@ struct Frame<'a> {
     payload: &'a [u8],
 }
 
-/// Reads frames out of `bytes`, which follow record `last`.
+/// Reads frames from `bytes`, which follow record `last`.
 pub(crate) fn scan(bytes: &[u8], last: u64) -> Scan {
     let mut scan = Scan { last, ..Scan::default() };
     while let Some((start, frame)) = next_frame(bytes, scan.good) {
@@ -60,7 +60,7 @@ pub(crate) fn scan(bytes: &[u8], last: u64) -> Scan {
     scan
 }
 
-/// The first good frame at or behind `from`.
+/// The first good frame at or after `from`.
 fn next_frame(bytes: &[u8], from: usize) -> Option<(usize, Frame<'_>)> {
     (from..bytes.len().saturating_sub(HEAD - 1))
         .filter(|at| bytes[*at..].starts_with(b"cj"))
@@ -88,12 +88,12 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// A record as it is written: both copies of its frame.
+/// A record as written to the file: both copies of its frame.
 fn frames(magic: [u8; 4], number: u64, payload: &[u8]) -> Result<Vec<u8>> {
     let length = u32::try_from(payload.len())
         .ok()
         .filter(|_| payload.len() <= MAX_PAYLOAD)
-        .ok_or_else(|| Error::new(Kind::Bug, "a journal record is beyond all bounds"))?;
+        .ok_or_else(|| Error::new(Kind::Bug, "a journal record is too large"))?;
     let mut frame = Vec::with_capacity(2 * (HEAD + payload.len()));
     frame.extend(magic);
     frame.extend(number.to_le_bytes());
@@ -104,25 +104,25 @@ fn frames(magic: [u8; 4], number: u64, payload: &[u8]) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Whether the file at `path` holds a record that this program wrote.
+/// Whether the file at `path` has a record in this format.
 pub(crate) fn is_known(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| next_frame(&bytes, 0).is_some())
 }
 
-/// News since the last look.
+/// The changes since the last refresh.
 #[derive(Debug)]
-pub(crate) enum News {
-    /// The file is another one than before, or shorter: forget everything, then take these.
-    Anew(Scan),
-    /// It has only grown.
-    More(Scan),
+pub(crate) enum Update {
+    /// The file was replaced or is shorter: drop everything read before, then apply these records.
+    Replaced(Scan),
+    /// The file has only grown.
+    Appended(Scan),
 }
 
-/// One process' view of the journal file: how far it has read, and of which file.
+/// One process' view of the journal: which file it has read, and how far.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    /// Kept open so that its inode number cannot come back on another file.
+    /// Kept open so that its inode number cannot be reused for another file.
     seen: Option<File>,
     /// Bytes of `seen` that were read as good frames.
     read_to: u64,
@@ -131,20 +131,20 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A view of the journal at `path` that has seen nothing yet.
+    /// A view of the journal at `path` that has read nothing yet.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, seen: None, read_to: 0, last: 0 }
     }
 
-    /// Reads what was written since the last time, by whomever.
-    pub(crate) fn refresh(&mut self) -> Result<News> {
+    /// Reads the records written since the last time, by any process.
+    pub(crate) fn refresh(&mut self) -> Result<Update> {
         let path = self.path.clone();
         let doing = || format!("read {}", path.display());
         let now = match self.path.symlink_metadata() {
             Ok(now) => now,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 (self.seen, self.read_to, self.last) = (None, 0, 0);
-                return Ok(News::Anew(Scan::default()));
+                return Ok(Update::Replaced(Scan::default()));
             }
             Err(error) => return Err(error).doing(doing),
         };
@@ -156,14 +156,14 @@ impl Journal {
             None => false,
         };
         if same && now.len() == self.read_to {
-            return Ok(News::More(Scan::default()));
+            return Ok(Update::Appended(Scan::default()));
         }
         if !same {
             let file = private::open(&self.path, OFlags::RDONLY);
             (self.seen, self.read_to, self.last) = (Some(file.doing(doing)?), 0, 0);
         }
         let scan = self.read_on().doing(doing)?;
-        Ok(if same { News::More(scan) } else { News::Anew(scan) })
+        Ok(if same { Update::Appended(scan) } else { Update::Replaced(scan) })
     }
 
     fn read_on(&mut self) -> std::io::Result<Scan> {
@@ -190,13 +190,13 @@ impl Journal {
             sync_dir(self.path.parent().unwrap_or(Path::new("/")))?;
         }
         if written.is_err() {
-            // No room: leave no half record behind; should this fail too, the next writer cuts it off.
+            // The disk is full: leave no half record; if this fails too, the next writer cuts it off.
             let _ = file.set_len(self.read_to);
         }
         written.doing(|| format!("write {}", self.path.display()))
     }
 
-    /// Puts one record in the place of all, atomically.
+    /// Replaces all records by one, atomically.
     ///
     /// The caller holds the store's lock and has just refreshed.
     pub(crate) fn compact(&mut self, payload: &[u8]) -> Result<()> {
@@ -209,14 +209,14 @@ impl Journal {
         sync_dir(self.path.parent().unwrap_or(Path::new("/")))
     }
 
-    /// Whether bytes stand behind the last good frame: a torn tail, or a damaged copy of the last record.
+    /// Whether there are bytes after the last good frame: a torn tail, or a damaged copy of the last record.
     pub(crate) fn has_tail(&self) -> Result<bool> {
         let doing = || format!("look at {}", self.path.display());
         let Some(file) = &self.seen else { return Ok(false) };
         Ok(file.metadata().doing(doing)?.len() > self.read_to)
     }
 
-    /// How many bytes of good frames the file has.
+    /// The length of the good frames in bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.read_to
     }
@@ -239,9 +239,9 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn payloads(news: News) -> Vec<Vec<u8>> {
-        match news {
-            News::Anew(scan) | News::More(scan) => scan.payloads,
+    fn payloads(update: Update) -> Vec<Vec<u8>> {
+        match update {
+            Update::Replaced(scan) | Update::Appended(scan) => scan.payloads,
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(payloads(reader.refresh().unwrap()), [b"one"]);
         writer.refresh().unwrap();
         writer.append(b"two").unwrap();
-        assert!(matches!(reader.refresh().unwrap(), News::More(scan) if scan.payloads == [b"two"]));
+        assert!(matches!(reader.refresh().unwrap(), Update::Appended(scan) if scan.payloads == [b"two"]));
         assert!(payloads(reader.refresh().unwrap()).is_empty());
     }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn rot_in_one_copy_is_healed_by_the_other_and_noticed() {
+    fn damage_in_one_copy_is_repaired_by_the_other_and_reported() {
         let dir = tempfile::tempdir().unwrap();
         journal_of(dir.path(), &[b"one", b"two", b"three"]);
         let whole = std::fs::read(dir.path().join("journal")).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn rot_in_both_copies_loses_one_record_and_is_noticed() {
+    fn damage_in_both_copies_loses_one_record_and_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         journal_of(dir.path(), &[b"one", b"two", b"three"]);
         let whole = std::fs::read(dir.path().join("journal")).unwrap();
@@ -329,7 +329,7 @@ mod tests {
         reader.refresh().unwrap();
         writer.refresh().unwrap();
         writer.compact(b"both, and much longer than before").unwrap();
-        assert!(matches!(reader.refresh().unwrap(), News::Anew(scan) if scan.payloads.len() == 1));
+        assert!(matches!(reader.refresh().unwrap(), Update::Replaced(scan) if scan.payloads.len() == 1));
         reader.append(b"three").unwrap();
         assert_eq!(payloads(writer.refresh().unwrap()).len(), 2);
     }

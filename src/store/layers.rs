@@ -1,4 +1,4 @@
-//! Where layers live, behind a trait: directories for overlayfs now, one file per layer for other back ends later.
+//! Storage of layers, behind a trait: directories for overlayfs now, one file per layer for other back ends later.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -15,52 +15,52 @@ use super::journal::sync_dir;
 use super::record::LayerId;
 use super::trash::Trash;
 
-/// A back end that keeps layers. The life of a layer in it:
+/// A back end that stores layers. The life of a layer in it:
 ///
 /// 1. [`stage`](LayerStore::stage): an empty root below a transaction's directory, filled by the caller, with the
-///    record of what is in it ([`Staged::index`]). It may vanish at any time before step 3 without a trace:
+///    record of its paths ([`Staged::index`]). It may vanish at any time before step 3 without a trace:
 ///    transactions delete their directory when they fail.
 /// 2. The caller verifies the digests and makes the file system of the store durable (syncfs(2)).
-/// 3. [`place`](LayerStore::place): under its number, in one atomic step; then
-///    [`sync`](LayerStore::sync) once for all layers placed. It is still nobody's: only the journal makes it real.
-/// 4. [`lower`](LayerStore::lower): what overlayfs(5) takes as a lower directory, read-only, for as long as an image
-///    has the layer or a container holds it.
-/// 5. [`discard`](LayerStore::discard): out of sight at once, the bytes go with the trash.
+/// 3. [`place`](LayerStore::place) moves it to its number, in one atomic step; then [`sync`](LayerStore::sync) is called
+///    once for all placed layers. The layer exists only once the journal names it.
+/// 4. [`lower`](LayerStore::lower) returns a lower directory for overlayfs(5), which stays unchanged for as long as an
+///    image has the layer or a container holds it.
+/// 5. [`discard`](LayerStore::discard) hides it at once; its space is freed when the trash is emptied.
 ///
-/// [`present`](LayerStore::present) lists what steps 3 to 5 left, so that whatever the journal does not know can be
-/// discarded after a crash.
+/// [`present`](LayerStore::present) lists the layers on disk, so that those the journal does not name can be discarded
+/// after a crash.
 pub trait LayerStore: Debug + Send + Sync {
-    /// Makes an empty layer root in `inside`, a transaction's own directory.
+    /// Creates an empty layer root in `inside`, a transaction's own directory.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     fn stage(&self, inside: &Path, number: u32) -> Result<Staged>;
 
-    /// Gives a filled root its number. The directory that held it is gone from the transaction then.
+    /// Moves a filled root to its number. After that the transaction no longer contains it.
     ///
     /// # Errors
-    /// When the layer is taken or the rename fails.
+    /// When the number is in use or the rename fails.
     fn place(&self, staged: &Staged, id: LayerId) -> Result<()>;
 
-    /// Makes what was placed and discarded durable.
+    /// Makes earlier calls of `place` and `discard` durable.
     ///
     /// # Errors
     /// When fsync(2) fails.
     fn sync(&self) -> Result<()>;
 
-    /// The path to mount.
+    /// The path to use as a lower directory.
     fn lower(&self, id: LayerId) -> PathBuf;
 
-    /// The record of what was unpacked, `files.idx`.
+    /// The path of the layer's record, `files.idx`.
     fn index(&self, id: LayerId) -> PathBuf;
 
-    /// Every layer there is, known to the journal or not.
+    /// Every stored layer, known to the journal or not.
     ///
     /// # Errors
     /// When the directory cannot be read.
     fn present(&self) -> Result<Vec<LayerId>>;
 
-    /// Takes a layer away. A missing one is fine.
+    /// Removes a layer. A missing one is no error.
     ///
     /// # Errors
     /// When it cannot be moved.
@@ -70,7 +70,7 @@ pub trait LayerStore: Debug + Send + Sync {
 /// A layer root that is being filled.
 #[derive(Debug)]
 pub struct Staged {
-    /// What becomes `layers/<n>`.
+    /// The directory that becomes `layers/<n>`.
     holder: PathBuf,
     /// The layer's root directory.
     root: OwnedFd,
@@ -82,10 +82,10 @@ impl Staged {
         &self.root
     }
 
-    /// The file for the record of what is unpacked, made new: of an attempt before, nothing stays.
+    /// Creates the file for the record of the unpacked tree; the file of an earlier attempt is truncated.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn index(&self) -> Result<File> {
         let path = self.index_path();
         private::create(&path, private::FILE).doing(|| format!("make {}", path.display()))

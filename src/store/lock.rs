@@ -1,4 +1,4 @@
-//! Advisory locks between processes: whole-file flock(2), and claims on a piece of content.
+//! Advisory locks between processes: whole-file flock(2), and claims on single contents.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -12,31 +12,31 @@ use crate::digest::Digest;
 use crate::error::{Doing, Result};
 use crate::linux::private;
 
-/// A lock that is let go when this is dropped, or when the process dies.
+/// A lock that is released when this is dropped, or when the process dies.
 #[derive(Debug)]
 pub(crate) struct Locked(#[expect(dead_code, reason = "held only to be dropped")] OwnedFd);
 
 /// How to lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Alone, waiting for everybody else to be done.
-    Alone,
-    /// Together with other `Shared` holders, waiting for a lone one.
+    /// Exclusive: waits for all other holders.
+    Exclusive,
+    /// Shared with other `Shared` holders; waits for an exclusive one.
     Shared,
 }
 
-/// Locks the file or directory at `path`, waiting as long as needed; a missing file is made.
+/// Locks the file or directory at `path`, waiting as long as needed; a missing file is created.
 pub(crate) fn lock(path: &Path, how: How) -> Result<Locked> {
     let fd = open(path)?;
     let operation = match how {
-        How::Alone => FlockOperation::LockExclusive,
+        How::Exclusive => FlockOperation::LockExclusive,
         How::Shared => FlockOperation::LockShared,
     };
     retry(|| rustix::fs::flock(&fd, operation)).doing(|| format!("lock {}", path.display()))?;
     Ok(Locked(fd))
 }
 
-/// Locks `path` alone, or returns `None` at once when somebody else holds it.
+/// Locks `path` exclusively, or returns `None` at once when another holds it.
 pub(crate) fn try_lock(path: &Path) -> Result<Option<Locked>> {
     let fd = open(path)?;
     match retry(|| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
@@ -46,33 +46,33 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<Locked>> {
     }
 }
 
-/// Claims the right to bring `content` in, waiting for whoever is at it.
+/// Claims the right to import `content`, waiting for the current holder.
 ///
 /// A claim is one byte of the lock file, chosen by the digest, under an open-file-description lock (fcntl(2)), so
-/// nothing has to be cleaned up and the flock(2) on the same file is untouched. Two contents that meet on one byte
-/// only wait needlessly. Whoever needs several takes them by [`claim_all`], so there is no deadlock.
+/// nothing has to be cleaned up and the flock(2) on the same file is not affected. Two contents with the same byte only
+/// wait needlessly. A caller that needs several claims uses [`claim_all`], so there is no deadlock.
 pub(crate) fn claim(path: &Path, content: &Digest) -> Result<Locked> {
-    claim_place(path, place_of(content)).map_err(|e| e.doing(format!("claim {content}")))
+    claim_byte(path, byte_of(content)).map_err(|e| e.doing(format!("claim {content}")))
 }
 
 /// Claims several contents, in the order of their bytes and each byte once.
 pub(crate) fn claim_all(path: &Path, contents: &[Digest]) -> Result<Vec<Locked>> {
-    let places: BTreeSet<i32> = contents.iter().map(place_of).collect();
-    places.into_iter().map(|place| claim_place(path, place)).collect()
+    let bytes: BTreeSet<i32> = contents.iter().map(byte_of).collect();
+    bytes.into_iter().map(|byte| claim_byte(path, byte)).collect()
 }
 
-fn place_of(content: &Digest) -> i32 {
+fn byte_of(content: &Digest) -> i32 {
     let bytes = content.as_bytes();
     // 30 bits: off_t is 32 bits wide on armv7.
     i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3] & 0x3f])
 }
 
-fn claim_place(path: &Path, place: i32) -> Result<Locked> {
+fn claim_byte(path: &Path, byte: i32) -> Result<Locked> {
     let fd = open(path)?;
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: place.into(),
+        l_start: byte.into(),
         l_len: 1,
         l_pid: 0,
     };
@@ -82,13 +82,13 @@ fn claim_place(path: &Path, place: i32) -> Result<Locked> {
             done => {
                 return done
                     .map(|_| Locked(fd))
-                    .doing(|| format!("wait at byte {place} of {}", path.display()));
+                    .doing(|| format!("wait for byte {byte} of {}", path.display()));
             }
         }
     }
 }
 
-/// Opens for locking: directories cannot be opened for writing, lock files are made when missing.
+/// Opens for locking: directories cannot be opened for writing, missing lock files are created.
 fn open(path: &Path) -> Result<OwnedFd> {
     match private::open_or_create(path, private::FILE) {
         Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
@@ -114,10 +114,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lone_holder_keeps_others_out_until_it_is_dropped() {
+    fn an_exclusive_holder_keeps_others_out_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let held = lock(&path, How::Alone).unwrap();
+        let held = lock(&path, How::Exclusive).unwrap();
         assert!(try_lock(&path).unwrap().is_none());
         drop(held);
         assert!(try_lock(&path).unwrap().is_some());
@@ -128,7 +128,7 @@ mod tests {
     fn a_claim_waits_for_the_same_content_and_ignores_the_file_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let _file = lock(&path, How::Alone).unwrap();
+        let _file = lock(&path, How::Exclusive).unwrap();
         let first = claim(&path, &Digest::of(b"a")).unwrap();
         let _other = claim(&path, &Digest::of(b"b")).unwrap();
         std::thread::scope(|scope| {

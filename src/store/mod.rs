@@ -3,20 +3,21 @@
 //! ```text
 //! <root>/                     0700, always: layers carry setuid files (CVE-2021-41091, CVE-2021-41103)
 //!   VERSION                   "1\n"
-//!   lock                      flock(2): who may write the journal; its bytes: claims on content that comes in
-//!   journal                   append-only, CRC-framed: what there is
+//!   lock                      flock(2): the right to write the journal; its bytes: claims on content being imported
+//!   journal                   append-only, CRC-framed: the contents of the store
 //!   blobs/sha256/<hex>        manifests and configurations
-//!   partial/<hex>             downloads that can go on
+//!   partial/<hex>             downloads that can be resumed
 //!   layers/<n>/fs/            an unpacked layer in overlayfs form
-//!   layers/<n>/files.idx      what is in it, path by path, and what it takes to make its tar again
+//!   layers/<n>/files.idx      its record: every path, and the data to rebuild its tar
 //!   containers/<id>/          a container's writable layer, and its hold: image -> sha256:<manifest>
 //!   tmp/<txn>/                everything uncommitted: layer-<k>/, <hex> of blobs, park-<k>, keep-<n>
-//!   trash/                    what waits to be deleted
+//!   trash/                    trees and files to delete
 //! ```
 //!
 //! Readers take no lock: the journal only grows, or is replaced whole. A transaction is alive as long as its process
 //! holds the flock of its directory in `tmp/`. An image is committed by one record of the journal, written after all
-//! its bytes are durable; before that record it does not exist, and the next [`Store::open`] sweeps what is left.
+//! its bytes are durable; before that record it does not exist, and the next [`Store::open`] sweeps the remains of dead
+//! transactions.
 
 mod boot;
 pub mod conformance;
@@ -50,7 +51,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 
 use contents::Contents;
-use journal::{Journal, News};
+use journal::{Journal, Update};
 use layers::OverlayLayers;
 use lock::{How, Locked};
 use trash::{Trash, names as entry_names};
@@ -63,20 +64,20 @@ pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
 pub use transaction::{Batch, Label, NewImage, NewLayer, Pick, Transaction};
 pub use usage::{Amount, ImageUsage, Usage};
-pub use verify::{Finding, Verdict};
+pub use verify::{Finding, Summary};
 
 /// The largest manifest, index or configuration that is read, in bytes (CVE-2023-25153).
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 
-/// The journal is rewritten when it is both beyond this and four times what it has to say.
+/// The journal is compacted when it is both larger than this and four times as large as its snapshot.
 const COMPACT_ABOVE: u64 = 256 << 10;
 
-/// A moment in the life of a transaction; see [`Store::on_step`].
+/// A point in the life of a transaction; see [`Store::on_step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Its directory is there.
+    /// The transaction has its directory.
     Begun,
-    /// A layer root was made.
+    /// A layer root was created.
     LayerStaged,
     /// A manifest or configuration was written.
     BlobStaged,
@@ -88,21 +89,21 @@ pub enum Step {
     NamesSynced,
     /// The journal has the record: the image exists.
     Journalled,
-    /// `image rm` has written its record, and nothing is deleted yet.
+    /// `image rm` has written its record and deleted nothing yet.
     Removed,
     /// `image gc` has moved dead transactions to the trash.
     Swept,
-    /// What is to go is in the trash, and nothing is deleted yet.
+    /// Everything to delete is in the trash, and nothing is deleted yet.
     Trashed,
-    /// `image verify` has marked what is damaged.
+    /// `image verify` has marked the damaged layers.
     Marked,
-    /// `image repair` has written the journal anew.
+    /// `image repair` has rewritten the journal.
     Rewritten,
 }
 
 type Hook = Box<dyn Fn(Step) + Send + Sync>;
 
-/// An open image store. It may be open in many processes and used by many threads.
+/// An open image store. Many processes may have it open, and many threads may use it.
 pub struct Store {
     root: PathBuf,
     layers: OverlayLayers,
@@ -124,21 +125,22 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, makes it if there is none, and sweeps what dead transactions left. What is swept is
-    /// deleted by [`Store::gc`] or whoever writes next. The first open after a reboot looks at what came in before it.
+    /// Opens the store at `root`, creates it if there is none, and sweeps the remains of dead transactions. Swept data
+    /// is deleted by [`Store::gc`] or the next writer. The first open after a reboot checks the layers imported before
+    /// it.
     ///
     /// # Errors
-    /// `Unsupported` when a newer program wrote it; `Denied` when it is somebody else's; else what the system says.
+    /// `Unsupported` when a newer program wrote it; `Denied` when it belongs to another user; else the system's error.
     pub fn open(root: &Path) -> Result<Self> {
         let store = Self::open_as_it_is(root)?;
         sweep::sweep(&store)?;
         Ok(store)
     }
 
-    /// As [`Store::open`], but sweeps nothing and looks at nothing.
+    /// Like [`Store::open`], but neither sweeps nor checks.
     ///
     /// # Errors
-    /// As for [`Store::open`].
+    /// Those of [`Store::open`].
     pub fn open_as_it_is(root: &Path) -> Result<Self> {
         prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
         let trash = Trash::new(root.join("trash"));
@@ -161,12 +163,12 @@ impl Store {
         self
     }
 
-    /// The directory the store lies in.
+    /// The directory of the store.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// All images, in the order of their first name; those without one come last.
+    /// All images, sorted by their first name; unnamed ones come last.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -178,7 +180,7 @@ impl Store {
         Ok(images)
     }
 
-    /// The image with this manifest, if it is here.
+    /// The image with this manifest, if the store has it.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -186,19 +188,19 @@ impl Store {
         Ok(self.refresh()?.images.get(manifest).cloned())
     }
 
-    /// The image somebody means by `name`: a reference (normalised), an id or manifest digest, or the first digits of
-    /// one.
+    /// The image that a user means by `name`: a reference (normalised), an id or manifest digest, or the first digits
+    /// of one.
     ///
     /// # Errors
-    /// `NotFound`, naming what is near; `Invalid` when several images fit.
+    /// `NotFound`, suggesting similar names; `Invalid` when several images fit.
     pub fn find(&self, name: &str) -> Result<ImageRecord> {
         find::find(&self.refresh()?.images, name)
     }
 
-    /// As [`Store::find`], and under which of its names the image was meant: none for an id or a digest.
+    /// Like [`Store::find`], but also returns the image's name that matched: none for an id or a digest.
     ///
     /// # Errors
-    /// As for [`Store::find`].
+    /// Those of [`Store::find`].
     pub fn find_named(&self, name: &str) -> Result<(ImageRecord, Option<String>)> {
         let image = self.find(name)?;
         let called = find::name_of(&image, name);
@@ -219,7 +221,7 @@ impl Store {
         image.layers.iter().map(find).collect()
     }
 
-    /// The layer with `diff_id` that can stand where the chain, itself included, is `chain`.
+    /// The layer with `diff_id` that is usable where the chain, itself included, is `chain`.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -227,7 +229,7 @@ impl Store {
         Ok(self.refresh()?.layer_for(diff_id, chain).cloned())
     }
 
-    /// The layer that is known to be in the compressed blob `blob`.
+    /// The layer known to be in the compressed blob `blob`.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -239,7 +241,7 @@ impl Store {
     /// The configuration of an image, read and verified.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes are not the ones of its digest.
+    /// `Corrupt` when the bytes do not have its digest.
     pub fn config(&self, image: &ImageRecord) -> Result<oci_spec::image::ImageConfiguration> {
         let bytes = self.blob(&image.id)?;
         serde_json::from_slice(&bytes).doing(|| format!("read the configuration of image {}", image.id))
@@ -248,7 +250,7 @@ impl Store {
     /// A manifest or configuration of an image in the store, verified.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes are not the ones of its digest; `NotFound` when it is not here.
+    /// `Corrupt` when the bytes do not have its digest; `NotFound` when the store does not have it.
     pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.blob_path(digest);
         let mut bytes = Vec::new();
@@ -256,18 +258,19 @@ impl Store {
             .and_then(|file| file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes))
             .doing(|| format!("read {}", path.display()))?;
         if Digest::of(&bytes) != *digest {
-            let doing = format!("{} is damaged: its bytes are not those of its name", path.display());
+            let doing =
+                format!("{} is damaged: its bytes do not have the digest in its name", path.display());
             return Err(Error::new(Kind::Corrupt, doing).hint("remove the image and import it again"));
         }
         Ok(bytes)
     }
 
-    /// The lower directories for overlayfs(5), topmost first; layers that another one hides whole are left out.
+    /// The lower directories for overlayfs(5), topmost first; layers that another one hides completely are left out.
     pub fn lower_dirs(&self, image: &ImageRecord) -> Vec<PathBuf> {
         image.layers.iter().skip(image.hidden).rev().map(|layer| self.layers.lower(*layer)).collect()
     }
 
-    /// Where a layer of the store can be mounted from.
+    /// The lower directory of one layer, for a mount.
     pub fn lower_dir(&self, layer: LayerId) -> PathBuf {
         self.layers.lower(layer)
     }
@@ -280,46 +283,46 @@ impl Store {
         hold::hold(self, image, owner)
     }
 
-    /// The place for a container's writable layer.
+    /// The directory of a container, with its writable layer.
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.path("containers").join(id)
     }
 
-    /// Removes what `names` mean: a reference takes that name, and the image with its last name; an id or digest
-    /// takes the image with all its names. All or nothing.
+    /// Removes the objects that `names` mean: a reference removes that name, and the image with its last name; an id or
+    /// digest removes the image with all its names. All or nothing.
     ///
     /// # Errors
-    /// `Busy` when a container uses an image that would go; `NotFound` as for [`Store::find`].
+    /// `Busy` when a container uses an image that would be removed; `NotFound` as for [`Store::find`].
     pub fn remove(&self, names: &[String]) -> Result<Vec<Removed>> {
         remove::remove(self, names)
     }
 
-    /// Removes the images that have no name, or with `all` every one that no container uses.
+    /// Removes the images without a name, or with `all` every one that no container uses.
     ///
     /// # Errors
-    /// As for [`Store::remove`].
+    /// Those of [`Store::remove`].
     pub fn prune(&self, all: bool) -> Result<Vec<Removed>> {
         gc::prune(self, all)
     }
 
-    /// Clears away what dead processes and removed images left, and deletes what is in the trash, at idle I/O priority.
+    /// Sweeps the remains of dead processes and removed images, and empties the trash, at idle I/O priority.
     ///
     /// # Errors
-    /// `Corrupt` when the journal has lost a record: nothing is swept on its word.
+    /// `Corrupt` when the journal has lost a record: then nothing is swept.
     pub fn gc(&self) -> Result<Cleared> {
         gc::gc(self)
     }
 
-    /// Whether `bytes` more fit, with a reserve left to the rest of the machine: a 64th of the file system, at most
+    /// Checks that `bytes` more fit, with a reserve left to the rest of the machine: a 64th of the file system, at most
     /// 64 MiB. The trash is emptied if that helps.
     ///
     /// # Errors
-    /// `System`, saying how much there is and is needed.
+    /// `System`, with the free and the needed space.
     pub fn ensure_room(&self, bytes: u64) -> Result<()> {
         gc::ensure_room(self, bytes)
     }
 
-    /// How much room what takes.
+    /// The disk usage of the store.
     ///
     /// # Errors
     /// When something cannot be read.
@@ -327,7 +330,7 @@ impl Store {
         usage::usage(self)
     }
 
-    /// The bytes of all layers' files, unpacked, and how many of these there are: by the journal, without looking.
+    /// The bytes and the number of all layers' files, unpacked, from the journal alone.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -337,26 +340,27 @@ impl Store {
         Ok(layers.fold((0, 0), |(bytes, files), layer| (bytes + layer.size_bytes, files + layer.entries)))
     }
 
-    /// Compares images with what was unpacked: documents, every path of every layer with its content and attributes,
-    /// and the journal. `each` hears of every difference; damaged layers are quarantined until they come in again.
+    /// Compares images with their imported state: documents, every path of every layer with its content and attributes,
+    /// and the journal. `each` is called for every difference; damaged layers are quarantined until they are imported
+    /// again.
     ///
     /// # Errors
     /// When something cannot be read for another reason than damage.
-    pub fn verify(&self, images: &[ImageRecord], each: &mut dyn FnMut(&Finding)) -> Result<Verdict> {
+    pub fn verify(&self, images: &[ImageRecord], each: &mut dyn FnMut(&Finding)) -> Result<Summary> {
         verify::verify(self, images, each)
     }
 
-    /// Whether nothing is known to be wrong with an image, and its documents are whole.
+    /// Whether no damage of an image is known, and its documents are intact.
     ///
     /// # Errors
-    /// As for [`Store::layers`].
+    /// Those of [`Store::layers`].
     pub fn is_sound(&self, image: &ImageRecord) -> Result<bool> {
         let layers = self.layers(image)?;
         Ok(layers.iter().all(|layer| !layer.damaged)
             && [image.manifest, image.id].iter().all(|digest| self.blob(digest).is_ok()))
     }
 
-    /// Writes the journal anew when any of it is damaged; says whether it was.
+    /// Rewrites the journal when any of it is damaged; returns whether it was.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -364,11 +368,11 @@ impl Store {
         repair::journal(self)
     }
 
-    /// Writes the tar that a layer was unpacked from, equal to the last bit; returns its length.
+    /// Writes the tar that a layer was unpacked from, bit for bit; returns its length.
     ///
     /// # Errors
-    /// `Corrupt` when the layer is damaged; `Unsupported` when a member of it was replaced by a later one, whose data
-    /// is all that is left.
+    /// `Corrupt` when the layer is damaged; `Unsupported` when a later member replaced one of it, so that the data of
+    /// the earlier one is lost.
     pub fn layer_tar(&self, layer: &LayerRecord, out: &mut dyn std::io::Write) -> Result<()> {
         rebuild::layer_tar(self, layer, out)
     }
@@ -376,12 +380,12 @@ impl Store {
     /// The length of that tar, in bytes.
     ///
     /// # Errors
-    /// As for [`Store::layer_tar`].
+    /// Those of [`Store::layer_tar`].
     pub fn layer_tar_bytes(&self, layer: &LayerRecord) -> Result<u64> {
         rebuild::layer_tar_bytes(self, layer)
     }
 
-    /// Gives the image with this manifest more names, which other images lose; `None` when it is not here.
+    /// Gives the image with this manifest more names, which other images lose; `None` when the store does not have it.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -389,7 +393,7 @@ impl Store {
         self.label(manifest, &Label { names, ..Label::default() })
     }
 
-    /// Makes the image with this manifest known as `label` says, too; `None` when it is not here.
+    /// Adds the names and digests of `label` to the image with this manifest; `None` when the store does not have it.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -397,15 +401,15 @@ impl Store {
         transaction::label(self, manifest, label)
     }
 
-    /// Begins to bring something in.
+    /// Begins an import.
     ///
     /// # Errors
-    /// When its directory cannot be made.
+    /// When its directory cannot be created.
     pub fn begin(&self) -> Result<Transaction<'_>> {
         Transaction::begin(self)
     }
 
-    /// Waits until nobody else brings in `content`, and keeps others from it until the answer is dropped.
+    /// Waits until no other process or thread imports `content`, and keeps others from it until the claim is dropped.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
@@ -413,8 +417,8 @@ impl Store {
         lock::claim(&self.path("lock"), content).map(|locked| Claim { _locked: locked })
     }
 
-    /// Claims several contents. Everybody claims in one order, so that nobody waits in a ring; whoever claims so must
-    /// hold no other claim.
+    /// Claims several contents. All callers claim in one order, so that there is no deadlock; the caller must hold no
+    /// other claim.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
@@ -437,15 +441,15 @@ impl Store {
         }
     }
 
-    /// The contents as of now.
+    /// The current contents.
     fn refresh(&self) -> Result<Now<'_>> {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let scan = match view.journal.refresh()? {
-            News::Anew(scan) => {
+            Update::Replaced(scan) => {
                 view.contents = Contents::default();
                 scan
             }
-            News::More(scan) => scan,
+            Update::Appended(scan) => scan,
         };
         view.contents.damaged |= scan.lost;
         for payload in &scan.payloads {
@@ -454,20 +458,20 @@ impl Store {
         Ok(Now(view))
     }
 
-    /// The right to write the journal, and the contents as they are then.
+    /// Locks the store for writing the journal, and returns the contents at that moment.
     fn write(&self) -> Result<(Locked, Now<'_>)> {
-        let locked = lock::lock(&self.path("lock"), How::Alone)?;
+        let locked = lock::lock(&self.path("lock"), How::Exclusive)?;
         Ok((locked, self.refresh()?))
     }
 }
 
-/// Somebody is bringing this content in; ends when dropped.
+/// The exclusive right to import one content, until it is dropped.
 #[derive(Debug)]
 pub struct Claim {
     _locked: Locked,
 }
 
-/// The contents, for as long as this process' other threads can wait.
+/// The current contents; other threads of this process wait meanwhile.
 struct Now<'a>(MutexGuard<'a, View>);
 
 impl std::ops::Deref for Now<'_> {
@@ -479,13 +483,13 @@ impl std::ops::Deref for Now<'_> {
 }
 
 impl Now<'_> {
-    /// Commits one event. The caller has got this from [`Store::write`].
+    /// Commits one event. The caller has this value from [`Store::write`].
     fn commit(&mut self, event: record::Event) -> Result<()> {
         let view = &mut *self.0;
         let payload = serde_json::to_vec(&event).doing(|| "write a record of the journal")?;
         view.journal.append(&payload)?;
         view.contents.apply(event);
-        // Brings `read_to` behind the record just written; its contents are applied already.
+        // Moves `read_to` past the record just written, which is applied already.
         view.journal.refresh()?;
         if view.journal.size_bytes() <= COMPACT_ABOVE || view.contents.damaged {
             return Ok(());
@@ -498,7 +502,8 @@ impl Now<'_> {
         Ok(())
     }
 
-    /// Writes the journal anew from what could be read of it; what is lost stays lost. As for [`Now::commit`].
+    /// Rewrites the journal from its readable records; lost ones stay lost. For callers of [`Store::write`], like
+    /// [`Now::commit`].
     fn rewrite(&mut self) -> Result<()> {
         let view = &mut *self.0;
         let snapshot = view.contents.snapshot();

@@ -1,7 +1,7 @@
-//! Downloads that can go on after a restart: `partial/<hex>`, the first bytes of a compressed blob.
+//! Partial downloads that can be resumed after a restart: `partial/<hex>`, the first bytes of a compressed blob.
 //!
-//! A file there is a hint, never a promise: after a power cut it may hold anything. Whoever goes on with one hashes all
-//! of it and begins anew when the digest is another. It is written and removed by whoever holds the blob's claim.
+//! The content of such a file is not trusted: after a power cut it may be anything. A pull that resumes one hashes all
+//! of it and starts over when the digest is wrong. Only the holder of the blob's claim writes and removes it.
 
 use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
@@ -16,7 +16,7 @@ use crate::linux::private;
 
 use super::Store;
 
-/// What a power cut may take of a download, in bytes.
+/// The most bytes of a download that a power cut may lose.
 const SYNC_EVERY: u64 = 8 << 20;
 
 /// The beginning of a blob on disk. It stays when this is dropped.
@@ -29,7 +29,7 @@ pub struct Partial {
 }
 
 impl Store {
-    /// What there is of `blob` from an earlier try; possibly nothing but the note that there was one.
+    /// The partial download of `blob` from an earlier attempt; it may be empty, as a mark that there was one.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -46,10 +46,10 @@ impl Store {
         }
     }
 
-    /// Notes that a try to get `blob` begins, so that the next one keeps what it gets.
+    /// Creates the file for an attempt to download `blob`, so that the next attempt keeps its bytes.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be created.
     pub fn begin_partial(&self, blob: &Digest) -> Result<Partial> {
         let path = self.partial_path(blob);
         let doing = || format!("make {}", path.display());
@@ -58,10 +58,10 @@ impl Store {
         Ok(Partial { file, path, length: 0, unsynced: 0 })
     }
 
-    /// Forgets what there is of `blob`: it is complete in the store, or of no use.
+    /// Removes the partial download of `blob`: it is complete in the store, or useless.
     ///
     /// # Errors
-    /// When it cannot be removed; that there is none is fine.
+    /// When it cannot be removed; a missing one is no error.
     pub fn end_partial(&self, blob: &Digest) -> Result<()> {
         let path = self.partial_path(blob);
         match std::fs::remove_file(&path) {
@@ -72,7 +72,7 @@ impl Store {
         }
     }
 
-    /// Removes what nobody has gone on with for so long.
+    /// Removes files that were not written for longer than `older_than`.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -83,9 +83,9 @@ impl Store {
         for entry in std::fs::read_dir(&dir).doing(doing)? {
             let entry = entry.doing(doing)?;
             let changed = entry.metadata().and_then(|meta| meta.modified());
-            // A clock that was set back makes no file old.
+            // If the clock was set back, no file counts as old.
             if changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > older_than)) {
-                // Somebody else may have been faster.
+                // Another process may have removed it first.
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -98,12 +98,12 @@ impl Store {
 }
 
 impl Partial {
-    /// How many bytes there are.
+    /// The length in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The bytes that were there when it was opened, from the first one.
+    /// Reads the bytes that were there when it was opened, from the first one.
     ///
     /// # Errors
     /// When the file cannot be opened again.
@@ -114,7 +114,7 @@ impl Partial {
         Ok(file)
     }
 
-    /// Adds the next bytes.
+    /// Appends the next bytes.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -126,7 +126,7 @@ impl Partial {
         if self.unsynced >= SYNC_EVERY {
             self.unsynced = 0;
             self.file.sync_data().doing(doing)?;
-            // Nobody reads it again unless this process dies.
+            // These bytes are read again only if this process dies.
             let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
         }
         Ok(())
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partial_grows_is_found_again_and_goes_with_age() {
+    fn a_partial_grows_is_found_again_and_is_removed_with_age() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let blob = Digest::of(b"x");

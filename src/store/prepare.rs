@@ -1,4 +1,4 @@
-//! The skeleton of a store: made once, checked at every open.
+//! The directories of a store: created once, checked at every open.
 
 use std::fs::Permissions;
 use std::io::ErrorKind;
@@ -10,22 +10,22 @@ use crate::linux::private;
 
 use super::journal::{self, sync_dir};
 
-/// The format of everything below the root.
+/// The version of the store's format.
 const VERSION: &str = "1\n";
 
-/// Makes the directories of a store, or checks that these are ours.
+/// Creates the directories of a store, or checks existing ones.
 pub(super) fn prepare(root: &Path) -> Result<()> {
     let version = root.join("VERSION");
     match std::fs::read_to_string(&version) {
         Ok(text) if text == VERSION => return check_owner(root),
-        // A power cut right after it was made.
+        // A power cut right after the file was created leaves it empty.
         Ok(text) if text.is_empty() => {}
-        // Two bytes can rot as others can; the journal knows its format too.
+        // The two bytes may be damaged like any others; the journal shows the format too.
         Ok(_) if journal::is_known(&root.join("journal")) => {}
         Err(error) if error.kind() == ErrorKind::InvalidData && journal::is_known(&root.join("journal")) => {}
         Ok(text) => {
             let doing =
-                format!("the store has format {:?}, this program knows {:?}", text.trim(), VERSION.trim());
+                format!("the store has format {:?}, this program supports {:?}", text.trim(), VERSION.trim());
             return Err(Error::new(Kind::Unsupported, doing)
                 .hint("use the program that wrote it, or another --store"));
         }
@@ -51,7 +51,7 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
     sync_dir(root)
 }
 
-/// The root must be ours and closed to others.
+/// The root must belong to this user and be closed to others.
 fn check_owner(root: &Path) -> Result<()> {
     let doing = || format!("check {}", root.display());
     let meta = root.metadata().doing(doing)?;

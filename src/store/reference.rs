@@ -1,4 +1,4 @@
-//! The names of images, in docker's form: `[registry/]path[:tag][@digest]`.
+//! Image names in docker's form: `[registry/]path[:tag][@digest]`.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Reads and normalises `text`.
+    /// Parses and normalises `text`.
     ///
     /// # Errors
     /// `Invalid` when a part breaks the rules of SPEC(distribution 1.1 #pulling-manifests).
@@ -43,17 +43,17 @@ impl Reference {
         &self.path
     }
 
-    /// The tag; `latest` when none was given and no digest either.
+    /// The tag; `latest` when the text has neither a tag nor a digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, which counts more than the tag.
+    /// The digest, which takes precedence over the tag.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// Whether the text named the tag, or it is the default.
+    /// Whether the text contains the tag, rather than the default.
     pub fn has_own_tag(&self) -> bool {
         self.own_tag
     }
@@ -64,7 +64,7 @@ fn read(text: &str) -> Result<Reference, String> {
         Some((rest, digest)) => (rest, Some(Digest::parse(digest).map_err(|e| e.to_string())?)),
         None => (text, None),
     };
-    // A colon behind the last slash begins the tag; one before it, a port.
+    // A colon after the last slash starts the tag; one before it, a port.
     let (name, tag) = match rest.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (rest, None),
@@ -124,7 +124,7 @@ fn check_registry(text: &str) -> Result<(), String> {
     if (is_v6 || host.split('.').all(is_label)) && port.is_none_or(is_port) {
         return Ok(());
     }
-    Err(format!("{text:?} is no host of a registry"))
+    Err(format!("{text:?} is not the host of a registry"))
 }
 
 fn check_path(path: &str) -> Result<(), String> {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn invalid_references_are_refused() {
         let long = "a".repeat(300);
         let id = "a".repeat(64);
         for bad in [

@@ -1,4 +1,4 @@
-//! `image rm`: names go first, an image goes with its last name, a layer with its last image.
+//! `image rm`: an image is removed with its last name, a layer with its last image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::lock::{How, lock};
 use super::record::{Event, ImageRecord};
 use super::{Cleared, Contents, Step, Store, find, hold, sweep};
 
-/// One thing that went away.
+/// One removed object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
     /// A name; its image may have others.
@@ -19,25 +19,25 @@ pub enum Removed {
     Image(Digest),
 }
 
-/// What is to go.
+/// The names and images to remove.
 #[derive(Debug, Default)]
-struct Doomed {
+struct Removal {
     names: BTreeSet<String>,
     images: BTreeMap<Digest, ImageRecord>,
 }
 
 pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
-    // Before the store's lock, as everywhere: no container begins to use an image from here on.
-    let _no_new_holds = lock(&store.path("containers"), How::Alone)?;
+    // Locked before the store's lock, as everywhere: no container starts to use an image from here on.
+    let _no_new_holds = lock(&store.path("containers"), How::Exclusive)?;
     let (locked, mut now) = store.write()?;
-    let doomed = doom(&now, names)?;
-    refuse_used(store, &doomed)?;
+    let removal = select(&now, names)?;
+    refuse_used(store, &removal)?;
     let cleared = &mut Cleared::default();
     let kept = sweep::sweep_transactions(store, cleared)?;
-    let gone: BTreeSet<Digest> = doomed.images.keys().copied().collect();
+    let gone: BTreeSet<Digest> = removal.images.keys().copied().collect();
     let layers: Vec<_> = now.unused_layers(&gone).into_iter().filter(|layer| !kept.contains(layer)).collect();
     let event = Event::Remove {
-        names: doomed.names.iter().cloned().collect(),
+        names: removal.names.iter().cloned().collect(),
         images: gone.into_iter().collect(),
         layers: layers.clone(),
     };
@@ -53,45 +53,45 @@ pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
     drop(locked);
     store.step(Step::Trashed);
     store.trash.empty()?;
-    let images = doomed.images.into_values().map(|image| Removed::Image(image.id));
-    Ok(doomed.names.into_iter().map(Removed::Name).chain(images).collect())
+    let images = removal.images.into_values().map(|image| Removed::Image(image.id));
+    Ok(removal.names.into_iter().map(Removed::Name).chain(images).collect())
 }
 
-/// Which names and images `names` stand for.
-fn doom(now: &Contents, names: &[String]) -> Result<Doomed> {
-    let mut doomed = Doomed::default();
+/// The names and images that `names` mean.
+fn select(now: &Contents, names: &[String]) -> Result<Removal> {
+    let mut removal = Removal::default();
     for name in names {
         let image = find::find(&now.images, name)?;
         match find::name_of(&image, name) {
-            Some(full) => drop(doomed.names.insert(full)),
-            None => doomed.names.extend(image.names.iter().cloned()),
+            Some(full) => drop(removal.names.insert(full)),
+            None => removal.names.extend(image.names.iter().cloned()),
         }
-        if image.names.iter().all(|own| doomed.names.contains(own)) {
-            doomed.images.insert(image.manifest, image);
+        if image.names.iter().all(|own| removal.names.contains(own)) {
+            removal.images.insert(image.manifest, image);
         }
     }
-    let others = others(now, &doomed);
-    doomed.images.extend(others);
-    Ok(doomed)
+    let others = others(now, &removal);
+    removal.images.extend(others);
+    Ok(removal)
 }
 
-/// The images for other platforms that go along, because nothing is left that stands for them.
-fn others(now: &Contents, doomed: &Doomed) -> Vec<(Digest, ImageRecord)> {
-    let stays = |image: &&ImageRecord| !doomed.images.contains_key(&image.manifest);
+/// The images for other platforms that are removed too, because none that shares their names is left.
+fn others(now: &Contents, removal: &Removal) -> Vec<(Digest, ImageRecord)> {
+    let stays = |image: &&ImageRecord| !removal.images.contains_key(&image.manifest);
     let kept: BTreeSet<&Digest> = now.images.values().filter(stays).flat_map(|image| &image.others).collect();
-    let named = doomed.images.values().flat_map(|image| &image.others).filter(|other| !kept.contains(other));
+    let named = removal.images.values().flat_map(|image| &image.others).filter(|other| !kept.contains(other));
     let others = named.filter_map(|other| now.images.get(other).filter(|image| image.names.is_empty()));
     others.map(|image| (image.manifest, image.clone())).collect()
 }
 
-fn refuse_used(store: &Store, doomed: &Doomed) -> Result<()> {
-    if doomed.images.is_empty() {
+fn refuse_used(store: &Store, removal: &Removal) -> Result<()> {
+    if removal.images.is_empty() {
         return Ok(());
     }
-    match hold::holders(store)?.into_iter().find(|(_, held)| doomed.images.contains_key(held)) {
+    match hold::holders(store)?.into_iter().find(|(_, held)| removal.images.contains_key(held)) {
         None => Ok(()),
         Some((container, held)) => {
-            let name = doomed.images.get(&held).and_then(|image| image.names.first().cloned());
+            let name = removal.images.get(&held).and_then(|image| image.names.first().cloned());
             let name = name.unwrap_or_else(|| held.to_string());
             Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}"))
                 .hint(format!("remove it first: coracle rm {container}")))

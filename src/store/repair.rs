@@ -1,14 +1,14 @@
-//! The store's own part of `image repair`: the journal, and what a healed layer leaves behind.
+//! The store's part of `image repair`: rewriting the journal.
 
 use super::{Step, Store, verify};
 use crate::error::Result;
 
-/// Writes a damaged journal anew. What a lost record brought in is lost; it can be brought in again.
+/// Rewrites a damaged journal. The images of a lost record are lost; they can be imported again.
 pub(super) fn journal(store: &Store) -> Result<bool> {
     if verify::state_of_journal(store)? == (false, false) {
         return Ok(false);
     }
-    // What this process knows may be more than what can still be read.
+    // This process may know more than can still be read from the file.
     let (_locked, mut now) = store.write()?;
     now.rewrite()?;
     drop(now);

@@ -1,4 +1,5 @@
-//! Rolling back what died: at open and by `image gc`, whatever no record of the journal and no living transaction stands for goes.
+//! Rolls back dead work: at open and by `image gc`, data goes that belongs to no record of the journal and to no living
+//! transaction.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use super::lock::try_lock;
 use super::record::{Event, LayerId};
 use super::{Cleared, Now, Store, gc, verify};
 
-/// Sweeps, unless somebody is writing right now: then a later open will do it.
+/// Sweeps, unless another process is writing right now: then a later open will do it.
 pub(super) fn sweep(store: &Store) -> Result<()> {
     let locked = match try_lock(&store.path("lock")) {
         Ok(locked) => locked,
@@ -33,13 +34,13 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Trashes dead transactions; returns the layers that living ones rely on.
+/// Moves dead transactions to the trash; returns the layers that living ones rely on.
 ///
-/// The caller holds the store's lock: no transaction begins meanwhile.
+/// The caller holds the store's lock, so no transaction begins meanwhile.
 pub(super) fn sweep_transactions(store: &Store, cleared: &mut Cleared) -> Result<BTreeSet<LayerId>> {
     let mut kept = BTreeSet::new();
     for path in list(&store.path("tmp"))? {
-        // A journal or version file that never got its name is nobody's either.
+        // A temporary journal or version file that was never renamed is unused too.
         if !path.is_dir() || try_lock(&path)?.is_some() {
             store.trash.take(&path)?;
             cleared.transactions += 1;
@@ -57,7 +58,7 @@ fn kept_by(transaction: &Path) -> Result<Vec<LayerId>> {
     Ok(list(transaction)?.iter().filter_map(number).collect())
 }
 
-/// Lets go of layers that no image has, and of directories that no record names.
+/// Discards layers without an image, and directories that no record names.
 pub(super) fn sweep_layers(
     store: &Store,
     now: &mut Now<'_>,
@@ -85,7 +86,7 @@ pub(super) fn sweep_layers(
     Ok(())
 }
 
-/// Deletes the blobs no image has; a living transaction's are still in its own directory.
+/// Deletes blobs without an image; those of a living transaction are still in its own directory.
 pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>, cleared: &mut Cleared) -> Result<()> {
     let used: BTreeSet<OsString> = now
         .images

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::*;
 
-/// What a test brings in: one layer with one file, whose content is also its diffID's.
+/// A sample image: one layer with one file, whose content also gives its diffID.
 struct Sample {
     manifest: Vec<u8>,
     config: Vec<u8>,
@@ -24,7 +24,7 @@ impl Sample {
         Digest::of(&self.manifest)
     }
 
-    fn bring(&self, store: &Store, names: &[&str]) -> Result<ImageRecord> {
+    fn import(&self, store: &Store, names: &[&str]) -> Result<ImageRecord> {
         let txn = store.begin()?;
         let diff_id = Digest::of(self.layer.as_bytes());
         let (mut new, mut pick) = (Vec::new(), Pick::New(0));
@@ -60,7 +60,7 @@ impl Sample {
     }
 }
 
-/// Every path below the store that stands for content, but for the journal.
+/// Every path below the store that holds content, except the journal.
 fn files(root: &Path) -> BTreeSet<PathBuf> {
     ["layers", "blobs/sha256", "tmp", "trash", "partial"]
         .iter()
@@ -74,13 +74,13 @@ fn full(name: &str) -> String {
 }
 
 #[test]
-fn what_is_committed_is_there_for_every_other_store_handle() {
+fn a_commit_is_visible_to_every_other_store_handle() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
     let reader = Store::open(&root).unwrap();
     assert!(reader.images().unwrap().is_empty());
     let writer = Store::open(&root).unwrap();
-    let image = sample("a", "base").bring(&writer, &[&full("a")]).unwrap();
+    let image = sample("a", "base").import(&writer, &[&full("a")]).unwrap();
     assert_eq!(reader.images().unwrap(), std::slice::from_ref(&image));
     assert_eq!(reader.find("a").unwrap(), image);
     assert_eq!(reader.find(&image.id.hex()[..12]).unwrap(), image);
@@ -96,8 +96,8 @@ fn what_is_committed_is_there_for_every_other_store_handle() {
 fn a_name_moves_to_the_newest_image_and_near_names_are_offered() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    sample("a", "base").bring(&store, &[&full("alpine"), "localhost/mine:1"]).unwrap();
-    let b = sample("b", "base").bring(&store, &[&full("alpine")]).unwrap();
+    sample("a", "base").import(&store, &[&full("alpine"), "localhost/mine:1"]).unwrap();
+    let b = sample("b", "base").import(&store, &[&full("alpine")]).unwrap();
     assert_eq!(store.find("alpine").unwrap().manifest, b.manifest);
     assert_eq!(store.find("mine:1").unwrap().names, ["localhost/mine:1"]);
     let error = store.find("alpin").unwrap_err();
@@ -111,8 +111,8 @@ fn a_name_moves_to_the_newest_image_and_near_names_are_offered() {
 fn a_shared_layer_is_stored_once_and_goes_with_its_last_image() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let a = sample("a", "base").bring(&store, &[&full("a")]).unwrap();
-    let b = sample("b", "base").bring(&store, &[&full("b"), &full("c")]).unwrap();
+    let a = sample("a", "base").import(&store, &[&full("a")]).unwrap();
+    let b = sample("b", "base").import(&store, &[&full("b"), &full("c")]).unwrap();
     assert_eq!(a.layers, b.layers);
     let layer = store.lower_dir(a.layers[0]);
     store.remove(&["a".to_owned()]).unwrap();
@@ -121,7 +121,7 @@ fn a_shared_layer_is_stored_once_and_goes_with_its_last_image() {
     let removed = store.remove(&["c".to_owned()]).unwrap();
     assert_eq!(removed, [Removed::Name(full("c")), Removed::Image(b.id)]);
     assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
-    let again = sample("a", "base").bring(&store, &[]).unwrap();
+    let again = sample("a", "base").import(&store, &[]).unwrap();
     assert_ne!(again.layers, a.layers, "a layer number is never given twice");
 }
 
@@ -129,7 +129,7 @@ fn a_shared_layer_is_stored_once_and_goes_with_its_last_image() {
 fn an_image_in_use_stays_until_the_container_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let image = sample("a", "base").bring(&store, &[&full("a"), &full("b")]).unwrap();
+    let image = sample("a", "base").import(&store, &[&full("a"), &full("b")]).unwrap();
     let hold = store.hold(&image, "web-1").unwrap();
     assert_eq!(store.hold(&image, "web-1").unwrap_err().kind(), Kind::Exists);
     assert!(store.hold(&image, "../x").is_err());
@@ -150,7 +150,7 @@ fn an_image_in_use_stays_until_the_container_is_gone() {
 fn a_layer_that_a_transaction_keeps_outlives_its_image() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let image = sample("a", "base").bring(&store, &[&full("a")]).unwrap();
+    let image = sample("a", "base").import(&store, &[&full("a")]).unwrap();
     let txn = store.begin().unwrap();
     assert!(txn.keep(image.layers[0]).unwrap());
     store.remove(&["a".to_owned()]).unwrap();
@@ -212,7 +212,7 @@ const STEPS: [Step; 7] = [
     Step::Journalled,
 ];
 
-/// Not a test by itself: killed by its own hand at the step that the environment names.
+/// Not a test by itself: this process kills itself at the step that the environment names.
 #[test]
 fn child_that_is_killed_at_a_step() {
     let (Some(root), Some(step)) =
@@ -225,7 +225,7 @@ fn child_that_is_killed_at_a_step() {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
         }
     });
-    sample("new", "top").bring(&store, &[&full("old")]).unwrap();
+    sample("new", "top").import(&store, &[&full("old")]).unwrap();
     store.remove(&[sample("new", "top").manifest().to_string()]).unwrap();
 }
 
@@ -244,7 +244,7 @@ fn killed_at(root: &Path, step: Step) {
 fn killed_at_any_step_an_image_is_whole_or_absent() {
     for step in STEPS {
         let dir = tempfile::tempdir().unwrap();
-        let old = sample("old", "base").bring(&Store::open(dir.path()).unwrap(), &[&full("old")]).unwrap();
+        let old = sample("old", "base").import(&Store::open(dir.path()).unwrap(), &[&full("old")]).unwrap();
         let before = files(dir.path());
         killed_at(dir.path(), step);
         let store = Store::open(dir.path()).unwrap();
@@ -263,7 +263,7 @@ fn killed_at_any_step_an_image_is_whole_or_absent() {
 }
 
 #[test]
-fn killed_while_removing_nothing_is_left_after_the_next_open() {
+fn the_next_open_completes_a_killed_removal() {
     let dir = tempfile::tempdir().unwrap();
     killed_at(dir.path(), Step::Removed);
     let store = Store::open(dir.path()).unwrap();
@@ -276,7 +276,7 @@ fn killed_while_removing_nothing_is_left_after_the_next_open() {
 fn the_journal_stays_small_however_often_names_move() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let image = sample("a", "base").bring(&store, &[]).unwrap();
+    let image = sample("a", "base").import(&store, &[]).unwrap();
     let length = || dir.path().join("journal").metadata().unwrap().len();
     let reader = Store::open(dir.path()).unwrap();
     let names: Vec<String> = (0..40).map(|n| format!("localhost/{}{n}:1", "n".repeat(100))).collect();
@@ -287,14 +287,14 @@ fn the_journal_stays_small_however_often_names_move() {
         for name in &names {
             store.remove(std::slice::from_ref(name)).ok();
         }
-        sample("a", "base").bring(&store, &[]).unwrap();
+        sample("a", "base").import(&store, &[]).unwrap();
         assert!(largest < 2 * COMPACT_ABOVE);
     }
     assert_eq!(reader.images().unwrap(), store.images().unwrap());
 }
 
 #[test]
-fn a_store_of_another_format_is_left_alone() {
+fn a_store_of_another_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     Store::open(dir.path()).unwrap();
     std::fs::write(dir.path().join("VERSION"), "7\n").unwrap();
@@ -305,12 +305,12 @@ fn a_store_of_another_format_is_left_alone() {
 fn a_damaged_record_never_makes_the_store_sweep_or_reuse_layers() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let a = sample("a", "base").bring(&store, &[&full("a")]).unwrap();
+    let a = sample("a", "base").import(&store, &[&full("a")]).unwrap();
     let journal = dir.path().join("journal");
     let second = usize::try_from(journal.metadata().unwrap().len()).unwrap();
-    let b = sample("b", "top").bring(&store, &[&full("b")]).unwrap();
+    let b = sample("b", "top").import(&store, &[&full("b")]).unwrap();
     let third = usize::try_from(journal.metadata().unwrap().len()).unwrap();
-    let c = sample("c", "base").bring(&store, &[&full("c")]).unwrap();
+    let c = sample("c", "base").import(&store, &[&full("c")]).unwrap();
     let mut bytes = std::fs::read(&journal).unwrap();
     for copy in [second, second.midpoint(third)] {
         bytes[copy + 60] ^= 0x20;
@@ -321,7 +321,7 @@ fn a_damaged_record_never_makes_the_store_sweep_or_reuse_layers() {
     assert_eq!(damaged.find("c").unwrap(), c);
     assert!(damaged.find("b").is_err());
     assert!(damaged.lower_dirs(&b)[0].exists(), "what the damaged record stood for is there to be repaired");
-    let d = sample("d", "more").bring(&damaged, &[]).unwrap();
+    let d = sample("d", "more").import(&damaged, &[]).unwrap();
     assert_ne!(d.layers, b.layers);
     assert_eq!(damaged.gc().unwrap_err().kind(), Kind::Corrupt);
     assert!(damaged.repair_journal().unwrap());
@@ -337,8 +337,8 @@ fn a_damaged_record_never_makes_the_store_sweep_or_reuse_layers() {
 fn one_damaged_copy_of_a_record_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    sample("a", "base").bring(&store, &[&full("a")]).unwrap();
-    sample("b", "top").bring(&store, &[&full("b")]).unwrap();
+    sample("a", "base").import(&store, &[&full("a")]).unwrap();
+    sample("b", "top").import(&store, &[&full("b")]).unwrap();
     let images = store.images().unwrap();
     let journal = dir.path().join("journal");
     let whole = std::fs::read(&journal).unwrap();
@@ -357,9 +357,9 @@ fn one_damaged_copy_of_a_record_loses_nothing() {
 }
 
 #[test]
-fn a_damaged_version_file_is_no_reason_to_refuse_a_store() {
+fn a_store_with_a_damaged_version_file_is_opened() {
     let dir = tempfile::tempdir().unwrap();
-    let image = sample("a", "base").bring(&Store::open(dir.path()).unwrap(), &[]).unwrap();
+    let image = sample("a", "base").import(&Store::open(dir.path()).unwrap(), &[]).unwrap();
     for rot in ["3\n", "1\u{b}", "", "\0\0"] {
         std::fs::write(dir.path().join("VERSION"), rot).unwrap();
         assert_eq!(
@@ -372,7 +372,7 @@ fn a_damaged_version_file_is_no_reason_to_refuse_a_store() {
 }
 
 #[test]
-fn a_full_disk_is_noticed_before_anything_is_brought() {
+fn a_full_disk_is_detected_before_an_import() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     store.ensure_room(1).unwrap();
@@ -382,12 +382,12 @@ fn a_full_disk_is_noticed_before_anything_is_brought() {
 }
 
 #[test]
-fn prune_takes_what_has_no_name_and_with_all_what_no_container_uses() {
+fn prune_removes_unnamed_images_and_with_all_unused_ones() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let a = sample("a", "base").bring(&store, &[&full("x")]).unwrap();
-    let b = sample("b", "top").bring(&store, &[&full("x")]).unwrap();
-    let c = sample("c", "more").bring(&store, &[&full("c")]).unwrap();
+    let a = sample("a", "base").import(&store, &[&full("x")]).unwrap();
+    let b = sample("b", "top").import(&store, &[&full("x")]).unwrap();
+    let c = sample("c", "more").import(&store, &[&full("c")]).unwrap();
     assert_eq!(store.usage().unwrap().images.total, 3);
     assert_eq!(store.prune(false).unwrap(), [Removed::Image(a.id)]);
     assert!(store.prune(false).unwrap().is_empty());
@@ -399,15 +399,15 @@ fn prune_takes_what_has_no_name_and_with_all_what_no_container_uses() {
 }
 
 #[test]
-fn a_changed_configuration_is_noticed() {
+fn a_changed_configuration_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let image = sample("a", "base").bring(&store, &[]).unwrap();
+    let image = sample("a", "base").import(&store, &[]).unwrap();
     std::fs::write(store.blob_path(&image.id), "{}").unwrap();
     assert_eq!(store.config(&image).unwrap_err().kind(), Kind::Corrupt);
 }
 
-/// Another boot: what the journal says of this one is changed.
+/// Simulates another boot by changing the boot ids in the journal.
 fn reboot(root: &Path) {
     let store = Store::open_as_it_is(root).unwrap();
     let (_locked, mut now) = store.write().unwrap();
@@ -417,7 +417,7 @@ fn reboot(root: &Path) {
 }
 
 #[test]
-fn the_first_open_after_a_reboot_looks_once_at_what_came_in_before_it() {
+fn the_first_open_after_a_reboot_checks_earlier_layers_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let mut writer = index::Writer::new(std::fs::File::create(dir.path().join("record")).unwrap()).unwrap();
@@ -427,7 +427,7 @@ fn the_first_open_after_a_reboot_looks_once_at_what_came_in_before_it() {
     writer.put(&file).unwrap();
     writer.put(&index::Record::Dir { path: b"", attributes: None, opaque: false }).unwrap();
     writer.finish(Digest::of(b"base")).unwrap();
-    let image = sample("a", "base").bring(&store, &[&full("a")]).unwrap();
+    let image = sample("a", "base").import(&store, &[&full("a")]).unwrap();
     std::fs::copy(dir.path().join("record"), store.layers.index(image.layers[0])).unwrap();
     let is_damaged = |store: &Store| store.layers(&store.find("a").unwrap()).unwrap()[0].damaged;
     let file = store.lower_dir(image.layers[0]).join("file");

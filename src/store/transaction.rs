@@ -1,4 +1,4 @@
-//! Bringing images in: staged aside, made durable by one barrier, named, and committed by one record.
+//! Imports: data is staged, made durable by one barrier, renamed to its place, and committed by one record.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,41 +20,41 @@ use super::{Contents, Step, Store};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Work on its way into the store. Dropped without a commit, or left by a dead process, it leaves nothing.
+/// An import in progress. Dropped without a commit, or left by a dead process, it leaves nothing.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     store: &'a Store,
     path: PathBuf,
-    /// Says that this is alive.
+    /// The lock that marks the transaction as alive.
     _alive: Locked,
     counter: AtomicU32,
-    /// Manifests and configurations that were staged.
+    /// The staged manifests and configurations.
     documents: Mutex<BTreeSet<Digest>>,
 }
 
 /// A layer that was unpacked and verified.
 #[derive(Debug)]
 pub struct NewLayer {
-    /// Where it was unpacked.
+    /// The directory it was unpacked to.
     pub staged: Staged,
-    /// The digest of its uncompressed tar, as computed.
+    /// The computed digest of its uncompressed tar.
     pub diff_id: Digest,
-    /// The chain it is good for, when it took something from the layers below.
+    /// The only chain where it is usable, when it inherited something from the layers below.
     pub chain: Option<Digest>,
-    /// It marks the root opaque: nothing below it is seen.
+    /// It marks the root opaque, which hides all layers below.
     pub hides_all_lower: bool,
     /// Bytes of its files.
     pub size_bytes: u64,
-    /// Its tar entries.
+    /// The number of its tar entries.
     pub entries: u64,
 }
 
-/// A layer of an image on its way in.
+/// A layer of an image to commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pick {
-    /// One that is in the store, and that [`Transaction::keep`] said yes to.
+    /// A layer in the store, for which [`Transaction::keep`] returned true.
     Present(LayerId),
-    /// One of the new ones, by its place among them.
+    /// A new layer, by its index in [`Batch::layers`].
     New(usize),
 }
 
@@ -67,31 +67,31 @@ pub struct NewImage {
     pub manifest: Digest,
     /// Normalised references; other images lose them.
     pub names: Vec<String>,
-    /// What registries know it by: `repository@digest`.
+    /// Its names by digest at registries: `repository@digest`.
     pub repo_digests: Vec<String>,
-    /// What it runs on.
+    /// The platform that it runs on.
     pub platform: Platform,
-    /// The manifests of the images for other platforms that its names stand for as well.
+    /// The manifests of the images for other platforms under the same names.
     pub others: Vec<Digest>,
-    /// Base first.
+    /// Its layers, base first.
     pub layers: Vec<Pick>,
 }
 
-/// All that one commit brings.
+/// The contents of one commit.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// New layers, in any order.
     pub layers: Vec<NewLayer>,
-    /// Images made of these and of layers in the store.
+    /// Images of these and of layers in the store.
     pub images: Vec<NewImage>,
-    /// Which layer a compressed blob is known to hold.
+    /// The layer in each compressed blob, as far as known.
     pub blobs: Vec<(Digest, Pick)>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn begin(store: &'a Store) -> Result<Self> {
-        // Under the store's lock, so that no sweep sees the directory before it is locked.
-        let _locked = lock(&store.path("lock"), How::Alone)?;
+        // The store's lock keeps a sweep from seeing the directory before it is locked.
+        let _locked = lock(&store.path("lock"), How::Exclusive)?;
         let path = loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = store.path("tmp").join(format!("{}-{number}", std::process::id()));
@@ -109,23 +109,23 @@ impl<'a> Transaction<'a> {
         Ok(Self { store, path, _alive: alive, counter: AtomicU32::new(0), documents: Mutex::default() })
     }
 
-    /// An empty root for one more layer.
+    /// Creates an empty root for one more layer.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn stage_layer(&self) -> Result<Staged> {
         let staged = self.store.layers.stage(&self.path, self.number())?;
         self.store.step(Step::LayerStaged);
         Ok(staged)
     }
 
-    /// Stages a manifest or configuration. It comes in with the commit, in the place of a damaged one too.
+    /// Stages a manifest or configuration. The commit adds it, also in place of a damaged one.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes are not those of the digest; else when they cannot be written.
+    /// `Corrupt` when the bytes do not have this digest; else when they cannot be written.
     pub fn stage_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         if Digest::of(bytes) != *digest {
-            return Err(Error::new(Kind::Corrupt, format!("the bytes of {digest} are others")));
+            return Err(Error::new(Kind::Corrupt, format!("the bytes do not have digest {digest}")));
         }
         let path = self.path.join(digest.hex());
         create(&path)
@@ -136,20 +136,22 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// A file for bytes whose place is not known yet, and its path. It goes with the transaction, or earlier.
+    /// Creates a file, with its path, for bytes whose use is not known yet. It is removed with the transaction, or
+    /// earlier.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn park(&self) -> Result<(File, PathBuf)> {
         let path = self.path.join(format!("park-{}", self.number()));
         let file = create(&path).doing(|| format!("make {}", path.display()))?;
         Ok((file, path))
     }
 
-    /// Asks the store to keep a layer that is in it until this transaction ends. `false`: it is gone, bring it anew.
+    /// Asks the store to keep a stored layer until this transaction ends. Returns `false` when the layer is gone and
+    /// must be imported again.
     ///
     /// # Errors
-    /// When the mark cannot be made or the journal not be read.
+    /// When the mark cannot be written or the journal cannot be read.
     pub fn keep(&self, layer: LayerId) -> Result<bool> {
         let (_locked, now) = self.store.write()?;
         if !now.layers.contains_key(&layer) {
@@ -160,8 +162,8 @@ impl<'a> Transaction<'a> {
         Ok(true)
     }
 
-    /// Commits images with their new layers, and which blob holds which layer. All of it is durable when this
-    /// returns; when it fails, the store is as before.
+    /// Commits images with their new layers, and the layers of blobs. All of it is durable when this returns; when it
+    /// fails, the store is unchanged.
     ///
     /// # Errors
     /// When anything cannot be written.
@@ -179,7 +181,7 @@ impl<'a> Transaction<'a> {
         });
         if let Err(error) = done {
             for record in &plan.records {
-                // Best effort: the next open sweeps what no record knows.
+                // Best effort: the next open sweeps layers that no record names.
                 let _ = self.store.layers.discard(record.id);
             }
             return Err(error);
@@ -193,7 +195,7 @@ impl<'a> Transaction<'a> {
         plan.images.iter().map(committed).collect()
     }
 
-    /// The one barrier: after it, a power cut leaves every staged byte as it is.
+    /// The one durability barrier: after it, a power cut does not change any staged byte.
     fn make_durable(&self, batch: &Batch) -> Result<()> {
         let doing = || format!("make {} durable", self.path.display());
         if !batch.layers.is_empty() {
@@ -206,7 +208,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Gives everything its final name, durably.
+    /// Renames everything to its final place, durably.
     fn place(&self, plan: &Plan, batch: &Batch) -> Result<()> {
         for digest in self.documents().iter() {
             let place = self.store.blob_path(digest);
@@ -227,7 +229,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// A number that neither the journal nor a directory has: after damage these may differ.
+    /// A number used neither in the journal nor by a directory: after damage these may differ.
     fn next_layer(&self, now: &Contents) -> Result<u64> {
         let present = self.store.layers.present()?.into_iter().map(|id| id.0.saturating_add(1)).max();
         Ok(now.next_layer.max(present.unwrap_or(0)))
@@ -244,7 +246,7 @@ impl<'a> Transaction<'a> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        // Best effort: what stays is swept at the next open.
+        // Best effort: the next open sweeps what stays.
         if self.store.trash.take(&self.path).is_err() {
             let _ = std::fs::remove_dir_all(&self.path);
         }
@@ -254,7 +256,7 @@ impl Drop for Transaction<'_> {
 
 fn create(path: &Path) -> std::io::Result<File> {
     private::create_new(path, private::FILE).or_else(|error| {
-        // The same document of two images.
+        // Another image has the same document.
         if error.kind() == ErrorKind::AlreadyExists {
             let file = private::open_or_create(path, private::FILE)?;
             return file.set_len(0).map(|()| file);
@@ -263,10 +265,10 @@ fn create(path: &Path) -> std::io::Result<File> {
     })
 }
 
-/// The numbers everything gets, given what is in the store at the moment of the commit.
+/// The numbers for the new layers, from the contents of the store at the moment of the commit.
 struct Plan {
     records: Vec<LayerRecord>,
-    /// New layers to place, and under which number. One that came in meanwhile by another way is not among them.
+    /// New layers to place, with their numbers. Layers that another transaction has committed meanwhile are left out.
     placed: Vec<(usize, LayerId)>,
     images: Vec<ImageRecord>,
     blobs: Vec<(Digest, LayerId)>,
@@ -339,18 +341,18 @@ impl Plan {
     }
 }
 
-/// What an image is to be known as, besides what it is known as already.
+/// Names and digests to add to an image.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Label<'a> {
     /// Normalised references; other images lose them.
     pub names: &'a [String],
-    /// What registries know it by: `repository@digest`.
+    /// Its names by digest at registries: `repository@digest`.
     pub repo_digests: &'a [String],
-    /// The manifests of the images for other platforms that its names stand for as well.
+    /// The manifests of the images for other platforms under the same names.
     pub others: &'a [Digest],
 }
 
-/// Adds names and digests to an image that is in the store.
+/// Adds names and digests to an image in the store.
 pub(super) fn label(store: &Store, manifest: &Digest, label: &Label<'_>) -> Result<Option<ImageRecord>> {
     let Label { names, repo_digests, others } = label;
     let has_all = |image: &ImageRecord| {

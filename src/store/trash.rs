@@ -1,7 +1,7 @@
-//! Deleting whole trees: first out of sight with one rename, then bit by bit.
+//! Deletes whole trees: one rename moves a tree to the trash, then its entries are deleted one by one.
 //!
-//! A tree is never walked down: a directory that is not empty moves up into the trash and waits its turn, so neither
-//! depth nor a crash in the middle matters, and no name is ever followed out of the trash.
+//! There is no recursion: a directory that is not empty is moved up into the trash and deleted later, so neither depth
+//! nor a crash in the middle matters, and no name is ever followed out of the trash.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +31,7 @@ impl Trash {
         Self { path }
     }
 
-    /// Moves `path` out of sight; what is missing is fine. The bytes are freed by [`Trash::empty`].
+    /// Moves `path` to the trash; a missing one is no error. [`Trash::empty`] frees the space.
     pub(crate) fn take(&self, path: &Path) -> Result<()> {
         match take(CWD, path.as_os_str(), &self.open()?) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -39,9 +39,9 @@ impl Trash {
         }
     }
 
-    /// Deletes all that is in the trash; several processes may do this at once.
+    /// Deletes everything in the trash and returns the number of its entries; several processes may do this at once.
     ///
-    /// It is done at idle I/O priority: what runs on the machine goes first. Returns how many things were in it.
+    /// The work has idle I/O priority, so that other programs of the machine come first.
     pub(crate) fn empty(&self) -> Result<u64> {
         let trash = self.open()?;
         let first = names(trash.as_fd()).doing(|| format!("list {}", self.path.display()))?;
@@ -49,15 +49,15 @@ impl Trash {
             return Ok(0);
         }
         let count = first.len() as u64;
-        // The priority is the thread's, so it ends with it.
+        // The priority belongs to the thread, so it ends with it.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("trash".to_owned());
             let thread = thread.spawn_scoped(scope, || {
-                // Where it is not allowed, the work is done all the same.
+                // Where the priority cannot be set, the trash is emptied at the normal one.
                 let _ = crate::sys::process::set_io_priority(IDLE);
                 self.empty_from(&trash, &first)
             });
-            // The room may be wanted right now: without a thread it is freed at the caller's priority.
+            // The space may be needed right now: without a thread it is freed at the caller's priority.
             let Ok(work) = thread else { return self.empty_from(&trash, &first) };
             work.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "emptying the trash panicked")))
         })?;
@@ -85,7 +85,7 @@ fn open_dir(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd>
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// Moves `name` of `parent` into the trash under a name nobody has.
+/// Moves `name` of `parent` into the trash under an unused name.
 fn take(parent: BorrowedFd<'_>, name: &OsStr, trash: &OwnedFd) -> rustix::io::Result<()> {
     loop {
         let unique = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -96,7 +96,7 @@ fn take(parent: BorrowedFd<'_>, name: &OsStr, trash: &OwnedFd) -> rustix::io::Re
     }
 }
 
-/// Deletes one entry of `parent`; a full directory is emptied as far as its own entries go.
+/// Deletes one entry of `parent`; for a directory with entries, deletes or moves these first.
 fn delete(parent: BorrowedFd<'_>, name: &OsStr, trash: &OwnedFd) -> rustix::io::Result<()> {
     if gone(rustix::fs::unlinkat(parent, name, AtFlags::empty()))? {
         return Ok(());
@@ -121,7 +121,7 @@ fn delete(parent: BorrowedFd<'_>, name: &OsStr, trash: &OwnedFd) -> rustix::io::
     gone(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)).map(drop)
 }
 
-/// Whether the entry is no more; `false` when it is a directory, or one with entries.
+/// Whether the entry is deleted; `false` when it is a directory, or one with entries.
 fn gone(answer: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     match answer {
         Ok(()) | Err(Errno::NOENT) => Ok(true),

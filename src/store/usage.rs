@@ -1,4 +1,4 @@
-//! `image df`: how much room what takes.
+//! `image df`: disk usage of the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -13,49 +13,49 @@ use super::{Store, hold};
 use crate::digest::Digest;
 use crate::error::{Doing, Result};
 
-/// How much of one sort there is. Sizes are bytes of file data, as unpacked.
+/// The number and size of one kind of object. Sizes are bytes of file data, unpacked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
-    /// How many.
+    /// The number of objects.
     pub total: u64,
     /// How many of them containers use.
     pub active: u64,
-    /// Bytes of all.
+    /// Their size in bytes.
     pub size: u64,
-    /// Bytes that come free when what is not in use goes.
+    /// The size of the unused ones in bytes.
     pub reclaimable: u64,
 }
 
-/// The room one image takes.
+/// The space of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageUsage {
     /// The image.
     #[serde(flatten)]
     pub image: ImageRecord,
-    /// Bytes of layers that other images have too.
+    /// Bytes of layers that other images share.
     pub shared: u64,
-    /// Bytes of layers that only it has: what removing it frees.
+    /// Bytes of layers that only this image has: removing it frees them.
     pub unique: u64,
-    /// Containers that use it.
+    /// The number of containers that use it.
     pub containers: u64,
 }
 
-/// The room a store takes.
+/// The space of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Images; their size counts each layer once.
     pub images: Amount,
-    /// Layers that two or more images have.
+    /// Layers of two or more images.
     pub shared: Amount,
-    /// Layers that no image has: damaged ones that were replaced.
+    /// Layers without an image: damaged ones that were replaced.
     pub orphans: Amount,
-    /// Downloads that can go on.
+    /// Downloads that can be resumed.
     pub partial: Amount,
-    /// What unfinished work and the trash hold.
+    /// Unfinished transactions and the trash.
     pub waste: Amount,
-    /// Bytes free on the file system of the store.
+    /// Free bytes on the file system of the store.
     pub free: u64,
-    /// Every image.
+    /// The usage of every image.
     pub by_image: Vec<ImageUsage>,
 }
 
@@ -117,7 +117,7 @@ fn one(
     }
 }
 
-/// What lies below some directories: how many things directly in them, and the room all of it takes on disk.
+/// The number of entries directly in some directories, and the disk usage of everything below.
 fn on_disk(roots: &[&Path]) -> Result<Amount> {
     let mut amount = Amount::default();
     for root in roots {
@@ -126,7 +126,7 @@ fn on_disk(roots: &[&Path]) -> Result<Amount> {
         while let Some(dir) = todo.pop() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = match rustix::fs::openat(CWD, &dir, flags, Mode::empty()) {
-                // Somebody else's work, which is done by now.
+                // Another process has removed it.
                 Err(Errno::NOENT) => continue,
                 other => other.doing(doing)?,
             };

@@ -1,7 +1,7 @@
-//! `image verify`: is everything still as it came in?
+//! `image verify`: checks that everything is as it was imported.
 //!
-//! What is found damaged is quarantined: marked in the journal, refused to new containers, and taken for absent by the
-//! next import or pull, which puts a fresh layer in its place.
+//! A damaged layer is quarantined: marked in the journal, refused to new containers, and treated as absent by the next
+//! import or pull, which replaces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -11,32 +11,32 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde::Serialize;
 
 use super::index::{self, Checked, Depth, Flaw};
-use super::journal::{Journal, News};
+use super::journal::{Journal, Update};
 use super::layers::LayerStore;
 use super::record::{Event, ImageRecord, LayerId, LayerRecord};
 use super::{Step, Store};
 use crate::digest::Digest;
 use crate::error::{Doing, Kind, Result, is_shortage};
 
-/// Something that is not as it came in.
+/// A difference from the imported state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The names of the images that have it, or their ids; empty when it belongs to none.
+    /// The names of the affected images, or their ids; empty when no image is affected.
     pub images: Vec<String>,
-    /// The layer, by its diffID, where it is in one.
+    /// The diffID of the affected layer, if it is in one.
     pub layer: Option<Digest>,
     /// The path in the layer, or below the store's root.
     pub path: String,
-    /// What is wrong with it.
+    /// The difference.
     pub what: String,
 }
 
-/// What was looked at, and how much of it is damaged.
+/// The summary of a verification.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
-    /// Images that were looked at.
+pub struct Summary {
+    /// Images verified.
     pub images: u64,
-    /// Layers that were looked at, each once.
+    /// Layers verified, each once.
     pub layers: u64,
     /// Paths in these layers.
     pub paths: u64,
@@ -46,21 +46,21 @@ pub struct Verdict {
     pub damaged_layers: u64,
 }
 
-/// Verifies `images` and the journal; tells `each` of what it finds.
+/// Verifies `images` and the journal; calls `each` for every finding.
 pub(super) fn verify(
     store: &Store,
     images: &[ImageRecord],
     each: &mut dyn FnMut(&Finding),
-) -> Result<Verdict> {
-    let mut verdict = Verdict { images: images.len() as u64, ..Verdict::default() };
-    let mut tell = |finding: Finding, verdict: &mut Verdict| {
+) -> Result<Summary> {
+    let mut verdict = Summary { images: images.len() as u64, ..Summary::default() };
+    let mut tell = |finding: Finding, verdict: &mut Summary| {
         verdict.findings += 1;
         each(&finding);
     };
     for finding in journal(store)? {
         tell(finding, &mut verdict);
     }
-    // What is looked at must not go away meanwhile. A store on a medium that is read-only changes by nobody's hand.
+    // The transaction keeps these layers from being removed meanwhile. A store on a read-only medium cannot change.
     let txn = match store.begin() {
         Err(error) if error.kind() == Kind::Denied => None,
         other => Some(other?),
@@ -110,10 +110,10 @@ fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Fl
     let open = || -> std::io::Result<[File; 2]> { Ok([File::open(&path)?, File::open(&path)?]) };
     let files = match open() {
         Ok(files) => files,
-        // That we cannot look does not make the layer a damaged one.
+        // A shortage on this machine does not mean that the layer is damaged.
         Err(error) if error.raw_os_error().is_some_and(is_shortage) => return Err(error).doing(doing),
         Err(error) => {
-            flaw(of(format!("the record of the layer is not there: {error}"), index::NAME));
+            flaw(of(format!("the record of the layer is missing: {error}"), index::NAME));
             return Ok(Checked::default());
         }
     };
@@ -122,7 +122,7 @@ fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Fl
         Ok(root) => root,
         Err(errno) if is_shortage(errno.raw_os_error()) => return Err(errno).doing(doing),
         Err(errno) => {
-            flaw(of(format!("the layer's directory is not there: {errno}"), ""));
+            flaw(of(format!("the layer's directory is missing: {errno}"), ""));
             return Ok(Checked::default());
         }
     };
@@ -139,7 +139,7 @@ fn one(store: &Store, layer: &LayerRecord, depth: Depth, flaw: &mut dyn FnMut(Fl
     }
 }
 
-/// The manifest and the configuration of an image.
+/// Verifies the manifest and the configuration of an image.
 fn documents(store: &Store, image: &ImageRecord) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     for digest in [image.manifest, image.id] {
@@ -156,18 +156,18 @@ fn documents(store: &Store, image: &ImageRecord) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// Whether the journal has lost a record, and whether any of it is damaged. It is read anew: what this process has read
-/// before may have rotted since.
+/// Whether the journal has lost a record, and whether any of it is damaged. It is read again, because it may have been
+/// damaged since this process read it.
 pub(super) fn state_of_journal(store: &Store) -> Result<(bool, bool)> {
     let damaged = store.refresh()?.damaged;
     let mut journal = Journal::new(store.path("journal"));
-    let (News::Anew(scan) | News::More(scan)) = journal.refresh()?;
+    let (Update::Replaced(scan) | Update::Appended(scan)) = journal.refresh()?;
     Ok((damaged || scan.lost, scan.flawed || journal.has_tail()?))
 }
 
 fn journal(store: &Store) -> Result<Vec<Finding>> {
     let what = match state_of_journal(store)? {
-        (true, _) => "a record is lost, and what it brought in with it; the rest stands",
+        (true, _) => "a record is lost, with its images; the others are intact",
         (false, true) => "one of the two copies of a record is damaged",
         (false, false) => return Ok(Vec::new()),
     };
@@ -179,7 +179,7 @@ fn shown(image: &ImageRecord) -> Vec<String> {
     if image.names.is_empty() { vec![image.id.to_string()] } else { image.names.clone() }
 }
 
-/// Writes down what was found, for layers that are still there.
+/// Writes the result to the journal, for layers that still exist.
 fn mark(store: &Store, damaged: Vec<LayerId>, sound: Vec<LayerId>) -> Result<()> {
     if damaged.is_empty() && sound.is_empty() {
         return Ok(());
@@ -191,8 +191,8 @@ fn mark(store: &Store, damaged: Vec<LayerId>, sound: Vec<LayerId>) -> Result<()>
     Ok(())
 }
 
-/// Looks once, at types and sizes only, at the layers that came in during an earlier boot: a device may have lied about
-/// what it had written when the power went. The caller has the right to write the journal.
+/// Checks once, by types and sizes only, the layers imported during an earlier boot: a device may have reported writes
+/// as durable before the power was lost. The caller has the right to write the journal.
 pub(super) fn after_boot(store: &Store, now: &mut super::Now<'_>) -> Result<()> {
     let boot = super::boot::id();
     let touched: Vec<LayerRecord> = now

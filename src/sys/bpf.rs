@@ -1,4 +1,4 @@
-//! bpf(2), only as far as a cgroup's device filter needs it: load, attach, look at what is attached, detach.
+//! bpf(2), as far as a cgroup's device filter needs it: load, attach, query and detach programs.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -16,9 +16,9 @@ const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
 const F_ALLOW_MULTI: u32 = 2;
 
-/// The kernel lets at most 64 programs stand on one cgroup.
+/// The kernel attaches at most 64 programs to one cgroup.
 const MAX_ATTACHED: usize = 64;
-/// The verifier gives up with `EAGAIN` when a signal comes in between; so often is it asked again.
+/// The verifier returns `EAGAIN` when a signal interrupts it; the load is then retried this often.
 const MAX_INTERRUPTIONS: u32 = 30;
 
 /// One eBPF instruction, laid out as the kernel's `struct bpf_insn`.
@@ -28,16 +28,16 @@ pub struct Insn {
     /// Operation and class.
     pub code: u8,
     registers: u8,
-    /// Jump distance, or offset of a load.
+    /// Jump distance, or the offset of a load.
     pub off: i16,
-    /// The constant.
+    /// The immediate operand.
     pub imm: i32,
 }
 
 impl Insn {
     /// `dst` and `src` are register numbers, 0 to 10.
     pub const fn new(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Self {
-        // The two nibbles are C bit fields, which run the other way round on big-endian machines.
+        // The two nibbles are C bit fields, whose order is reversed on big-endian machines.
         let registers = if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
         Self { code, registers, off, imm }
     }
@@ -53,7 +53,7 @@ impl Insn {
     }
 }
 
-/// The head of `union bpf_attr` for `BPF_PROG_LOAD`; what lies behind it counts as zero.
+/// The start of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes the rest as zero.
 #[repr(C)]
 #[derive(Default)]
 struct LoadAttr {
@@ -86,7 +86,7 @@ struct IdAttr {
     open_flags: u32,
 }
 
-/// All of the query's part of the union: KERNEL(6.17) writes `revision` back whatever size it was given.
+/// The whole query part of the union: KERNEL(6.17) writes `revision` back whatever size was passed.
 #[repr(C)]
 #[derive(Default)]
 struct QueryAttr {
@@ -106,8 +106,8 @@ struct QueryAttr {
 /// Loads `program` as a cgroup device filter.
 ///
 /// # Errors
-/// `EPERM` without `CAP_BPF` (before 5.8 `CAP_SYS_ADMIN`) or, before 5.11, when `RLIMIT_MEMLOCK` is used up.
-/// `EINVAL` and `EACCES` when the verifier refuses; its last line is then part of the message.
+/// `EPERM` without `CAP_BPF` (before 5.8 `CAP_SYS_ADMIN`) or, before 5.11, when `RLIMIT_MEMLOCK` is used up. `EINVAL`
+/// and `EACCES` when the verifier rejects the program; the last line of its log is then part of the message.
 pub fn load_device_filter(program: &[Insn]) -> Result<OwnedFd, Error> {
     let call = |detail: &str| format!("bpf(PROG_LOAD, CGROUP_DEVICE, {} insns{detail})", program.len());
     let count = u32::try_from(program.len()).map_err(|_| Error::new(call(""), Errno::TOOBIG))?;
@@ -126,15 +126,15 @@ pub fn load_device_filter(program: &[Insn]) -> Result<OwnedFd, Error> {
         Err(errno @ (Errno::INVAL | Errno::ACCESS)) => errno,
         Err(errno) => return Err(Error::new(call(""), errno)),
     };
-    // Only a refused program is worth the verifier's log, which costs time.
+    // The verifier's log costs time, so it is requested only for a program that was rejected.
     let mut log = vec![0_u8; 64 * 1024];
     attr.log_level = 1;
     attr.log_size = 64 * 1024;
     attr.log_buf = address(log.as_mut_ptr());
     load(&mut attr).map_err(|_| {
         let text = String::from_utf8_lossy(&log);
-        let said = text.split('\0').next().and_then(|t| t.trim_end().lines().last()).unwrap_or_default();
-        Error::new(call(&format!(", verifier: {said:?}")), refused)
+        let last_line = text.split('\0').next().and_then(|t| t.trim_end().lines().last()).unwrap_or_default();
+        Error::new(call(&format!(", verifier: {last_line:?}")), refused)
     })
 }
 
@@ -148,10 +148,10 @@ fn load(attr: &mut LoadAttr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Attaches `program` to the cgroup beside those that stand there already: every one of them must allow an access.
+/// Attaches `program` to the cgroup in addition to those already attached: each of them must allow an access.
 ///
 /// # Errors
-/// What bpf(2) says of `BPF_PROG_ATTACH`.
+/// The errno of bpf(2) for `BPF_PROG_ATTACH`.
 pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup.as_raw_fd()),
@@ -164,10 +164,10 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         .map_err(|errno| Error::new(format!("bpf(PROG_ATTACH, cgroup fd {})", cgroup.as_raw_fd()), errno))
 }
 
-/// Takes `program` off the cgroup.
+/// Detaches `program` from the cgroup.
 ///
 /// # Errors
-/// `ENOENT` when it does not stand there; else what bpf(2) says of `BPF_PROG_DETACH`.
+/// `ENOENT` when it is not attached; else the errno of bpf(2) for `BPF_PROG_DETACH`.
 pub fn detach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup.as_raw_fd()),
@@ -180,11 +180,11 @@ pub fn detach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         .map_err(|errno| Error::new(format!("bpf(PROG_DETACH, cgroup fd {})", cgroup.as_raw_fd()), errno))
 }
 
-/// The device filters on the cgroup itself, not on its ancestors. Programs that a security module hides from us
-/// are left out.
+/// The device filters attached to the cgroup itself, not to its ancestors. Programs that a security module hides from
+/// this process are left out.
 ///
 /// # Errors
-/// What bpf(2) says of `BPF_PROG_QUERY`; it wants a descriptor that is not `O_PATH`.
+/// The errno of bpf(2) for `BPF_PROG_QUERY`, which needs a descriptor that is not `O_PATH`.
 pub fn attached_device_filters(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Error> {
     let mut ids = [0_u32; MAX_ATTACHED];
     let mut attr = QueryAttr {
@@ -208,25 +208,25 @@ pub fn attached_device_filters(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, E
     Ok(filters)
 }
 
-/// A pointer as the 64-bit number that `union bpf_attr` carries on every architecture.
+/// The pointer as a 64-bit number, which `union bpf_attr` holds on every architecture.
 fn address<T>(pointer: *const T) -> u64 {
     pointer.addr() as u64
 }
 
-/// A descriptor as the unsigned number the union carries. A borrowed one is never negative.
+/// The descriptor as the unsigned number that the union holds. A borrowed descriptor is never negative.
 fn number(fd: RawFd) -> u32 {
     fd.cast_unsigned()
 }
 
 fn bpf_fd<A>(command: libc::c_long, attr: &mut A) -> Result<OwnedFd, Errno> {
     let fd = bpf(command, attr)?;
-    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all of bpf's) and nobody else knows it.
+    // SAFETY: the kernel has just created this descriptor (close-on-exec, as all of bpf's) and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn bpf<A>(command: libc::c_long, attr: &mut A) -> Result<RawFd, Errno> {
-    // SAFETY: `attr` is one of the structs above: repr(C), zero where unused, borrowed for the call, and its true
-    // size is passed. The addresses in it are those of slices that the calling function still holds.
+    // SAFETY: `attr` is one of the structs above: repr(C), zero where unused, borrowed for the call, and its true size
+    // is passed. The addresses in it point to slices that the calling function still holds.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>() as libc::c_ulong)
     };
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_is_eight_bytes_and_gives_its_registers_back() {
+    fn an_instruction_has_eight_bytes_and_returns_its_registers() {
         assert_eq!(size_of::<Insn>(), 8);
         let insn = Insn::new(0xb7, 3, 9, -2, -1);
         assert_eq!((insn.dst(), insn.src()), (3, 9));

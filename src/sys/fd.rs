@@ -1,27 +1,27 @@
-//! Descriptors that come by number: over execve(2).
+//! Descriptors inherited over execve(2), which this program knows by number only.
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 
-/// Takes a descriptor that this program's earlier image left open, and marks it close-on-exec. Each number may be taken
-/// once.
+/// Takes ownership of a descriptor that this process opened before its last execve, and marks it close-on-exec. Each
+/// number may be taken once.
 ///
 /// # Errors
-/// `EBADF` when nothing is open under the number.
+/// `EBADF` when no descriptor has this number.
 pub fn inherit(number: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: asking for the flags of any number is harmless; negative ones are refused first.
+    // SAFETY: F_GETFD is harmless for any number; negative numbers are refused first.
     if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: it is open, and nobody in this image owns it: it came with execve, and the one caller takes each number of
-    // its list once, before anything else is opened.
+    // SAFETY: the descriptor is open, and nothing in this process owns it yet: it was inherited over execve, and the
+    // one caller takes each number of its list once, before anything else is opened.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(fd)
 }
 
-/// Lets a descriptor stay open over execve(2), or not any more.
+/// Sets whether a descriptor stays open over execve(2).
 ///
 /// # Errors
 /// The errno of fcntl.

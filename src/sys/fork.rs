@@ -1,4 +1,4 @@
-//! fork(2) for work in a process of its own that is still this program.
+//! fork(2) for work that needs a process of its own but still runs this program's code.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid};
@@ -8,7 +8,7 @@ use rustix::process::{WaitOptions, waitpid};
 use super::errno;
 use super::process::exit_now;
 
-/// A child that was forked. It is killed and reaped when this is dropped.
+/// A forked child. Dropping this kills and reaps the child.
 #[derive(Debug)]
 pub struct Forked {
     pid: i32,
@@ -18,13 +18,13 @@ pub struct Forked {
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With this code.
+    /// The exit code.
     Exited(i32),
-    /// By this signal.
+    /// The signal that killed the child.
     Killed(i32),
 }
 
-/// Ends the child if its closure unwinds: the parent's frames below are not the child's to return to.
+/// Ends the child if its closure unwinds: the stack frames below belong to the parent and must not run twice.
 struct NoReturn;
 
 impl Drop for NoReturn {
@@ -35,8 +35,9 @@ impl Drop for NoReturn {
 
 /// Forks; `child` runs in the new process, which ends with the code it returns.
 ///
-/// This is libc's fork, which leaves the allocator in order also when other threads of the caller are in it: `child` may
-/// allocate. It must not wait for what another thread of the caller held at this moment: no mutex, no standard stream.
+/// libc's fork leaves the allocator usable even when other threads of the caller are inside it, so `child` may
+/// allocate. It must not wait for anything that another thread of the caller may hold at this moment: no mutex, no
+/// standard stream.
 ///
 /// # Errors
 /// The errno of fork.
@@ -61,7 +62,7 @@ impl Forked {
     /// Waits until the child has ended.
     ///
     /// # Errors
-    /// `ECHILD` when somebody else reaped it.
+    /// `ECHILD` when something else reaped the child.
     pub fn wait(mut self) -> Result<Ended, Errno> {
         self.reap()
     }
@@ -80,7 +81,7 @@ impl Forked {
 impl Drop for Forked {
     fn drop(&mut self) {
         if !self.reaped {
-            // A child that was not reaped keeps its pid.
+            // The pid of a child that was not reaped is not reused.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
             let _ = self.reap();
         }

@@ -1,4 +1,4 @@
-//! Bringing the loopback interface of a new network namespace up: netdevice(7) ioctls.
+//! Sets the loopback interface of a new network namespace up, by netdevice(7) ioctls.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -17,8 +17,9 @@ pub fn bring_up() -> Result<(), Errno> {
 }
 
 fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
-    // SAFETY: an ifreq of zeros is valid; its name is "lo" and a NUL, its union the flags; the kernel reads ifreq only.
-    let answer = unsafe {
+    // SAFETY: an ifreq of zeros is valid; its name is set to "lo" and a NUL, its union to the flags; the kernel only
+    // reads it.
+    let result = unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
@@ -26,5 +27,5 @@ fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
             (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOOPBACK) as libc::c_short;
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
     };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }

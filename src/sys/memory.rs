@@ -1,4 +1,4 @@
-//! This program's own memory: its code, and what its allocator keeps.
+//! Gives memory of this process back to the kernel: pages of code and of the allocator.
 
 // SAFETY: the linker defines both symbols in every executable; only their addresses are used.
 unsafe extern "C" {
@@ -6,12 +6,13 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// Unmaps the pages of this program's code and constants; those that are used again come back from the page cache. For a
-/// process that is about to sleep for long: the kernel maps sixteen pages for each that is touched.
+/// Unmaps the pages of this program's code and constants; pages that are used again come back from the page cache. For
+/// a process about to sleep for long: each page fault maps sixteen pages, most of them unused.
 pub fn unmap_code() {
     let (start, end) = ((&raw const __executable_start).addr(), (&raw const etext).addr());
     const PAGE: usize = 4096;
-    // Whole pages below the end of the code: what follows it may be written to. With larger pages the call is refused.
+    // Whole pages below the end of the code: the page after it may be writable. With pages larger than 4 KiB the call
+    // may be refused, which is harmless.
     let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
     if end > start {
         // SAFETY: the range is the executable's own, mapped read-only from its file: dropped pages are read from there
@@ -20,10 +21,10 @@ pub fn unmap_code() {
     }
 }
 
-/// Has the allocator keep little of what is freed, for a process that lives long and works seldom: two arenas for all
-/// threads, blocks of 128 KiB and more in mappings of their own, which go back when they are freed. (By itself it raises
-/// that size to 32 MiB with the first large block that is freed.)
-pub fn keep_little() {
+/// Makes the allocator keep little freed memory, for a process that lives long and works seldom: two arenas for all
+/// threads, and blocks of 128 KiB and more in mappings of their own, which are unmapped when they are freed. (By
+/// default glibc raises that size to as much as 32 MiB when a large block is freed.)
+pub fn limit_allocator_cache() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in
         [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, 128 << 10), (libc::M_TRIM_THRESHOLD, 128 << 10)]
@@ -33,9 +34,9 @@ pub fn keep_little() {
     }
 }
 
-/// Gives the pages that the allocator holds free back to the system, in all arenas. malloc_trim(3)
-pub fn give_back() {
-    // SAFETY: the allocator takes its own locks; what is in use stays where it is.
+/// Returns the free pages of all arenas to the kernel. malloc_trim(3)
+pub fn trim_allocator() {
+    // SAFETY: the allocator takes its own locks; memory in use does not move.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
@@ -45,7 +46,7 @@ pub fn give_back() {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_program_goes_on_without_its_code_mapped() {
+    fn the_program_continues_after_its_code_was_unmapped() {
         super::unmap_code();
         assert_eq!("still".repeat(2), "stillstill");
     }

@@ -34,12 +34,12 @@ fn errno(error: nix::errno::Errno) -> Errno {
 pub struct Error {
     /// The call with its arguments, as strace prints it.
     pub call: String,
-    /// The errno it came back with.
+    /// The errno it returned.
     pub errno: Errno,
 }
 
 impl Error {
-    /// A call and what it answered.
+    /// The error of `call`, written with its arguments.
     pub fn new(call: impl Into<String>, errno: Errno) -> Self {
         Self { call: call.into(), errno }
     }

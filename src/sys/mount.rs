@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::process::last_errno;
 
-/// `struct mount_attr` of mount_setattr(2): what to set, what to clear, which propagation, which id map.
+/// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MountAttr {
@@ -17,7 +17,7 @@ pub struct MountAttr {
     pub clear: u64,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0.
     pub propagation: u64,
-    /// A user namespace's descriptor number, with `MOUNT_ATTR_IDMAP` in `set`.
+    /// The descriptor number of the user namespace whose id maps apply, with `MOUNT_ATTR_IDMAP` in `set`.
     pub userns_fd: u64,
 }
 
@@ -42,7 +42,7 @@ pub const ATTR_IDMAP: u64 = 0x10_0000;
 /// `MOUNT_ATTR_NOSYMFOLLOW`
 pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
-/// `MS_REC` of mount(2): with all mounts below.
+/// `MS_REC` of mount(2): includes all mounts below.
 pub const REC: u64 = 0x4000;
 /// `MS_UNBINDABLE`
 pub const UNBINDABLE: u64 = 1 << 17;
@@ -53,7 +53,8 @@ pub const SLAVE: u64 = 1 << 19;
 /// `MS_SHARED`
 pub const SHARED: u64 = 1 << 20;
 
-/// mount_setattr(2) on the mount that `fd` is the root of, and with `recursive` on all below. Child-safe. KERNEL(5.12)
+/// mount_setattr(2) on the mount whose root is `fd`, and with `recursive` on all mounts below it. Child-safe.
+/// KERNEL(5.12)
 ///
 /// # Errors
 /// `ENOSYS` before 5.12, `EINVAL` when the descriptor is not a mount's root.
@@ -76,7 +77,7 @@ pub fn mount_setattr_path(path: &CStr, recursive: bool, attr: &MountAttr) -> Res
 
 fn setattr_at(fd: i32, path: &CStr, flags: i32, attr: &MountAttr) -> Result<(), Errno> {
     // SAFETY: path is a C string, attr a live mount_attr of the size given; the kernel only reads both.
-    let answer = unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             fd,
@@ -86,5 +87,5 @@ fn setattr_at(fd: i32, path: &CStr, flags: i32, attr: &MountAttr) -> Result<(), 
             size_of::<MountAttr>(),
         )
     };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }

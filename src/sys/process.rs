@@ -1,4 +1,4 @@
-//! Making processes: clone3(2), execve(2) and what stands between them.
+//! Creating processes: clone3(2), execve(2) and the calls between them.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::errno;
 
-/// `struct clone_args` of clone3(2), the fields that are used here.
+/// The fields of `struct clone_args` of clone3(2) that are used here.
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -27,10 +27,10 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// clone3(2): place the child in the cgroup whose directory is given. KERNEL(5.7)
+/// clone3(2): start the child in the cgroup of the given directory. KERNEL(5.7)
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A process that was just made.
+/// A new child process.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its pid in the caller's PID namespace.
@@ -39,7 +39,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// Ends the process if the child's closure unwinds: the parent's frames below are not the child's to return to.
+/// Ends the process if the child's closure unwinds: the stack frames below belong to the parent and must not run twice.
 struct NoReturn;
 
 impl Drop for NoReturn {
@@ -48,12 +48,12 @@ impl Drop for NoReturn {
     }
 }
 
-/// clone3(2) with `CLONE_PIDFD`, `SIGCHLD` and fork semantics, in new namespaces (`CLONE_NEW*` in `flags`) and, when
-/// given, born in a cgroup v2 directory; `child` is what the new process does. With `CLONE_PARENT` in `flags` it is a
+/// clone3(2) with `CLONE_PIDFD`, `SIGCHLD` and fork semantics, in new namespaces (`CLONE_NEW*` in `flags`) and, if one
+/// is given, directly in a cgroup v2 directory; the new process runs `child`. With `CLONE_PARENT` in `flags` it is a
 /// child of the caller's parent.
 ///
-/// `child` may call only functions marked child-safe: should another thread of the caller hold a lock at this moment,
-/// the copy of that lock stays held for ever in the new process, and an allocation could wait for it.
+/// `child` may call only functions marked child-safe: if another thread of the caller holds a lock at this moment, the
+/// copy of that lock stays held for ever in the new process, and an allocation could wait for it.
 ///
 /// # Errors
 /// The errno of clone3: `ENOSYS` where it does not exist, `EINVAL` or `E2BIG` before 5.7 when a cgroup is given.
@@ -66,15 +66,15 @@ pub fn spawn(
     let args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: std::ptr::from_mut(&mut pidfd) as usize as u64,
-        // CLONE_PARENT takes the exit signal from the caller: none may be named.
+        // CLONE_PARENT inherits the caller's exit signal; clone3 refuses another one.
         exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
     // SAFETY: args is a live clone_args of the size given; no stack and no CLONE_VM, so the child runs on its own copy
     // of this frame and never leaves it (NoReturn); pidfd points to a live i32 that the kernel fills in the parent.
-    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
-    match answer {
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match result {
         -1 => Err(last_errno()),
         0 => {
             let _stay = NoReturn;
@@ -85,49 +85,49 @@ pub fn spawn(
             )]
             exit_now(101)
         }
-        // SAFETY: with CLONE_PIDFD the kernel stored a fresh descriptor there, which nobody else knows.
+        // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor there, which nothing else owns.
         pid => Ok(Spawned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
 }
 
 /// clone3(2) with `CLONE_PARENT`: a copy of this process, child-safe. The copy is a sibling of the caller: the caller's
-/// parent gets SIGCHLD for both. In the copy the answer is `None`, in the caller its pid.
+/// parent gets SIGCHLD for both. Returns `None` in the copy and the copy's pid in the caller.
 ///
 /// # Errors
 /// The errno of clone3.
 pub fn spawn_sibling() -> Result<Option<i32>, Errno> {
-    // CLONE_PARENT takes the exit signal from the caller: none may be named.
+    // CLONE_PARENT inherits the caller's exit signal; clone3 refuses another one.
     let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
     // SAFETY: args is a live clone_args of the size given; no stack and no CLONE_VM, so the copy runs on its own memory.
     // The callers are children of `spawn`, which leave by execve or _exit only: no destructor runs twice.
-    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
-    match answer {
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match result {
         -1 => Err(last_errno()),
         0 => Ok(None),
         pid => Ok(Some(pid as i32)),
     }
 }
 
-/// The errno the last libc call left behind.
+/// The errno of this thread's last failed libc call.
 pub(super) fn last_errno() -> Errno {
     // SAFETY: __errno_location returns the address of this thread's errno, valid for its life.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
 
-/// Strings with a null-terminated array of pointers to them, as execve(2) wants it; built before the clone.
+/// Strings with a null-terminated array of pointers to them, as execve(2) needs; built before the clone.
 pub struct StringArray {
     strings: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
 }
 
 impl StringArray {
-    /// Takes the strings in order.
+    /// Keeps the order of the strings.
     pub fn new(strings: Vec<CString>) -> Self {
         let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         Self { strings, pointers }
     }
 
-    /// The strings.
+    /// The strings in order, without the terminating null.
     pub fn strings(&self) -> &[CString] {
         &self.strings
     }
@@ -151,14 +151,14 @@ impl PartialEq for StringArray {
     }
 }
 
-/// execve(2), child-safe. Returns only when it fails.
+/// execve(2), child-safe. Returns only on failure.
 pub fn execve(path: &CStr, argv: &StringArray, envp: &StringArray) -> Errno {
     // SAFETY: both arrays end in null and point to strings that StringArray owns; path is a C string.
     unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), envp.pointers.as_ptr()) };
     last_errno()
 }
 
-/// execveat(2) of the file behind `fd` itself. Returns only when it fails.
+/// execveat(2) of the file open as `fd`. Returns only on failure.
 pub fn execve_fd(fd: BorrowedFd<'_>, argv: &StringArray, envp: &StringArray) -> Errno {
     // SAFETY: as in `execve`; the path is empty, so AT_EMPTY_PATH names the file of the descriptor.
     unsafe {
@@ -174,7 +174,7 @@ pub fn execve_fd(fd: BorrowedFd<'_>, argv: &StringArray, envp: &StringArray) -> 
     last_errno()
 }
 
-/// _exit(2), child-safe: no destructor, no atexit handler, no buffer flushed twice.
+/// _exit(2), child-safe: runs no destructor and no atexit handler, and flushes no buffer twice.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any number and does not return.
     unsafe { libc::_exit(code) }
@@ -196,8 +196,8 @@ pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
     nix::sched::setns(fd, CloneFlags::from_bits_retain(flags)).map_err(errno)
 }
 
-/// SIGPIPE back to its default action and no signal blocked, child-safe: what a payload expects to be born with. Rust
-/// ignores SIGPIPE, a parent that waits on a signalfd has blocked the rest, and both would survive execve.
+/// Resets SIGPIPE to its default action and unblocks all signals, as a payload expects; child-safe. Rust ignores
+/// SIGPIPE and a parent that waits on a signalfd has blocked the rest; both settings would survive execve.
 pub fn reset_signals() {
     // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask; the only pointer is to a live local.
     unsafe {
@@ -207,12 +207,12 @@ pub fn reset_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Every signal that the caller's parent had ignored back to its default action, but for SIGPIPE: a daemon that a script
-/// started in its background would pass an ignored SIGINT on to all it starts.
-pub fn heed_signals() {
+/// Resets every ignored signal but SIGPIPE to its default action: a daemon that a script started in the background
+/// would pass an ignored SIGINT on to all its children.
+pub fn reset_ignored_signals() {
     for number in (1..32).filter(|number| *number != libc::SIGPIPE) {
-        // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask; both pointers are to live locals. No handler is taken away:
-        // only an action that is SIG_IGN is changed.
+        // SAFETY: a zeroed sigaction is SIG_DFL with an empty mask; both pointers are to live locals. No handler is
+        // removed: only an action that is SIG_IGN changes.
         unsafe {
             let default: libc::sigaction = std::mem::zeroed();
             let mut now: libc::sigaction = std::mem::zeroed();
@@ -224,8 +224,8 @@ pub fn heed_signals() {
     }
 }
 
-/// Whether the working directory lies inside the root, child-safe: getcwd(2) answers a path that does not start with
-/// `/` when it does not (CVE-2024-21626).
+/// Whether the working directory is inside the root, child-safe: getcwd(2) returns a path that does not start with `/`
+/// when it is not (CVE-2024-21626).
 ///
 /// # Errors
 /// The errno of getcwd: `ENOENT` when the directory was removed.
@@ -236,16 +236,16 @@ pub fn cwd_is_inside_root() -> Result<bool, Errno> {
     if length < 0 { Err(last_errno()) } else { Ok(path[0] == b'/') }
 }
 
-/// A new session keyring named `name` (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), child-safe: without it a container
-/// would see the keys of whoever started it.
+/// Joins a new session keyring named `name` (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), child-safe: without it a container
+/// would see the keys of the user who started it.
 ///
 /// # Errors
 /// `ENOSYS` where the kernel has no keys; `EDQUOT` when the user's quota is used up.
 pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: the kernel reads a C string.
-    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// personality(2), child-safe.
@@ -264,8 +264,8 @@ pub fn set_personality(persona: u64) -> Result<(), Errno> {
 pub fn set_io_priority(value: i32) -> Result<(), Errno> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: plain numbers.
-    let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// `struct sched_attr` of sched_setattr(2), version 0.
@@ -296,11 +296,11 @@ pub struct SchedAttr {
 /// The errno of sched_setattr.
 pub fn set_scheduler(attr: &SchedAttr) -> Result<(), Errno> {
     // SAFETY: attr is a live sched_attr whose size field says how much of it the kernel may read.
-    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attr), 0) };
-    if answer < 0 { Err(last_errno()) } else { Ok(()) }
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attr), 0) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// close_range(2): closes every descriptor from `first` on but those in `keep`, which is sorted. Child-safe.
+/// close_range(2): closes every descriptor from `first` on except those in `keep`, which is sorted. Child-safe.
 ///
 /// # Errors
 /// `ENOSYS` before 5.9: nothing is closed then.
@@ -310,7 +310,7 @@ pub fn close_all_but(first: i32, keep: &[i32]) -> Result<(), Errno> {
     for next in last {
         if next > from {
             let to = if next == u32::MAX { next } else { next - 1 };
-            // SAFETY: called in a child that leaves by execve or _exit: the owners of these numbers live on only in the
+            // SAFETY: called in a child that leaves by execve or _exit: the owners of these numbers exist only in the
             // parent, and the child uses none but those kept.
             if unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } < 0 {
                 return Err(last_errno());
@@ -321,9 +321,9 @@ pub fn close_all_but(first: i32, keep: &[i32]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether a number is that of an open descriptor which closes at execve (fcntl(2), F_GETFD). Child-safe.
+/// Whether an open descriptor has this number and is close-on-exec (fcntl(2), F_GETFD). Child-safe.
 pub fn is_close_on_exec(fd: i32) -> bool {
-    // SAFETY: F_GETFD on any number reads a flag or answers EBADF.
+    // SAFETY: F_GETFD on any number reads a flag or returns EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     flags >= 0 && flags & libc::FD_CLOEXEC != 0
 }
@@ -335,7 +335,7 @@ pub fn wait_for_signal() -> ! {
     }
 }
 
-/// close(2) of the child's copy of a descriptor whose owner lives on in the parent only. Child-safe.
+/// close(2) of the child's copy of a descriptor whose owner exists only in the parent. Child-safe.
 pub fn close_inherited(fd: i32) {
     // SAFETY: called in a child that never returns to the owner of the number and leaves by _exit.
     unsafe { libc::close(fd) };

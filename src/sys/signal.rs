@@ -1,4 +1,4 @@
-//! Signals: real-time numbers, and a descriptor to wait for them on.
+//! Real-time signal numbers, and a signalfd for all signals.
 
 use std::os::fd::OwnedFd;
 
@@ -9,17 +9,17 @@ use rustix::process::Signal;
 
 use super::errno;
 
-/// A signal by number, real-time ones included, which rustix does not name. `None` for what is no signal, and for those
-/// below SIGRTMIN that libc keeps for itself.
+/// A signal by number, including the real-time ones, which rustix does not name. `None` for a number that is no signal,
+/// and for those below SIGRTMIN that libc reserves.
 pub fn from_number(number: i32) -> Option<Signal> {
     Signal::from_named_raw(number).or_else(|| {
         let is_real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
-        // SAFETY: the kernel knows every number in this range, and none of them is libc's own.
+        // SAFETY: the kernel knows every number in this range, and libc reserves none of them.
         is_real_time.then(|| unsafe { Signal::from_raw_unchecked(number) })
     })
 }
 
-/// Blocks all signals but those a fault raises, and opens a signalfd(2) for them: from here on they are read.
+/// Blocks all signals except those that a fault raises, and opens a signalfd(2) that receives them.
 ///
 /// # Errors
 /// The errno of sigprocmask or signalfd.
@@ -34,5 +34,5 @@ pub fn capture_all() -> Result<OwnedFd, Errno> {
     SignalFd::with_flags(&set, flags).map(OwnedFd::from).map_err(errno)
 }
 
-/// Size of one signalfd_siginfo, of which the first four bytes are the signal's number.
+/// Size of one signalfd_siginfo in bytes; its first four are the signal's number.
 pub const SIGINFO_SIZE: usize = size_of::<libc::signalfd_siginfo>();

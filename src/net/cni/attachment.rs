@@ -1,4 +1,4 @@
-//! What is attached, and what is asked of the network for it.
+//! The request to attach a network namespace.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,22 +8,22 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
-/// A namespace to be attached.
+/// A network namespace to attach, and the parameters for the plugins.
 #[derive(Debug, Clone, Default)]
 pub struct Attachment {
-    /// The container's, or pod's, id.
+    /// The id of the container or pod.
     pub container: String,
-    /// The namespace's file.
+    /// The file of the namespace.
     pub namespace: PathBuf,
-    /// The interface to be made in it, `eth0` for a pod.
+    /// The interface to create in it, `eth0` for a pod.
     pub interface: String,
-    /// `CNI_ARGS`, as `K8S_POD_NAME`.
+    /// The keys and values of `CNI_ARGS`, such as `K8S_POD_NAME`.
     pub args: BTreeMap<String, String>,
-    /// What plugins that can are asked for.
+    /// Parameters for those plugins that have the capability.
     pub capabilities: Capabilities,
 }
 
-/// What a plugin gets in `runtimeConfig`, when its configuration says that it has the capability.
+/// The values that a plugin gets in `runtimeConfig` if its configuration lists the capability.
 #[derive(Debug, Clone, Default)]
 pub struct Capabilities {
     /// `portMappings`
@@ -38,11 +38,11 @@ pub struct Capabilities {
     pub dns: Option<Dns>,
     /// `aliases`: names in the network.
     pub aliases: Vec<String>,
-    /// Any others, by name.
+    /// Other capabilities, by name.
     pub others: BTreeMap<String, Value>,
 }
 
-/// A port of the host that leads to one of the container.
+/// A port of the host that is forwarded to a port of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortMapping {
     /// `tcp`, `udp` or `sctp`
@@ -51,11 +51,11 @@ pub struct PortMapping {
     pub host_port: u16,
     /// The container's port.
     pub container_port: u16,
-    /// The host's address; all when none.
+    /// The host's address to listen on; all addresses if `None`.
     pub host_ip: Option<IpAddr>,
 }
 
-/// Limits in bits per second; none for no limit.
+/// Limits in bits per second; `None` means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bandwidth {
     /// Into the container.
@@ -64,10 +64,10 @@ pub struct Bandwidth {
     pub egress: Option<u64>,
 }
 
-/// What the resolver of the container is told.
+/// The resolver configuration of the container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
-    /// Addresses.
+    /// Addresses of name servers.
     pub servers: Vec<String>,
     /// Search domains.
     pub searches: Vec<String>,
@@ -76,7 +76,7 @@ pub struct Dns {
 }
 
 impl Attachment {
-    /// Refuses names that plugins, the kernel or a file name would not take.
+    /// Refuses names that plugins, the kernel or a file name would not accept.
     pub(super) fn check(&self) -> Result<()> {
         let is_name = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
         let id = &self.container;
@@ -84,7 +84,7 @@ impl Attachment {
         {
             return Err(Error::invalid(format!("{id:?} cannot be the id of a container in a network")));
         }
-        // IFNAMSIZ of netdevice(7), with its NUL.
+        // IFNAMSIZ of netdevice(7), including its NUL.
         let name = &self.interface;
         let is_interface = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
         if name.is_empty()
@@ -111,7 +111,7 @@ impl Attachment {
 }
 
 impl Capabilities {
-    /// The values by name; what is not asked for is not there.
+    /// The values by name; unset ones are left out.
     pub(super) fn values(&self) -> Map<String, Value> {
         let mut all: Map<String, Value> = self.others.clone().into_iter().collect();
         let mut set = |name: &str, value: Option<Value>| {
@@ -150,7 +150,7 @@ impl PortMapping {
 }
 
 impl Bandwidth {
-    /// With the largest burst the plugin takes: nobody asked for one.
+    /// With the largest burst that the plugin accepts, because the request has none.
     fn value(self) -> Option<Value> {
         let mut limits = Map::new();
         for (name, rate) in [("ingress", self.ingress), ("egress", self.egress)] {

@@ -1,4 +1,4 @@
-//! Records of what is attached: one file for each interface of a container, `<container>@<interface>.json`.
+//! Records of attached interfaces: one file for each interface of a container, `<container>@<interface>.json`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -13,23 +13,23 @@ use crate::error::{Doing, Kind, Result};
 use crate::linux::private;
 use crate::record::format::ATTACHMENT;
 
-/// What is needed to detach an interface as it was attached.
+/// The data needed to detach an interface in the way it was attached.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
     /// The container's id.
     pub(super) container: String,
-    /// The interface's name inside.
+    /// The interface's name inside the namespace.
     pub(super) interface: String,
-    /// The namespace's file.
+    /// The file of the namespace.
     pub(super) namespace: PathBuf,
     /// `CNI_ARGS`
     pub(super) args: BTreeMap<String, String>,
-    /// What plugins that can were asked for.
+    /// The values of the capabilities that were requested.
     pub(super) capabilities: Map<String, Value>,
-    /// The network, as [`Network::parse`] reads it.
+    /// The network, in the form that [`Network::parse`] reads.
     pub(super) network: Value,
-    /// The last plugin's result; none when the work was interrupted.
+    /// The last plugin's result; `None` when attaching was interrupted.
     pub(super) result: Option<Value>,
 }
 
@@ -55,10 +55,11 @@ impl Record {
         read(&file(directory, container, interface))
     }
 
-    /// All records. One that was damaged by a power cut is left out: what it stood for cannot be known.
+    /// All records. One that a power cut damaged is left out, because its interface cannot be known.
     ///
     /// # Errors
-    /// They cannot be read; `Unsupported` when another release wrote one: what that one attached must not be freed.
+    /// When they cannot be read; `Unsupported` when another release wrote one: the interface it stands for must not be
+    /// freed.
     pub(super) fn all(directory: &Path) -> Result<Vec<Self>> {
         let doing = || format!("read {}", directory.display());
         let entries = match std::fs::read_dir(directory) {
@@ -80,7 +81,7 @@ impl Record {
         Ok(all)
     }
 
-    /// Replaces the file whole. It is not synced: a power cut ends what it stands for.
+    /// Replaces the file atomically. It is not synced: a power cut also ends the namespace.
     pub(super) fn save(&self, directory: &Path) -> Result<()> {
         let path = file(directory, &self.container, &self.interface);
         let doing = || format!("write {}", path.display());
@@ -89,7 +90,7 @@ impl Record {
         private::replace(&path, &path.with_extension("new"), text, private::FILE).doing(doing)
     }
 
-    /// Removes the file; absent is fine.
+    /// Removes the file; a missing file is no error.
     pub(super) fn remove(&self, directory: &Path) -> Result<()> {
         let path = file(directory, &self.container, &self.interface);
         match std::fs::remove_file(&path) {
@@ -100,7 +101,7 @@ impl Record {
 }
 
 fn file(directory: &Path, container: &str, interface: &str) -> PathBuf {
-    // No id has an @ in it.
+    // Ids never contain an @.
     directory.join(format!("{container}@{interface}.json"))
 }
 

@@ -1,4 +1,4 @@
-//! The plugins of a network, one after the other: forwards to attach, backwards to detach.
+//! The chain of a network's plugins: run forwards to attach, backwards to detach.
 
 use serde_json::{Map, Value, json};
 
@@ -18,8 +18,8 @@ pub(super) struct Chain<'a> {
     version: Version,
 }
 
-/// The newest version of CNI that the network's author offers and, if there is a choice, all its plugins speak.
-pub(super) fn settle(settings: &Settings, network: &Network) -> Result<Version> {
+/// Chooses the newest CNI version that the configuration offers and, if it offers several, all its plugins support.
+pub(super) fn choose_version(settings: &Settings, network: &Network) -> Result<Version> {
     let versions = network.versions();
     if versions.len() == 1 {
         return Version::newest(&versions, |_| true);
@@ -36,25 +36,25 @@ pub(super) fn settle(settings: &Settings, network: &Network) -> Result<Version> 
 impl<'a> Chain<'a> {
     pub(super) fn new(settings: &'a Settings, record: &'a Record) -> Result<Self> {
         let network = Network::parse(record.network.clone())?;
-        let version =
-            settle(settings, &network).map_err(|e| e.doing(format!("use the network {}", network.name())))?;
+        let version = choose_version(settings, &network)
+            .map_err(|e| e.doing(format!("use the network {}", network.name())))?;
         Ok(Self { settings, record, network, version })
     }
 
-    /// ADD: each plugin gets the result of the one before. Answers the last one's.
+    /// ADD: each plugin gets the result of the one before. Returns the last one's result.
     pub(super) fn add(&self) -> Result<Value> {
         let mut result: Option<Value> = None;
         for plugin in self.network.plugins() {
             let answer = self.run("ADD", plugin, result.as_ref(), Map::new())?;
-            let nothing = || Error::new(Kind::System, "it ended well but said nothing");
+            let nothing = || Error::new(Kind::System, "it succeeded but wrote no result");
             let named = |e: Error| e.doing(self.doing("ADD", plugin));
             result = Some(answer.ok_or_else(nothing).map_err(named)?);
         }
         result.ok_or_else(|| Error::invalid("the network has no plugins"))
     }
 
-    /// DEL, backwards, with the result of ADD. A plugin that fails does not keep those before it from being asked; that
-    /// it knows nothing of the container is no failure.
+    /// DEL, backwards, with the result of ADD. After a failure the plugins before it still run; a plugin that does not
+    /// know the container has not failed.
     pub(super) fn delete(&self) -> Result<()> {
         let result = self.record.result.as_ref().filter(|_| self.version.has_previous_result());
         let mut first = Ok(());
@@ -67,7 +67,7 @@ impl<'a> Chain<'a> {
         first
     }
 
-    /// Every plugin is there, and those that can be asked are ready.
+    /// STATUS: checks that every plugin is installed and that those which support STATUS are ready.
     pub(super) fn status(&self) -> Result<()> {
         self.find_all()?;
         for plugin in self.network.plugins().iter().filter(|_| self.version.has_status()) {
@@ -76,12 +76,12 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Every plugin is there: a network that is still being installed is no half a network.
+    /// Checks that every plugin is installed: a network that is still being installed must not be used half.
     pub(super) fn find_all(&self) -> Result<()> {
         self.network.plugins().iter().try_for_each(|plugin| self.find(plugin).map(drop))
     }
 
-    /// GC, where plugins know it: frees what belongs to none of these.
+    /// GC, for plugins that support it: frees resources that belong to none of the `alive` attachments.
     pub(super) fn collect_garbage(&self, alive: &[(String, String)]) -> Result<()> {
         if !self.version.has_status() || !self.network.collects_garbage() {
             return Ok(());
@@ -121,7 +121,7 @@ impl<'a> Chain<'a> {
         format!("run {command} of the network plugin {} for {}", plugin.program, self.network.name())
     }
 
-    /// The plugin's configuration, with what it can be told at run time.
+    /// The plugin's configuration, with `runtimeConfig` and `prevResult`.
     fn input(&self, plugin: &Plugin) -> Map<String, Value> {
         let mut input = plugin.config.clone();
         input.insert("name".to_owned(), json!(self.network.name()));
@@ -150,7 +150,7 @@ impl<'a> Chain<'a> {
         all.push(("CNI_CONTAINERID", self.record.container.clone()));
         all.push(("CNI_IFNAME", self.record.interface.clone()));
         all.push(("CNI_ARGS", Attachment::args_text(&self.record.args)));
-        // A namespace that is gone has taken its interfaces along; plugins free the rest when they get none.
+        // A missing namespace took its interfaces along; a plugin that gets no namespace frees the rest.
         let namespace = &self.record.namespace;
         let is_there = command == "ADD" || crate::net::namespace::is_pinned(namespace);
         all.push(("CNI_NETNS", if is_there { namespace.display().to_string() } else { String::new() }));

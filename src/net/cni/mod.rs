@@ -1,15 +1,15 @@
-//! The Container Network Interface: plugins are programs that connect a network namespace. SPEC(cni 1.1.0)
+//! The Container Network Interface (CNI): plugins are programs that connect a network namespace. SPEC(cni 1.1.0)
 //!
-//! Configurations are read at each use: they are one small file, and what an operator changes counts at once. What was
-//! attached is kept in a record, so that it is detached with the configuration it was attached with, or when its namespace
-//! is gone. Records lie in memory: a reboot takes them along with the namespaces, and what plugins keep on disk of
-//! containers that are gone is freed by [`Cni::collect_garbage`], by those that know GC (CNI 1.1).
+//! Configurations are read at each use: it is one small file, and an operator's change takes effect at once. Each
+//! attachment is recorded, so that it is detached with the configuration that attached it, also when its namespace is
+//! gone. Records are stored on tmpfs: a reboot removes them together with the namespaces. What plugins keep on disk for
+//! containers that are gone is freed by [`Cni::collect_garbage`], for plugins that support GC (CNI 1.1).
 
+mod attach_result;
 mod attachment;
 mod cache;
 mod chain;
 mod network;
-mod outcome;
 mod plugin;
 mod version;
 
@@ -20,29 +20,29 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+pub use attach_result::AttachResult;
 pub use attachment::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
 pub use network::Network;
-pub use outcome::Outcome;
 
 use crate::error::{Error, Kind, Result};
 use cache::Record;
 use chain::Chain;
 
-/// Where to look, and how long to wait.
+/// Directories and time limits of CNI.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directories with network configurations; the first that has a usable one counts.
+    /// Directories with network configurations; the first with a usable one is used.
     pub configurations: Vec<PathBuf>,
     /// Directories with plugins, searched in order.
     pub plugins: Vec<PathBuf>,
-    /// The directory of the records of what is attached.
+    /// The directory for the records of attached interfaces.
     pub records: PathBuf,
-    /// How long one plugin may take.
+    /// How long one plugin may run.
     pub patience: Duration,
 }
 
 impl Default for Settings {
-    /// The usual directories, then those of K3s and of MicroK8s.
+    /// The usual directories, then those of K3s and MicroK8s.
     fn default() -> Self {
         let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect();
         Self {
@@ -64,16 +64,16 @@ impl Default for Settings {
     }
 }
 
-/// The networks of this node.
+/// The CNI networks of this node.
 #[derive(Debug, Default)]
 pub struct Cni {
     settings: Settings,
-    /// Read while something is attached or detached, written while what is stale is looked for.
+    /// Locked for reading while an interface is attached or detached, for writing while stale ones are collected.
     sweeping: RwLock<()>,
 }
 
 impl Cni {
-    /// The networks that these settings lead to.
+    /// The networks in the directories of `settings`.
     pub fn new(settings: Settings) -> Self {
         Self { settings, sweeping: RwLock::new(()) }
     }
@@ -81,44 +81,44 @@ impl Cni {
     /// The network that pods are attached to.
     ///
     /// # Errors
-    /// `NotFound` when no directory has a usable configuration; the message says what is wrong with those there are.
+    /// `NotFound` when no directory has a usable configuration; the message says why each existing one is unusable.
     pub fn network(&self) -> Result<Network> {
         let network = Network::load(&self.settings.configurations)?;
-        let version = chain::settle(&self.settings, &network)
+        let version = chain::choose_version(&self.settings, &network)
             .map_err(|e| e.doing(format!("use the network {}", network.name())))?;
-        Ok(network.settled_on(version.as_str()))
+        Ok(network.with_version(version.as_str()))
     }
 
-    /// Attaches a namespace to the network. All or nothing: when a plugin fails, the ones before it are undone.
+    /// Attaches a namespace to the network. When a plugin fails, the plugins before it are undone.
     ///
     /// # Errors
-    /// There is no network, or a plugin fails, hangs or is missing.
-    pub fn add(&self, attachment: &Attachment) -> Result<Outcome> {
+    /// When there is no network, or a plugin fails, hangs or is missing.
+    pub fn add(&self, attachment: &Attachment) -> Result<AttachResult> {
         attachment.check()?;
         let _guard = self.sweeping.read().unwrap_or_else(PoisonError::into_inner);
         let network = self.network()?;
         let record = Record::new(attachment, &network);
         let chain = self.chain(&record)?;
         chain.find_all()?;
-        // Before the first plugin runs: whoever kills us leaves a trace of what has to be undone.
+        // Saved before the first plugin runs, so that an attachment that is interrupted by a crash can be undone.
         record.save(&self.settings.records)?;
         let added = chain.add().and_then(|result| {
             record.with_result(result.clone()).save(&self.settings.records)?;
-            Outcome::of(&result, &attachment.interface)
+            AttachResult::of(&result, &attachment.interface)
         });
         added.inspect_err(|_| {
-            // A failed undoing keeps the record, for the next DEL or sweep.
+            // If undoing fails, the record stays for the next DEL or garbage collection.
             if chain.delete().is_ok() {
                 let _ = record.remove(&self.settings.records);
             }
         })
     }
 
-    /// Detaches what was attached for this container and interface; what never was is fine, and so is a namespace that
-    /// is gone.
+    /// Detaches the interface of this container; an interface that was never attached and a missing namespace are no
+    /// errors.
     ///
     /// # Errors
-    /// A plugin fails; the record stays, so that it can be tried again.
+    /// When a plugin fails; the record stays, so that DEL can be retried.
     pub fn delete(&self, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         let _guard = self.sweeping.read().unwrap_or_else(PoisonError::into_inner);
@@ -128,19 +128,19 @@ impl Cni {
         }
     }
 
-    /// Whether pods can be attached now: there is a usable configuration, its plugins are there, and those that can be
-    /// asked (since CNI 1.1) say so.
+    /// Whether pods can be attached now: there is a usable configuration, its plugins are installed, and those that
+    /// support STATUS (CNI 1.1) report readiness.
     ///
     /// # Errors
-    /// What is missing, or what a plugin says.
+    /// The missing part, or the error of a plugin.
     pub fn status(&self) -> Result<()> {
         let network = self.network()?;
         let nobody = Attachment::default();
         self.chain(&Record::new(&nobody, &network))?.status()
     }
 
-    /// Detaches what does not belong to one of `alive`, which are containers and their interfaces, and lets plugins that
-    /// can (since CNI 1.1) free what nobody has any more. Goes on after a failure.
+    /// Detaches every interface that is not among `alive`, which lists containers and their interfaces, and runs GC in
+    /// plugins that support it (CNI 1.1). Continues after a failure.
     ///
     /// # Errors
     /// The first failure.
@@ -158,7 +158,7 @@ impl Cni {
                 let nobody = Attachment::default();
                 first.and(self.chain(&Record::new(&nobody, &network))?.collect_garbage(alive))
             }
-            // No network, nothing of it to free.
+            // Without a network there is nothing to free.
             Err(e) if e.kind() == Kind::NotFound => first,
             Err(e) => first.and(Err(e)),
         }

@@ -1,4 +1,4 @@
-//! Network configurations: which directory, which file, and what is in it.
+//! Network configurations: choosing the file, and parsing it.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,29 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// A network: its plugins are run one after the other.
+/// A network: a list of plugins that run one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     name: String,
-    /// Versions of CNI that its author offers.
+    /// The CNI versions that the configuration offers.
     versions: Vec<String>,
     plugins: Vec<Plugin>,
-    /// Whether its author says that plugins must not be asked to free what nobody has.
+    /// Whether the configuration forbids GC (`disableGC`).
     no_garbage_collection: bool,
 }
 
-/// One plugin of a network.
+/// One plugin of a network, with its configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plugin {
     /// The program's name.
     pub(super) program: String,
-    /// Its configuration, as it stands in the file.
+    /// The configuration, as in the file.
     pub(super) config: Map<String, Value>,
 }
 
 impl Network {
-    /// The first usable configuration, by name, of the first directory that has one. A file that cannot be used does not
-    /// hide the ones after it.
+    /// The first usable configuration, by file name, of the first directory that has one. An unusable file does not
+    /// hide those after it.
     pub(super) fn load(directories: &[PathBuf]) -> Result<Self> {
         let mut problems = Vec::new();
         for directory in directories {
@@ -46,10 +46,10 @@ impl Network {
             message.push_str(&format!("; {problem}"));
         }
         Err(Error::new(Kind::NotFound, message)
-            .hint("a network add-on, as K3s's flannel or calico, writes one; it may still be starting"))
+            .hint("a network add-on, such as K3s's flannel or calico, writes one; it may still be starting"))
     }
 
-    /// Reads a list of plugins, or a single one, which is a list of itself.
+    /// Parses a list of plugins, or a single plugin, which is taken as a list of one.
     ///
     /// # Errors
     /// `Invalid`, naming the field that is missing or malformed.
@@ -88,12 +88,12 @@ impl Network {
         !self.no_garbage_collection
     }
 
-    /// The same network with only this version, so that DEL speaks what ADD spoke.
-    pub(super) fn settled_on(self, version: &str) -> Self {
+    /// The same network with only this version, so that DEL uses the version of ADD.
+    pub(super) fn with_version(self, version: &str) -> Self {
         Self { versions: vec![version.to_owned()], ..self }
     }
 
-    /// As [`Network::parse`] reads it.
+    /// The network in the form that [`Network::parse`] reads.
     pub(super) fn value(&self) -> Value {
         let plugins: Vec<_> = self.plugins.iter().map(|p| &p.config).collect();
         json!({
@@ -105,7 +105,7 @@ impl Network {
     }
 }
 
-/// The configurations of a directory, in order; none when it is not there.
+/// The configuration files of a directory, sorted by name; none when it does not exist.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let doing = || format!("read {}", directory.display());
     let entries = match std::fs::read_dir(directory) {
@@ -140,7 +140,7 @@ fn plugin(value: Value) -> Result<Plugin> {
     }
 }
 
-/// `cniVersions`, else `cniVersion`. A file without either is older than the interface's versions.
+/// `cniVersions`, else `cniVersion`. A file without either predates versions of the interface.
 fn versions(top: &Map<String, Value>) -> Result<Vec<String>> {
     let refuse = |value: &Value| Error::invalid(format!("cniVersion: {value} is not a version"));
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| refuse(value));
@@ -151,7 +151,8 @@ fn versions(top: &Map<String, Value>) -> Result<Vec<String>> {
     }
 }
 
-/// The name of a network is part of file names of plugins, that of a program must not lead out of its directory.
+/// Whether `text` is a safe name: plugins use the network's name in file names, and a program's name must not lead out
+/// of its directory.
 fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))

@@ -14,17 +14,17 @@ use serde_json::{Value, json};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::launch::hooks::{memory_file, output_file, output_of, wait};
 
-/// How much of what a plugin writes is read: results are a few kilobytes.
-const LONGEST: u64 = 1 << 20;
+/// The most bytes a plugin may write; results have a few kilobytes.
+const MAX_OUTPUT: u64 = 1 << 20;
 
-/// How much of its stderr an error shows.
+/// The most bytes of its stderr, or characters of its message, in an error.
 const SHOWN: usize = 4096;
 
-/// The environment of a plugin that it must not inherit from us.
+/// Environment variables that a plugin must not inherit from this process.
 const VARIABLES: [&str; 6] =
     ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
 
-/// Finds a plugin.
+/// Finds a plugin by its program name.
 pub(super) fn find(program: &str, directories: &[PathBuf]) -> Result<PathBuf> {
     let is_program = |path: &Path| {
         std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
@@ -36,7 +36,7 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Result<PathBuf> {
     })
 }
 
-/// Runs a plugin and reads its answer; none when it says nothing.
+/// Runs a plugin and parses its result; `None` when it writes nothing.
 pub(super) fn run(
     program: &Path,
     variables: &[(&str, String)],
@@ -47,10 +47,11 @@ pub(super) fn run(
     for variable in VARIABLES {
         command.env_remove(variable);
     }
-    // A group of its own, so that a hang is ended together with what it started.
+    // The plugin gets a process group of its own, so that a hanging one is killed together with its children.
     command.envs(variables.iter().map(|(k, v)| (*k, v))).process_group(0).current_dir("/");
-    // Files in memory, not pipes: a plugin that leaves a daemon behind, or reads nothing, cannot make us wait.
-    let (mut stdin, mut stdout, mut stderr) = (memory_file()?, output_file(LONGEST)?, output_file(LONGEST)?);
+    // Files in memory instead of pipes: a plugin that leaves a daemon behind, or does not read, cannot block us.
+    let (mut stdin, mut stdout, mut stderr) =
+        (memory_file()?, output_file(MAX_OUTPUT)?, output_file(MAX_OUTPUT)?);
     let text = serde_json::to_vec(input).doing(|| "write its configuration")?;
     stdin.write_all(&text).and_then(|()| stdin.rewind()).doing(|| "write its configuration")?;
     let copy = |file: &std::fs::File| file.try_clone().doing(|| "keep its output");
@@ -62,25 +63,25 @@ pub(super) fn run(
         return Err(Error::new(Kind::TimedOut, format!("it took longer than {patience:?} and was killed")));
     };
     if !status.success() && [&mut stdout, &mut stderr].into_iter().any(is_full) {
-        // The plugin only knows that its write was not permitted.
+        // The plugin itself can only report that its write was not permitted.
         return Err(Error::new(
             Kind::System,
-            format!("it failed when it had written {LONGEST} bytes, which is all that is taken"),
+            format!("it failed after it wrote {MAX_OUTPUT} bytes, the limit"),
         ));
     }
     let said = text_of(&mut stdout)?;
     if status.success() {
         let answer = Some(said.trim()).filter(|t| !t.is_empty());
-        return answer.map(|t| serde_json::from_str(t).doing(|| "understand its answer")).transpose();
+        return answer.map(|t| serde_json::from_str(t).doing(|| "parse its result")).transpose();
     }
     let complaint = text_of(&mut stderr)?;
     Err(failure(&said, &complaint).unwrap_or_else(|| Error::new(Kind::System, status.to_string())))
 }
 
-/// Whether there was no room for more of what a plugin writes at once.
+/// Whether the output file of a plugin is full.
 fn is_full(file: &mut std::fs::File) -> bool {
     const AT_ONCE: u64 = 256 << 10;
-    file.stream_position().is_ok_and(|position| position + AT_ONCE > LONGEST)
+    file.stream_position().is_ok_and(|position| position + AT_ONCE > MAX_OUTPUT)
 }
 
 fn text_of(file: &mut std::fs::File) -> Result<String> {
@@ -97,14 +98,14 @@ struct Failure {
     details: String,
 }
 
-/// What a plugin that failed says: its error object, or what it wrote instead.
+/// The error of a failed plugin: its error object, or its output.
 fn failure(stdout: &str, stderr: &str) -> Option<Error> {
     if let Ok(Failure { code, msg, details }) = serde_json::from_str(stdout) {
         let mut message = if msg.is_empty() { format!("code {code}") } else { msg };
         if !details.is_empty() {
             message.push_str(&format!(": {details}"));
         }
-        // kubelet reads it in a header, which has no room for all that a plugin may say.
+        // kubelet receives the message in an HTTP/2 header, which has little room.
         return Some(Error::new(kind(code), message.chars().take(SHOWN).collect::<String>()));
     }
     let written = if stderr.trim().is_empty() { stdout } else { stderr }.trim();
@@ -112,7 +113,7 @@ fn failure(stdout: &str, stderr: &str) -> Option<Error> {
     (!shown.is_empty()).then(|| Error::new(Kind::System, shown))
 }
 
-/// The well-known codes. SPEC(cni 1.1.0 #error)
+/// The kind for a well-known code. SPEC(cni 1.1.0 #error)
 fn kind(code: u32) -> Kind {
     match code {
         1 | 2 => Kind::Unsupported,
@@ -123,7 +124,7 @@ fn kind(code: u32) -> Kind {
     }
 }
 
-/// The versions a plugin speaks.
+/// The CNI versions that a plugin supports.
 pub(super) fn versions(program: &Path, patience: Duration) -> Result<Vec<String>> {
     let variables = [("CNI_COMMAND", "VERSION".to_owned())];
     let answer = run(program, &variables, &json!({ "cniVersion": "1.1.0" }), patience)?;

@@ -1,23 +1,23 @@
-//! Versions of the interface.
+//! CNI versions.
 
 use crate::error::{Error, Kind, Result};
 
-/// What we speak, newest first.
-const SPOKEN: [&str; 5] = ["1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"];
+/// The supported versions, newest first.
+const SUPPORTED: [&str; 5] = ["1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"];
 
-/// A version that we speak.
+/// A supported version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version(&'static str);
 
 impl Version {
-    /// The newest of these that we speak and that `offered` answers yes for.
+    /// The newest of these versions that is supported here and for which `offered` returns true.
     ///
     /// # Errors
     /// `Unsupported` when there is none.
     pub(super) fn newest(of: &[&str], offered: impl Fn(&str) -> bool) -> Result<Self> {
-        SPOKEN.into_iter().find(|v| of.contains(v) && offered(v)).map(Self).ok_or_else(|| {
+        SUPPORTED.into_iter().find(|v| of.contains(v) && offered(v)).map(Self).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("no common version of CNI among {}", of.join(", ")))
-                .hint(format!("versions that can be used: {}", SPOKEN.join(", ")))
+                .hint(format!("supported versions: {}", SUPPORTED.join(", ")))
         })
     }
 
@@ -25,12 +25,12 @@ impl Version {
         self.0
     }
 
-    /// STATUS and GC. SPEC(cni 1.1.0)
+    /// Whether it has STATUS and GC. SPEC(cni 1.1.0)
     pub(super) fn has_status(self) -> bool {
         self.0 == "1.1.0"
     }
 
-    /// DEL with the result of ADD. SPEC(cni 0.4.0)
+    /// Whether DEL gets the result of ADD. SPEC(cni 0.4.0)
     pub(super) fn has_previous_result(self) -> bool {
         !self.0.starts_with("0.3.")
     }

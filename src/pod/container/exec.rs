@@ -155,7 +155,7 @@ impl Running<'_> {
         let pid = self.piped.process.pid;
         if !has_ended {
             match &self.piped.apart {
-                Some(apart) => apart.end_apart()?,
+                Some(apart) => apart.kill_and_remove()?,
                 None => super::kill_tree::kill_tree(pid),
             }
             let _ = pidfd_send_signal(&self.piped.process.pidfd, Signal::KILL);
@@ -165,7 +165,7 @@ impl Running<'_> {
             .doing(|| "wait for the command")?;
         if has_ended && let Some(apart) = &self.piped.apart {
             // Children that it left behind are the container's now, in its cgroup as they are in its life.
-            apart.rejoin()?;
+            apart.merge_into_parent()?;
         }
         let code = status.and_then(|status| match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Some(code),

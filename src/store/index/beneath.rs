@@ -1,11 +1,11 @@
-//! Opening what a layer's tree has, never outside it and never through a symbolic link.
+//! Opens paths inside a layer's tree, never outside it and never through a symbolic link.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// Longest path given to one system call; longer ones are walked in pieces (PATH_MAX is 4096).
+/// The longest path passed to one system call; longer ones are walked in pieces (PATH_MAX is 4096).
 const LONGEST_STEP: usize = 4000;
 
 const STEP: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -51,7 +51,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A layer's tree, to be read. Remembers the directory it was last in, for records stand in the order of a tar.
+/// A layer's tree, for reading. It keeps the last directory open, because records are in the order of a tar.
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {
     root: BorrowedFd<'a>,
@@ -64,7 +64,7 @@ impl<'a> Tree<'a> {
         Self { root, last: None }
     }
 
-    /// The open directory that has `path`, and its name there.
+    /// The open directory that contains `path`, and the name in it.
     pub(crate) fn at<'p>(&mut self, path: &'p [u8]) -> rustix::io::Result<(BorrowedFd<'_>, &'p [u8])> {
         let (parent, name) = split(path);
         if self.last.as_ref().is_none_or(|(known, _)| known != parent) {
@@ -78,7 +78,7 @@ impl<'a> Tree<'a> {
     /// Opens the regular file `path`.
     pub(crate) fn open_file(&mut self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         let (dir, name) = self.at(path)?;
-        // NONBLOCK: a pipe that stands where a file was must not hang us.
+        // NONBLOCK: a pipe in the place of a file must not block us.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::openat(dir, name, flags, Mode::empty())
     }

@@ -15,38 +15,38 @@ use crate::error::{Doing, Error, Kind, Result, is_shortage};
 /// Bytes read at once.
 const BUFFER: usize = 64 << 10;
 
-/// How closely to look.
+/// How thorough a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// Types and sizes: what a power cut spoils when a device lied about what it had written.
+    /// Types and sizes: these differ after a power cut on a device that reported writes as durable too early.
     Sizes,
     /// Everything, with all content read from the device.
     Content,
 }
 
-/// Something that is not as it was unpacked.
+/// A difference from the state at unpacking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flaw {
-    /// The path in the layer; the root is the empty one.
+    /// The path in the layer; empty for the root.
     pub(crate) path: Vec<u8>,
-    /// What is wrong with it.
+    /// The difference.
     pub(crate) what: String,
 }
 
-/// What a check has seen.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Checked {
     /// Paths that were compared.
     pub(crate) paths: u64,
-    /// The digest that the record ends with.
+    /// The digest at the end of the record.
     pub(crate) diff_id: Option<Digest>,
 }
 
-/// Compares the tree below `root` with its record, which is read from two descriptors of the same file, and tells
-/// `flaw` of each difference.
+/// Compares the tree below `root` with its record, which is read from two descriptors of the same file, and calls
+/// `flaw` for each difference.
 ///
 /// # Errors
-/// `Corrupt` when the record itself is damaged; else what the system says.
+/// `Corrupt` when the record itself is damaged; else the system's error.
 pub(crate) fn check(
     [index, again]: [File; 2],
     root: BorrowedFd<'_>,
@@ -76,7 +76,7 @@ pub(crate) fn check(
             }
             record => {
                 let path = record.path().unwrap_or_default();
-                if gone.takes(path, number) {
+                if gone.removes(path, number) {
                     check.pass_over(record);
                 } else {
                     checked.paths += 1;
@@ -90,8 +90,8 @@ pub(crate) fn check(
         return Err(Error::new(Kind::Corrupt, format!("the layer's record {NAME} ends too early")));
     }
     if check.seen != check.expected && !check.found {
-        let what = format!("it holds {} entries, its record knows {}", check.seen, check.expected);
-        check.tell(b"", what);
+        let what = format!("it holds {} entries, its record has {}", check.seen, check.expected);
+        check.report(b"", what);
     }
     Ok(checked)
 }
@@ -103,15 +103,15 @@ struct Check<'a> {
     flaw: &'a mut dyn FnMut(Flaw),
     found: bool,
     buffer: Vec<u8>,
-    /// The tar as it can be made again; none once it cannot.
+    /// The tar as rebuilt so far; `None` once that is impossible.
     tar: Option<Hasher>,
-    /// Entries in directories: how many there should be, and are.
+    /// The number of entries in directories: expected, and seen.
     expected: u64,
     seen: u64,
 }
 
 impl Check<'_> {
-    fn tell(&mut self, path: &[u8], what: impl Into<String>) {
+    fn report(&mut self, path: &[u8], what: impl Into<String>) {
         self.found = true;
         (self.flaw)(Flaw { path: path.to_vec(), what: what.into() });
     }
@@ -122,7 +122,8 @@ impl Check<'_> {
         }
     }
 
-    /// A record whose thing was removed again; with a file's data, the tar cannot be made again.
+    /// Skips a record whose object was removed again; if that was a file, its data is lost and the tar cannot be
+    /// rebuilt.
     fn pass_over(&mut self, record: &Record<'_>) {
         if let Record::File { extents, .. } = record
             && extents.iter().any(|extent| extent.length > 0)
@@ -134,7 +135,7 @@ impl Check<'_> {
     fn end(&mut self, diff_id: &Digest) {
         match self.tar.take().map(Hasher::finish) {
             Some(actual) if actual != *diff_id && !self.found => {
-                self.tell(b"", format!("its tar comes out as {actual}"));
+                self.report(b"", format!("its rebuilt tar has digest {actual}"));
             }
             _ => {}
         }
@@ -145,7 +146,7 @@ impl Check<'_> {
         if matches!(record, Record::Gone { .. }) {
             return Ok(());
         }
-        // A directory is named once more when it took its attributes from the layers below.
+        // A directory has a second record if it inherited its attributes from the layers below.
         if !behind_end && !path.is_empty() {
             self.expected += 1;
         }
@@ -153,12 +154,12 @@ impl Check<'_> {
             Ok(stat) => stat,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 self.pass_over(record);
-                self.tell(path, "it is missing");
+                self.report(path, "it is missing");
                 return Ok(());
             }
             Err(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => {
                 self.pass_over(record);
-                self.tell(path, "it cannot be read");
+                self.report(path, "it cannot be read");
                 return Ok(());
             }
             Err(errno) => return Err(errno).doing(|| format!("look at \"{}\"", path.escape_ascii())),
@@ -166,7 +167,7 @@ impl Check<'_> {
         match self.kind(record, &stat) {
             Some(what) => {
                 self.pass_over(record);
-                self.tell(path, what);
+                self.report(path, what);
                 return Ok(());
             }
             None if self.depth == Depth::Content => self.attributes(record, &stat)?,
@@ -176,7 +177,7 @@ impl Check<'_> {
             Record::File { extents, crc, .. } if self.depth == Depth::Content => {
                 self.content(path, extents, *crc)?;
             }
-            Record::Link { target, .. } if !gone.takes(target, number) => self.link(path, target, &stat)?,
+            Record::Link { target, .. } if !gone.removes(target, number) => self.link(path, target, &stat)?,
             Record::Symlink { target, .. } => self.symlink(path, target)?,
             Record::Dir { opaque, .. } if !behind_end => self.directory(path, *opaque)?,
             _ => {}
@@ -189,7 +190,7 @@ impl Check<'_> {
         rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// What is wrong with the type, the size or the device number.
+    /// The difference of type, size or device number, if any.
     fn kind(&self, record: &Record<'_>, stat: &Stat) -> Option<String> {
         let actual = FileType::from_raw_mode(stat.st_mode);
         let device = |kind, major, minor| (kind, Some(rustix::fs::makedev(major, minor)));
@@ -230,15 +231,15 @@ impl Check<'_> {
             _ => return Ok(()),
         };
         if let Some(what) = differs(wanted, stat) {
-            self.tell(path, what);
+            self.report(path, what);
         }
         if let Some(what) = self.xattrs(path, wanted)? {
-            self.tell(path, what);
+            self.report(path, what);
         }
         Ok(())
     }
 
-    /// What is wrong with the extended attributes that were set.
+    /// The difference of the extended attributes that were set, if any.
     fn xattrs(&mut self, path: &[u8], wanted: &Attributes<'_>) -> Result<Option<String>> {
         if wanted.xattrs.is_empty() {
             return Ok(None);
@@ -263,7 +264,7 @@ impl Check<'_> {
     fn content(&mut self, path: &[u8], extents: &[super::Extent], crc: u32) -> Result<()> {
         let doing = || format!("read \"{}\"", path.escape_ascii());
         let file = self.tree.open_file(path).doing(doing)?;
-        // What is in the page cache says nothing of what is on flash.
+        // The page cache may be intact where the flash is not.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         let tar = &mut self.tar;
         let actual = data(file.as_fd(), extents, &mut self.buffer, &mut |piece| {
@@ -273,9 +274,9 @@ impl Check<'_> {
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         match actual {
             Ok(Some(actual)) if actual == crc => {}
-            Ok(_) => self.tell(path, "its content differs"),
+            Ok(_) => self.report(path, "its content differs"),
             Err(error) if error.is_shortage() => return Err(error),
-            Err(error) => self.tell(path, format!("its content cannot be read: {}", error.chain())),
+            Err(error) => self.report(path, format!("its content cannot be read: {}", error.chain())),
         }
         Ok(())
     }
@@ -286,7 +287,7 @@ impl Check<'_> {
             Err(errno) if is_shortage(errno.raw_os_error()) => {
                 return Err(errno).doing(|| format!("look at \"{}\"", target.escape_ascii()));
             }
-            _ => self.tell(path, format!("it is no longer the same file as \"{}\"", target.escape_ascii())),
+            _ => self.report(path, format!("it is no longer the same file as \"{}\"", target.escape_ascii())),
         }
         Ok(())
     }
@@ -298,7 +299,7 @@ impl Check<'_> {
             Err(errno) if is_shortage(errno.raw_os_error()) => {
                 return Err(errno).doing(|| format!("read the link \"{}\"", path.escape_ascii()));
             }
-            _ => self.tell(path, "it leads somewhere else"),
+            _ => self.report(path, "it has another target"),
         }
         Ok(())
     }
@@ -308,7 +309,7 @@ impl Check<'_> {
         let fd = super::beneath(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY).doing(doing)?;
         self.seen += crate::store::entry_names(fd.as_fd()).doing(doing)?.len() as u64;
         if self.depth == Depth::Content && is_opaque(fd.as_fd()) != opaque {
-            self.tell(path, "its mark that hides the layers below differs");
+            self.report(path, "its opaque mark differs");
         }
         Ok(())
     }
@@ -321,7 +322,7 @@ fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     })
 }
 
-/// What is wrong with mode, owner or time.
+/// The difference of mode, owner or time, if any.
 fn differs(wanted: &Attributes<'_>, stat: &Stat) -> Option<String> {
     let mode = stat.st_mode & 0o7777;
     let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
@@ -332,8 +333,8 @@ fn differs(wanted: &Attributes<'_>, stat: &Stat) -> Option<String> {
         let (uid, gid) = (wanted.uid, wanted.gid);
         return Some(format!("its owner is {}:{}, not {uid}:{gid}", stat.st_uid, stat.st_gid));
     }
-    // Small inodes of ext4 keep no parts of a second.
+    // Small inodes of ext4 store no fractions of a second.
     let nanos = stat.st_mtime_nsec as u32;
     let same_time = stat.st_mtime == wanted.mtime.0 && (nanos == wanted.mtime.1 || nanos == 0);
-    (!same_time).then(|| "its time of change differs".to_owned())
+    (!same_time).then(|| "its modification time differs".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Records as bytes: a tag, then numbers in LEB128 and byte strings behind their length.
+//! Encoding of records: a tag, then numbers in LEB128 and byte strings with a length prefix.
 
 use super::{Attributes, Extent, Node, Record};
 use crate::digest::Digest;
@@ -62,7 +62,7 @@ pub(super) fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes one record off the front of `bytes`; `None` when they are none.
+/// Decodes one record from the front of `bytes`; `None` when it is malformed.
 pub(super) fn decode<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
     Some(match take(bytes, 1)?.first()? {
         0 => Record::Raw(get_string(bytes)?),
@@ -110,7 +110,7 @@ pub(super) fn decode<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
     })
 }
 
-/// The common file is one stretch from the beginning to the end.
+/// Most files are one extent from the beginning to the end.
 fn put_extents(size: u64, extents: &[Extent], out: &mut Vec<u8>) {
     number(size, out);
     if matches!(extents, [one] if one.offset == 0 && one.length == size) {

@@ -1,4 +1,4 @@
-//! Which records no longer hold: what they made was removed again by a later member of the same layer.
+//! The records that no longer hold, because a later member of the same layer removed their objects.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,10 +6,11 @@ use std::fs::File;
 use super::{Reader, Record};
 use crate::error::{Error, Kind, Result};
 
-/// Bytes of paths that are remembered. An ordinary layer needs none: members that replace others are against the rules.
-const MOST: usize = 16 << 20;
+/// The most bytes of paths to remember. An ordinary layer needs none: members that replace others are against the
+/// rules.
+const MAX_BYTES: usize = 16 << 20;
 
-/// The paths that were removed, and by which record last.
+/// The removed paths, and the last record that removed each.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     last: BTreeMap<Vec<u8>, u64>,
@@ -23,8 +24,8 @@ impl Gone {
         while let Some(record) = reader.next()? {
             if let Record::Gone { path } = record {
                 held += path.len() + 64;
-                if held > MOST {
-                    let doing = "the layer replaces more of its own members than can be followed";
+                if held > MAX_BYTES {
+                    let doing = "the layer replaces too many of its own members";
                     return Err(Error::new(Kind::Unsupported, doing));
                 }
                 gone.last.insert(path.to_vec(), number);
@@ -34,8 +35,8 @@ impl Gone {
         Ok(gone)
     }
 
-    /// Whether what record `number` made at `path` was removed later.
-    pub(super) fn takes(&self, path: &[u8], number: u64) -> bool {
+    /// Whether the object that record `number` created at `path` was removed later.
+    pub(super) fn removes(&self, path: &[u8], number: u64) -> bool {
         if self.last.is_empty() {
             return false;
         }

@@ -1,16 +1,17 @@
-//! `files.idx`: what a layer was unpacked to, path by path, and the bytes of its tar that are no file's data.
+//! `files.idx`: the result of unpacking a layer, path by path, and the bytes of its tar that are no file's data.
 //!
-//! It is written in the same pass as the files and serves two ends: [`check`] compares a tree with it, and [`rebuild`]
-//! makes the layer's tar again, equal to the last bit, so that nothing compressed has to stay on flash.
+//! It is written in the same pass as the files and has two uses: [`check`] compares a tree with it, and [`rebuild`]
+//! makes the layer's tar again, bit for bit, so that no compressed copy has to stay on flash.
 //!
 //! ```text
 //! file     frame*
 //! frame    magic "cfi1" | raw length u32 LE | packed length u32 LE | crc32 of both lengths and payload u32 LE | payload
 //! payload  zstd of whole records, about 64 KiB of them
 //! ```
-//! Records stand in the order of the tar. A later `Gone` takes back what earlier records say of a path and of all
-//! below it. Directories come behind everything else, as they are in the end; behind `End` only those whose attributes
-//! were taken from the layers below. Checksums are CRC-32: they find rot, and the diffID over the whole finds the rest.
+//! Records are in the order of the tar. A later `Gone` cancels the earlier records of a path and of all below it.
+//! Directories follow all other records, in their final state; after `End` there are only those that inherited their
+//! attributes from the layers below. Checksums are CRC-32: they detect bit rot, and the diffID of the whole detects
+//! the rest.
 
 mod beneath;
 mod check;
@@ -40,18 +41,18 @@ pub(crate) struct Attributes<'a> {
     pub(crate) gid: u32,
     /// Seconds since 1970, and nanoseconds after them.
     pub(crate) mtime: (i64, u32),
-    /// Only those that the kernel took.
+    /// Only those that the kernel accepted.
     pub(crate) xattrs: Vec<(&'a [u8], &'a [u8])>,
 }
 
-/// A stretch of a file that has data.
+/// A part of a file that has data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) offset: u64,
     pub(crate) length: u64,
 }
 
-/// What a node is.
+/// The type of a special file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {
     Fifo,
@@ -59,7 +60,7 @@ pub(crate) enum Node {
     Block(u32, u32),
 }
 
-/// One record. Paths are canonical and from the layer's root, which is the empty one.
+/// One record. Paths are canonical and relative to the layer's root, which is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
     /// Bytes of the tar that are no file's data.
@@ -74,16 +75,16 @@ pub(crate) enum Record<'a> {
     Node { path: &'a [u8], attributes: Attributes<'a>, node: Node },
     /// A directory; without attributes when no member described it.
     Dir { path: &'a [u8], attributes: Option<Attributes<'a>>, opaque: bool },
-    /// A mark that hides a path of the layers below.
+    /// A whiteout, which hides a path of the layers below.
     Whiteout { path: &'a [u8] },
-    /// What stood here so far was removed again, with all below it.
+    /// The object at this path was removed again, with all below it.
     Gone { path: &'a [u8] },
-    /// The tar is over.
+    /// The end of the tar.
     End { diff_id: Digest, tar_bytes: u64 },
 }
 
 impl Record<'_> {
-    /// The path of the layer that this is about.
+    /// The path in the layer; none for records about the tar itself.
     pub(crate) fn path(&self) -> Option<&[u8]> {
         match self {
             Self::Raw(_) | Self::End { .. } => None,

@@ -1,4 +1,4 @@
-//! Reading `files.idx`, frame by frame.
+//! Reads `files.idx`, frame by frame.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,10 +9,10 @@ use crate::error::{Doing, Error, Kind, Result};
 
 pub(super) const MAGIC: [u8; 4] = *b"cfi1";
 
-/// Bytes of the records of one frame; one record may be much bigger than a frame is meant to be.
-const MOST: usize = 8 << 20;
+/// The most bytes of records in one frame; a single record may be far larger than the usual frame.
+const MAX_FRAME: usize = 8 << 20;
 
-/// Reads records in their order. Memory: one frame.
+/// Reads records in order. It holds one frame in memory.
 pub(crate) struct Reader {
     file: File,
     records: Vec<u8>,
@@ -34,7 +34,7 @@ impl Reader {
     /// The next record; `None` at the end.
     ///
     /// # Errors
-    /// `Corrupt` when a frame is damaged or cut off; else what reading gave.
+    /// `Corrupt` when a frame is damaged or cut off; else the error of reading.
     pub(crate) fn next(&mut self) -> Result<Option<Record<'_>>> {
         if self.at == self.records.len() && !self.frame()? {
             return Ok(None);
@@ -59,7 +59,7 @@ impl Reader {
                 .map_or(0, |bytes| u32::from_le_bytes(*bytes))
         };
         let (raw, length, crc) = (number(4) as usize, number(8) as usize, number(12));
-        if head[..4] != MAGIC || raw > MOST || length > MOST {
+        if head[..4] != MAGIC || raw > MAX_FRAME || length > MAX_FRAME {
             return Err(damaged());
         }
         let mut packed = vec![0u8; length];
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn all_records_come_back_and_any_flipped_bit_is_noticed() {
+    fn all_records_are_read_back_and_any_flipped_bit_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("files.idx");
         let bytes = written(&path);

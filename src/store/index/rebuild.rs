@@ -1,4 +1,4 @@
-//! Making a layer's tar again from its tree and its record.
+//! Rebuilds a layer's tar from its tree and its record.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, Kind, Result};
 /// Bytes read at once.
 const BUFFER: usize = 64 << 10;
 
-/// The length of the layer's tar.
+/// The length of the layer's tar, in bytes.
 ///
 /// # Errors
 /// `Corrupt` when the record is damaged.
@@ -28,7 +28,7 @@ pub(crate) fn tar_bytes(index: File) -> Result<u64> {
     Err(cut_off())
 }
 
-/// Whether all data of the tar is still in the tree: no member was replaced by a later one of the same layer.
+/// Whether the tree still has all data of the tar: no member was replaced by a later one of the same layer.
 ///
 /// # Errors
 /// `Corrupt` when the record is damaged.
@@ -39,7 +39,7 @@ pub(crate) fn is_whole(index: File, again: File) -> Result<bool> {
     while let Some(record) = reader.next()? {
         if let Record::File { path, extents, .. } = &record
             && extents.iter().any(|extent| extent.length > 0)
-            && gone.takes(path, number)
+            && gone.removes(path, number)
         {
             return Ok(false);
         }
@@ -51,7 +51,7 @@ pub(crate) fn is_whole(index: File, again: File) -> Result<bool> {
 /// Writes the tar to `out`, for a layer that [`is_whole`], and returns its digest, which equals the diffID.
 ///
 /// # Errors
-/// `Corrupt`, with the path, when the tree or the record is damaged; else what reading or writing gave.
+/// `Corrupt`, with the path, when the tree or the record is damaged; else the error of reading or writing.
 pub(crate) fn rebuild(index: File, root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Digest> {
     let mut reader = Reader::new(index);
     let mut tree = Tree::new(root);
@@ -77,7 +77,7 @@ pub(crate) fn rebuild(index: File, root: BorrowedFd<'_>, out: &mut dyn Write) ->
             Record::End { diff_id, .. } => {
                 let actual = hasher.finish();
                 if actual != diff_id {
-                    let doing = format!("layer {diff_id} comes out as {actual}");
+                    let doing = format!("the rebuilt tar of layer {diff_id} has digest {actual}");
                     return Err(Error::new(Kind::Corrupt, doing).hint("repair the image first"));
                 }
                 return Ok(actual);
@@ -88,7 +88,7 @@ pub(crate) fn rebuild(index: File, root: BorrowedFd<'_>, out: &mut dyn Write) ->
     Err(cut_off())
 }
 
-/// Hands all data of an open file to `each`; returns its checksum, or `None` when the file is too short.
+/// Passes all data of an open file to `each`; returns its checksum, or `None` when the file is too short.
 pub(super) fn data(
     file: BorrowedFd<'_>,
     extents: &[Extent],

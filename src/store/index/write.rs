@@ -1,4 +1,4 @@
-//! Writing `files.idx`: records gather to frames of 64 KiB, which are packed and written one by one.
+//! Writes `files.idx`: records are collected to frames of 64 KiB, which are compressed and written one by one.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,19 +11,19 @@ use super::{Extent, Record};
 use crate::digest::Digest;
 use crate::error::{Doing, Result};
 
-/// Bytes of records that make a frame.
+/// Bytes of records in a frame.
 const FRAME: usize = 64 << 10;
 
-/// Headers pack five to twenty times at the fastest level.
+/// The fastest level; it compresses headers to a fifth or a twentieth.
 const LEVEL: i32 = 1;
 
 const DOING: &str = "write the layer's record files.idx";
 
-/// Writes records to a new file. Memory: two frames and a packer for one.
+/// Writes records to a new file. It holds two frames and a compressor in memory.
 pub(crate) struct Writer {
     out: File,
     records: Vec<u8>,
-    /// Where in `records` a raw record that can still grow has its bytes.
+    /// The bytes of a raw record that can still grow.
     raw: Vec<u8>,
     packer: Compressor<'static>,
     tar_bytes: u64,
@@ -39,25 +39,25 @@ impl Writer {
     /// Appends to `out`.
     ///
     /// # Errors
-    /// When there is no memory for the packer.
+    /// When there is no memory for the compressor.
     pub(crate) fn new(out: File) -> Result<Self> {
         let packer = Compressor::new(LEVEL).doing(|| DOING)?;
         let (records, raw) = (Vec::with_capacity(FRAME), Vec::with_capacity(1 << 10));
         Ok(Self { out, records, raw, packer, tar_bytes: 0 })
     }
 
-    /// Notes bytes of the tar that are no file's data.
+    /// Adds bytes of the tar that are no file's data.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         self.tar_bytes += bytes.len() as u64;
-        // Padding and the header behind it make one record.
+        // Padding and the header after it become one record.
         self.raw.extend(bytes);
         if self.raw.len() >= FRAME { self.end_raw() } else { Ok(()) }
     }
 
-    /// Notes what became of a member.
+    /// Adds the record of a member.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -80,7 +80,7 @@ impl Writer {
         self.flush()
     }
 
-    /// Writes what there is; for records behind `End`.
+    /// Writes all buffered records; used for records after `End`.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -113,7 +113,7 @@ impl Writer {
         frame.extend(checksum(lengths.as_flattened(), &packed).to_le_bytes());
         frame.extend(packed);
         self.records.clear();
-        // A frame of one giant record must not stay in memory.
+        // Release the memory of a frame with one giant record.
         self.records.shrink_to(4 * FRAME);
         self.out.write_all(&frame).doing(|| DOING)
     }

@@ -8,7 +8,7 @@ use crate::error::Kind;
 #[test]
 fn each_plugin_gets_the_result_of_the_one_before() {
     let fake = Fake::network(&["one", "two"]);
-    fake.tell("one", "ADD", r#"echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/8"}]}'"#);
+    fake.on("one", "ADD", r#"echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/8"}]}'"#);
     let outcome = fake.cni().add(&attachment("c1")).unwrap();
     assert_eq!(fake.calls(), ["ADD one", "ADD two"]);
     assert_eq!(
@@ -35,7 +35,7 @@ fn del_goes_backwards_with_the_result_of_add() {
     assert_eq!(fake.input("one", "DEL")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
     assert!(fake.variables("one", "DEL").starts_with("c1 eth0 netns=/proc/self/ns/net args= "));
     assert_eq!(fake.records(), 0);
-    // Again, and for one that never was: nothing to do.
+    // A second DEL, and one of an interface that was never attached, have nothing to do.
     cni.delete(&attachment("c1")).unwrap();
     cni.delete(&attachment("other")).unwrap();
     assert_eq!(fake.calls(), [""; 0]);
@@ -57,9 +57,9 @@ fn del_uses_the_configuration_that_add_used() {
 }
 
 #[test]
-fn a_failed_add_is_undone_and_says_what_the_plugin_said() {
+fn a_failed_add_is_undone_and_reports_the_plugins_message() {
     let fake = Fake::network(&["one", "two", "three"]);
-    fake.tell("two", "ADD", r#"echo '{"code": 7, "msg": "no subnet", "details": "in the file"}'; exit 1"#);
+    fake.on("two", "ADD", r#"echo '{"code": 7, "msg": "no subnet", "details": "in the file"}'; exit 1"#);
     let error = fake.cni().add(&attachment("c1")).unwrap_err();
     assert_eq!(error.chain(), "run ADD of the network plugin two for test: no subnet: in the file");
     assert_eq!(error.kind(), Kind::Invalid);
@@ -68,17 +68,17 @@ fn a_failed_add_is_undone_and_says_what_the_plugin_said() {
 }
 
 #[test]
-fn an_undoing_that_fails_can_be_tried_again() {
+fn a_failed_undo_can_be_retried() {
     let fake = Fake::network(&["one", "two"]);
-    fake.tell("two", "ADD", "echo nothing works >&2; exit 3");
-    fake.tell("one", "DEL", r#"echo '{"code": 11, "msg": "later"}'; exit 1"#);
+    fake.on("two", "ADD", "echo nothing works >&2; exit 3");
+    fake.on("one", "DEL", r#"echo '{"code": 11, "msg": "later"}'; exit 1"#);
     let cni = fake.cni();
     let error = cni.add(&attachment("c1")).unwrap_err();
     assert!(error.chain().ends_with("nothing works"), "{error:?}");
     assert_eq!(fake.records(), 1);
     let error = cni.delete(&attachment("c1")).unwrap_err();
     assert_eq!((error.kind(), fake.records()), (Kind::Busy, 1));
-    fake.tell("one", "DEL", "");
+    fake.on("one", "DEL", "");
     cni.delete(&attachment("c1")).unwrap();
     assert_eq!(fake.records(), 0);
 }
@@ -89,7 +89,7 @@ fn del_of_a_vanished_namespace_succeeds() {
     let cni = fake.cni();
     let gone = Attachment { namespace: fake.directory.path().join("gone"), ..attachment("c1") };
     cni.add(&gone).unwrap();
-    fake.tell(
+    fake.on(
         "one",
         "DEL",
         r#"[ -z "$CNI_NETNS" ] || { echo '{"code": 100, "msg": "no such namespace"}'; exit 1; }"#,
@@ -97,7 +97,7 @@ fn del_of_a_vanished_namespace_succeeds() {
     cni.delete(&gone).unwrap();
     // A plugin that does not know the container has nothing to undo.
     cni.add(&gone).unwrap();
-    fake.tell("one", "DEL", r#"echo '{"code": 3, "msg": "unknown container"}'; exit 1"#);
+    fake.on("one", "DEL", r#"echo '{"code": 3, "msg": "unknown container"}'; exit 1"#);
     cni.delete(&gone).unwrap();
     assert_eq!(fake.records(), 0);
 }
@@ -105,13 +105,13 @@ fn del_of_a_vanished_namespace_succeeds() {
 #[test]
 fn a_plugin_that_hangs_is_killed_with_all_it_started() {
     let fake = Fake::network(&["one"]);
-    fake.tell("one", "ADD", r#"sleep 300 & echo $! >"$directory/pid"; wait"#);
+    fake.on("one", "ADD", r#"sleep 300 & echo $! >"$directory/pid"; wait"#);
     let cni = Cni::new(Settings { patience: Duration::from_secs(5), ..fake.settings() });
     let error = cni.add(&attachment("c1")).unwrap_err();
     assert_eq!(error.kind(), Kind::TimedOut, "{error:?}");
     let pid = fs::read_to_string(fake.bin("pid")).unwrap();
     let stat = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    // Killed, if perhaps not yet reaped by whoever inherited it.
+    // The process was killed, but its new parent may not have reaped it yet.
     for _ in 0..200 {
         if stat().is_empty() || stat().contains(") Z ") {
             return;
@@ -124,8 +124,8 @@ fn a_plugin_that_hangs_is_killed_with_all_it_started() {
 #[test]
 fn a_plugin_that_leaves_a_daemon_behind_does_not_make_us_wait() {
     let fake = Fake::network(&["one"]);
-    fake.tell("one", "ADD", &format!("sleep 300 & echo $! >\"$directory/pid\"; cat <<'END'\n{RESULT}\nEND"));
-    // Waiting for it would end with the patience of these settings, and with an error.
+    fake.on("one", "ADD", &format!("sleep 300 & echo $! >\"$directory/pid\"; cat <<'END'\n{RESULT}\nEND"));
+    // Waiting for the daemon would end in a timeout error.
     fake.cni().add(&attachment("c1")).unwrap();
     let pid: i32 = fs::read_to_string(fake.bin("pid")).unwrap().trim().parse().unwrap();
     rustix::process::kill_process(
@@ -145,25 +145,25 @@ fn a_network_whose_plugins_are_not_all_there_is_not_begun() {
 }
 
 #[test]
-fn answers_that_make_no_sense_are_errors_and_undone() {
+fn invalid_results_are_errors_and_undone() {
     for (answer, part) in [
-        ("", "said nothing"),
-        ("echo '{'", "understand its answer"),
+        ("", "wrote no result"),
+        ("echo '{'", "parse its result"),
         (r#"echo '{"ips": [{"address": "nowhere"}]}'"#, "nowhere"),
         ("kill -9 $$", "signal: 9"),
         ("exit 4", "exit status: 4"),
     ] {
         let fake = Fake::network(&["one"]);
-        fake.tell("one", "ADD", answer);
+        fake.on("one", "ADD", answer);
         let error = fake.cni().add(&attachment("c1")).unwrap_err();
         assert!(error.chain().contains(part), "{answer}: {error:?}");
         assert_eq!((fake.calls().last().map(String::as_str), fake.records()), (Some("DEL one"), 0));
     }
 }
 
-/// What a plugin says without end, or at great length, takes neither our memory nor our time.
+/// A plugin that writes endlessly, or a very long message, uses up neither memory nor time.
 #[test]
-fn a_plugin_that_says_too_much_fails_and_is_undone() {
+fn a_plugin_that_writes_too_much_fails_and_is_undone() {
     for (answer, part) in [
         ("yes", "1048576 bytes"),
         ("yes >&2", "1048576 bytes"),
@@ -172,7 +172,7 @@ fn a_plugin_that_says_too_much_fails_and_is_undone() {
         (r#"printf '{"code": 7, "msg": "'; head -c 100000 /dev/zero | tr '\0' m; echo '"}'; exit 1"#, "mmmm"),
     ] {
         let fake = Fake::network(&["one"]);
-        fake.tell("one", "ADD", answer);
+        fake.on("one", "ADD", answer);
         let error = fake.cni().add(&attachment("c1")).unwrap_err();
         assert!(error.chain().contains(part), "{answer}: {error:?}");
         assert!(error.chain().len() < 10_000, "{answer}: {} bytes", error.chain().len());
@@ -184,12 +184,12 @@ fn a_plugin_that_says_too_much_fails_and_is_undone() {
     }
 }
 
-/// Results that name what is not there: interfaces, containers, addresses with anything behind them.
+/// Results that refer to missing interfaces, containers, or addresses with trailing text.
 #[test]
-fn a_result_that_lies_gives_addresses_or_an_error_and_nothing_else() {
+fn a_false_result_gives_addresses_or_an_error() {
     let reply = |text: &str| {
         let fake = Fake::network(&["one"]);
-        fake.tell("one", "ADD", &format!("cat <<'END'\n{text}\nEND"));
+        fake.on("one", "ADD", &format!("cat <<'END'\n{text}\nEND"));
         let added = fake.cni().add(&attachment("c1")).map(|outcome| outcome.addresses.len());
         assert_eq!(fake.records(), usize::from(added.is_ok()), "{text}");
         added
@@ -249,13 +249,13 @@ fn capabilities_reach_only_the_plugins_that_have_them() {
     });
     assert_eq!(fake.input("able", "ADD")["runtimeConfig"], told);
     assert!(fake.variables("able", "ADD").contains("args=IgnoreUnknown=1;K8S_POD_NAME=web "));
-    // DEL is told the same, though its caller says nothing.
+    // DEL gets the same values, although its caller passes none.
     cni.delete(&attachment("c1")).unwrap();
     assert_eq!(fake.input("able", "DEL")["runtimeConfig"], told);
 }
 
 #[test]
-fn names_that_would_harm_are_refused_before_anything_runs() {
+fn unsafe_names_are_refused_before_anything_runs() {
     let fake = Fake::network(&["one"]);
     let cni = fake.cni();
     let named = |container: &str, interface: &str| Attachment {
@@ -273,10 +273,10 @@ fn names_that_would_harm_are_refused_before_anything_runs() {
 }
 
 #[test]
-fn status_asks_plugins_that_can_be_asked() {
+fn status_asks_plugins_that_support_it() {
     let fake = Fake::network(&["one"]);
     let cni = fake.cni();
-    fake.tell("one", "STATUS", r#"echo '{"code": 50, "msg": "no route yet"}'; exit 1"#);
+    fake.on("one", "STATUS", r#"echo '{"code": 50, "msg": "no route yet"}'; exit 1"#);
     cni.status().unwrap();
     assert_eq!(fake.calls(), [""; 0]);
     fake.configure(
@@ -285,7 +285,7 @@ fn status_asks_plugins_that_can_be_asked() {
     );
     let error = cni.status().unwrap_err();
     assert!(error.chain().ends_with("no route yet"), "{error:?}");
-    fake.tell("one", "STATUS", "");
+    fake.on("one", "STATUS", "");
     cni.status().unwrap();
     fs::remove_file(fake.bin("one")).unwrap();
     let error = cni.status().unwrap_err();
@@ -293,7 +293,7 @@ fn status_asks_plugins_that_can_be_asked() {
 }
 
 #[test]
-fn a_sweep_detaches_what_nobody_has_any_more() {
+fn garbage_collection_detaches_stale_interfaces() {
     let fake = Fake::network(&["one"]);
     let cni = fake.cni();
     for container in ["kept", "lost"] {

@@ -1,4 +1,4 @@
-//! Plugins that do as they are told, so that every turn of a chain can be seen. No root needed.
+//! Scripted plugins, so that every branch of a chain can be tested. No root needed.
 
 mod chains;
 mod networks;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// What a plugin of these tests answers to ADD.
+/// The default result of ADD in these tests.
 const RESULT: &str = r#"{
     "cniVersion": "1.0.0",
     "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/x"}],
@@ -29,17 +29,17 @@ struct Fake {
 }
 
 impl Fake {
-    /// A network of these plugins, all of which answer ADD.
+    /// A network of these plugins, each of which succeeds at ADD.
     fn network(plugins: &[&str]) -> Self {
         let fake = Self { directory: tempfile::tempdir().unwrap() };
         for directory in ["bin", "conf"] {
             fs::create_dir(fake.directory.path().join(directory)).unwrap();
         }
         for plugin in plugins {
-            // A link, not a copy: what was just written cannot be executed while another thread forks.
+            // A link instead of a copy: a freshly written file cannot be executed while another thread forks (ETXTBSY).
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/cni/tests/plugin.sh");
             symlink(script, fake.bin(plugin)).unwrap();
-            fake.tell(plugin, "ADD", &format!("cat <<'END'\n{RESULT}\nEND"));
+            fake.on(plugin, "ADD", &format!("cat <<'END'\n{RESULT}\nEND"));
         }
         let list: Vec<_> = plugins.iter().map(|p| format!(r#"{{"type": "{p}"}}"#)).collect();
         fake.configure(
@@ -57,8 +57,8 @@ impl Fake {
         fs::write(self.directory.path().join("conf").join(file), text).unwrap();
     }
 
-    /// Sets what a plugin does for a command, as a shell script.
-    fn tell(&self, plugin: &str, command: &str, script: &str) {
+    /// Sets the shell script that a plugin runs for a command.
+    fn on(&self, plugin: &str, command: &str, script: &str) {
         fs::write(self.bin(&format!("{plugin}.{command}")), script).unwrap();
     }
 

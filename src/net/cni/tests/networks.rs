@@ -1,10 +1,10 @@
-//! Which configuration counts, and which version is spoken.
+//! Choosing the configuration and the version.
 
 use super::*;
 use crate::error::Kind;
 
 #[test]
-fn the_first_usable_configuration_counts() {
+fn the_first_usable_configuration_is_used() {
     let fake = Fake::network(&["one"]);
     fake.configure("00-notes.txt", r#"{"name": "no", "type": "one"}"#);
     fake.configure("01-broken.conflist", "{");
@@ -31,12 +31,12 @@ fn without_a_usable_configuration_the_error_says_what_was_wrong() {
     assert!(error.first_hint().is_some());
     fs::remove_dir_all(fake.directory.path().join("conf")).unwrap();
     assert_eq!(fake.cni().status().unwrap_err().kind(), Kind::NotFound);
-    // No network, nothing to sweep.
+    // Without a network there is nothing to collect.
     fake.cni().collect_garbage(&[]).unwrap();
 }
 
 #[test]
-fn a_configuration_that_is_changed_counts_at_once() {
+fn a_changed_configuration_takes_effect_at_once() {
     let fake = Fake::network(&["one", "two"]);
     let cni = fake.cni();
     fake.configure(
@@ -48,10 +48,10 @@ fn a_configuration_that_is_changed_counts_at_once() {
 }
 
 #[test]
-fn the_newest_version_that_all_plugins_speak_is_spoken() {
+fn the_newest_version_that_all_plugins_support_is_used() {
     let fake = Fake::network(&["new", "old"]);
     let speaks = |plugin: &str, list: &str| {
-        fake.tell(
+        fake.on(
             plugin,
             "VERSION",
             &format!(r#"echo '{{"cniVersion": "1.1.0", "supportedVersions": [{list}]}}'"#),
@@ -69,7 +69,7 @@ fn the_newest_version_that_all_plugins_speak_is_spoken() {
     let cni = fake.cni();
     cni.add(&attachment("c1")).unwrap();
     assert_eq!(fake.input("new", "ADD")["cniVersion"], "1.0.0");
-    // DEL speaks the same, whatever the plugins have learned meanwhile.
+    // DEL uses the same version, even if the plugins support newer ones by now.
     speaks("old", r#""1.1.0""#);
     cni.delete(&attachment("c1")).unwrap();
     assert_eq!(fake.input("new", "DEL")["cniVersion"], "1.0.0");
@@ -79,7 +79,7 @@ fn the_newest_version_that_all_plugins_speak_is_spoken() {
 }
 
 #[test]
-fn a_version_we_do_not_speak_is_refused() {
+fn an_unsupported_version_is_refused() {
     let fake = Fake::network(&["one"]);
     for versions in [r#""cniVersion": "0.2.0","#, r#""cniVersion": "2.0.0","#, "", r#""cniVersion": 1,"#] {
         fake.configure(

@@ -1,4 +1,4 @@
-//! What plugins answer to ADD.
+//! The result of ADD.
 
 use std::net::IpAddr;
 
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::error::{Doing, Result};
 
-/// The addresses an interface got.
+/// The addresses of an attached interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
-    /// Addresses inside, in the plugins' order: the first is the main one.
+pub struct AttachResult {
+    /// Addresses inside the namespace, in the plugins' order: the first is the primary one.
     pub addresses: Vec<IpAddr>,
 }
 
 /// The parts of a result that all versions since 0.3 have. SPEC(cni 1.1.0 #add-success)
 #[derive(Deserialize)]
-struct Answer {
+struct AddResult {
     #[serde(default)]
     interfaces: Vec<Interface>,
     #[serde(default)]
@@ -36,17 +36,18 @@ struct Ip {
     interface: Option<usize>,
 }
 
-impl Outcome {
-    /// Reads the last plugin's result: addresses of the interface of this name inside, and those of no interface.
+impl AttachResult {
+    /// Parses the last plugin's result: the addresses of the interface `name` in the namespace, and those without an
+    /// interface.
     ///
     /// # Errors
-    /// It is not as the specification has it, or names an address that is none.
+    /// When it does not follow the specification, or has an invalid address.
     pub fn of(result: &Value, name: &str) -> Result<Self> {
-        let doing = || "understand the result of the network plugins";
+        let doing = || "parse the result of the network plugins";
         if !result.is_object() {
             return Err(crate::error::Error::invalid("it is no JSON object").doing(doing()));
         }
-        let answer = Answer::deserialize(result).doing(doing)?;
+        let answer = AddResult::deserialize(result).doing(doing)?;
         let is_ours = |ip: &&Ip| match ip.interface.and_then(|i| answer.interfaces.get(i)) {
             Some(interface) => interface.name == name && !interface.sandbox.is_empty(),
             None => true,
