@@ -122,7 +122,7 @@ fn is_plain(dir: &OwnedFd) -> rustix::io::Result<bool> {
 fn find(lowers: &[OwnedFd], path: &[OsString]) -> rustix::io::Result<Option<OwnedFd>> {
     for lower in lowers {
         match find_in(lower, path)? {
-            Found::Found(dir) => return Ok(Some(dir)),
+            Found::Dir(dir) => return Ok(Some(dir)),
             Found::Hidden => return Ok(None),
             Found::Below => {}
         }
@@ -131,7 +131,7 @@ fn find(lowers: &[OwnedFd], path: &[OsString]) -> rustix::io::Result<Option<Owne
 }
 
 enum Found {
-    Found(OwnedFd),
+    Dir(OwnedFd),
     /// This layer hides the path.
     Hidden,
     /// This layer does not have the path.
@@ -151,7 +151,7 @@ fn find_in(lower: &OwnedFd, path: &[OsString]) -> rustix::io::Result<Found> {
         };
         is_opaque |= is_marked_opaque(&dir)?;
     }
-    Ok(Found::Found(dir))
+    Ok(Found::Dir(dir))
 }
 
 fn is_marked_opaque(dir: &OwnedFd) -> rustix::io::Result<bool> {
