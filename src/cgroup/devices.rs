@@ -29,7 +29,7 @@ pub enum Kind {
 /// One rule; `None` is the wildcard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Whether the rule allows or denies.
+    /// True if the rule allows or denies.
     pub allow: bool,
     /// Block or character; `None` for both.
     pub kind: Option<Kind>,
@@ -50,7 +50,7 @@ impl Rule {
         Self { allow: true, kind: Some(kind), major: None, minor: None, access: MKNOD }
     }
 
-    /// Whether it matches every device and access, so that no rule before it matters.
+    /// Returns whether it matches every device and access, so that no rule before it matters.
     fn is_total(&self) -> bool {
         self.kind.is_none() && self.major.is_none() && self.minor.is_none() && self.access == ALL
     }
@@ -63,14 +63,14 @@ impl Rule {
             .map(move |kind| Self { kind: Some(kind), ..self })
     }
 
-    /// Whether `self` matches every device that `other` matches.
+    /// Returns whether `self` matches every device that `other` matches.
     fn covers(&self, other: &Self) -> bool {
         self.kind.is_none_or(|v| other.kind == Some(v))
             && self.major.is_none_or(|v| other.major == Some(v))
             && self.minor.is_none_or(|v| other.minor == Some(v))
     }
 
-    /// Whether some device matches both rules.
+    /// Returns whether some device matches both rules.
     fn overlaps(&self, other: &Self) -> bool {
         fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
             match (a, b) {

@@ -58,7 +58,7 @@ impl Dir {
         io::read_to_string(self.file(name, OFlags::RDONLY)?)
     }
 
-    /// Whether the controller is enabled in this cgroup. On v1 the directory itself belongs to the controller.
+    /// Returns whether the controller is enabled in this cgroup. On v1 the directory itself belongs to the controller.
     pub(crate) fn has_controller(&self, controller: &str) -> bool {
         match self.read("cgroup.controllers") {
             Ok(list) => list.split_ascii_whitespace().any(|name| name == controller),

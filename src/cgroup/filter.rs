@@ -147,7 +147,8 @@ fn load(code: &[Insn]) -> Result<OwnedFd, crate::sys::Error> {
     loaded
 }
 
-/// Whether this process is in a user namespace other than the initial one, whose map is all 32 bits onto themselves.
+/// Returns whether this process is in a user namespace other than the initial one, whose map is all 32 bits onto
+/// themselves.
 pub(crate) fn in_user_namespace() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
         let mut words = map.split_ascii_whitespace();

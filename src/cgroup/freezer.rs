@@ -50,7 +50,8 @@ impl Group {
         dir.write(file, value).doing(|| format!("write {value} to {}", dir.path().join(file).display()))
     }
 
-    /// Whether this group itself is frozen, not only one above it; `false` when the group or the freezer is missing.
+    /// Returns whether this group itself is frozen, not only one above it; `false` when the group or the freezer is
+    /// missing.
     ///
     /// # Errors
     /// Those of the read.

@@ -285,7 +285,7 @@ pub(crate) fn enter(path: &Path, pid: i32) -> Result<()> {
     }
 }
 
-/// Whether `path`, if it exists, is a cgroup and not the mount of a hierarchy.
+/// Returns whether `path`, if it exists, is a cgroup and not the mount of a hierarchy.
 fn is_inner_cgroup(path: &Path) -> bool {
     const CGROUP_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
     let is_cgroup = |path: &Path| {

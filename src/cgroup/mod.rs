@@ -82,7 +82,7 @@ pub enum Driver {
 /// `NotFound` where nothing is mounted there.
 pub fn mode() -> Result<Mode> {
     let stat = rustix::fs::statfs(MOUNT)
-        .doing(|| format!("look at {MOUNT}"))
+        .doing(|| format!("inspect {MOUNT}"))
         .map_err(|e| e.hint("mount the cgroup file system there"))?;
     Ok(if is_cgroup2_magic(stat.f_type) { Mode::V2 } else { Mode::V1 })
 }

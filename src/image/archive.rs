@@ -1,4 +1,4 @@
-//! An archive as it streams by: an OCI layout in a tar, or what `docker save` writes, or both in one.
+//! Imports a streamed archive: an OCI layout in a tar, the output of `docker save`, or both in one.
 
 use std::io::Read;
 
@@ -17,7 +17,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::store::ImageRecord;
 
-/// K3s packs its air-gap images with `zstd --long=25`. The window is memory, but one archive is read at a time.
+/// K3s compresses its air-gap images with `zstd --long=25`. The window takes memory, but only one archive is read at a
+/// time.
 const ARCHIVE_WINDOW_LOG: u32 = 25;
 
 type Tar = Archive<Decoder<Box<dyn Read>>>;
@@ -42,7 +43,7 @@ pub(super) fn import(job: &Job<'_>, stream: Stream) -> Result<Vec<ImageRecord>> 
     intake.finish()
 }
 
-/// What came in so far, and what is known of it.
+/// The members read so far.
 struct Intake<'j, 'a> {
     job: &'j Job<'a>,
     label: Option<String>,
@@ -50,7 +51,7 @@ struct Intake<'j, 'a> {
     layers: Layers<'a>,
     /// The layers to expect, once all documents that say so have come by.
     plan: Option<Vec<LayerDescriptor>>,
-    /// A document came in since the last try to make a plan.
+    /// A document was read since the last attempt to make a plan.
     has_news: bool,
 }
 
@@ -68,8 +69,9 @@ impl<'a> Intake<'_, 'a> {
                 }
                 Member::HardLink(target) => self.members.link(name, inside(target)?)?,
                 _ => {
-                    let doing =
-                        format!("{name:?} is neither file, directory nor link; that is no image archive");
+                    let doing = format!(
+                        "{name:?} is neither a file, a directory nor a link, so this is not an image archive"
+                    );
                     return Err(Error::invalid(doing));
                 }
             }
@@ -81,7 +83,7 @@ impl<'a> Intake<'_, 'a> {
         if entry.sparse.is_some() {
             return Err(Error::invalid(format!("{name:?} is a sparse file; image archives have none")));
         }
-        // Of the layout before manifest.json, which still comes along with it.
+        // Members of the layout before manifest.json, which docker still writes.
         if name.ends_with("/VERSION") || name.ends_with("/json") {
             return Ok(());
         }
@@ -108,7 +110,7 @@ impl<'a> Intake<'_, 'a> {
         }
     }
 
-    /// The only layer that the blob is for, when all documents that say so have been read already.
+    /// The only layer that the blob is for, if all documents that describe it have been read already.
     fn expected(&mut self, blob: &Digest) -> Result<Option<LayerDescriptor>> {
         if self.plan.is_none() && std::mem::take(&mut self.has_news) {
             self.plan = self.try_plan()?;
@@ -131,7 +133,7 @@ impl<'a> Intake<'_, 'a> {
                 let wanted = planned.into_iter().filter(|planned| self.job.wants(planned));
                 Ok(Some(wanted.flat_map(|planned| planned.descriptors).collect()))
             }
-            // What is missing may still come.
+            // The missing members may follow.
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -140,7 +142,7 @@ impl<'a> Intake<'_, 'a> {
     fn select(&self) -> Result<Vec<Selected>> {
         let choice = self.job.choice(self.label.as_deref());
         let index = self.document("index.json")?.unwrap_or_default();
-        // Its warnings come with the real selection, at the end.
+        // The real selection, at the end, reports its warnings.
         resolve::select(&index, &self.members, &choice, &Silent)
     }
 
@@ -175,24 +177,25 @@ impl<'a> Intake<'_, 'a> {
                 "the archive was saved by a docker before 1.10, in a form that has no image configurations";
             return Err(Error::new(Kind::Unsupported, doing).hint("load and save it with a newer docker"));
         }
-        Err(Error::invalid("the archive has neither index.json nor manifest.json")
-            .hint("it must be an OCI layout or what `docker save` writes; a root file system is no image"))
+        Err(Error::invalid("the archive has neither index.json nor manifest.json").hint(
+            "it must be an OCI layout or the output of `docker save`; a root file system is not an image",
+        ))
     }
 }
 
-/// The digest in the name of a blob. Blobs of other algorithms are no blobs to us.
+/// The digest in the name of a blob; `None` for other algorithms, which are not supported.
 fn blob_of(name: &str) -> Option<Digest> {
     let digest = Digest::parse(&format!("sha256:{}", name.strip_prefix("blobs/sha256/")?)).ok()?;
     (blob_name(&digest) == name).then_some(digest)
 }
 
-/// A member's name from the top of the archive, without `./`; `None` for the top itself.
+/// A member's name relative to the top of the archive, without `./`; `None` for the top itself.
 fn clean(name: &[u8]) -> Result<Option<String>> {
     let path = inside(name)?;
     Ok((!path.is_empty()).then_some(path))
 }
 
-/// Resolves `.` and `..` by the letters. Whatever would leave the archive is refused.
+/// Resolves `.` and `..` lexically, and refuses a path that would leave the archive.
 fn inside(path: &[u8]) -> Result<String> {
     let shown = || format!("{:?}", String::from_utf8_lossy(&path[..path.len().min(200)]));
     let text = std::str::from_utf8(path)
@@ -237,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_resolved_by_the_letters_and_stay_inside() {
+    fn paths_are_resolved_lexically_and_stay_inside() {
         assert_eq!(clean(b"./").unwrap(), None);
         assert_eq!(clean(b"./a//b/./c").unwrap().unwrap(), "a/b/c");
         assert_eq!(inside(b"x/../../y").map_err(|e| e.kind()), Err(Kind::Invalid));

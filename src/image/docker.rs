@@ -1,4 +1,4 @@
-//! The archives of `docker save`: `manifest.json` names a configuration and layers by their paths.
+//! The archives of `docker save`: `manifest.json` lists a configuration and layers by their paths.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ struct Entry {
     layers: Option<Vec<String>>,
 }
 
-/// Selects the images of `manifest.json` that run on `wanted`. There is no OCI manifest in such an archive, so one is
-/// made, always the same for the same content.
+/// Selects the images of `manifest.json` that run on `wanted`. Such an archive has no OCI manifest, so one is
+/// generated, always the same for the same content.
 ///
 /// # Errors
 /// `NotFound` when a file is missing or no image fits the platform.
@@ -90,7 +90,7 @@ fn manifest_of(config: Descriptor, layers: Vec<Descriptor>) -> Result<ImageManif
         .config(config)
         .layers(layers)
         .build()
-        .map_err(|error| Error::new(Kind::Bug, "make a manifest").because(error))
+        .map_err(|error| Error::new(Kind::Bug, "generate a manifest").because(error))
 }
 
 fn layer_of(path: &str, members: &MemberCache) -> Result<Descriptor> {
@@ -102,7 +102,7 @@ fn descriptor(media_type: MediaType, size: u64, digest: &Digest) -> Result<Descr
     let digest: oci_spec::image::Digest = digest
         .to_string()
         .parse()
-        .map_err(|error| Error::new(Kind::Bug, "make a descriptor").because(error))?;
+        .map_err(|error| Error::new(Kind::Bug, "generate a descriptor").because(error))?;
     Ok(Descriptor::new(media_type, size, digest))
 }
 
@@ -124,7 +124,7 @@ fn names_of(
     names
 }
 
-/// The legacy file `repositories`: repository, tag, id of the top layer. Asked only where `manifest.json` has no name.
+/// The legacy file `repositories`: repository, tag, id of the top layer. Used only where `manifest.json` has no name.
 fn old_names(members: &MemberCache) -> Result<BTreeMap<String, Vec<String>>> {
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(opened) = members.open_name("repositories")? else { return Ok(names) };

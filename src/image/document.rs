@@ -1,4 +1,4 @@
-//! Manifests, indexes and configurations: read within limits, verified, and refused by name when they are none of ours.
+//! Manifests, indexes and configurations: read within limits and verified; unsupported kinds are refused by name.
 
 use std::io::Read;
 
@@ -12,18 +12,18 @@ use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::MAX_DOCUMENT;
 
-/// Bytes of documents of one archive that are kept in memory; what goes beyond is parked.
+/// The most bytes of one archive's documents kept in memory; further ones are parked in files.
 pub(super) const MAX_KEPT: usize = 16 << 20;
-/// More layers than overlayfs(5) takes.
+/// The most layers that overlayfs(5) accepts.
 const MAX_LAYERS: usize = 500;
 
-/// Bytes with a known length.
+/// An open blob with its length.
 pub(super) struct Opened<'a> {
     pub(super) reader: Box<dyn Read + 'a>,
     pub(super) size: u64,
 }
 
-/// Where the blobs of one source are found.
+/// The blobs of one source.
 pub(super) trait Blobs {
     /// Opens a blob; `None` when the source does not have it (yet). The bytes are not verified.
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>>;
@@ -33,23 +33,23 @@ pub(super) trait Blobs {
         self.open(digest)
     }
 
-    /// Whether a blob that is not needed should be read all the same, to see that it is whole.
+    /// Returns whether reading is cheap enough to verify even blobs that are not needed.
     fn is_cheap(&self) -> bool {
         true
     }
 }
 
-/// A document that other documents lead to.
+/// A document that leads to other documents.
 #[derive(Debug)]
 pub(super) enum Document {
     Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
-/// Reads and verifies the small blob that `descriptor` names.
+/// Reads and verifies the small blob of `descriptor`.
 ///
 /// # Errors
-/// `NotFound` only when the blob is not there; `Corrupt` when it is another; `Invalid` beyond [`MAX_DOCUMENT`].
+/// `NotFound` only when the blob is missing; `Corrupt` when its bytes differ; `Invalid` beyond [`MAX_DOCUMENT`].
 pub(super) fn fetch(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let digest = digest_of(descriptor)?;
     if descriptor.size() > MAX_DOCUMENT {
@@ -65,7 +65,7 @@ pub(super) fn fetch(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// Reads all of a document, which may be no bigger than [`MAX_DOCUMENT`].
+/// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.
 pub(super) fn read_within(reader: impl Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).doing(|| format!("read {name}"))?;
@@ -75,7 +75,7 @@ pub(super) fn read_within(reader: impl Read, name: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The digest a descriptor names, in the one form that may become a path.
+/// The digest in a descriptor, in the only form that may become a path.
 pub(super) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
     let text = descriptor.digest().to_string();
     if !text.starts_with("sha256:") {
@@ -85,7 +85,7 @@ pub(super) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
     Digest::parse(&text)
 }
 
-/// The blob that is not there.
+/// The error for a missing blob.
 pub(super) fn missing(digest: &Digest) -> Error {
     Error::new(Kind::NotFound, format!("blob {digest} is missing"))
         .hint("the image is incomplete; write it again, with all its blobs")
@@ -97,11 +97,11 @@ fn too_big(name: &str, size: u64) -> Error {
     ))
 }
 
-/// SPEC(image 1.1 descriptor.md #embedded-content): what stands in `data` has to be the blob.
+/// SPEC(image 1.1 descriptor.md #embedded-content): the bytes in `data` must be those of the blob.
 fn embedded(descriptor: &Descriptor, digest: &Digest) -> Result<Option<Vec<u8>>> {
     let Some(text) = descriptor.data() else { return Ok(None) };
     let data = STANDARD.decode(text).map_err(|_| {
-        Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is no base64"))
+        Error::new(Kind::Corrupt, format!("the data embedded for blob {digest} is not base64"))
     })?;
     check(&data, descriptor, digest).map_err(|e| e.doing("check the data embedded in a descriptor"))?;
     Ok(Some(data))
@@ -118,19 +118,19 @@ fn check(bytes: &[u8], descriptor: &Descriptor, digest: &Digest) -> Result<()> {
     Ok(())
 }
 
-/// The size is not the promised one.
+/// The error for a size that differs from the descriptor's.
 pub(super) fn wrong_size(digest: &Digest, promised: u64, actual: u64) -> Error {
     Error::new(Kind::Corrupt, format!("blob {digest} has {actual} bytes; its descriptor says {promised}"))
-        .hint("the image is damaged; get it again")
+        .hint("the image is damaged; download it again")
 }
 
-/// The bytes are not the promised ones.
+/// The error for bytes that do not have the expected digest.
 pub(super) fn wrong_digest(promised: &Digest, actual: &Digest) -> Error {
     Error::new(Kind::Corrupt, format!("blob {promised} is damaged: its bytes have digest {actual}"))
-        .hint("the image is damaged; get it again")
+        .hint("the image is damaged; download it again")
 }
 
-/// The parts that say what a document is.
+/// The fields that determine the kind of a document.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Outline {
@@ -142,11 +142,11 @@ struct Outline {
     fs_layers: Option<IgnoredAny>,
 }
 
-/// Tells what a document is from its parts, and refuses what could be read two ways (CVE-2021-41190).
+/// Determines the kind of a document from its fields, and refuses one that could be read as two kinds (CVE-2021-41190).
 pub(super) fn parse(bytes: &[u8], claimed: Option<&str>) -> Result<Document> {
     let outline: Outline = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
     if outline.fs_layers.is_some() || outline.schema_version == Some(1) {
-        let doing = "the manifest is of docker's schema 1, which docker itself has given up";
+        let doing = "the manifest is of docker's schema 1, which docker itself no longer supports";
         return Err(
             Error::new(Kind::Unsupported, doing).hint("push or save the image again with a newer docker")
         );
@@ -178,7 +178,7 @@ fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
         other => return Err(not_an_image(other)),
     };
     if says_index != is_index {
-        let doing = format!("the document is not the {media_type} it is said to be");
+        let doing = format!("the document is not of its claimed type {media_type}");
         return Err(Error::new(Kind::Corrupt, doing));
     }
     Ok(())
@@ -186,7 +186,7 @@ fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
 
 fn not_an_image(media_type: &str) -> Error {
     let short: String = media_type.chars().take(120).collect();
-    Error::new(Kind::Unsupported, format!("{short:?} is no image that can run"))
+    Error::new(Kind::Unsupported, format!("{short:?} is not a runnable image"))
 }
 
 fn check_manifest(manifest: &ImageManifest) -> Result<()> {
@@ -205,7 +205,7 @@ fn check_manifest(manifest: &ImageManifest) -> Result<()> {
     manifest.layers().iter().try_for_each(|layer| check_layer_type(layer.media_type().as_ref()))
 }
 
-/// What a layer is compressed with is told by its bytes; its type says whether it is a tar of files at all.
+/// The compression of a layer is detected from its bytes; its type shows only whether it is a tar of files.
 fn check_layer_type(media_type: &str) -> Result<()> {
     if media_type.ends_with("+encrypted") {
         return Err(Error::new(Kind::Unsupported, format!("a layer is encrypted ({media_type})"))
@@ -224,7 +224,7 @@ fn check_layer_type(media_type: &str) -> Result<()> {
     }
 }
 
-/// Reads a configuration and its diffIDs.
+/// Parses a configuration and its diffIDs.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>)> {
     let config: ImageConfiguration = serde_json::from_slice(bytes).doing(|| "read the configuration")?;
     let diff_ids =
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_refused_by_its_name() {
+    fn other_artifacts_are_refused_by_their_type() {
         let says = |json: &str| parse(json.as_bytes(), None).unwrap_err().chain();
         assert!(says(r#"{"schemaVersion":1,"fsLayers":[]}"#).contains("schema 1"));
         let helm = CONFIG.replace("application/vnd.oci.image.config", "application/vnd.cncf.helm.config");
@@ -276,7 +276,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// A valid manifest with something else in the place of some of its bytes.
+        /// A valid manifest with some of its bytes replaced.
         #[test]
         fn a_spoilt_document_is_read_or_refused(at in 0usize..400, spoilt in "\\PC{0,8}", claimed in 0u8..2) {
             let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar+gzip");

@@ -1,12 +1,12 @@
-//! `image export`: images out of the store, as an OCI layout or as what `docker save` writes.
+//! `image export`: writes stored images as an OCI layout or in the form of `docker save`.
 //!
-//! The store keeps no compressed layers; the tars are made again, equal to the last bit, and go out uncompressed. So
-//! configuration, image id and every diffID stay. The manifest stays too if it named uncompressed layers, as that of
-//! any export does; else it is written for them. The same images always make the same archive. Compressing them again
-//! would not bring the old manifest back: what a compressor makes of the same bytes depends on its version and settings,
-//! which no image tells.
+//! The store has no compressed layers; the tars are rebuilt, bit for bit, and exported uncompressed. So the
+//! configuration, the image id and every diffID stay the same. The manifest stays the same too if it listed
+//! uncompressed layers, as that of any export does; else a new one is written for them. The same images always give the
+//! same archive. Compressing again would not restore the old manifest: the output of a compressor depends on its
+//! version and settings, which no image records.
 //!
-//! A name that stands for images for several platforms goes out as an index of them.
+//! A name that stands for images for several platforms is exported as an index of them.
 
 mod sink;
 
@@ -29,7 +29,7 @@ const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// What to write.
+/// The format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// An OCI image layout.
@@ -38,7 +38,7 @@ pub enum Format {
     Docker,
 }
 
-/// An image and the names it goes out under, with its [others](ImageRecord::others) as far as they are in the store.
+/// An image and its names in the export, with its [others](ImageRecord::others) as far as the store has them.
 #[derive(Debug, Clone)]
 pub struct Named {
     /// The image.
@@ -47,7 +47,7 @@ pub struct Named {
     pub names: Vec<String>,
 }
 
-/// An image whose documents are made and whose layers are known to be there.
+/// An image with its documents generated and its layers checked to exist.
 struct Ready {
     manifest: Vec<u8>,
     platform: Platform,
@@ -55,18 +55,18 @@ struct Ready {
     layers: Vec<(LayerRecord, u64)>,
 }
 
-/// What some names stand for: an image, or several and their index.
+/// One image, or several and their index, with the names that stand for them.
 struct Group {
     names: Vec<String>,
     images: Vec<Ready>,
     index: Option<Vec<u8>>,
 }
 
-/// Writes `images` to `target`, where nothing is left when it fails.
+/// Writes `images` to `target`, and removes it on failure.
 ///
 /// # Errors
-/// `Exists` when something stands there; `Corrupt` when an image is damaged; `Unsupported` when a layer cannot be made
-/// again; else what writing gives.
+/// `Exists` when the target exists; `Corrupt` when an image is damaged; `Unsupported` when a layer's tar cannot be
+/// rebuilt; else the error of writing.
 pub fn export(store: &Store, images: Vec<Named>, format: Format, target: Target) -> Result<()> {
     let groups = images.into_iter().map(|named| prepare(store, named)).collect::<Result<Vec<Group>>>()?;
     let mut sink = target.open()?;
@@ -100,10 +100,10 @@ fn ready(store: &Store, image: &ImageRecord) -> Result<Ready> {
     Ok(Ready { manifest, platform: image.platform.clone(), config, layers })
 }
 
-/// The manifest for uncompressed layers: the stored one, if it is that already.
+/// The manifest for uncompressed layers: the stored one, if it already is one.
 fn manifest_of(stored: &[u8], layers: &[(LayerRecord, u64)]) -> Result<Vec<u8>> {
     let mut manifest: Value = serde_json::from_slice(stored).doing(|| "read the manifest")?;
-    let contradicts = || Error::new(Kind::Corrupt, "the manifest and the store's layers do not fit");
+    let contradicts = || Error::new(Kind::Corrupt, "the manifest does not match the store's layers");
     let entries = manifest["layers"].as_array().ok_or_else(contradicts)?;
     if entries.len() != layers.len() {
         return Err(contradicts());
@@ -128,7 +128,7 @@ fn to_bytes(value: &Value) -> Result<Vec<u8>> {
 }
 
 fn write(store: &Store, groups: &[Group], format: Format, sink: &mut Sink) -> Result<()> {
-    // Documents before layers: a reader then knows what each layer is for when it comes by.
+    // Documents come before layers, so that a reader knows the use of each layer when it arrives.
     sink.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     sink.bytes("index.json", &to_bytes(&index_of(groups.iter().flat_map(entries).collect()))?)?;
     if format == Format::Docker {
@@ -169,7 +169,7 @@ fn described(image: &Ready) -> Value {
     })
 }
 
-/// What `index.json` says of a group: an entry for each name, in the way of containerd and docker.
+/// The entries of a group in `index.json`: one for each name, as containerd and docker write them.
 fn entries(group: &Group) -> Vec<Value> {
     let plain = match (&group.index, group.images.as_slice()) {
         (Some(index), _) => json!({"mediaType": INDEX, "digest": Digest::of(index), "size": index.len()}),
@@ -191,7 +191,7 @@ fn entries(group: &Group) -> Vec<Value> {
     group.names.iter().map(named).collect()
 }
 
-/// The `manifest.json` of `docker save`, which knows no platforms: of a group it has the first image.
+/// The `manifest.json` of `docker save`, which has no platforms: it gets the first image of a group.
 fn docker_manifest(groups: &[Group]) -> Value {
     let entry = |group: &Group| {
         let image = group.images.first()?;

@@ -10,12 +10,13 @@ use crate::store::{ImageRecord, Store};
 pub use super::job::ImportOptions;
 pub use super::source::{Source, open_source};
 
-/// Imports the images of `source` that run on the wanted platform, all of them or none. What the store has already is
-/// not unpacked again, and an image it has whole costs no more than reading its manifest.
+/// Imports the images of `source` that run on the wanted platform, all of them or none. Layers that the store has are
+/// not unpacked again, and an image that it has completely costs no more than reading its manifest.
 ///
 /// # Errors
-/// `NotFound` when a part is missing or nothing fits the platform (the message lists what there is); `Corrupt` when
-/// something is not what it is said to be; `Unsupported` for what is no image. The store is as before then.
+/// `NotFound` when a part is missing or nothing fits the platform (the message lists the available ones); `Corrupt`
+/// when bytes do not match their descriptor; `Unsupported` for other artifacts than images. The store is unchanged
+/// then.
 pub fn import(
     store: &Store,
     source: Source,
@@ -26,11 +27,11 @@ pub fn import(
     run(&Job { store, options, progress, wanted, heals: None }, source)
 }
 
-/// Brings in again what is damaged of `images`, and nothing else of `source`: an image there is the same as one here when
-/// its configuration is. No image comes or goes, no name moves.
+/// Imports the damaged parts of `images` again, and nothing else of `source`. An image of the source matches one of the
+/// store when their configurations are equal. No image is added or removed, no name moves.
 ///
 /// # Errors
-/// As for [`import`].
+/// Those of [`import`].
 pub fn heal(
     store: &Store,
     source: Source,
@@ -60,7 +61,7 @@ fn import_layout(job: &Job<'_>, layout: &Layout) -> Result<Vec<ImageRecord>> {
     if let Some(known) = job.known(&selected)? {
         return Ok(known);
     }
-    // Whoever imports the same just now does the work for us.
+    // A concurrent import of the same image does the work for this one.
     let _claim = selected.first().map(|first| job.store.claim(&first.manifest)).transpose()?;
     if let Some(known) = job.known(&selected)? {
         return Ok(known);

@@ -1,6 +1,6 @@
-//! What a layer takes from the layers below it.
+//! Attributes of directories that a layer inherits from the layers below it.
 //!
-//! A tar may leave out the directories its files lie in. The applier makes these with plain attributes, and over the
+//! A tar may leave out the directories of its files. Unpacking creates these with default attributes, and on top of the
 //! layers below, those would hide the real ones: a `/tmp` of 0755 over one of 1777. Here they get the real ones.
 
 use std::ffi::{OsStr, OsString};
@@ -16,11 +16,11 @@ use crate::error::{Doing, Result};
 use crate::store::index::{Attributes, Record, Writer};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
-/// Attributes of overlayfs itself are about one layer and never copied.
+/// Attributes of overlayfs itself belong to one layer and are never copied.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
-/// Gives every directory of `root` that carries only the applier's plain attributes those that the directory has in
-/// `lowers`, topmost first, and notes them in the layer's record at `index`.
+/// Gives every directory of `root` that has only default attributes those of the same directory in `lowers`, topmost
+/// first, and adds them to the layer's record at `index`.
 ///
 /// # Errors
 /// When something cannot be read or set.
@@ -28,7 +28,7 @@ pub(super) fn inherit(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) ->
     if lowers.is_empty() {
         return Ok(());
     }
-    let doing = || "take the attributes of directories from the layers below";
+    let doing = || "copy the attributes of directories from the layers below";
     let lowers =
         lowers.iter().map(|path| open(CWD, path.as_os_str())).collect::<Result<Vec<_>, _>>().doing(doing)?;
     let file = OpenOptions::new().append(true).open(index).doing(doing)?;
@@ -54,7 +54,7 @@ pub(super) fn inherit(root: BorrowedFd<'_>, lowers: &[PathBuf], index: &Path) ->
     record.close()
 }
 
-/// The directories in a directory, and what the file system does not tell apart from them.
+/// The names of directories in a directory, and of entries whose type the file system does not list.
 fn names_of_directories(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -68,9 +68,9 @@ fn names_of_directories(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Notes the attributes that a directory has now.
+/// Adds the attributes that a directory has now to the record.
 fn note(record: &mut Writer, dir: &OwnedFd, path: &[OsString]) -> Result<()> {
-    let doing = || "note the attributes of a directory";
+    let doing = || "record the attributes of a directory";
     let stat = rustix::fs::fstat(dir).doing(doing)?;
     let mut named = Vec::new();
     for name in xattrs(dir).doing(doing)?.into_iter().filter(|name| !name.starts_with(OVERLAY)) {
@@ -109,7 +109,7 @@ fn walk(root: BorrowedFd<'_>, path: &[OsString]) -> rustix::io::Result<OwnedFd> 
     Ok(dir)
 }
 
-/// Whether a directory is as the applier makes one that no member describes: 0755, root's, of the epoch.
+/// Returns whether a directory has the attributes of an undescribed one: 0755, owned by root, time 0.
 fn is_plain(dir: &OwnedFd) -> rustix::io::Result<bool> {
     let stat = rustix::fs::fstat(dir)?;
     Ok(stat.st_mode & 0o7777 == 0o755
@@ -121,37 +121,37 @@ fn is_plain(dir: &OwnedFd) -> rustix::io::Result<bool> {
 /// The directory at `path` as a mount of `lowers` shows it.
 fn find(lowers: &[OwnedFd], path: &[OsString]) -> rustix::io::Result<Option<OwnedFd>> {
     for lower in lowers {
-        match look(lower, path)? {
-            Look::Found(dir) => return Ok(Some(dir)),
-            Look::Hidden => return Ok(None),
-            Look::Below => {}
+        match find_in(lower, path)? {
+            Found::Dir(dir) => return Ok(Some(dir)),
+            Found::Hidden => return Ok(None),
+            Found::Below => {}
         }
     }
     Ok(None)
 }
 
-enum Look {
-    Found(OwnedFd),
-    /// This layer says that there is none.
+enum Found {
+    Dir(OwnedFd),
+    /// This layer hides the path.
     Hidden,
-    /// This layer says nothing about it.
+    /// This layer does not have the path.
     Below,
 }
 
-fn look(lower: &OwnedFd, path: &[OsString]) -> rustix::io::Result<Look> {
+fn find_in(lower: &OwnedFd, path: &[OsString]) -> rustix::io::Result<Found> {
     let mut dir = open(lower.as_fd(), OsStr::new("."))?;
     let mut is_opaque = false;
     for name in path {
         dir = match open(dir.as_fd(), name) {
             Ok(dir) => dir,
-            Err(Errno::NOENT) if !is_opaque => return Ok(Look::Below),
-            // A whiteout, a file or a link in its place hides the layers below as an opaque directory does.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Look::Hidden),
+            Err(Errno::NOENT) if !is_opaque => return Ok(Found::Below),
+            // A whiteout, a file or a link in its place hides the layers below like an opaque directory.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Found::Hidden),
             Err(errno) => return Err(errno),
         };
         is_opaque |= is_marked_opaque(&dir)?;
     }
-    Ok(Look::Found(dir))
+    Ok(Found::Dir(dir))
 }
 
 fn is_marked_opaque(dir: &OwnedFd) -> rustix::io::Result<bool> {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_nobody_described_is_as_the_layers_below_show_it() {
+    fn an_undescribed_directory_gets_the_attributes_of_the_layers_below() {
         let all = tempfile::tempdir().unwrap();
         let at = |path: &str| all.path().join(path);
         dir(&at("low/tmp/sub"), 0o700);

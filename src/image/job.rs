@@ -1,4 +1,4 @@
-//! What an import, a pull and a repair have in common: which images are wanted, what the store has of them, and the commit.
+//! Code common to import, pull and repair: selecting images, comparing them with the store, and the commit.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use crate::error::{Error, Kind, Result};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Label, NewImage, Pick, Store, chain_id};
 
-/// What to import, and under which name.
+/// What to import, and the names to give.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// The platform to choose; this machine's by default.
     pub platform: Option<Platform>,
-    /// The images for every other platform too, for whoever serves other machines.
+    /// Also import the images for all other platforms, for a machine that serves others.
     pub all_platforms: bool,
-    /// Names instead of those that the source gives; then there must be only one image.
+    /// Names instead of those in the source; then there must be only one image.
     pub names: Vec<String>,
-    /// What a layer may cost.
+    /// Limits of the resources that a layer may use.
     pub limits: Limits,
 }
 
@@ -32,11 +32,11 @@ pub(super) struct Job<'a> {
     pub(super) options: &'a ImportOptions,
     pub(super) progress: &'a dyn Progress,
     pub(super) wanted: Platform,
-    /// The images to heal, when nothing else is to be brought in.
+    /// The images to repair, when nothing else is imported.
     pub(super) heals: Option<&'a [ImageRecord]>,
 }
 
-/// An image with the descriptors of its layers and the configuration that gave them.
+/// An image with the descriptors of its layers, and its configuration.
 pub(super) struct Planned {
     pub(super) image: Selected,
     id: Digest,
@@ -45,7 +45,7 @@ pub(super) struct Planned {
 }
 
 impl<'a> Job<'a> {
-    /// What to choose by from a source that is called `label`.
+    /// The criteria for a source that is named `label`.
     pub(super) fn choice<'c>(&'c self, label: Option<&'c str>) -> Choice<'c> {
         Choice { wanted: &self.wanted, all: self.options.all_platforms, label }
     }
@@ -54,7 +54,7 @@ impl<'a> Job<'a> {
         Layers::begin(self.store, self.options.limits, self.progress)
     }
 
-    /// Replaces the names found by those that were asked for.
+    /// Replaces the names found in the source by the requested ones.
     pub(super) fn named(&self, mut selected: Vec<Selected>) -> Result<Vec<Selected>> {
         let names = self.options.names.iter().map(|name| Ok(Reference::parse(name)?.to_string()));
         let names = names.collect::<Result<Vec<_>>>()?;
@@ -74,9 +74,9 @@ impl<'a> Job<'a> {
         Ok(selected)
     }
 
-    /// The images as the store has them, if it has them all. They get the names they have here.
+    /// The images as stored, if the store has all of them. They get the names of `selected`.
     ///
-    /// One that is known to be damaged is none: it comes in again.
+    /// An image that is known to be damaged counts as absent and is imported again.
     pub(super) fn known(&self, selected: &[Selected]) -> Result<Option<Vec<ImageRecord>>> {
         for image in selected {
             match self.store.image(&image.manifest)? {
@@ -93,12 +93,12 @@ impl<'a> Job<'a> {
             .collect()
     }
 
-    /// Whether an image of the source is one to bring in.
+    /// Returns whether an image of the source is to be imported.
     pub(super) fn wants(&self, planned: &Planned) -> bool {
         self.heals.is_none_or(|images| images.iter().any(|image| image.id == planned.id))
     }
 
-    /// Unpacks what is missing and commits all.
+    /// Unpacks the missing layers and commits all.
     pub(super) fn finish(
         &self,
         mut layers: Layers<'a>,
@@ -165,7 +165,7 @@ pub(super) fn plan(image: Selected, blobs: &dyn Blobs) -> Result<Planned> {
     Ok(Planned { image, id, config, descriptors })
 }
 
-/// Says what to do when the disk is full, whatever was being written.
+/// Gives an error a hint if the disk is full.
 pub(super) fn name_full_disk(error: Error, store: &Store) -> Error {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = next {
@@ -174,7 +174,8 @@ pub(super) fn name_full_disk(error: Error, store: &Store) -> Error {
             None => cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.raw_os_error()),
         };
         if matches!(code, Some(libc::ENOSPC | libc::EDQUOT)) {
-            let hint = "free some space, for example with `coracle image rm`; nothing of this image was kept";
+            let hint =
+                "free some space, for example with `coracle image rm`; nothing of this image was stored";
             return error.doing(format!("no room in {}", store.root().display())).hint(hint);
         }
         next = cause.source();

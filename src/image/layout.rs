@@ -14,7 +14,7 @@ use super::document::{Blobs, Opened, read_within};
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// An open layout directory. Nothing outside it is reached, whatever links it has.
+/// An open layout directory. Nothing outside it is reached, whatever links it contains.
 #[derive(Debug)]
 pub struct Layout {
     path: PathBuf,
@@ -31,7 +31,7 @@ impl Layout {
     /// Opens the layout at `path`.
     ///
     /// # Errors
-    /// `Invalid` when the directory is no layout, `Unsupported` for a version after 1.
+    /// `Invalid` when the directory is not a layout, `Unsupported` for a version after 1.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir =
@@ -42,7 +42,7 @@ impl Layout {
             None if layout.file("index.json")?.is_some() => {}
             None => {
                 let doing = format!(
-                    "{} is no OCI image layout: it has neither oci-layout nor index.json",
+                    "{} is not an OCI image layout: it has neither oci-layout nor index.json",
                     path.display()
                 );
                 return Err(Error::invalid(doing)
@@ -57,7 +57,7 @@ impl Layout {
         &self.path
     }
 
-    /// `index.json`, within the limit for documents.
+    /// Reads `index.json`, within the limit for documents.
     pub(super) fn index(&self) -> Result<Vec<u8>> {
         let file = self.file("index.json")?.ok_or_else(|| {
             Error::invalid(format!("{} has no index.json", self.path.display()))
@@ -66,9 +66,9 @@ impl Layout {
         read_within(file, "index.json")
     }
 
-    /// Opens a regular file beneath the directory; `None` when there is none of that name.
+    /// Opens a regular file beneath the directory; `None` when it does not exist.
     fn file(&self, name: &str) -> Result<Option<File>> {
-        // NONBLOCK: a pipe in the place of a blob must not hang us.
+        // NONBLOCK: a pipe in the place of a blob must not block us.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let doing = || format!("open {}", self.path.join(name).display());
@@ -84,7 +84,7 @@ impl Layout {
         };
         let file = File::from(fd);
         if !file.metadata().doing(doing)?.is_file() {
-            return Err(Error::invalid(format!("{} is no regular file", self.path.join(name).display())));
+            return Err(Error::invalid(format!("{} is not a regular file", self.path.join(name).display())));
         }
         Ok(Some(file))
     }
@@ -97,14 +97,14 @@ pub(super) fn check_version(bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     let short: String = version.version.chars().take(20).collect();
-    Err(Error::new(Kind::Unsupported, format!("the layout has version {short:?}; this program knows 1.x")))
+    Err(Error::new(Kind::Unsupported, format!("the layout has version {short:?}; this program supports 1.x")))
 }
 
 impl Blobs for Layout {
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {
         let Some(file) = self.file(&format!("blobs/sha256/{}", digest.hex()))? else { return Ok(None) };
         let size = file.metadata().doing(|| format!("open blob {digest}"))?.len();
-        // Read once and never again: let the page cache go to others.
+        // Read once only: the page cache should keep other files.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         Ok(Some(Opened { reader: Box::new(file), size }))
     }

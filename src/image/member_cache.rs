@@ -1,5 +1,5 @@
-//! What an archive has brought so far, kept until it is known what it is: small documents in memory, the rest parked in
-//! the transaction's directory, each with the digest it really has.
+//! Members of an archive, kept until their use is known: small documents in memory, the others parked in the
+//! transaction's directory, each with its real digest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,13 +14,13 @@ use crate::store::{MAX_DOCUMENT, Transaction};
 /// More members than any image archive has.
 const MAX_ITEMS: usize = 100_000;
 
-/// Where the bytes are.
+/// The storage of a member's bytes.
 #[derive(Debug)]
 enum Body {
     Memory(Vec<u8>),
     Parked(PathBuf),
-    /// Nowhere: they were needed only once, or the store has what is in them.
-    Gone,
+    /// Not stored: they were needed only once, or the store has the layer.
+    Dropped,
 }
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Item {
     body: Body,
 }
 
-/// A file of the archive, by what is known of it.
+/// Digest and size of a file of the archive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
     pub(super) digest: Digest,
@@ -46,7 +46,7 @@ pub(super) struct MemberCache {
 }
 
 impl MemberCache {
-    /// Takes in a file. Documents stay in memory, as long as there are not too many; all else is parked.
+    /// Stores a file. Documents stay in memory, up to a total size; all else is parked.
     pub(super) fn put(
         &mut self,
         name: String,
@@ -57,7 +57,7 @@ impl MemberCache {
         let doing = || format!("read {name} from the archive");
         let mut head = Vec::new();
         if size <= MAX_DOCUMENT {
-            from.by_ref().take(1).read_to_end(&mut head).map_err(|error| told(error).doing(doing()))?;
+            from.by_ref().take(1).read_to_end(&mut head).map_err(|error| unwrapped(error).doing(doing()))?;
         }
         let is_document = matches!(head.first(), Some(b'{' | b'[')) && self.in_memory < MAX_KEPT;
         let from = Cursor::new(head).chain(from);
@@ -69,12 +69,12 @@ impl MemberCache {
         self.insert(name, item)
     }
 
-    /// Notes a file whose bytes are not needed again.
+    /// Records a file whose bytes are not needed again.
     pub(super) fn note(&mut self, name: String, facts: Facts) -> Result<()> {
-        self.insert(name, Item { digest: facts.digest, size: facts.size, body: Body::Gone })
+        self.insert(name, Item { digest: facts.digest, size: facts.size, body: Body::Dropped })
     }
 
-    /// Notes that `name` is another name of `target`, both from the top of the archive.
+    /// Records that `name` is a link to `target`, both relative to the top of the archive.
     pub(super) fn link(&mut self, name: String, target: String) -> Result<()> {
         self.links.insert(name, target);
         self.check_count()
@@ -82,7 +82,7 @@ impl MemberCache {
 
     fn insert(&mut self, name: String, item: Item) -> Result<()> {
         if self.items.insert(name.clone(), item).is_some() {
-            // Which one counts would depend on the reader.
+            // Readers would disagree on which one counts.
             return Err(Error::new(Kind::Corrupt, format!("{name} is in the archive twice")));
         }
         self.check_count()
@@ -97,7 +97,7 @@ impl MemberCache {
 
     fn find(&self, name: &str) -> Option<&Item> {
         let mut name = name;
-        // Docker links layers to layers; a chain longer than this is a ring.
+        // Docker links layers to layers; a longer chain is a loop.
         for _ in 0..8 {
             match self.items.get(name) {
                 Some(item) => return Some(item),
@@ -107,24 +107,24 @@ impl MemberCache {
         None
     }
 
-    /// What is known of the file called `name`.
+    /// Digest and size of the file `name`.
     pub(super) fn facts(&self, name: &str) -> Option<Facts> {
         self.find(name).map(|item| Facts { digest: item.digest, size: item.size })
     }
 
-    /// Opens the file called `name`.
+    /// Opens the file `name`.
     pub(super) fn open_name(&self, name: &str) -> Result<Option<Opened<'_>>> {
         let Some(item) = self.find(name) else { return Ok(None) };
         let reader: Box<dyn Read + '_> = match &item.body {
             Body::Memory(bytes) => Box::new(bytes.as_slice()),
             Body::Parked(path) => Box::new(File::open(path).doing(|| format!("open {}", path.display()))?),
-            Body::Gone => return Err(Error::new(Kind::Bug, format!("{name} was let go, but is needed"))),
+            Body::Dropped => return Err(Error::new(Kind::Bug, format!("{name} was dropped, but is needed"))),
         };
         Ok(Some(Opened { reader, size: item.size }))
     }
 }
 
-/// Blobs as an OCI layout names them.
+/// Blobs by their names in an OCI layout.
 impl Blobs for MemberCache {
     fn open(&self, digest: &Digest) -> Result<Option<Opened<'_>>> {
         let name = blob_name(digest);
@@ -135,7 +135,7 @@ impl Blobs for MemberCache {
     }
 }
 
-/// The files of a docker archive, whose names say nothing: found by the digest they have.
+/// The files of a docker archive, found by digest because their names mean nothing.
 pub(super) struct ByContent<'a>(pub(super) &'a MemberCache);
 
 impl Blobs for ByContent<'_> {
@@ -152,7 +152,7 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 
 fn in_memory(mut from: impl Read, size: u64) -> Result<Item> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    from.read_to_end(&mut bytes).map_err(told)?;
+    from.read_to_end(&mut bytes).map_err(unwrapped)?;
     Ok(Item { digest: Digest::of(&bytes), size: bytes.len() as u64, body: Body::Memory(bytes) })
 }
 
@@ -162,8 +162,8 @@ fn parked(mut from: impl Read, txn: &Transaction<'_>) -> Result<Item> {
     Ok(Item { digest, size, body: Body::Parked(path) })
 }
 
-/// An error of ours that came through a reader, as it was; one of the system in our words.
-fn told(error: std::io::Error) -> Error {
+/// Unwraps an error of this crate that passed through a reader; wraps one of the system.
+fn unwrapped(error: std::io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(own) => own,
         Err(error) => Error::new(Cause::kind(&error), "read it").because(error),
@@ -179,7 +179,7 @@ pub(super) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(Digest, u
             Ok(0) => return Ok((hasher.finish(), size)),
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(unwrapped(error)),
         };
         hasher.update(&buffer[..count]);
         to.write_all(&buffer[..count]).doing(|| "write it to the store")?;

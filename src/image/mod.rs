@@ -1,4 +1,4 @@
-//! Images: from a reference or an archive to layers that the store can keep.
+//! Images: importing, pulling, exporting and unpacking them.
 
 mod archive;
 mod docker;

@@ -1,4 +1,4 @@
-//! What an image in an archive is called.
+//! Names of images in an archive.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,13 @@ use crate::store::reference::{Reference, is_tag};
 
 /// The full name, as containerd and docker write it.
 const IMAGE_NAME: &str = "io.containerd.image.name";
-/// SPEC(image 1.1 annotations.md): a full name with some writers, only a tag with others.
+/// SPEC(image 1.1 annotations.md): some writers put a full name here, others only a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The name that the annotations of an entry of `index.json` give, normalised.
+/// The normalised name in the annotations of an entry of `index.json`.
 ///
-/// A bare tag becomes `localhost/<label>:<tag>`, `label` being what the source is called; without one it is no name.
+/// A bare tag becomes `localhost/<label>:<tag>`, where `label` is the name of the source; without a label it gives no
+/// name.
 ///
 /// # Errors
 /// `Invalid` when the text cannot be a name.
@@ -29,13 +30,13 @@ pub(super) fn of_annotations(
     Ok(local.map(|(repository, tag)| format!("localhost/{repository}:{tag}")))
 }
 
-/// What the source is called, made fit for a repository.
+/// The label of a source, converted to a valid repository.
 fn repository(label: &str) -> Option<String> {
     let path = label.to_lowercase();
     Reference::parse(&format!("localhost/{path}")).ok().map(|_| path)
 }
 
-/// What a file or directory is called without the endings of archives: `app.tar.gz` is `app`.
+/// The label of a file or directory: its name without the suffixes of archives; `app.tar.gz` gives `app`.
 pub(super) fn label_of(path: &std::path::Path) -> Option<String> {
     let whole = path.canonicalize().ok()?;
     let mut name = whole.file_name()?.to_str()?;
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn each_writers_way_of_naming_is_understood() {
+    fn the_names_of_every_writer_are_supported() {
         let busybox = Some("docker.io/library/busybox:1.36".to_owned());
         assert_eq!(name(&[(REF_NAME, "busybox:1.36")], None), busybox);
         assert_eq!(name(&[(REF_NAME, "docker.io/library/busybox:1.36")], Some("x")), busybox);

@@ -1,4 +1,4 @@
-//! Which machine an image is for, which one this is, and which of several images runs best on it.
+//! Platforms: of this machine, of images, and the choice of the image that suits best.
 
 pub use crate::store::Platform;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 
 /// The platform that this program was built for, with the CPU's generation on 32-bit ARM.
 ///
-/// A 32-bit program on a 64-bit kernel answers with its own: that userland is what its images have to fit.
+/// A 32-bit program on a 64-bit kernel returns its own platform: images must fit that userland.
 pub fn host() -> Platform {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -23,7 +23,7 @@ pub fn host() -> Platform {
     Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
 }
 
-/// The generation of an ARM CPU as `/proc/cpuinfo` tells it.
+/// The generation of an ARM CPU, from `/proc/cpuinfo`.
 fn arm_variant(cpuinfo: &str) -> Option<String> {
     let field = |name: &str| {
         cpuinfo.lines().find_map(|line| {
@@ -31,7 +31,7 @@ fn arm_variant(cpuinfo: &str) -> Option<String> {
             (key.trim() == name).then(|| value.trim().to_owned())
         })
     };
-    // A Pi Zero's or Pi 1's kernel says 7 although the CPU is an ARMv6, on which v7 code dies of SIGILL.
+    // The kernel of a Pi Zero or Pi 1 reports 7 although the CPU is an ARMv6, on which v7 code dies of SIGILL.
     let is_v6 = ["model name", "Processor"]
         .iter()
         .any(|name| field(name).is_some_and(|model| model.contains("ARMv6-compatible")));
@@ -42,7 +42,7 @@ fn arm_variant(cpuinfo: &str) -> Option<String> {
     matches!(number.as_str(), "5" | "6" | "7" | "8").then(|| format!("v{number}"))
 }
 
-/// Reads `[os/]arch[/variant]`, in the words of Go or of uname(1).
+/// Parses `[os/]arch[/variant]`, in the terms of Go or of uname(1).
 ///
 /// # Errors
 /// `Invalid` when it has another form.
@@ -50,7 +50,7 @@ pub fn parse(text: &str) -> Result<Platform> {
     let parts: Vec<&str> = text.split('/').collect();
     let (os, architecture, variant) = match parts.as_slice() {
         [arch] => ("linux", *arch, None),
-        // No architecture is called v and a number.
+        // No architecture is named v and a number.
         [arch, variant] if is_generation(variant) => ("linux", *arch, Some((*variant).to_owned())),
         [os, arch] => (*os, *arch, None),
         [os, arch, variant] => (*os, *arch, Some((*variant).to_owned())),
@@ -78,7 +78,7 @@ fn malformed(text: &str) -> Error {
         .hint("for example linux/arm64, linux/arm/v7 or amd64")
 }
 
-/// The same platform in the usual words.
+/// The same platform in Go's terms.
 fn normal(platform: &Platform) -> Platform {
     let variant = platform.variant.as_deref().filter(|variant| !variant.is_empty());
     let (architecture, variant) = match (platform.architecture.as_str(), variant) {
@@ -90,7 +90,7 @@ fn normal(platform: &Platform) -> Platform {
         (architecture, variant) => (architecture, variant),
     };
     let variant = match (architecture, variant) {
-        // These say no more than the architecture does.
+        // These variants add nothing to the architecture.
         ("arm64", Some("v8" | "8")) | ("amd64", Some("v1")) => None,
         ("arm", Some(number @ ("5" | "6" | "7" | "8"))) => Some(format!("v{number}")),
         (_, variant) => variant.map(str::to_owned),
@@ -108,12 +108,12 @@ pub fn rank(offered: &Platform, wanted: &Platform) -> Option<u32> {
         platform.variant.as_deref()?.strip_prefix('v')?.parse().ok().filter(|n| *n < 100)
     };
     match (wanted.architecture.as_str(), offered.architecture.as_str()) {
-        // 64-bit ARM runs 32-bit images, the newest generation first, after all that is its own.
+        // 64-bit ARM also runs 32-bit images, the newest generation first, but prefers its own.
         ("arm64", "arm") => Some(1000 + arm_rank(8, generation(&offered))?),
         ("arm", "arm") if wanted.variant.is_some() => arm_rank(generation(&wanted)?, generation(&offered)),
         (want, offer) if want != offer => None,
         _ if offered.variant == wanted.variant => Some(0),
-        // Who asks for no generation takes any.
+        // A wanted platform without a generation accepts any.
         _ if wanted.variant.is_none() => Some(1 + generation(&offered).unwrap_or(100)),
         // An image for any generation, or for an older one, runs on a newer.
         _ if offered.variant.is_none() => Some(200),
@@ -121,7 +121,7 @@ pub fn rank(offered: &Platform, wanted: &Platform) -> Option<u32> {
     }
 }
 
-/// 32-bit ARM: the own generation, then the older ones down to v5, then an image that says none.
+/// 32-bit ARM: the own generation, then older ones down to v5, then an image without a generation.
 fn arm_rank(wanted: u32, offered: Option<u32>) -> Option<u32> {
     match offered {
         None => Some(200),
@@ -130,18 +130,18 @@ fn arm_rank(wanted: u32, offered: Option<u32>) -> Option<u32> {
     }
 }
 
-/// Which of `offered` suits `wanted` best: the first of equals.
+/// The index of the best of `offered` for `wanted`: the first of equals.
 pub fn choose(offered: &[Platform], wanted: &Platform) -> Option<usize> {
     let ranked = offered.iter().enumerate().filter_map(|(index, one)| Some((rank(one, wanted)?, index)));
     ranked.min().map(|(_, index)| index)
 }
 
-/// The error for "none fits", which lists what there is.
+/// The error when none fits; it lists the available platforms.
 pub(super) fn none_fits(wanted: &Platform, offered: &[Platform]) -> Error {
     let mut list: Vec<String> = offered.iter().map(ToString::to_string).collect();
     list.sort();
     list.dedup();
-    Error::new(Kind::NotFound, format!("no image for {wanted}; there is {}", list.join(", ")))
+    Error::new(Kind::NotFound, format!("no image for {wanted}; available: {}", list.join(", ")))
         .hint("choose one of these with --platform")
 }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_is_understood() {
+    fn common_spellings_are_parsed() {
         for (text, meant) in [
             ("aarch64", "linux/arm64"),
             ("linux/arm64/v8", "linux/arm64"),

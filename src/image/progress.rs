@@ -1,29 +1,30 @@
-//! What an import tells while it works.
+//! Progress reports of an import.
 
 use crate::digest::Digest;
 
-/// How the work on a layer ended.
+/// The result of the work on a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It was unpacked.
     Unpacked,
-    /// The store had it.
+    /// The store had it already.
     Present,
 }
 
-/// Listens to an import. Layers are told apart by the digest of their blob; several may be under way at once.
+/// Receives the progress of an import. Layers are identified by the digest of their blob; several may be in progress at
+/// once.
 pub trait Progress: Sync {
     /// Work on a layer begins; its blob has `size_bytes`.
     fn begin(&self, layer: &Digest, size_bytes: u64);
-    /// So many more bytes of the blob were read.
+    /// `bytes` more bytes of the blob were read.
     fn advance(&self, layer: &Digest, bytes: u64);
-    /// Work on a layer is done.
+    /// Work on a layer has ended.
     fn end(&self, layer: &Digest, outcome: Outcome);
-    /// Something is odd, but does not spoil the image.
+    /// A warning about something that does not spoil the image.
     fn warn(&self, text: &str);
 }
 
-/// Nobody listens.
+/// Ignores all progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,4 +1,4 @@
-//! `image pull`: from a reference to an image in the store, in one pass over the network.
+//! `image pull`: downloads and imports an image in one pass over the network.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::layer::Limits;
 use super::platform::{self, Platform};
 use super::policy::{PolicyOptions, Rules};
 use super::progress::Progress;
-use super::registry::{Found, RegistryOptions, Repository};
+use super::registry::{Fetched, RegistryOptions, Repository};
 use super::registry_source::RegistrySource;
 use super::resolve::{self, Selected};
 use crate::digest::Digest;
@@ -18,25 +18,26 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
-/// Downloads that nobody has gone on with for this long are removed.
+/// Partial downloads that were not resumed for this long are removed.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Below so much memory one layer comes in at a time, in KiB.
-const LITTLE_MEMORY: u64 = 128 << 10;
+/// With less memory than this, in KiB, one layer is imported at a time.
+const LOW_MEMORY: u64 = 128 << 10;
 
-/// How to pull.
+/// Options of a pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
     /// The platform to choose; this machine's by default.
     pub platform: Option<Platform>,
-    /// Every platform there is, for whoever serves other machines.
+    /// Also pull the images for all other platforms, for a machine that serves others.
     pub all_platforms: bool,
-    /// What a layer may cost.
+    /// Limits of the resources that a layer may use.
     pub limits: Limits,
-    /// How the registry is reached.
+    /// Access to the registry.
     pub registry: RegistryOptions,
-    /// What may come in.
+    /// The import policy.
     pub policy: PolicyOptions,
-    /// A layer of this many bytes or more is kept in `partial/` while it comes in, so that a restart goes on there.
+    /// A layer of at least this many bytes is also written to `partial/` while it is downloaded, so that a restart can
+    /// resume it.
     pub spool_above: u64,
 }
 
@@ -53,23 +54,23 @@ impl Default for PullOptions {
     }
 }
 
-/// What a pull brought.
+/// The result of a pull.
 #[derive(Debug, Clone)]
 pub struct Pulled {
     /// The image for the wanted platform first.
     pub images: Vec<ImageRecord>,
-    /// The digest that the reference stands for at the registry: a manifest's or an index's.
+    /// The digest that the reference has at the registry: of a manifest or an index.
     pub digest: Digest,
-    /// Nothing had to be got.
+    /// Nothing had to be downloaded.
     pub was_here: bool,
 }
 
-/// Pulls the image called `reference`, and makes it durable. What the store has is not asked for again.
+/// Pulls the image `reference` and makes it durable. Data that the store has is not requested again.
 ///
 /// # Errors
 /// `NotFound` when there is no such image, or none for the platform; `Denied` when the registry or the policy refuses;
-/// `Unreachable` or `TimedOut` when no place could be reached; `Corrupt` when something is not what it is said to be.
-/// The store is as before then.
+/// `Unreachable` or `TimedOut` when no endpoint could be reached; `Corrupt` when bytes do not match their descriptor.
+/// The store is unchanged then.
 pub fn pull(
     store: &Store,
     reference: &Reference,
@@ -127,7 +128,7 @@ impl Pull<'_, '_> {
             descriptors.extend(plan(image.clone(), &source)?.descriptors);
         }
         source.expect(descriptors);
-        // Whoever pulls the same layers just now does part of the work for us.
+        // A concurrent pull of the same layers does part of the work for this one.
         let blobs = source.descriptors().iter().map(|descriptor| descriptor.blob);
         let contents: Vec<Digest> = selected.iter().map(|image| image.manifest).chain(blobs).collect();
         let _claims = self.job.store.claim_all(&contents)?;
@@ -136,7 +137,7 @@ impl Pull<'_, '_> {
         }
         self.job.store.sweep_partials(PARTIAL_LIFE)?;
         let mut layers = self.job.begin()?;
-        layers.unpack_ahead(source.descriptors(), &source, at_a_time())?;
+        layers.unpack_ahead(source.descriptors(), &source, parallel_layers())?;
         let images = self.job.finish(layers, selected, &source)?;
         for descriptor in source.descriptors() {
             self.job.store.end_partial(&descriptor.blob)?;
@@ -144,7 +145,7 @@ impl Pull<'_, '_> {
         Ok(Pulled { images, digest, was_here: false })
     }
 
-    /// The image as the store has it, when that is what the reference still means.
+    /// The stored image, if the reference still means it.
     fn unchanged(&self) -> Result<Option<Pulled>> {
         if self.options.all_platforms || !self.rules.accept_all() {
             return Ok(None);
@@ -154,7 +155,7 @@ impl Pull<'_, '_> {
             other => other?,
         };
         let fits = platform::rank(&image.platform, &self.job.wanted) == Some(0);
-        // What is damaged is healed by coming in again.
+        // A damaged image is repaired by pulling it again.
         if !fits || !self.job.store.is_sound(&image)? {
             return Ok(None);
         }
@@ -167,15 +168,15 @@ impl Pull<'_, '_> {
         Ok(digest.filter(|_| is_it).map(|digest| Pulled { images: vec![image], digest, was_here: true }))
     }
 
-    /// Chooses the images and says what they are called here.
+    /// Selects the images and sets their names in the store.
     fn select(&self, top: &Descriptor, digest: Digest, source: &RegistrySource<'_>) -> Result<Vec<Selected>> {
         let all = self.options.all_platforms;
         let mut selected = resolve::select_from(top.clone(), source, &self.job.wanted, all)?;
         for (number, image) in selected.iter_mut().enumerate() {
-            // As docker and containerd have it: the digest that was asked for, which may be an index's.
+            // Like docker and containerd: the requested digest, which may be that of an index.
             image.repo_digests = vec![self.name_of(if number == 0 { &digest } else { &image.manifest })];
             if number == 0 {
-                // A digest says exactly which image is meant; the tag beside it may mean another one by now.
+                // A digest identifies the image exactly; the tag beside it may mean another image by now.
                 if self.reference.digest().is_none() {
                     image.names = vec![self.reference.to_string()];
                 }
@@ -188,7 +189,7 @@ impl Pull<'_, '_> {
         format!("{}/{}@{digest}", self.reference.registry(), self.reference.path())
     }
 
-    fn descriptor(&self, found: &Found) -> Result<Descriptor> {
+    fn descriptor(&self, found: &Fetched) -> Result<Descriptor> {
         let claimed = found.media_type.as_deref().filter(|claimed| claimed.starts_with("application/vnd."));
         let doing = || format!("read manifest {}", found.digest);
         let media_type = match document::parse(&found.bytes, claimed).doing(doing)? {
@@ -201,12 +202,12 @@ impl Pull<'_, '_> {
     }
 }
 
-/// How many layers come in at a time: two keep network and processor busy; more only take memory.
-fn at_a_time() -> usize {
+/// How many layers are unpacked at once: two keep network and processor busy; more only take memory.
+fn parallel_layers() -> usize {
     let has_one_core = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    if has_one_core || total.is_some_and(|total: u64| total < LITTLE_MEMORY) { 1 } else { 2 }
+    if has_one_core || total.is_some_and(|total: u64| total < LOW_MEMORY) { 1 } else { 2 }
 }

@@ -1,4 +1,4 @@
-//! Asking another program: bytes on its standard input, text on its standard output, and an end to patience.
+//! Runs another program with bytes on its standard input, reads text from its standard output, and limits its time.
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// The most that is read of an answer, in bytes.
-const MOST: u64 = 1 << 20;
+/// The most bytes of output that are read.
+const MAX_OUTPUT: u64 = 1 << 20;
 
-/// Runs `command`, gives it `input`, and waits until it has answered and ended.
+/// Runs `command` with `input` and waits for its output and exit.
 ///
 /// # Errors
-/// `NotFound` when there is no such program, `TimedOut` when it does not answer; it is killed then.
+/// `NotFound` when there is no such program, `TimedOut` when it does not finish in time; it is killed then.
 pub(super) fn ask(command: &mut Command, input: &[u8], patience: Duration) -> Result<(ExitStatus, String)> {
     let program = command.get_program().to_string_lossy().into_owned();
     let doing = || format!("run {program}");
@@ -23,10 +23,10 @@ pub(super) fn ask(command: &mut Command, input: &[u8], patience: Duration) -> Re
     let (pipe, output, input) = (child.stdin.take(), child.stdout.take(), input.to_vec());
     let thread = std::thread::Builder::new().name("ask".to_owned());
     let started = thread.spawn(move || {
-        // A program that reads nothing is judged by what it answers.
+        // A program that does not read its input may still succeed.
         let _ = pipe.map(|mut pipe| pipe.write_all(&input));
         let mut bytes = Vec::new();
-        let read = output.map_or(Ok(0), |output| output.take(MOST).read_to_end(&mut bytes));
+        let read = output.map_or(Ok(0), |output| output.take(MAX_OUTPUT).read_to_end(&mut bytes));
         sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned()))
     });
     if let Err(error) = started {

@@ -1,8 +1,8 @@
-//! A repository as the source of an image's documents and layers.
+//! A registry as the source of an image's documents and layers.
 //!
-//! Layers are unpacked as they come in, and no copy of the compressed blob is written. That would lose all of a large
-//! layer when the power goes. So a layer is also kept in `partial/` while it comes in (spooled) when it is very large,
-//! when the link has proved bad in this pull, or when an earlier try to get it did not succeed: each try leaves a note.
+//! Layers are unpacked while they are downloaded, and no copy of the compressed blob is written. A power cut would then
+//! lose all of a large layer. So a layer is also spooled to `partial/` when it is very large, when the link has failed
+//! in this pull, or when an earlier attempt to download it failed: each attempt leaves a mark.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,24 +13,24 @@ use oci_spec::image::Descriptor;
 
 use super::document::{Blobs, Opened};
 use super::progress::Progress;
-use super::registry::{Download, Found, Repository};
+use super::registry::{Download, Fetched, Repository};
 use super::unpack::{Fetch, LayerDescriptor};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::store::{Partial, Store};
 
-/// Below this a layer is got anew sooner than a file is managed.
-const SMALLEST_NOTED: u64 = 1 << 20;
+/// A smaller layer is downloaded again rather than marked.
+const MIN_MARKED: u64 = 1 << 20;
 
-/// One repository, for one pull.
+/// A repository, for one pull.
 pub(super) struct RegistrySource<'a> {
     pub(super) repository: &'a Repository<'a>,
     pub(super) store: &'a Store,
     pub(super) progress: &'a dyn Progress,
-    /// A layer of this many bytes is always spooled.
+    /// A layer of at least this many bytes is always spooled.
     pub(super) spool_above: u64,
     documents: Mutex<BTreeMap<Digest, Vec<u8>>>,
-    /// The layers that [`Blobs::open`] may be asked for.
+    /// The layers that [`Blobs::open`] may request.
     descriptors: Vec<LayerDescriptor>,
 }
 
@@ -45,17 +45,17 @@ impl<'a> RegistrySource<'a> {
         Self { repository, store, progress, spool_above, documents, descriptors }
     }
 
-    /// Keeps a document that is known already.
-    pub(super) fn know(&self, found: &Found) {
+    /// Keeps a document that was downloaded already.
+    pub(super) fn know(&self, found: &Fetched) {
         self.keep(found.digest, found.bytes.clone());
     }
 
-    /// Says which layers will be asked for.
+    /// Sets the layers to be requested.
     pub(super) fn expect(&mut self, descriptors: Vec<LayerDescriptor>) {
         self.descriptors = descriptors;
     }
 
-    /// The layers that will be asked for.
+    /// The layers to be requested.
     pub(super) fn descriptors(&self) -> &[LayerDescriptor] {
         &self.descriptors
     }
@@ -80,11 +80,11 @@ impl<'a> RegistrySource<'a> {
         Ok(bytes)
     }
 
-    /// What a download is kept in besides being read; `None` when it is not kept.
+    /// The file to spool a download to; `None` when it is not spooled.
     fn partial(&self, descriptor: &LayerDescriptor) -> Result<Option<Partial>> {
         match self.store.partial(&descriptor.blob)? {
             Some(partial) if partial.length() <= descriptor.size => return Ok(Some(partial)),
-            None if descriptor.size < SMALLEST_NOTED => return Ok(None),
+            None if descriptor.size < MIN_MARKED => return Ok(None),
             Some(_) | None => {}
         }
         let begun = self.store.begin_partial(&descriptor.blob)?;
@@ -131,7 +131,7 @@ impl Fetch for RegistrySource<'_> {
     }
 }
 
-/// First what is kept, then what comes in, which is kept too.
+/// Returns the spooled bytes first, then the downloaded ones, which are spooled too.
 struct Spooled<'a> {
     had: Take<File>,
     rest: Download<'a>,
@@ -151,7 +151,7 @@ impl Read for Spooled<'_> {
         if let Some(Err(error)) = kept {
             // A full disk may still have room for the image itself.
             self.partial = None;
-            self.source.progress.warn(&format!("the download is not kept: {}", error.chain()));
+            self.source.progress.warn(&format!("the download is not spooled: {}", error.chain()));
             self.source.store.end_partial(&self.blob).map_err(io::Error::other)?;
         }
         Ok(count)

@@ -1,4 +1,4 @@
-//! `image repair`: what is damaged comes in again, and nothing else.
+//! `image repair`: imports the damaged parts again, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use crate::error::{Error, Kind, Result};
 use crate::store::reference::Reference;
 use crate::store::{Finding, ImageRecord, Store};
 
-/// Somewhere the blobs of an image can be had again.
+/// A source of the blobs of damaged images.
 ///
-/// What it brings must go through the store's ordinary way in: a layer that is quarantined counts as absent there, and
-/// one that comes in anew takes its place in every image.
+/// It uses the store's ordinary import: a quarantined layer counts as absent there, and a newly imported one replaces
+/// it in every image.
 pub trait Origin {
-    /// Brings the damaged layers and documents of `images` into the store again.
+    /// Imports the damaged layers and documents of `images` again.
     ///
     /// # Errors
-    /// When it does not have them, or the store cannot be written.
-    fn bring(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()>;
+    /// When the source does not have them, or the store cannot be written.
+    fn import(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()>;
 }
 
-/// An OCI layout or an archive that has the images, under whatever names and however compressed.
+/// An OCI layout or an archive that has the images, under any names and with any compression.
 #[derive(Debug, Clone)]
 pub struct FromPath(pub PathBuf);
 
 impl Origin for FromPath {
-    fn bring(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()> {
+    fn import(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()> {
         let mut by_platform: BTreeMap<Platform, Vec<ImageRecord>> = BTreeMap::new();
         for image in images {
             by_platform.entry(image.platform.clone()).or_default().push(image.clone());
@@ -41,17 +41,17 @@ impl Origin for FromPath {
     }
 }
 
-/// The registries that the images came from. What is whole here is not asked for again.
+/// The registries of the images. Undamaged data is not requested again.
 #[derive(Debug, Clone, Default)]
 pub struct FromRegistry(pub PullOptions);
 
 impl Origin for FromRegistry {
-    fn bring(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()> {
+    fn import(&self, store: &Store, images: &[ImageRecord], progress: &dyn Progress) -> Result<()> {
         for image in images {
-            // By the digest, so that it is the very image and no name moves.
+            // By digest, so that exactly this image is imported and no name moves.
             let suffix = format!("@{}", image.manifest);
             let Some(from) = image.repo_digests.iter().find(|name| name.ends_with(&suffix)) else {
-                let doing = format!("image {} came from no registry", shown(image));
+                let doing = format!("image {} has no registry", shown(image));
                 return Err(Error::new(Kind::NotFound, doing)
                     .hint("name an archive or a layout that has it with --from, or import it again"));
             };
@@ -66,24 +66,24 @@ fn shown(image: &ImageRecord) -> String {
     image.names.first().cloned().unwrap_or_else(|| image.id.to_string())
 }
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// The journal was damaged and is written anew.
+    /// The journal was damaged and has been rewritten.
     pub journal: bool,
-    /// What was damaged before.
+    /// The damage before the repair.
     pub found: Vec<Finding>,
-    /// What still is.
+    /// The damage that remains.
     pub left: Vec<Finding>,
 }
 
-/// Findings that are kept to be shown; there may be one for each file of a store.
-const MOST_FINDINGS: usize = 1000;
+/// The most findings kept for display; there may be one for each file of a store.
+const MAX_FINDINGS: usize = 1000;
 
-/// Verifies `images`, brings what is damaged in again from `origin`, and verifies that.
+/// Verifies `images`, imports the damaged parts again from `origin`, and verifies these.
 ///
 /// # Errors
-/// What the origin says.
+/// Those of the origin.
 pub fn repair(
     store: &Store,
     images: &[ImageRecord],
@@ -102,7 +102,7 @@ pub fn repair(
             || image.names.iter().any(|name| named.contains(name.as_str()))
     };
     let damaged: Vec<ImageRecord> = images.iter().filter(is_damaged).cloned().collect();
-    origin.bring(store, &damaged, progress)?;
+    origin.import(store, &damaged, progress)?;
     let manifests: BTreeSet<_> = damaged.iter().map(|image| image.manifest).collect();
     let again: Vec<ImageRecord> =
         store.images()?.into_iter().filter(|image| manifests.contains(&image.manifest)).collect();
@@ -114,7 +114,7 @@ pub fn repair(
 fn findings(store: &Store, images: &[ImageRecord]) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     store.verify(images, &mut |finding| {
-        if found.len() < MOST_FINDINGS || found.iter().all(|known: &Finding| known.images != finding.images) {
+        if found.len() < MAX_FINDINGS || found.iter().all(|known: &Finding| known.images != finding.images) {
             found.push(finding.clone());
         }
     })?;

@@ -1,4 +1,4 @@
-//! From an index to the manifests to import: names are grouped, nested indexes opened, one platform chosen each.
+//! Resolves an index to the manifests to import: groups entries by name, opens nested indexes, chooses a platform.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use super::progress::Progress;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Indexes in indexes; real ones have one or two levels.
+/// The deepest nesting of indexes; real ones have one or two levels.
 const MAX_DEPTH: u32 = 5;
-/// Entries looked at in all indexes together.
+/// The most entries read in all indexes together.
 const MAX_ENTRIES: usize = 2000;
 
 /// An image to import, its documents read and verified.
@@ -23,30 +23,30 @@ pub(super) struct Selected {
     pub(super) manifest_bytes: Vec<u8>,
     pub(super) parsed: ImageManifest,
     pub(super) names: Vec<String>,
-    /// What a registry knows it by.
+    /// Its names by digest at registries.
     pub(super) repo_digests: Vec<String>,
     pub(super) platform: Platform,
-    /// The manifests of the images for other platforms that its names stand for as well.
+    /// The manifests of the images for other platforms under the same names.
     pub(super) others: Vec<Digest>,
 }
 
-/// What to choose by.
+/// The criteria of a choice.
 pub(super) struct Choice<'a> {
     pub(super) wanted: &'a Platform,
     /// The images for other platforms are wanted too.
     pub(super) all: bool,
-    /// What the source is called, for images that have only a tag.
+    /// The name of the source, for images that have only a tag.
     pub(super) label: Option<&'a str>,
 }
 
-/// One manifest that an index leads to.
+/// A manifest that an index leads to.
 struct Leaf {
     descriptor: Descriptor,
     platform: Platform,
 }
 
-/// Reads `index.json` and selects the images in it that run on the wanted platform: of each name the best one, and with
-/// [`Choice::all`] the others behind it.
+/// Parses `index.json` and selects the images that run on the wanted platform: the best one for each name, and with
+/// [`Choice::all`] also the others of the name.
 ///
 /// # Errors
 /// `NotFound` when a document is missing or nothing fits the platform.
@@ -78,7 +78,7 @@ pub(super) fn select(
         }
         let best_platform = platforms[best].clone();
         for (place, leaf) in leaves.into_iter().enumerate() {
-            // Nameless entries for one platform are several images, not one image several times.
+            // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
                 add(&mut selected, read(blobs, leaf)?, name.as_deref());
@@ -93,7 +93,7 @@ pub(super) fn select(
     }
 }
 
-/// Selects what `top`, an image or an index of images, offers for `wanted`: the best one first; with `all`, every other
+/// Selects images from `top`, an image or an index of images, for `wanted`: the best one first; with `all`, every other
 /// one after it.
 ///
 /// # Errors
@@ -122,7 +122,7 @@ pub(super) fn select_from(
     leaves.into_iter().skip(best).take(1).map(|leaf| read(blobs, leaf)).collect()
 }
 
-/// Reads all leaves, the one at `best` first, which stands for the others too.
+/// Reads all leaves, the one at `best` first, which records the others.
 fn read_all(blobs: &dyn Blobs, mut leaves: Vec<Leaf>, best: usize) -> Result<Vec<Selected>> {
     leaves.swap(0, best);
     let mut all = leaves.into_iter().map(|leaf| read(blobs, leaf)).collect::<Result<Vec<_>>>()?;
@@ -133,7 +133,7 @@ fn read_all(blobs: &dyn Blobs, mut leaves: Vec<Leaf>, best: usize) -> Result<Vec
     Ok(all)
 }
 
-/// The entries of an index by the name they give, in their order; all without a name are one group.
+/// The entries of an index grouped by name, in their order; all unnamed ones are one group.
 fn by_name(
     index: &ImageIndex,
     label: Option<&str>,
@@ -185,7 +185,7 @@ fn read_manifest(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(Vec<u8>,
     }
 }
 
-/// The platform that a configuration says.
+/// The platform in a configuration.
 pub(super) fn platform_of(config: &ImageConfiguration) -> Platform {
     Platform {
         os: config.os().to_string(),
@@ -194,11 +194,11 @@ pub(super) fn platform_of(config: &ImageConfiguration) -> Platform {
     }
 }
 
-/// A walk through indexes in indexes.
+/// A walk through nested indexes.
 struct Walk<'a> {
     blobs: &'a dyn Blobs,
     left: usize,
-    /// Why something was passed over, in case nothing else is found.
+    /// The reason for skipping an entry, reported if no image is found.
     refused: Option<Error>,
 }
 
@@ -215,7 +215,7 @@ impl Walk<'_> {
                 .ok_or_else(|| Error::invalid(format!("the indexes have more than {MAX_ENTRIES} entries")))?;
             match self.leaf(entry, depth) {
                 Ok(found) => leaves.extend(found),
-                // An artifact beside the images, such as a signature, is no reason to refuse these.
+                // An artifact beside the images, such as a signature, must not make the images fail.
                 Err(error) if error.kind() == Kind::Unsupported => {
                     self.refused.get_or_insert(error);
                 }
@@ -240,10 +240,10 @@ impl Walk<'_> {
             }
             _ => {
                 let platform = match entry.platform() {
-                    Some(said) => Platform {
-                        os: said.os().to_string(),
-                        architecture: said.architecture().to_string(),
-                        variant: said.variant().clone(),
+                    Some(named) => Platform {
+                        os: named.os().to_string(),
+                        architecture: named.architecture().to_string(),
+                        variant: named.variant().clone(),
                     },
                     None => self.configured_platform(entry)?,
                 };
@@ -259,7 +259,7 @@ impl Walk<'_> {
     }
 }
 
-/// What buildkit puts beside images: provenance and the like.
+/// Returns whether an entry is an attestation of buildkit, such as provenance, beside the images.
 fn is_attestation(entry: &Descriptor) -> bool {
     let unknown = |text: &str| text == "unknown";
     let is_unknown = entry

@@ -1,7 +1,7 @@
-//! The root of a container from an image: its layers under a writable one, as an overlay mount.
+//! The root file system of a container: the image's layers below a writable one, as an overlay mount.
 //!
-//! The mount is attached nowhere: it lives in a descriptor that the container's first process attaches in its own
-//! mount namespace. So the host sees no mount, and a process that is killed leaves none behind.
+//! The mount is detached: it is held by a descriptor, which the container's first process attaches in its own mount
+//! namespace. So the mount is not visible on the host, and a process that is killed leaves none behind.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ use crate::linux::private;
 use crate::linux::user_namespace;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
-/// fsconfig(2) takes strings of up to 255 bytes.
-const LONGEST: usize = 255;
+/// fsconfig(2) accepts strings of up to 255 bytes.
+const MAX_OPTION: usize = 255;
 
-/// Mounts the layers `lower`, topmost first, below a writable layer in `directory`. A `volatile` one is never synced:
-/// for containers whose writable layer goes with them, so that flash is not worn for nothing.
+/// Mounts the layers `lower`, topmost first, below a writable layer in `directory`. A `volatile` mount is never synced:
+/// it saves writes to flash for containers whose writable layer is deleted with them.
 ///
 /// # Errors
-/// The kernel has no overlay filesystem, or the store lies on a filesystem that cannot hold a writable layer.
+/// When the kernel has no overlay file system, or the store is on a file system that cannot hold a writable layer.
 pub fn mount(lower: &[PathBuf], directory: &Path, volatile: bool) -> Result<OwnedFd> {
     make_writable(directory)?;
     let mounted = mount_with(lower, directory, volatile);
-    // KERNEL(5.10): volatile is younger than the rest.
+    // KERNEL(5.10): volatile is newer than the rest.
     let mounted = match mounted {
         Err((_, Errno::INVAL)) if volatile => mount_with(lower, directory, false),
         other => other,
@@ -39,7 +39,7 @@ pub fn mount(lower: &[PathBuf], directory: &Path, volatile: bool) -> Result<Owne
     mounted.map_err(|(call, errno)| explain(call, errno, directory))
 }
 
-/// Makes the directories of a writable layer.
+/// Creates the directories of a writable layer.
 fn make_writable(directory: &Path) -> Result<()> {
     for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         let made = directory.join(name);
@@ -68,8 +68,8 @@ fn mount_with(lower: &[PathBuf], directory: &Path, volatile: bool) -> Call<Owned
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(at("fsmount"))
 }
 
-/// One layer at a time where the kernel can (KERNEL(6.5)); before it all in one string, which is short enough for some
-/// forty layers because it is relative to the directory above them.
+/// Adds one layer at a time where the kernel can (KERNEL(6.5)); before it, all in one string, which is short enough for
+/// about forty layers because it is relative to the directory above them.
 fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
     let one_by_one = || lower.iter().try_for_each(|layer| fsconfig_set_string(context, c"lowerdir+", layer));
     match one_by_one() {
@@ -84,10 +84,10 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
     let relative: Option<Vec<String>> =
         lower.iter().map(|l| Some(l.strip_prefix(base).ok()?.to_string_lossy().into_owned())).collect();
     let joined = relative.ok_or(Errno::INVAL)?.join(":");
-    if joined.len() > LONGEST {
+    if joined.len() > MAX_OPTION {
         return Err(Errno::NAMETOOLONG);
     }
-    // A thread with a working directory of its own: others may be using ours.
+    // A thread with its own working directory, because other threads may use the process' one.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {
             crate::sys::process::unshare(libc::CLONE_FS)?;
@@ -101,11 +101,11 @@ fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), E
     })
 }
 
-/// Mounts layers, topmost first, without a writable one. `directory` is one of the caller's: an overlay needs two layers, so
-/// an empty directory is made there.
+/// Mounts layers, topmost first, without a writable one. `directory` belongs to the caller: an overlay needs two
+/// layers, so an empty directory is created there.
 ///
 /// # Errors
-/// As [`mount`].
+/// Those of [`mount`].
 pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
     let empty = directory.join("empty");
     private::make_dirs(&empty, private::SHARED_DIR).doing(|| format!("make {}", empty.display()))?;
@@ -122,18 +122,18 @@ pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
     made().map_err(|(call, errno)| explain(call, errno, directory))
 }
 
-/// As [`mount`], for a container whose ids are mapped, its root to `root` outside: it sees the layers' owners as if nothing
-/// were mapped. What it writes has the mapped owners on disk, and goes with it. KERNEL(5.19)
+/// Like [`mount`], for a container with mapped ids, whose root is `root` outside: it sees the layers' owners as if
+/// nothing were mapped. Files that it writes have the mapped owners on disk. KERNEL(5.19)
 ///
 /// # Errors
-/// As [`mount`], and where the file system of the store cannot map ids.
+/// Those of [`mount`], and when the file system of the store does not support id-mapped mounts.
 pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u32, u32)) -> Result<OwnedFd> {
     make_writable(directory)?;
     let upper = directory.join("upper");
     std::os::unix::fs::chown(&upper, Some(root.0), Some(root.1))
         .doing(|| format!("give {} to the container's root", upper.display()))?;
     let namespace = user_namespace::open(maps)?;
-    // The kernel wants layers that are mounted somewhere: a mount namespace of a thread, which goes with it.
+    // The kernel requires mounted layers, so they are mounted in a mount namespace that ends with this thread.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {
             crate::sys::process::unshare(libc::CLONE_NEWNS | libc::CLONE_FS)
@@ -156,7 +156,7 @@ pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u
     })
 }
 
-/// Mounts `source` on `target`, which is made, with its ids mapped.
+/// Mounts `source` with mapped ids on `target`, which is created.
 fn map_at(source: &Path, target: &Path, namespace: &OwnedFd) -> Result<()> {
     let doing = || format!("map the owners of {}", source.display());
     private::make_dir(target, private::DIR).doing(|| format!("make {}", target.display()))?;
@@ -181,7 +181,7 @@ fn explain(call: &'static str, errno: Errno, directory: &Path) -> Error {
     match errno {
         Errno::NODEV => error.hint("this kernel has no overlay filesystem: try `modprobe overlay`"),
         Errno::INVAL => error
-            .hint("the store may lie on a filesystem that overlay cannot write to, such as another overlay"),
+            .hint("the store may be on a filesystem that overlay cannot write to, such as another overlay"),
         Errno::NAMETOOLONG => error.hint("images of more than some forty layers need Linux 6.5"),
         Errno::PERM => error.hint("run as root"),
         _ => error,

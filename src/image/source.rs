@@ -1,4 +1,4 @@
-//! Where an import reads from: an OCI layout in a directory, or an archive in a file or a pipe.
+//! The source of an import: an OCI layout in a directory, or an archive in a file or a pipe.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::names;
 use crate::error::{Doing, Error, Result};
 
-/// Where an image comes from.
+/// The source of an import.
 pub enum Source {
     /// An OCI layout in a directory.
     Dir(Layout),
@@ -16,10 +16,10 @@ pub enum Source {
     Stream(Stream),
 }
 
-/// An archive that is read once, from its beginning to its end.
+/// An archive that is read once, from beginning to end.
 pub struct Stream {
     pub(super) reader: Box<dyn Read>,
-    /// What it is called, for images that have only a tag.
+    /// The name of the source, for images that have only a tag.
     pub(super) label: Option<String>,
 }
 
@@ -39,16 +39,16 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Source {
-    /// An archive from any reader, which is called `label`.
+    /// An archive from any reader, named `label`.
     pub fn stream(reader: impl Read + 'static, label: Option<String>) -> Self {
         Self::Stream(Stream { reader: Box::new(reader), label })
     }
 }
 
-/// Opens what `path` names: a layout directory, an archive, or standard input for `-`.
+/// Opens `path`: a layout directory, an archive, or standard input for `-`.
 ///
 /// # Errors
-/// `NotFound` when nothing is there, `Invalid` when a directory is no layout or standard input is a terminal.
+/// `NotFound` when the path does not exist, `Invalid` when a directory is not a layout or standard input is a terminal.
 pub fn open_source(path: &Path) -> Result<Source> {
     if path == Path::new("-") {
         let stdin = std::io::stdin();

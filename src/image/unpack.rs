@@ -1,4 +1,4 @@
-//! The layers of the images that come in: each found in the store, or unpacked exactly once.
+//! The layers of imported images: each is found in the store, or unpacked exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -16,8 +16,8 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, NewLayer, Pick, Staged, Store, Transaction};
 
-/// Compressed bytes after which the room on disk is looked at again.
-const LOOK_EVERY: u64 = 1 << 20;
+/// Compressed bytes after which the free space is checked again.
+const CHECK_EVERY: u64 = 1 << 20;
 
 /// A layer, as a manifest and a configuration describe it.
 #[derive(Debug, Clone)]
@@ -25,22 +25,22 @@ pub(super) struct LayerDescriptor {
     pub(super) blob: Digest,
     pub(super) size: u64,
     pub(super) diff_id: Digest,
-    /// The chain up to it and itself.
+    /// The chain id up to and including this layer.
     pub(super) chain: Digest,
-    /// Where it may be had if it is not with the image.
+    /// Where it can be downloaded if it is not with the image.
     pub(super) url: Option<String>,
 }
 
-/// Where layers are had from that are not at hand.
+/// Fetches layers that are not available locally.
 pub(super) trait Fetch: Sync {
-    /// Begins to read the blob of a layer.
+    /// Opens the blob of a layer.
     fn open(&self, descriptor: &LayerDescriptor) -> Result<Box<dyn Read + '_>>;
 
-    /// Whether reading it anew may give other bytes, after those that came were wrong.
+    /// Returns whether another read may return other bytes, after wrong ones.
     fn start_over(&self, descriptor: &LayerDescriptor) -> Result<bool>;
 }
 
-/// A blob that is a layer's tar now lies unpacked.
+/// The result of unpacking a blob.
 #[derive(Debug)]
 struct Unpacked {
     staged: Staged,
@@ -53,9 +53,9 @@ pub(super) struct Layers<'a> {
     pub(super) txn: Transaction<'a>,
     limits: Limits,
     progress: &'a dyn Progress,
-    /// Unpacked as they came, before anything asked for them; by blob.
+    /// Layers unpacked as they were read, before an image needed them; by blob.
     early: BTreeMap<Digest, Unpacked>,
-    /// Blobs whose bytes were seen and are right.
+    /// Blobs whose bytes were verified.
     verified: BTreeSet<Digest>,
     pub(super) batch: Batch,
 }
@@ -74,12 +74,12 @@ impl<'a> Layers<'a> {
         })
     }
 
-    /// Whether the bytes of `blob` were seen.
+    /// Returns whether the bytes of `blob` were verified.
     pub(super) fn has_seen(&self, blob: &Digest) -> bool {
         self.verified.contains(blob)
     }
 
-    /// Unpacks a blob that comes by now that an image will ask for.
+    /// Unpacks a blob of a stream that an image will need later.
     pub(super) fn unpack_early(&mut self, descriptor: &LayerDescriptor, reader: &mut dyn Read) -> Result<()> {
         let is_here = match self.store.layer_for(&descriptor.diff_id, &descriptor.chain)? {
             Some(layer) => self.txn.keep(layer.id)?,
@@ -94,7 +94,7 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Unpacks all of `descriptors` that are not at hand, so many at a time. The first error ends it for all.
+    /// Unpacks all missing layers of `descriptors`, several at once. The first error stops all.
     pub(super) fn unpack_ahead(
         &mut self,
         descriptors: &[LayerDescriptor],
@@ -109,7 +109,8 @@ impl<'a> Layers<'a> {
                 wanted.push(descriptor);
             }
         }
-        // Sooner refused than after hours on a slow link. Each takes at least the room of its blob, but for rare ones.
+        // Refuse before hours of download on a slow link. With rare exceptions, each layer needs at least the space of
+        // its blob.
         self.store
             .ensure_room(wanted.iter().map(|descriptor| descriptor.size).fold(0, u64::saturating_add))?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -121,7 +122,7 @@ impl<'a> Layers<'a> {
                     return;
                 }
                 let result = this.unpack_from(descriptor, fetch, &stop);
-                // The error that comes first is the cause of the others.
+                // The first error is the cause of the others.
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 stop.fetch_or(result.is_err(), Ordering::Relaxed);
                 done.push((descriptor.blob, result));
@@ -129,7 +130,7 @@ impl<'a> Layers<'a> {
         };
         std::thread::scope(|scope| {
             for _ in 1..at_a_time.min(wanted.len()) {
-                // Without more threads this one unpacks all of them, one after the other.
+                // Without more threads this one unpacks all of them in turn.
                 if std::thread::Builder::new().name("unpack".to_owned()).spawn_scoped(scope, work).is_err() {
                     break;
                 }
@@ -152,17 +153,17 @@ impl<'a> Layers<'a> {
         let once = || self.unpack(descriptor, &mut Stoppable { inner: fetch.open(descriptor)?, stop });
         match once() {
             Err(error) if error.kind() == Kind::Corrupt && fetch.start_over(descriptor)? => {
-                self.progress.warn(&format!("{}; getting it anew", error.chain()));
+                self.progress.warn(&format!("{}; downloading it again", error.chain()));
                 once()
             }
             other => other,
         }
     }
 
-    /// Only reads a blob if the store has what is in it; `false` when it has not, and nothing was read.
+    /// Only verifies a blob if the store has its layer; returns `false`, without reading, if it does not.
     pub(super) fn recognise(&mut self, blob: &Digest, size: u64, reader: &mut dyn Read) -> Result<bool> {
         match self.store.layer_of_blob(blob)? {
-            // One that leans on its parents may be needed again on other ones.
+            // A layer that depends on its parents may be needed again on other ones.
             Some(layer) if layer.chain.is_none() && self.txn.keep(layer.id)? => {
                 let descriptor =
                     LayerDescriptor { blob: *blob, size, diff_id: layer.diff_id, chain: *blob, url: None };
@@ -172,7 +173,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// The layer that `descriptor` describes, which lies on `below`; all that is needed is read from `blobs`.
+    /// The layer of `descriptor`, on top of `below`; everything needed is read from `blobs`.
     pub(super) fn pick(
         &mut self,
         descriptor: &LayerDescriptor,
@@ -198,17 +199,17 @@ impl<'a> Layers<'a> {
                         unpacked
                     }
                 };
-                self.settle(descriptor, below, unpacked)?
+                self.finish_layer(descriptor, below, unpacked)?
             }
         };
-        // What the configuration alone says of a blob may be a lie, which would be told to other images.
+        // The configuration alone may claim a false layer for a blob, which would then affect other images.
         if self.has_seen(&descriptor.blob) {
             self.batch.blobs.push((descriptor.blob, pick));
         }
         Ok(pick)
     }
 
-    /// What a blob unpacks to is known once and for all: a configuration that says otherwise needs no second look.
+    /// Refuses a configuration that contradicts the known layer of a blob.
     fn refuse_known_other(&self, descriptor: &LayerDescriptor) -> Result<()> {
         match self.store.layer_of_blob(&descriptor.blob)? {
             Some(layer) if layer.diff_id != descriptor.diff_id => {
@@ -233,7 +234,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// A blob whose layer is at hand is not unpacked, but a damaged one is not accepted either.
+    /// Verifies a blob whose layer is available, without unpacking it: a damaged blob is not accepted.
     fn verify_other_copy(
         &mut self,
         descriptor: &LayerDescriptor,
@@ -259,7 +260,7 @@ impl<'a> Layers<'a> {
         }
         match blobs.open(&descriptor.blob)? {
             Some(mut opened) => self.verify(descriptor, &mut opened.reader),
-            // Left out on purpose, by a writer that counts on the layer being known.
+            // Left out on purpose, by a writer that relies on the layer being known.
             None => Ok(()),
         }
     }
@@ -275,7 +276,7 @@ impl<'a> Layers<'a> {
     }
 
     fn unpack(&self, descriptor: &LayerDescriptor, reader: &mut dyn Read) -> Result<Unpacked> {
-        // A layer takes at least the room of its blob, but for rare ones.
+        // With rare exceptions, a layer needs at least the space of its blob.
         self.store.ensure_room(descriptor.size)?;
         self.progress.begin(&descriptor.blob, descriptor.size);
         let staged = self.txn.stage_layer()?;
@@ -283,7 +284,7 @@ impl<'a> Layers<'a> {
         let mut since = 0;
         let mut watch = |count: u64| {
             since += count;
-            if since < LOOK_EVERY {
+            if since < CHECK_EVERY {
                 return Ok(());
             }
             since = 0;
@@ -292,7 +293,7 @@ impl<'a> Layers<'a> {
         let applied = sandbox::apply(&mut watched, &staged, &self.limits, &mut watch);
         let applied = match applied {
             Ok(applied) => watched.rest().and_then(|()| watched.check(descriptor)).map(|()| applied),
-            // A blob that is not the promised one explains whatever else is wrong with it.
+            // A blob with a wrong digest explains every other error in it.
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) && watched.rest().is_ok() => {
                 Err(watched.check(descriptor).err().unwrap_or(error))
             }
@@ -309,8 +310,13 @@ impl<'a> Layers<'a> {
         Ok(Unpacked { staged, applied })
     }
 
-    /// Makes an unpacked layer part of the transaction, with what it takes from the layers below.
-    fn settle(&mut self, descriptor: &LayerDescriptor, below: &[Pick], unpacked: Unpacked) -> Result<Pick> {
+    /// Adds an unpacked layer to the transaction, with the attributes it inherits from the layers below.
+    fn finish_layer(
+        &mut self,
+        descriptor: &LayerDescriptor,
+        below: &[Pick],
+        unpacked: Unpacked,
+    ) -> Result<Pick> {
         let Unpacked { staged, applied } = unpacked;
         if applied.diff_id != descriptor.diff_id {
             return Err(wrong_diff_id(descriptor, &applied.diff_id));
@@ -346,7 +352,7 @@ fn absent(descriptor: &LayerDescriptor) -> Error {
         Some(url) => {
             let url: String = url.chars().take(200).collect();
             let doing = format!(
-                "layer {} is a foreign one: it is not with the image, but at {url:?}",
+                "layer {} is a foreign layer: it is not with the image, but at {url:?}",
                 descriptor.blob
             );
             Error::new(Kind::Unsupported, doing).hint("save the image with its foreign layers")
@@ -360,7 +366,7 @@ fn wrong_diff_id(descriptor: &LayerDescriptor, actual: &Digest) -> Error {
         .hint("the image contradicts itself; build it again")
 }
 
-/// Ends when somebody else has failed.
+/// A reader that fails after another layer has failed.
 struct Stoppable<'a> {
     inner: Box<dyn Read + 'a>,
     stop: &'a AtomicBool,
@@ -375,7 +381,7 @@ impl Read for Stoppable<'_> {
     }
 }
 
-/// Reads a blob, hashes and counts it, and stops it from being longer than promised.
+/// Reads a blob, hashes and counts it, and stops at more bytes than its descriptor allows.
 struct Watched<'a> {
     inner: &'a mut dyn Read,
     hasher: Hasher,
@@ -397,12 +403,12 @@ impl<'a> Watched<'a> {
         }
     }
 
-    /// Reads what the decoder had no use for.
+    /// Reads the bytes that the decoder did not need.
     fn rest(&mut self) -> Result<()> {
         copy(self, &mut io::sink()).map(drop)
     }
 
-    /// Compares with the promise, once all is read.
+    /// Compares with the descriptor, once everything is read.
     fn check(&self, descriptor: &LayerDescriptor) -> Result<()> {
         if self.count != descriptor.size {
             return Err(wrong_size(&descriptor.blob, descriptor.size, self.count));

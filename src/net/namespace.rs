@@ -110,7 +110,7 @@ pub fn pin(source: &Path, path: &Path) -> Result<()> {
     })
 }
 
-/// Whether a namespace is pinned at `path`.
+/// Returns whether a namespace is pinned at `path`.
 pub fn is_pinned(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(NSFS_MAGIC))
 }

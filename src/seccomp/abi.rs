@@ -1,4 +1,4 @@
-//! The ABIs a filter can meet, and which of them a profile names on this host.
+//! System call ABIs, and the choice of those that a profile names and this host can run.
 
 use oci_spec::runtime::Arch;
 
@@ -7,10 +7,10 @@ use crate::error::{Error, Kind, Result};
 /// Set in every x32 number: x32 shares x86-64's audit architecture. Value of `__X32_SYSCALL_BIT`.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
-/// Arm's private calls (`breakpoint`, `cacheflush`, `set_tls`, ...) stand from here on, far above the table.
+/// Arm's private calls (`breakpoint`, `cacheflush`, `set_tls`, ...) have numbers from here on, far above the table.
 pub(super) const ARM_PRIVATE: u32 = 0xf_0000;
 
-/// A system call ABI of the machines this program runs on; the order is that of the columns of the table.
+/// A system call ABI of a machine this program runs on; the order is that of the table's columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Abi {
     X8664,
@@ -25,7 +25,7 @@ impl Abi {
     #[cfg(test)]
     pub(super) const ALL: [Self; Self::COUNT] = [Self::X8664, Self::X86, Self::X32, Self::Arm, Self::Aarch64];
 
-    /// The ABI this program itself was built for.
+    /// The ABI that this program was built for.
     pub(super) fn native() -> Result<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::X8664),
@@ -38,8 +38,8 @@ impl Abi {
         }
     }
 
-    /// The ABIs to build for: `native`, then those `named` in the profile which a kernel that runs `native` programs
-    /// can report at all. The rest (s390x on an ARM board, say) would be dead weight: no call ever carries their mark.
+    /// The ABIs to build for: `native`, then those `named` in the profile that a kernel running `native` programs can
+    /// report at all. Rules for the others (s390x on an ARM board, say) would never match.
     pub(super) fn wanted(native: Self, named: &[Arch]) -> Vec<Self> {
         let mut wanted = vec![native];
         for abi in named.iter().filter_map(|arch| Self::of(*arch)) {
@@ -65,7 +65,7 @@ impl Abi {
         matches!(self, Self::Arm | Self::Aarch64)
     }
 
-    /// What `seccomp_data.arch` holds: `AUDIT_ARCH_*` of linux/audit.h.
+    /// The value in `seccomp_data.arch`: `AUDIT_ARCH_*` of linux/audit.h.
     pub(super) fn audit(self) -> u32 {
         match self {
             Self::X8664 | Self::X32 => 0xc000_003e,
@@ -75,13 +75,13 @@ impl Abi {
         }
     }
 
-    /// What every number of this ABI has set besides the number in the table.
+    /// The bits that every number of this ABI has set in addition to the number in the table.
     pub(super) fn number_bits(self) -> u32 {
         if self == Self::X32 { X32_BIT } else { 0 }
     }
 
-    /// Whether arguments are compared with all 64 bits. On 32-bit ABIs a value in the profile is cut to its low half, as
-    /// libseccomp does, so that -1 written with 64 bits matches.
+    /// Returns whether arguments are compared with all 64 bits. On 32-bit ABIs a value in the profile is cut to its low
+    /// half, like in libseccomp, so that -1 written with 64 bits matches.
     pub(super) fn is_64_bit(self) -> bool {
         matches!(self, Self::X8664 | Self::Aarch64)
     }

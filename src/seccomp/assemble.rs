@@ -1,11 +1,12 @@
-//! From number ranges to instructions.
+//! Assembles number ranges to instructions.
 //!
-//! The program looks at the architecture, jumps to its section, and finds the number's range by halving: with n ranges at
-//! most log2(n) comparisons, whatever the call. It uses only the instructions the kernel follows when it works out at
-//! installation which calls are always allowed (`seccomp_is_const_allow`, KERNEL(5.11)); those never run the filter.
+//! The program checks the architecture, jumps to its section, and finds the number's range by binary search: with n
+//! ranges at most log2(n) comparisons, for every call. It uses only the instructions that the kernel interprets at
+//! installation to find the calls that are always allowed (`seccomp_is_const_allow`, KERNEL(5.11)); those calls never
+//! run the filter.
 //!
-//! Jumps go forward only and the conditional ones at most 255 instructions, so code is laid down from its end: the place
-//! a jump goes to is known when the jump is made.
+//! Jumps go only forward, and conditional ones at most 255 instructions, so code is emitted from its end: the target of
+//! a jump is known when the jump is emitted.
 
 use libc::sock_filter;
 use seccompiler::{
@@ -13,11 +14,11 @@ use seccompiler::{
 };
 
 use super::profile::Condition;
-use super::ranges::{Answer, BAD_ARCH, Chain, Range, Section};
+use super::ranges::{BAD_ARCH, Chain, Decision, Range, Section};
 use crate::error::{Error, Kind, Result};
 use oci_spec::runtime::LinuxSeccompOperator as Operator;
 
-/// The most instructions the kernel takes: `BPF_MAXINSNS`.
+/// The most instructions the kernel accepts: `BPF_MAXINSNS`.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Offsets into `struct seccomp_data`.
@@ -30,10 +31,10 @@ pub(super) const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 pub(super) const JUMP_NOT_LESS: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 pub(super) const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// The program for `sections`, the likeliest first.
+/// The program for `sections`, in their order: the most frequent architecture should be first.
 ///
 /// # Errors
-/// `Invalid` when it has more instructions than the kernel takes.
+/// `Invalid` when it has more instructions than the kernel accepts.
 pub(super) fn program(sections: &[Section]) -> Result<Vec<sock_filter>> {
     let mut code = Backwards { reversed: Vec::with_capacity(1024), returns: Vec::new() };
     let mut entries = Vec::with_capacity(sections.len());
@@ -49,29 +50,29 @@ pub(super) fn program(sections: &[Section]) -> Result<Vec<sock_filter>> {
     code.finish()
 }
 
-/// An instruction laid down: its place, counted from the end of the program.
+/// The position of an emitted instruction, counted from the end of the program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Label(usize);
 
 struct Backwards {
     reversed: Vec<sock_filter>,
-    /// The latest return of each verdict.
+    /// The last emitted return of each verdict.
     returns: Vec<(u32, Label)>,
 }
 
 impl Backwards {
-    /// Puts an instruction in front of all others.
+    /// Emits an instruction in front of all others.
     fn put(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> Label {
         self.reversed.push(sock_filter { code, jt, jf, k });
         Label(self.reversed.len() - 1)
     }
 
-    /// How far the next instruction would have to jump to `label`.
+    /// The jump distance from the next instruction to `label`.
     fn distance(&self, label: Label) -> usize {
         self.reversed.len() - 1 - label.0
     }
 
-    /// A label that does what `label` does and that a conditional jump still reaches after one more instruction.
+    /// A label with the same effect as `label` that a conditional jump can still reach after one more instruction.
     fn near(&mut self, label: Label) -> Label {
         let distance = self.distance(label);
         if distance < usize::from(u8::MAX) {
@@ -83,16 +84,16 @@ impl Backwards {
         }
     }
 
-    /// A conditional jump: to `yes` when comparing with `k` holds, else to `no`.
+    /// Emits a conditional jump: to `yes` when comparing with `k` is true, else to `no`.
     fn branch(&mut self, code: u16, k: u32, yes: Label, no: Label) -> Label {
-        // Bringing the second one near can add an instruction; near() leaves room for it.
+        // A nearer label for `no` can add an instruction; near() leaves room for it.
         let yes = self.near(yes);
         let no = self.near(no);
         let [jt, jf] = [yes, no].map(|label| u8::try_from(self.distance(label)).unwrap_or(u8::MAX));
         self.put(code, jt, jf, k)
     }
 
-    /// Loads the word at `offset`, then goes on at `label`.
+    /// Emits a load of the word at `offset`, then continues at `label`.
     fn load_before(&mut self, offset: u32, label: Label) -> Label {
         let distance = self.distance(label);
         if distance > 0 {
@@ -108,20 +109,20 @@ impl Backwards {
         label
     }
 
-    /// A return of `verdict`: one that stands near already, else a new one.
-    fn give(&mut self, verdict: u32) -> Label {
+    /// A return of `verdict`: an emitted one that is near enough, else a new one.
+    fn return_of(&mut self, verdict: u32) -> Label {
         match self.returns.iter().find(|(other, _)| *other == verdict) {
             Some((_, label)) => self.near(*label),
             None => self.put_return(verdict),
         }
     }
 
-    /// Finds the range the loaded number is in, by halving.
+    /// Emits the binary search for the range of the loaded number.
     fn search(&mut self, ranges: &[Range]) -> Result<Label> {
         if let [only] = ranges {
-            return match &only.answer {
-                Answer::Verdict(verdict) => Ok(self.give(*verdict)),
-                Answer::Chain(chain) => self.decide(chain),
+            return match &only.decision {
+                Decision::Verdict(verdict) => Ok(self.return_of(*verdict)),
+                Decision::Chain(chain) => self.decide(chain),
             };
         }
         let (low, high) = ranges.split_at(ranges.len() / 2);
@@ -133,11 +134,11 @@ impl Backwards {
         Ok(self.branch(JUMP_NOT_LESS, first.start, yes, no))
     }
 
-    /// Asks the alternatives of `chain` one after the other.
+    /// Emits the checks of the alternatives of `chain`, in their order.
     fn decide(&mut self, chain: &Chain) -> Result<Label> {
         let mut first = self.put_return(chain.otherwise);
         for alternative in chain.alternatives.iter().rev() {
-            // seccompiler's rule falls through to the next instruction when it holds and skips it when not.
+            // seccompiler's rule falls through to the next instruction when it matches, and skips it otherwise.
             self.put_return(alternative.verdict);
             for instruction in conditions(&alternative.conditions, chain.is_64_bit)?.iter().rev() {
                 first = self.put(instruction.code, instruction.jt, instruction.jf, instruction.k);
@@ -150,7 +151,7 @@ impl Backwards {
         let len = self.reversed.len();
         if len > MAX_INSTRUCTIONS {
             return Err(Error::invalid(format!("seccomp profile needs {len} instructions")).hint(format!(
-                "the kernel takes {MAX_INSTRUCTIONS}; name fewer architectures or compare fewer arguments"
+                "the kernel accepts {MAX_INSTRUCTIONS}; name fewer architectures or compare fewer arguments"
             )));
         }
         self.reversed.reverse();
@@ -158,7 +159,7 @@ impl Backwards {
     }
 }
 
-/// Comparisons of arguments, by seccompiler.
+/// The comparisons of arguments, generated by seccompiler.
 fn conditions(conditions: &[Condition], is_64_bit: bool) -> Result<BpfProgram> {
     let build = || {
         let conditions = conditions.iter().map(|condition| {

@@ -1,10 +1,11 @@
-//! Compiled programs on disk (tmpfs), by what they were compiled from.
+//! Compiled programs on disk (tmpfs), by the profile they were compiled from.
 //!
 //! ```text
 //! <cache>/<sha256 in hex>.bpf    magic, CRC-32 of the rest, number of instructions, instructions
 //! ```
-//! in the byte order of the host: the files are read where they were written. The name is the digest of the profile as
-//! canonical JSON, the build and the host's ABI, and stands in the CRC too, so a file under a wrong name is damaged.
+//! All numbers have the host's byte order, because files are read on the host that wrote them. The name is the digest of
+//! the profile as canonical JSON, the build and the host's ABI. The CRC includes it, so that a file with a wrong name
+//! counts as damaged.
 
 use std::fs;
 use std::io::Write;
@@ -22,14 +23,14 @@ use crate::linux::private;
 /// First bytes of a file.
 const MAGIC: [u8; 4] = *b"CBPF";
 
-/// Part of the key; to be raised with every change of what the compiler makes of a profile.
+/// Part of the key; increase it with every change of the compiler's output.
 const REVISION: u32 = 1;
 
 /// Bytes before the instructions, and per instruction.
 const HEAD: usize = 12;
 const INSTRUCTION: usize = 8;
 
-/// The program for `profile` out of `directory`; made by `compile` and left there if it was not.
+/// The program for `profile` from `directory`; if it is not there, `compile` makes it and it is stored.
 ///
 /// # Errors
 /// Those of `compile`.
@@ -45,7 +46,7 @@ pub(super) fn load_or(
         return Ok(instructions);
     }
     let instructions = compile()?;
-    // A cache that cannot be written (read-only, full, absent) is a slower start next time and nothing else.
+    // If the cache cannot be written (read-only, full, absent), only the next start is slower.
     let _ = write(directory, &path, &encode(&instructions, &key));
     Ok(instructions)
 }
@@ -58,9 +59,10 @@ fn key(profile: &LinuxSeccomp, native: Abi) -> Option<String> {
     Some(hasher.finish().hex())
 }
 
-/// Writes a file that is whole or absent for every reader. No sync: the directory is a tmpfs, and the CRC guards.
+/// Writes a file that every reader sees complete or not at all. It is not synced: the directory is a tmpfs, and the CRC
+/// detects damage.
 fn write(directory: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    // Unique among live processes and threads, so two starts at once do not write into one file.
+    // Unique among live processes and threads, so that concurrent starts do not write to the same file.
     let thread = rustix::thread::gettid().as_raw_nonzero();
     let temporary = directory.join(format!(".{thread}.tmp"));
     let written = (|| {
@@ -88,7 +90,7 @@ fn encode(instructions: &[sock_filter], key: &str) -> Vec<u8> {
     bytes
 }
 
-/// The instructions in `bytes`, or `None` if a single bit is not as it was written.
+/// The instructions in `bytes`, or `None` if any bit was changed.
 fn decode(bytes: &[u8], key: &str) -> Option<Vec<sock_filter>> {
     let head: &[u8; HEAD] = bytes.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);

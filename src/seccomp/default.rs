@@ -1,17 +1,17 @@
-//! The profile for containers that bring none: what Docker and containerd allow, as a table.
+//! The profile for containers without one: the calls that Docker and containerd allow, as a table.
 //!
-//! It denies with EPERM what is not listed. Listed is what ordinary programs use and what only touches the caller's own
-//! namespaces; what reaches the kernel as a whole (keyrings, modules, clocks, io_uring, raw hardware, new namespaces)
-//! is left out, or comes with the capability that guards it anyway.
+//! It denies all other calls with EPERM. The table has the calls that ordinary programs use and that affect only the
+//! caller's own namespaces; calls that affect the whole kernel (keyrings, modules, clocks, io_uring, raw hardware, new
+//! namespaces) are left out, or allowed with the capability that guards them anyway.
 
 use oci_spec::runtime::{
     Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
     LinuxSeccompArgBuilder, LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
-/// Calls that come and go together.
+/// Calls that are allowed under one condition.
 struct Group {
-    /// Why they are allowed, or why only then.
+    /// The reason why they are allowed, or only under the condition.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "for the reader; the tests see to it that each group has one")
@@ -22,13 +22,13 @@ struct Group {
     names: &'static str,
 }
 
-/// When a group is allowed.
+/// The condition of a group.
 #[derive(Clone, Copy)]
 enum When {
     Always,
     /// KERNEL(major.minor)
     Since(u32, u32),
-    /// On a host of one of these, as in [`std::env::consts::ARCH`].
+    /// On a host of one of these architectures, as in [`std::env::consts::ARCH`].
     On(&'static [&'static str]),
     /// With one of these capabilities in the container's bounding set.
     With(&'static [Capability]),
@@ -226,11 +226,11 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-/// Personalities that change nothing of weight: the plain one, the one that reports a 32-bit machine, both with the old
-/// address layout of uname, and the question which one it is.
+/// The harmless personalities: the default, the one that reports a 32-bit machine, both with the old version format of
+/// uname, and the query of the current one.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// Every flag of clone(2) that makes a namespace.
+/// Every flag of clone(2) that creates a namespace.
 const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -239,7 +239,7 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
-/// The profile for a container with `capabilities` in its bounding set that brings no profile, for this host and kernel.
+/// The profile for a container without one, with `capabilities` in its bounding set, for this host and kernel.
 pub fn default_profile(capabilities: &Capabilities) -> LinuxSeccomp {
     let release = rustix::system::uname();
     let kernel = release.release().to_str().ok().and_then(kernel_version);
@@ -262,7 +262,7 @@ fn build(capabilities: &Capabilities, arch: &str, kernel: Option<(u32, u32)>) ->
     };
     let names = GROUPS.iter().filter(is_allowed).flat_map(|group| group.names.split_ascii_whitespace());
     let mut syscalls = vec![allow(names.map(str::to_owned).collect(), None)];
-    // Before the families: of several rules with conditions the first that holds decides.
+    // This rule comes before the families: of several matching rules with conditions the first decides.
     if !socketcall_is_the_only_way(arch) {
         syscalls.push(no_socket_through_socketcall());
     }
@@ -270,7 +270,7 @@ fn build(capabilities: &Capabilities, arch: &str, kernel: Option<(u32, u32)>) ->
     syscalls.extend(PERSONALITIES.map(|value| allow_if("personality", arg(0, Operator::ScmpCmpEq, value))));
     if !capabilities.contains(&Capability::SysAdmin) {
         syscalls.push(allow_if("clone", arg(0, Operator::ScmpCmpMaskedEq, NEW_NAMESPACES)));
-        // clone3 has its flags behind a pointer, where no filter can see them: libcs fall back to clone on ENOSYS.
+        // clone3 has its flags behind a pointer, which a filter cannot read: on ENOSYS libcs fall back to clone.
         syscalls.push(deny("clone3", libc::ENOSYS));
     }
     let mut profile = LinuxSeccomp::default();
@@ -281,12 +281,12 @@ fn build(capabilities: &Capabilities, arch: &str, kernel: Option<(u32, u32)>) ->
     profile
 }
 
-/// All families but AF_VSOCK, which talks to the hypervisor past every network namespace, and AF_ALG, whose drivers are
-/// a way into the kernel.
+/// All families except AF_VSOCK, which talks to the hypervisor past every network namespace, and AF_ALG, whose drivers
+/// have a history of kernel exploits.
 ///
-/// A 64-bit filter compares all 64 bits of an argument, but the kernel takes a family as `int` and drops the upper half:
-/// to it 0x1_0000_0026 is AF_ALG. "Greater than AF_VSOCK" would let that through, so the families above it are listed by
-/// masks that ask for an upper half of zero, up to 63 (the kernel numbers 46 of them).
+/// A 64-bit filter compares all 64 bits of an argument, but the kernel takes a family as `int` and drops the upper
+/// half: to it 0x1_0000_0026 is AF_ALG. "Greater than AF_VSOCK" would allow that, so the families above it are listed
+/// by masks that require an upper half of zero, up to 63 (the kernel numbers 46 of them).
 fn socket_families() -> [LinuxSyscall; 6] {
     const ALG: u64 = libc::AF_ALG as u64;
     const VSOCK: u64 = libc::AF_VSOCK as u64;
@@ -302,13 +302,15 @@ fn socket_families() -> [LinuxSyscall; 6] {
     .map(|family| allow_if("socket", family))
 }
 
-/// Denies to make a socket through socketcall(2), the older way of 32-bit x86, which every x86-64 program has as well
-/// (`int 0x80`). The family lies behind a pointer there, where no filter can see it, so that AF_ALG and AF_VSOCK could
-/// be had. ENOSYS sends a libc that knows both ways (musl) to socket(2); the calls on sockets that exist already remain.
+/// Denies creating sockets through socketcall(2), the older way of 32-bit x86, which every x86-64 program can use as
+/// well (`int 0x80`). Its family is behind a pointer, which a filter cannot read, so AF_ALG and AF_VSOCK would be
+/// available. ENOSYS makes a libc that supports both ways (musl) use socket(2); the calls on existing sockets stay
+/// allowed.
 ///
-/// The price is that 32-bit x86 programs of a glibc built for kernels before 4.3, and those of Go, make no sockets. Docker
-/// 29.4.2 paid it as well (moby#52494); it then moved the rule into AppArmor and SELinux policies (moby#52547), which
-/// the hosts that this runtime is made for do not have. `seccomp=FILE` is the way out for a container that needs them.
+/// The cost is that 32-bit x86 programs of a glibc built for kernels before 4.3, and those of Go, cannot create
+/// sockets. Docker 29.4.2 had the same cost (moby#52494); it then moved the rule into AppArmor and SELinux policies
+/// (moby#52547), which the hosts of this runtime do not have. A container that needs such sockets can use
+/// `seccomp=FILE`.
 fn no_socket_through_socketcall() -> LinuxSyscall {
     /// `SYS_SOCKET` of linux/net.h.
     const SYS_SOCKET: u64 = 1;
@@ -317,13 +319,14 @@ fn no_socket_through_socketcall() -> LinuxSyscall {
     syscall
 }
 
-/// Whether the ordinary programs of a host make sockets through socketcall(2) and nothing else: those of a 32-bit x86
-/// distribution. Without it no container there would have a network, so there the families are not confined.
+/// Returns whether the ordinary programs of a host create sockets only through socketcall(2): those of a 32-bit x86
+/// distribution. Denying it would leave every container there without network, so there the families are not
+/// restricted.
 fn socketcall_is_the_only_way(arch: &str) -> bool {
     arch == "x86"
 }
 
-/// The host's own architecture and those whose programs it runs besides.
+/// The host's own architecture and the others whose programs it runs.
 fn architectures(arch: &str) -> Vec<Arch> {
     match arch {
         "x86_64" => vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32],
@@ -353,7 +356,7 @@ fn deny(name: &str, errno: i32) -> LinuxSyscall {
     syscall
 }
 
-/// The condition that the bits of the argument in `mask` are those of `wanted`.
+/// The condition that the bits of the argument in `mask` equal those of `wanted`.
 fn masked(index: usize, mask: u64, wanted: u64) -> LinuxSeccompArg {
     built(
         LinuxSeccompArgBuilder::default()
@@ -364,13 +367,13 @@ fn masked(index: usize, mask: u64, wanted: u64) -> LinuxSeccompArg {
     )
 }
 
-/// `value` is the mask of `MASKED_EQ`; what must be left is 0.
+/// For `MASKED_EQ`, `value` is the mask and the masked argument must be 0.
 fn arg(index: usize, op: Operator, value: u64) -> LinuxSeccompArg {
     built(LinuxSeccompArgBuilder::default().index(index).op(op).value(value))
 }
 
 fn built(condition: LinuxSeccompArgBuilder) -> LinuxSeccompArg {
-    // Building cannot fail, since every field has a default; the type has no other way in.
+    // Building cannot fail, because every field has a default; the type has no other constructor.
     condition.build().unwrap_or_default()
 }
 

@@ -1,24 +1,25 @@
-//! Seccomp: an OCI profile becomes one classic BPF program, before the container exists.
+//! Seccomp: compiles an OCI profile to one classic BPF program, before the container exists.
 //!
 //! ```text
 //! profile.rs   LinuxSeccomp, checked: names -> rows of the table, actions -> verdicts
-//! ranges.rs    per audit architecture: number ranges and their answers
+//! ranges.rs    per audit architecture: number ranges and their decisions
 //! assemble.rs  ranges -> instructions: architecture check, search by halving, argument chains
 //! ```
 //!
-//! Argument chains come from seccompiler's rules. The rest is ours because seccompiler's filters cannot do it: they have
-//! one architecture each (and none for arm, x86 and x32), one action for all rules, no NOTIFY, and walk all numbers one
-//! by one at every call.
+//! Argument chains come from seccompiler's rules. The rest is own code because seccompiler's filters cannot do it: each
+//! has one architecture (and none for arm, x86 and x32) and one action for all rules, there is no NOTIFY, and they
+//! compare all numbers one by one at every call.
 //!
-//! What a profile means is libseccomp's answer as runc uses it, so that a profile written for runc or crun does the same
-//! here. The native architecture is always part; a call of an architecture that is not named kills the thread
-//! (`SCMP_ACT_KILL`), and so does an x32 call unless `SCMP_ARCH_X32` is named. Where a profile denies, calls with numbers
-//! above all it knows get ENOSYS, not the default, so that libcs fall back instead of giving up. Different on purpose:
+//! A profile has the meaning that libseccomp gives it as runc uses it, so that a profile written for runc or crun has the
+//! same effect here. The native architecture is always included; a call of an architecture that is not named kills the
+//! thread (`SCMP_ACT_KILL`), and so does an x32 call unless `SCMP_ARCH_X32` is named. Where a profile denies, calls with
+//! numbers above all of its calls get ENOSYS, not the default, so that libcs fall back instead of failing. Deliberate
+//! differences:
 //! - rules with conditions that overlap and disagree: the first in the profile decides (libseccomp: unspecified order);
-//! - on arm, ENOSYS for young calls works although the profile names private calls with huge numbers (`set_tls`);
-//! - on 32-bit x86 a rule also holds for calls made through socketcall and ipc, those included that have no other way
+//! - on arm, ENOSYS for newer calls works although the profile names private calls with huge numbers (`set_tls`);
+//! - on 32-bit x86 a rule also applies to calls through socketcall and ipc, including those without another way
 //!   (libseccomp 2.5 forgets `accept`, `send` and `semop`); the numbers of the two count as known to the profile;
-//! - a name that no architecture knows is an error with the nearest name, not ignored: it is a typing error;
+//! - a name that no architecture has is an error that suggests the nearest name, not ignored: it is a typing error;
 //! - an errno above 4095 is an error, not cut.
 
 mod abi;
@@ -51,21 +52,20 @@ pub struct Program {
     pub instructions: Vec<sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*` for seccomp(2). `NEW_LISTENER` is set when a rule notifies.
     pub flags: u32,
-    /// Who gets the notifications; present exactly when `NEW_LISTENER` is set.
+    /// The receiver of notifications; present exactly when `NEW_LISTENER` is set.
     pub listener: Option<Listener>,
 }
 
-/// The agent that answers `SCMP_ACT_NOTIFY`: SPEC(runtime 1.2 #containerprocessstate).
+/// The agent that handles `SCMP_ACT_NOTIFY`: SPEC(runtime 1.2 #containerprocessstate).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// The unix socket to send the listener descriptor and the container process state to.
     pub path: PathBuf,
-    /// What the profile wants passed on, as it is.
+    /// The profile's metadata, passed on unchanged.
     pub metadata: String,
 }
 
-/// Compiles `profile` for this host. `None` when there is nothing to filter: everything is allowed and no rule says
-/// otherwise.
+/// Compiles `profile` for this host. `None` when no filter is needed: everything is allowed and no rule differs.
 ///
 /// # Errors
 /// `Invalid` when the profile contradicts itself, names an unknown call, or does not fit into 4096 instructions;
@@ -74,8 +74,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Option<Program>> {
     compile_cached(profile, None)
 }
 
-/// Compiles `profile` like [`compile`], or takes the program from the directory `cache` where an earlier call left it.
-/// What is wrong with the cache (missing, not writable, damaged) costs time, never the container: no error comes of it.
+/// Like [`compile`], but first looks for the program in the directory `cache`, where an earlier call stored it. A
+/// missing, read-only or damaged cache costs only time and gives no error.
 ///
 /// # Errors
 /// Those of [`compile`].
@@ -105,7 +105,7 @@ fn instructions(profile: &LinuxSeccomp, native: Abi) -> Result<Vec<sock_filter>>
     assemble::program(&sections)
 }
 
-/// Who listens, if any rule notifies.
+/// The agent, if any rule notifies.
 fn listener(profile: &LinuxSeccomp) -> Result<Option<Listener>> {
     let syscalls = profile.syscalls().as_deref().unwrap_or_default();
     if !syscalls.iter().any(|syscall| syscall.action() == Action::ScmpActNotify) {
@@ -121,9 +121,9 @@ fn listener(profile: &LinuxSeccomp) -> Result<Option<Listener>> {
     }
 }
 
-/// The flags of the profile, SPEC_ALLOW when it has no list of flags at all, as runc does. TSYNC is for processes with
-/// several threads; the one that installs the filter has one, so it is accepted and left out (runc does the same).
-/// WAIT_KILLABLE_RECV without a listener has nothing to act on, and the kernel would refuse the pair.
+/// The flags of the profile, or SPEC_ALLOW when it has no list of flags at all, like runc. TSYNC is for processes with
+/// several threads; the one that installs the filter has one, so it is accepted and left out (like in runc).
+/// WAIT_KILLABLE_RECV has no effect without a listener, and the kernel would refuse the pair.
 #[expect(clippy::cast_possible_truncation, reason = "filter flags are below bit 6")]
 fn filter_flags(profile: &LinuxSeccomp, has_listener: bool) -> u32 {
     let named = profile.flags().as_deref().unwrap_or(&[Flag::SeccompFilterFlagSpecAllow]);
@@ -139,7 +139,7 @@ fn filter_flags(profile: &LinuxSeccomp, has_listener: bool) -> u32 {
     flags.fold(new_listener, |all, flag| all | flag) as u32
 }
 
-/// The actions a profile may use, for `features`: SPEC(runtime 1.2 features#seccomp).
+/// The actions that profiles may use, for `features`: SPEC(runtime 1.2 features#seccomp).
 pub fn actions() -> &'static [&'static str] {
     &[
         "SCMP_ACT_ALLOW",
@@ -154,7 +154,7 @@ pub fn actions() -> &'static [&'static str] {
     ]
 }
 
-/// The operators a profile may use, for `features`.
+/// The operators that profiles may use, for `features`.
 pub fn operators() -> &'static [&'static str] {
     &[
         "SCMP_CMP_EQ",
@@ -167,8 +167,8 @@ pub fn operators() -> &'static [&'static str] {
     ]
 }
 
-/// The architectures a profile may name, for `features`. Rules are built for those that this host can run; the others
-/// are accepted, since one profile serves many machines.
+/// The architectures that profiles may name, for `features`. Rules are built for those that this host can run; the
+/// others are accepted, because one profile may serve many machines.
 pub fn architectures() -> &'static [&'static str] {
     &[
         "SCMP_ARCH_AARCH64",
@@ -197,7 +197,7 @@ pub fn architectures() -> &'static [&'static str] {
     ]
 }
 
-/// The flags a profile may use, for `features`.
+/// The flags that profiles may use, for `features`.
 pub fn flags() -> &'static [&'static str] {
     &[
         "SECCOMP_FILTER_FLAG_LOG",

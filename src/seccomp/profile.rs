@@ -1,4 +1,4 @@
-//! A profile, read and checked: names become rows of the table, actions become verdicts.
+//! A parsed and checked profile: names become rows of the table, actions become verdicts.
 
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 /// The most arguments a system call has.
 const MAX_ARGS: usize = 6;
 
-/// A profile without anything left to doubt.
+/// A parsed profile.
 #[derive(Debug)]
 pub(super) struct Profile {
-    /// The verdict on calls no rule decides.
+    /// The verdict for calls without a matching rule.
     pub(super) default: u32,
-    /// Whether calls younger than the profile get ENOSYS instead of `default`.
-    pub(super) hides_young_calls: bool,
+    /// True if calls newer than the profile get ENOSYS instead of `default`.
+    pub(super) hides_newer_calls: bool,
     pub(super) rules: Vec<Rule>,
 }
 
@@ -34,21 +34,21 @@ pub(super) struct Rule {
 /// A comparison of one argument.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Condition {
-    /// 0 to 5.
+    /// The argument's index, 0 to 5.
     pub(super) arg: u8,
     pub(super) operator: Operator,
-    /// What the argument is compared with; with `MASKED_EQ`: what is left of it after the mask.
+    /// The value to compare with; with `MASKED_EQ` the value of the masked argument.
     pub(super) value: u64,
-    /// For `MASKED_EQ` alone.
+    /// Only for `MASKED_EQ`.
     pub(super) mask: u64,
 }
 
 impl Profile {
-    /// Reads `profile`.
+    /// Parses `profile`.
     ///
     /// # Errors
-    /// `Invalid` for a name no architecture knows, an argument index above 5, an errno the kernel cannot carry, and for
-    /// NOTIFY where it would lock up the start of the container.
+    /// `Invalid` for a name that no architecture has, an argument index above 5, an errno beyond the kernel's range,
+    /// and for NOTIFY where it would block the start of the container.
     pub(super) fn read(profile: &LinuxSeccomp) -> Result<Self> {
         let action = profile.default_action();
         if action == Action::ScmpActNotify {
@@ -59,8 +59,8 @@ impl Profile {
         let syscalls = profile.syscalls().as_deref().unwrap_or_default();
         Ok(Self {
             default: verdict::of(action, profile.default_errno_ret())?,
-            // runc's rule: a tracer, a logger and a deny list want to see the real call.
-            hides_young_calls: !matches!(
+            // runc's rule: a tracer, a logger and a deny list need to see the real call.
+            hides_newer_calls: !matches!(
                 action,
                 Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace
             ),
@@ -96,8 +96,8 @@ fn find(name: &str) -> Result<&'static Row> {
     })
 }
 
-/// Conditions of one rule hold together; but when two look at the same argument, each stands for itself, for so runc
-/// reads it (libseccomp takes an argument only once per rule).
+/// All conditions of one rule must be true; but two on the same argument are alternatives, which is how runc reads them
+/// (libseccomp accepts an argument only once per rule).
 fn alternatives(syscall: &LinuxSyscall) -> Result<Vec<Vec<Condition>>> {
     let args = syscall.args().as_deref().unwrap_or_default();
     let (mut seen, mut twice) = ([false; MAX_ARGS], false);
@@ -131,17 +131,17 @@ impl Condition {
         Ok(Self { arg: index, operator: arg.op(), value: value & mask, mask })
     }
 
-    /// Whether the argument equals `value`.
+    /// The condition that the argument equals `value`.
     pub(super) fn equals(arg: u8, value: u64) -> Self {
         Self { arg, operator: Operator::ScmpCmpEq, value, mask: u64::MAX }
     }
 
-    /// Whether the bits of the argument in `mask` are those of `value`.
+    /// The condition that the bits of the argument in `mask` equal those of `value`.
     pub(super) fn masked(arg: u8, mask: u64, value: u64) -> Self {
         Self { arg, operator: Operator::ScmpCmpMaskedEq, value: value & mask, mask }
     }
 
-    /// Whether the condition holds whatever the argument is: nothing is left of it after the mask.
+    /// Returns whether the condition is true for every argument, because the mask has no bits.
     pub(super) fn is_void(&self, is_64_bit: bool) -> bool {
         let seen = if is_64_bit { u64::MAX } else { u64::from(u32::MAX) };
         self.operator == Operator::ScmpCmpMaskedEq && self.mask & seen == 0

@@ -1,13 +1,13 @@
-//! Names and numbers of system calls: `tables/syscalls.txt`, read while compiling.
+//! Names and numbers of system calls: `tables/syscalls.txt`, parsed at compile time.
 //!
-//! A row holds offsets into the text instead of string slices, so that the table needs no relocation at start-up and
+//! A row has offsets into the text instead of string slices, so that the table needs no relocation at start-up and
 //! stays in shared, clean pages.
 
 use super::abi::Abi;
 
 const TEXT: &str = include_str!("tables/syscalls.txt");
 
-/// Stands for "this ABI has no such call".
+/// The number of a call that this ABI does not have.
 const ABSENT: u32 = u32::MAX;
 
 /// One system call.
@@ -19,7 +19,7 @@ pub(super) struct Row {
     numbers: [u32; Abi::COUNT],
 }
 
-/// How 32-bit x86 reaches a call besides its own number.
+/// The multiplexer for a call of 32-bit x86 besides its own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Multiplexed {
     /// Through socketcall(2) with this first argument.
@@ -41,7 +41,7 @@ impl Row {
         (number != ABSENT).then_some(number | abi.number_bits())
     }
 
-    /// The second way to this call on 32-bit x86.
+    /// The multiplexer for this call on 32-bit x86, if any.
     pub(super) fn multiplexed(&self) -> Option<Multiplexed> {
         match self.multiplexer {
             0 => None,
@@ -56,7 +56,7 @@ pub(super) fn find(name: &str) -> Option<&'static Row> {
     ROWS.binary_search_by(|row| row.name().cmp(name)).ok().map(|at| &ROWS[at])
 }
 
-/// The known name nearest to `name`, if one is near enough to be what was meant.
+/// The most similar known name, if it is similar enough to be meant.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let bound = (name.len() / 3).clamp(1, 4);
     ROWS.iter()
@@ -66,7 +66,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// How many bytes must be put in, taken out or replaced to make `a` into `b` (Levenshtein).
+/// The edit distance (Levenshtein): how many bytes to insert, delete or replace.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {

@@ -1,20 +1,20 @@
-//! What a filter answers: the kernel's `SECCOMP_RET_*` values for the actions of a profile.
+//! The kernel's `SECCOMP_RET_*` values for the actions of a profile.
 
 use oci_spec::runtime::LinuxSeccompAction as Action;
 
 use crate::error::{Error, Result};
 
-/// The greatest errno the kernel passes on; a filter that returns more is cut to it (`MAX_ERRNO`).
+/// The greatest errno that the kernel passes on; it cuts greater ones to this (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
 
-/// The answer to a call that does not exist on this kernel, as far as the payload can tell.
+/// The verdict that makes a call look like one that this kernel does not have.
 pub(super) const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// The value a filter returns for `action`. `errno` is `errnoRet`: the errno of ERRNO and the message of TRACE, EPERM
-/// when absent; the other actions ignore it, as runc does.
+/// The return value of a filter for `action`. `errno` is `errnoRet`: the errno of ERRNO and the message of TRACE, EPERM
+/// when absent; the other actions ignore it, as in runc.
 ///
 /// # Errors
-/// `Invalid` when `errno` is more than the kernel can carry.
+/// `Invalid` when `errno` is beyond the kernel's range.
 pub(super) fn of(action: Action, errno: Option<u32>) -> Result<u32> {
     Ok(match action {
         Action::ScmpActKill | Action::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,

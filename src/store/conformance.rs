@@ -58,7 +58,7 @@ fn staged_is_empty(store: &dyn LayerStore, transaction: &Path) -> Result<()> {
     let staged = store.stage(transaction, 0)?;
     let names = super::entry_names(staged.root().as_fd()).doing(|| "list it")?;
     ensure(names.is_empty(), "it is not empty")?;
-    let stat = rustix::fs::fstat(staged.root()).doing(|| "look at it")?;
+    let stat = rustix::fs::fstat(staged.root()).doing(|| "inspect it")?;
     ensure(stat.st_mode & 0o7777 == 0o755, "it has another mode")
 }
 

@@ -35,7 +35,7 @@ pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
     image.names.iter().find(|own| **own == full || **own == local).cloned()
 }
 
-/// Whether `name` is a digest of `image`: whole, `repository@digest`, or the first digits.
+/// Returns whether `name` is a digest of `image`: whole, `repository@digest`, or the first digits.
 fn has_digest(image: &ImageRecord, name: &str) -> bool {
     let text = name.rsplit_once('@').map_or(name, |(_, digest)| digest);
     if let Ok(digest) = Digest::parse(text) {
@@ -65,7 +65,7 @@ fn not_found(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Error {
     Error::new(Kind::NotFound, format!("no image {short:?} in the store")).hint(hint)
 }
 
-/// Whether `typed` may be meant for `own`: a part of it, another tag, or one or two typing errors.
+/// Returns whether `typed` may be meant for `own`: a part of it, another tag, or one or two typing errors.
 fn is_near(own: &str, typed: &str) -> bool {
     let repository = |name: &str| {
         let last = name.rsplit('/').next().unwrap_or(name);

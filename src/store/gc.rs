@@ -58,8 +58,8 @@ pub(super) fn prune(store: &Store, all: bool) -> Result<Vec<Removed>> {
     if unused.is_empty() { Ok(Vec::new()) } else { store.remove(&unused) }
 }
 
-/// Whether a container exists: a damaged layer that no image has is discarded only when no container can still have it
-/// mounted.
+/// Returns whether a container exists: a damaged layer that no image has is discarded only when no container can still
+/// have it mounted.
 pub(super) fn is_in_use(store: &Store) -> Result<bool> {
     Ok(!hold::holders(store)?.is_empty())
 }
@@ -67,7 +67,7 @@ pub(super) fn is_in_use(store: &Store) -> Result<bool> {
 /// Empties the trash and returns the free space after that.
 pub(super) fn free_bytes(store: &Store) -> Result<Free> {
     use crate::error::Doing;
-    let stat = rustix::fs::statvfs(&store.root).doing(|| format!("look at {}", store.root.display()))?;
+    let stat = rustix::fs::statvfs(&store.root).doing(|| format!("inspect {}", store.root.display()))?;
     Ok(Free { bytes: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
 }
 

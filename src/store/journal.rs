@@ -33,9 +33,9 @@ pub(crate) struct Scan {
     pub(crate) good: usize,
     /// The number of the last record; 0 before the first.
     pub(crate) last: u64,
-    /// Whether a record is lost.
+    /// True if a record is lost.
     pub(crate) lost: bool,
-    /// Whether a copy of a record is damaged.
+    /// True if a copy of a record is damaged.
     pub(crate) flawed: bool,
 }
 
@@ -104,7 +104,7 @@ fn frames(magic: [u8; 4], number: u64, payload: &[u8]) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Whether the file at `path` has a record in this format.
+/// Returns whether the file at `path` has a record in this format.
 pub(crate) fn is_known(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| next_frame(&bytes, 0).is_some())
 }
@@ -209,9 +209,9 @@ impl Journal {
         sync_dir(self.path.parent().unwrap_or(Path::new("/")))
     }
 
-    /// Whether there are bytes after the last good frame: a torn tail, or a damaged copy of the last record.
+    /// Returns whether there are bytes after the last good frame: a torn tail, or a damaged copy of the last record.
     pub(crate) fn has_tail(&self) -> Result<bool> {
-        let doing = || format!("look at {}", self.path.display());
+        let doing = || format!("inspect {}", self.path.display());
         let Some(file) = &self.seen else { return Ok(false) };
         Ok(file.metadata().doing(doing)?.len() > self.read_to)
     }

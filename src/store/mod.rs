@@ -350,7 +350,7 @@ impl Store {
         verify::verify(self, images, each)
     }
 
-    /// Whether no damage of an image is known, and its documents are intact.
+    /// Returns whether no damage of an image is known, and its documents are intact.
     ///
     /// # Errors
     /// Those of [`Store::layers`].

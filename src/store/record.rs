@@ -97,7 +97,8 @@ pub struct LayerRecord {
 }
 
 impl LayerRecord {
-    /// Whether this layer has `diff_id` and is usable where the chain so far is `chain`. A damaged layer never is.
+    /// Returns whether this layer has `diff_id` and is usable where the chain so far is `chain`. A damaged layer never
+    /// is.
     pub fn fits(&self, diff_id: &Digest, chain: &Digest) -> bool {
         !self.damaged && self.diff_id == *diff_id && self.chain.as_ref().is_none_or(|own| own == chain)
     }

@@ -53,7 +53,7 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// Whether the text contains the tag, rather than the default.
+    /// Returns whether the text contains the tag, rather than the default.
     pub fn has_own_tag(&self) -> bool {
         self.own_tag
     }
@@ -154,7 +154,7 @@ fn check_tag(tag: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether `text` can be a tag.
+/// Returns whether `text` can be a tag.
 pub fn is_tag(text: &str) -> bool {
     check_tag(text).is_ok()
 }

@@ -121,7 +121,7 @@ fn delete(parent: BorrowedFd<'_>, name: &OsStr, trash: &OwnedFd) -> rustix::io::
     gone(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)).map(drop)
 }
 
-/// Whether the entry is deleted; `false` when it is a directory, or one with entries.
+/// Returns whether the entry is deleted; `false` when it is a directory, or one with entries.
 fn gone(answer: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     match answer {
         Ok(()) | Err(Errno::NOENT) => Ok(true),

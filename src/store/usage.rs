@@ -121,7 +121,7 @@ fn one(
 fn on_disk(roots: &[&Path]) -> Result<Amount> {
     let mut amount = Amount::default();
     for root in roots {
-        let doing = || format!("look through {}", root.display());
+        let doing = || format!("list {}", root.display());
         let mut todo = vec![root.to_path_buf()];
         while let Some(dir) = todo.pop() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

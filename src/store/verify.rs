@@ -156,8 +156,8 @@ fn documents(store: &Store, image: &ImageRecord) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// Whether the journal has lost a record, and whether any of it is damaged. It is read again, because it may have been
-/// damaged since this process read it.
+/// Returns whether the journal has lost a record, and whether any of it is damaged. It is read again, because it may
+/// have been damaged since this process read it.
 pub(super) fn state_of_journal(store: &Store) -> Result<(bool, bool)> {
     let damaged = store.refresh()?.damaged;
     let mut journal = Journal::new(store.path("journal"));

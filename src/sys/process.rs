@@ -53,7 +53,7 @@ impl Drop for NoReturn {
 /// child of the caller's parent.
 ///
 /// `child` may call only functions marked child-safe: if another thread of the caller holds a lock at this moment, the
-/// copy of that lock stays held for ever in the new process, and an allocation could wait for it.
+/// copy of that lock stays held forever in the new process, and an allocation could wait for it.
 ///
 /// # Errors
 /// The errno of clone3: `ENOSYS` where it does not exist, `EINVAL` or `E2BIG` before 5.7 when a cgroup is given.
@@ -224,8 +224,8 @@ pub fn reset_ignored_signals() {
     }
 }
 
-/// Whether the working directory is inside the root, child-safe: getcwd(2) returns a path that does not start with `/`
-/// when it is not (CVE-2024-21626).
+/// Returns whether the working directory is inside the root, child-safe: getcwd(2) returns a path that does not start
+/// with `/` when it is not (CVE-2024-21626).
 ///
 /// # Errors
 /// The errno of getcwd: `ENOENT` when the directory was removed.
@@ -321,7 +321,7 @@ pub fn close_all_but(first: i32, keep: &[i32]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether an open descriptor has this number and is close-on-exec (fcntl(2), F_GETFD). Child-safe.
+/// Returns whether an open descriptor has this number and is close-on-exec (fcntl(2), F_GETFD). Child-safe.
 pub fn is_close_on_exec(fd: i32) -> bool {
     // SAFETY: F_GETFD on any number reads a flag or returns EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };

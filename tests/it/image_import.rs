@@ -293,7 +293,7 @@ fn documents_that_are_not_what_they_should_be_are_refused() {
     assert_says(&place.refused(&both), Kind::Corrupt, "both an index and a manifest");
     let mut lying = good.clone();
     lying.entries()[0]["mediaType"] = json!(index_type);
-    assert_says(&place.refused(&lying), Kind::Corrupt, "not the");
+    assert_says(&place.refused(&lying), Kind::Corrupt, "not of its claimed type");
     let mut changed = good.clone();
     changed.files.get_mut(&path_of(&descriptor)).unwrap().push(b' ');
     assert_says(&place.refused(&changed), Kind::Corrupt, "");
@@ -378,7 +378,7 @@ fn tricks_with_paths_and_members_of_archives_are_refused() {
         (archive(Member::File("../../evil", b"x")), Kind::Invalid, "out of the archive"),
         (archive(Member::Symlink("blobs/x", "/../../etc/shadow")), Kind::Invalid, "out of the archive"),
         (archive(Member::HardLink("blobs/x", "../etc/shadow")), Kind::Invalid, "out of the archive"),
-        (archive(Member::Fifo("blobs/sha256/x")), Kind::Invalid, "neither file"),
+        (archive(Member::Fifo("blobs/sha256/x")), Kind::Invalid, "neither a file"),
         (twice, Kind::Corrupt, "twice"),
         (tar(&[Member::File("etc/passwd", b"root")]), Kind::Invalid, "neither index.json nor manifest.json"),
         (tar(&[Member::File("repositories", b"{}")]), Kind::Unsupported, "1.10"),
@@ -411,7 +411,7 @@ fn links_and_pipes_in_a_layout_directory_are_not_followed_out_of_it() {
     assert_says(&bring().unwrap_err(), Kind::Denied, "out of the layout");
     std::fs::remove_file(&layer).unwrap();
     nix::unistd::mkfifo(&layer, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_says(&bring().unwrap_err(), Kind::Invalid, "no regular file");
+    assert_says(&bring().unwrap_err(), Kind::Invalid, "not a regular file");
     place.assert_untouched();
     std::fs::remove_file(&layer).unwrap();
     std::fs::rename(&outside, path.join("elsewhere")).unwrap();
@@ -419,7 +419,7 @@ fn links_and_pipes_in_a_layout_directory_are_not_followed_out_of_it() {
     bring().unwrap();
     let empty = place.dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    assert_says(&open_source(&empty).unwrap_err(), Kind::Invalid, "no OCI image layout");
+    assert_says(&open_source(&empty).unwrap_err(), Kind::Invalid, "not an OCI image layout");
     assert_says(&open_source(Path::new("/nonexistent")).unwrap_err(), Kind::NotFound, "/nonexistent");
 }
 

@@ -24,7 +24,7 @@ fn a_transfer_cut_again_and_again_goes_on_where_it_stood() {
     let ranges: Vec<&String> = ranges.collect();
     assert_eq!(ranges.len(), 20);
     assert_eq!(ranges[19], &format!("bytes={}-", 20 * 70_000));
-    assert!(place.heard.text().contains("going on from byte 70000"), "{}", place.heard.text());
+    assert!(place.heard.text().contains("resuming at byte 70000"), "{}", place.heard.text());
     assert!(place.partials().is_empty());
 }
 
@@ -79,7 +79,7 @@ fn busy_registries_are_asked_again_when_they_say() {
     let other = super::pull_fixture::place();
     registry.fault("/manifests/", 99, later("0"));
     let error = other.refused(&registry.name("app:1"), Kind::Unreachable, "429");
-    assert!(error.first_hint().unwrap().contains("limits how often"), "{error:?}");
+    assert!(error.first_hint().unwrap().contains("limits the rate"), "{error:?}");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn what_was_kept_and_is_damaged_is_got_anew() {
     std::fs::write(&path, vec![0; 700_000]).unwrap();
     let image = place.pulled(&registry.name("app:1"));
     assert!(place.read(&image, "data").unwrap() == data);
-    assert!(place.heard.text().contains("getting it anew"), "{}", place.heard.text());
+    assert!(place.heard.text().contains("downloading it again"), "{}", place.heard.text());
     assert!(place.partials().is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! Where an export goes: a directory, an archive, or standard output.
+//! The target of an export: a directory, an archive, or standard output.
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -9,21 +9,21 @@ use crate::linux::private;
 
 const BLOCK: usize = 512;
 
-/// Where to write to.
+/// The place to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A directory that does not exist yet, or is empty.
     Dir(PathBuf),
-    /// A tar; an existing file is replaced once the new one is whole.
+    /// A tar; an existing file is replaced once the new one is complete.
     Archive(PathBuf),
     /// A tar on standard output.
     Stdout,
 }
 
-/// Takes the files of an export.
+/// Writes the files of an export.
 pub(super) struct Sink {
     form: Form,
-    /// What is written aside, and where it goes at last.
+    /// The temporary path, and the final one.
     aside: Option<(PathBuf, PathBuf)>,
 }
 
@@ -36,8 +36,8 @@ impl Target {
     pub(super) fn open(self) -> Result<Sink> {
         match self {
             Self::Stdout if std::io::stdout().is_terminal() => {
-                Err(Error::invalid("standard output is a terminal; an archive does not belong there")
-                    .hint("name a file with --output, or pipe it on"))
+                Err(Error::invalid("standard output is a terminal, but an archive is binary")
+                    .hint("name a file with --output, or use a pipe"))
             }
             Self::Stdout => Ok(Sink { form: Form::tar(std::io::stdout()), aside: None }),
             Self::Archive(path) => {
@@ -46,7 +46,7 @@ impl Target {
                     return Err(Error::new(Kind::Exists, doing).hint("use --format oci-dir, or name a file"));
                 }
                 let aside = aside(&path)?;
-                // As docker save: an image may have secrets in it.
+                // Private, as with docker save: an image may contain secrets.
                 let file = private::create_new(&aside, private::FILE)
                     .doing(|| format!("make {}", aside.display()))?;
                 Ok(Sink { form: Form::tar(file), aside: Some((aside, path)) })
@@ -65,14 +65,14 @@ impl Target {
     }
 }
 
-/// A name beside `path`, so that one rename puts it there.
+/// A temporary name beside `path`, so that one rename can move it there.
 fn aside(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::invalid(format!("{} names no file", path.display())))?;
     Ok(path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id())))
 }
 
 fn is_empty_dir(path: &Path) -> Result<bool> {
-    let doing = || format!("look at {}", path.display());
+    let doing = || format!("inspect {}", path.display());
     Ok(path.is_dir() && std::fs::read_dir(path).doing(doing)?.next().is_none())
 }
 
@@ -88,7 +88,7 @@ impl Sink {
         self.file(name, bytes.len() as u64, &mut |out: &mut dyn Write| out.write_all(bytes).doing(doing))
     }
 
-    /// One file of exactly `size` bytes, which `fill` writes.
+    /// Writes one file of exactly `size` bytes, which `fill` writes.
     pub(super) fn file(
         &mut self,
         name: &str,
@@ -116,7 +116,7 @@ impl Sink {
         }
     }
 
-    /// Ends the archive and gives it its name.
+    /// Ends the archive and renames it to its final name.
     pub(super) fn finish(mut self) -> Result<()> {
         if let Form::Tar(tar) = &mut self.form {
             tar.write_all(&[0; 2 * BLOCK]).and_then(|()| tar.flush()).doing(|| "write the archive")?;
@@ -133,7 +133,7 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         let Some((aside, _)) = &self.aside else { return };
-        // Best effort: the error that led here is the one to tell.
+        // Best effort: the error that led here is the one to report.
         let _ = if aside.is_dir() { std::fs::remove_dir_all(aside) } else { std::fs::remove_file(aside) };
     }
 }
@@ -164,7 +164,7 @@ impl<W> Counted<W> {
     }
 }
 
-/// A ustar header that depends on nothing but name and size.
+/// A ustar header that depends only on name and size.
 fn header(name: &str, size: u64) -> [u8; BLOCK] {
     let mut block = [0u8; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
@@ -173,7 +173,7 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
     if size < 1 << 33 {
         put(124, format!("{size:011o}\0").as_bytes());
     } else {
-        // GNU's binary form, as every reader knows it.
+        // The size in GNU's binary form, which every reader supports.
         put(124, &[0x80, 0, 0, 0]);
         put(128, &size.to_be_bytes());
     }

@@ -1,4 +1,4 @@
-//! Owner, mode, extended attributes and times, in the one order that keeps them all.
+//! Sets owner, mode, extended attributes and times, in the one order that keeps all of them.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::image::tar::{Entry, Mtime, shown};
 use crate::store::index::Attributes;
 
-use super::tree::Said;
+use super::tree::DirAttributes;
 
 /// Name and value of an extended attribute.
 pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// Things worth telling that do not stop the layer; only the first ones are kept.
+/// Warnings about a layer that do not stop its unpacking; only the first ones are kept.
 #[derive(Debug, Default)]
 pub(super) struct Warnings {
     pub(super) kept: Vec<String>,
@@ -40,9 +40,10 @@ impl Warnings {
     }
 }
 
-/// Sets everything on an open regular file whose data is complete: chown first, for it clears setuid and capabilities.
+/// Sets everything on an open regular file whose data is complete: chown first, because it clears setuid and
+/// capabilities.
 ///
-/// Returns what is set now, for the layer's record; so do the functions below.
+/// Returns the attributes that are set now, for the layer's record; so do the functions below.
 pub(super) fn of_file<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warnings) -> Result<Attributes<'e>> {
     let (uid, gid) = owner(entry);
     owned(rustix::fs::fchown(fd, uid, gid), entry)?;
@@ -53,7 +54,7 @@ pub(super) fn of_file<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warning
     recorded(entry, set, || rustix::fs::fstat(fd))
 }
 
-/// Sets everything on a symlink, FIFO or device that was just made, never following it.
+/// Sets everything on a symlink, FIFO or device that was just created, never following it.
 pub(super) fn of_node<'e>(
     at: At<'_>,
     entry: &'e Entry,
@@ -63,7 +64,7 @@ pub(super) fn of_node<'e>(
     chown_at(at, entry)?;
     let mut set = Vec::new();
     if with_mode {
-        // chmod follows links, but this is what was just made, and it is none.
+        // chmod follows links, but the caller has just created this node, and it is not a link.
         let mode = Mode::from_raw_mode(entry.mode);
         system("set the mode", rustix::fs::chmodat(at.dir, at.name, mode, AtFlags::empty()))?;
     }
@@ -76,18 +77,18 @@ pub(super) fn of_node<'e>(
     recorded(entry, set, || rustix::fs::statat(at.dir, at.name, AtFlags::SYMLINK_NOFOLLOW))
 }
 
-/// This process does nothing but unpack, and has no /proc.
+/// Whether this process only unpacks, and has no /proc.
 static ALONE: AtomicBool = AtomicBool::new(false);
 
-/// From here on the working directory is ours to change.
+/// Allows this module to change the working directory of the process.
 pub(in crate::image) fn work_alone() {
     ALONE.store(true, Ordering::Relaxed);
 }
 
 /// A symlink, FIFO or device whose extended attributes are set: no call takes a directory and a name for that
-/// (setxattrat(2) is of 6.13), nor an O_PATH descriptor.
+/// (setxattrat(2) is new in 6.13), nor an O_PATH descriptor.
 enum Node<'a> {
-    /// By its name in /proc, which leads to the very inode and no further, also when that is a symlink.
+    /// By its name in /proc, which leads to this inode and no further, even if it is a symlink.
     InProc(OwnedFd),
     /// By its name in the working directory.
     Here(At<'a>),
@@ -101,7 +102,7 @@ impl<'a> Node<'a> {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(at.dir, at.name, flags, Mode::empty());
-        system("open what was made", fd).map(Self::InProc)
+        system("open the new file", fd).map(Self::InProc)
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
@@ -115,28 +116,29 @@ impl<'a> Node<'a> {
     }
 }
 
-/// What the record says of a member: what was set, but what the kernel made of it where that may be something else.
+/// The attributes of a member for the record: those that were set, or those that the kernel stored where these may
+/// differ.
 fn recorded<'e>(
     entry: &Entry,
     xattrs: Vec<Pair<'e>>,
     stat: impl FnOnce() -> rustix::io::Result<Stat>,
 ) -> Result<Attributes<'e>> {
     let Entry { mode, uid, gid, mtime, .. } = *entry;
-    settled(Attributes { mode, uid, gid, mtime: (mtime.secs, mtime.nanos), xattrs }, stat)
+    stored(Attributes { mode, uid, gid, mtime: (mtime.secs, mtime.nanos), xattrs }, stat)
 }
 
-/// The same for a directory that is finished.
-pub(super) fn of_said<'s>(fd: &OwnedFd, said: &'s Said) -> Result<Attributes<'s>> {
-    let all = said.xattrs.iter().chain(&said.late_xattrs);
+/// The same for a finished directory.
+pub(super) fn of_described<'s>(fd: &OwnedFd, described: &'s DirAttributes) -> Result<Attributes<'s>> {
+    let all = described.xattrs.iter().chain(&described.late_xattrs);
     let xattrs = all.map(|(name, value)| (name.as_slice(), value.as_slice())).collect();
-    let (Said { mode, mtime, .. }, (uid, gid)) = (said, said.owner);
+    let (DirAttributes { mode, mtime, .. }, (uid, gid)) = (described, described.owner);
     let attributes = Attributes { mode: *mode, uid, gid, mtime: (mtime.secs, mtime.nanos), xattrs };
-    settled(attributes, || rustix::fs::fstat(fd))
+    stored(attributes, || rustix::fs::fstat(fd))
 }
 
-/// The same for a directory whose attributes are our own.
+/// The same for a directory with default attributes.
 pub(super) fn as_they_are(fd: &OwnedFd) -> Result<Attributes<'static>> {
-    let stat = system("look at what was made", rustix::fs::fstat(fd))?;
+    let stat = system("stat the new file", rustix::fs::fstat(fd))?;
     Ok(Attributes {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
@@ -146,14 +148,15 @@ pub(super) fn as_they_are(fd: &OwnedFd) -> Result<Attributes<'static>> {
     })
 }
 
-/// An access list changes the mode and may not be kept as it was given; a time may be beyond the file system.
-fn settled<'e>(
+/// The stored attributes: an access list changes the mode and may be normalised; a time may be out of the file system's
+/// range.
+fn stored<'e>(
     mut attributes: Attributes<'e>,
     stat: impl FnOnce() -> rustix::io::Result<Stat>,
 ) -> Result<Attributes<'e>> {
     let has_list = attributes.xattrs.iter().any(|(name, _)| is_late(name));
     if has_list || i32::try_from(attributes.mtime.0).is_err() {
-        let stat = system("look at what was made", stat())?;
+        let stat = system("stat the new file", stat())?;
         attributes.mode = stat.st_mode & 0o7777;
         attributes.mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
         attributes.xattrs.retain(|(name, _)| !is_late(name));
@@ -161,14 +164,14 @@ fn settled<'e>(
     Ok(attributes)
 }
 
-/// Sets the owner of what stands at a place, not following it.
+/// Sets the owner of the file at `at`, without following it.
 pub(super) fn chown_at(at: At<'_>, entry: &Entry) -> Result<()> {
     let (uid, gid) = owner(entry);
     let set = rustix::fs::chownat(at.dir, at.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
     owned(set, entry)
 }
 
-/// Sets the extended attributes of a directory but for the ones that [`late`] keeps.
+/// Sets the extended attributes of a directory except those that [`late`] returns.
 pub(super) fn of_dir<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warnings) -> Result<Vec<Pair<'e>>> {
     let mut set = xattrs(entry, warnings, |name, value| {
         if is_late(name) {
@@ -180,7 +183,7 @@ pub(super) fn of_dir<'e>(fd: &OwnedFd, entry: &'e Entry, warnings: &mut Warnings
     Ok(set)
 }
 
-/// Attributes that files made in the directory would inherit: they wait for the end.
+/// Attributes that files created in the directory would inherit: they are set at the end.
 pub(super) fn late(entry: &Entry) -> Vec<(Vec<u8>, Vec<u8>)> {
     let waits = entry.xattrs.iter().filter(|(name, _)| is_late(name));
     waits.map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -190,7 +193,7 @@ fn is_late(name: &[u8]) -> bool {
     name.starts_with(b"system.")
 }
 
-/// A time for both of a file's stamps, so that nothing depends on when the layer was unpacked.
+/// One time for both timestamps of a file, so that nothing depends on when the layer was unpacked.
 pub(super) fn times(mtime: Mtime) -> Timestamps {
     let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
@@ -200,7 +203,7 @@ fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
     (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
 }
 
-/// chown(2) says EINVAL for an id that the user namespace does not map: see user_namespaces(7).
+/// chown(2) returns EINVAL for an id that the user namespace does not map: see user_namespaces(7).
 fn owned(result: rustix::io::Result<()>, entry: &Entry) -> Result<()> {
     if result == Err(Errno::INVAL) {
         let (uid, gid) = (entry.uid, entry.gid);
@@ -210,7 +213,7 @@ fn owned(result: rustix::io::Result<()>, entry: &Entry) -> Result<()> {
     system("set the owner", result)
 }
 
-/// Hands the wanted attributes to `set`, capabilities last, and sorts failures into warnings and errors.
+/// Passes the attributes to `set`, capabilities last, and sorts failures into warnings and errors.
 fn xattrs<'e>(
     entry: &'e Entry,
     warnings: &mut Warnings,
@@ -222,7 +225,7 @@ fn xattrs<'e>(
     let others = entry.xattrs.iter().filter(|(name, _)| name.as_slice() != CAPABILITY);
     for (name, value) in others.chain(capability) {
         if name == b"security.selinux" {
-            // The label of the machine the image was built on.
+            // The label of the machine that built the image.
             continue;
         }
         let say = |what: &str| format!("\"{}\": attribute {} {what}", shown(&entry.name), shown(name));

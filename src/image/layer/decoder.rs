@@ -1,4 +1,4 @@
-//! Decompression, told by the first bytes and not by what a media type claims.
+//! Decompression; the format is detected from the first bytes, not from the media type.
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
@@ -10,14 +10,14 @@ use crate::error::{Error, Kind};
 /// Bytes of compressed data held at once.
 const BUFFER: usize = 32 * 1024;
 
-/// As many first bytes as any known format needs to be told.
+/// The number of first bytes needed to detect any known format.
 const HEAD: usize = 10;
 
-/// Reads plain, gzip or zstd data and gives it out uncompressed.
+/// Reads plain, gzip or zstd data and returns it uncompressed.
 ///
 /// Several gzip members or zstd frames in a row count as one stream; zeros after gzip and skippable zstd frames are
-/// passed over. Data that ends too early, or that goes on as something else, is an error, and so is what passes the
-/// limits. Memory: the decoder's window and 32 KiB.
+/// skipped. Data that ends too early or has trailing garbage is an error, and so is exceeding the limits. It holds the
+/// decoder's window and 32 KiB in memory.
 pub struct Decoder<R> {
     form: Form<R>,
     limits: Limits,
@@ -34,7 +34,7 @@ enum Form<R> {
 
 type Input<R> = BufReader<Counted<Chain<Cursor<Vec<u8>>, R>>>;
 
-/// Knows how many bytes came from the reader, and whether an error was the reader's own.
+/// Counts the bytes from the reader, and records whether an error came from it.
 struct Counted<R> {
     inner: R,
     count: u64,
@@ -64,7 +64,7 @@ impl<R: Read> Decoder<R> {
         Self::with_limits(reader, &Limits::default())
     }
 
-    /// Reads from `reader`; of the limits, the window and the ratio matter here.
+    /// Reads from `reader`; only the limits of window and ratio matter here.
     pub fn with_limits(reader: R, limits: &Limits) -> Self {
         Self { form: Form::Unread(reader), limits: *limits, given: 0 }
     }
@@ -160,13 +160,13 @@ impl<R: Read> Read for Decoder<R> {
             let ratio = limits.ratio;
             let bomb =
                 Error::invalid(format!("the layer grows by more than {ratio} times when uncompressed"));
-            return Err(io::Error::other(bomb.hint("raise the ratio limit if the image is really meant to")));
+            return Err(io::Error::other(bomb.hint("raise the ratio limit if the image is trusted")));
         }
         Ok(count)
     }
 }
 
-/// What follows a gzip member: another one, nothing, or nothing but zeros.
+/// Handles the data after a gzip member: another member, nothing, or nothing but zeros.
 fn next_member<R: Read>(mut input: Input<R>) -> io::Result<Form<R>> {
     let mut padded = false;
     loop {
@@ -227,7 +227,7 @@ mod tests {
         Decoder::new(data).read_to_end(&mut all).map(|_| all)
     }
 
-    /// Gives one byte at a time: magic numbers and members then straddle reads.
+    /// Returns one byte at a time, so that magic numbers and members straddle reads.
     struct Drip<'a>(&'a [u8]);
 
     impl Read for Drip<'_> {

@@ -1,23 +1,23 @@
-//! How much a layer may ask for before it counts as an attack.
+//! Limits on the resources that a layer may use.
 
 use crate::image::tar;
 
-/// Bounds on what one layer may cost. The defaults let every ordinary image pass.
+/// Limits for one layer. The defaults accept every ordinary image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Members of the archive.
     pub entries: u64,
-    /// Bytes of the uncompressed stream, and the size of any one file with its holes.
+    /// Bytes of the uncompressed stream, and the size of any one file including its holes.
     pub bytes: u64,
-    /// Uncompressed bytes per compressed byte, once [`Limits::ratio_from`] is passed.
+    /// Uncompressed bytes per compressed byte, checked after [`Limits::ratio_from`] bytes.
     pub ratio: u64,
-    /// Uncompressed bytes from which on the ratio is looked at: short runs of zeros compress better than any bomb.
+    /// Uncompressed bytes after which the ratio is checked: short runs of zeros compress better than any bomb.
     pub ratio_from: u64,
-    /// Largest zstd window, as a power of two: it is how much memory the decoder takes.
+    /// Largest zstd window, as a power of two: the decoder's memory in bytes.
     pub zstd_window_log: u32,
-    /// Bytes of memory for directories, whose attributes must wait for the end of the layer.
+    /// Bytes of memory for directories, whose attributes are set at the end of the layer.
     pub directory_bytes: u64,
-    /// Bounds on single members.
+    /// Limits for single members.
     pub tar: tar::Limits,
 }
 

@@ -1,4 +1,4 @@
-//! What the applier writes down while it works: the layer's record, if somebody wants one.
+//! Writes the layer's record while the layer is applied, if a record is wanted.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -19,22 +19,22 @@ impl Log {
         Ok(Self(writer.map(|writer| Rc::new(RefCell::new(writer)))))
     }
 
-    /// Notes bytes of the tar that are no file's data.
+    /// Adds bytes of the tar that are no file's data.
     pub(super) fn raw(&self, bytes: &[u8]) -> Result<()> {
         self.0.as_ref().map_or(Ok(()), |writer| writer.borrow_mut().raw(bytes))
     }
 
-    /// Notes what became of a member.
+    /// Adds the record of a member.
     pub(super) fn put(&self, record: &Record<'_>) -> Result<()> {
         self.0.as_ref().map_or(Ok(()), |writer| writer.borrow_mut().put(record))
     }
 
-    /// Whether anybody reads it.
+    /// Returns whether a record is written.
     pub(super) fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Ends it; all other holders are gone by now.
+    /// Ends the record; all other holders have been dropped.
     pub(super) fn finish(self, diff_id: Digest) -> Result<()> {
         let Some(writer) = self.0 else { return Ok(()) };
         let still_held = || Error::new(Kind::Bug, "the layer's record is still written to");

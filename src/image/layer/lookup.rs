@@ -1,4 +1,4 @@
-//! One name in one open directory, and what stands there.
+//! Looks up a name in an open directory.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,9 +15,9 @@ pub(super) struct At<'a> {
     pub(super) name: &'a [u8],
 }
 
-/// What stands at a place.
+/// The type of the file at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Was {
+pub(super) enum Existing {
     Nothing,
     Dir,
     Link,
@@ -25,24 +25,24 @@ pub(super) enum Was {
     Other,
 }
 
-/// Looks without following.
+/// Looks up the type, without following a symlink.
 ///
 /// # Errors
-/// What statx(2) answers but for "not there".
-pub(super) fn look(at: At<'_>) -> Result<Was> {
+/// The errno of statx(2), except when the name does not exist.
+pub(super) fn lookup(at: At<'_>) -> Result<Existing> {
     let stat = match rustix::fs::statat(at.dir, at.name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(Was::Nothing),
-        result => system("look at what is there", result)?,
+        Err(Errno::NOENT) => return Ok(Existing::Nothing),
+        result => system("stat an existing file", result)?,
     };
     Ok(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Was::Dir,
-        FileType::Symlink => Was::Link,
-        _ if is_whiteout(&stat) => Was::Whiteout,
-        _ => Was::Other,
+        FileType::Directory => Existing::Dir,
+        FileType::Symlink => Existing::Link,
+        _ if is_whiteout(&stat) => Existing::Whiteout,
+        _ => Existing::Other,
     })
 }
 
-/// Says what a system call was for, and names the two failures a user meets: a full disk and unmapped ids.
+/// Adds the purpose of a system call, and explains the two failures that users meet: a full disk and unmapped ids.
 pub(super) fn system<T>(doing: &'static str, result: rustix::io::Result<T>) -> Result<T> {
     match result {
         Err(full @ (Errno::NOSPC | Errno::DQUOT)) => {

@@ -1,7 +1,7 @@
-//! Applying one layer: a tar stream in, a directory in overlayfs form out, in one pass (image-spec layer.md).
+//! Applies one layer: reads a tar stream and writes a directory in overlayfs form, in one pass (image-spec layer.md).
 //!
-//! Memory does not grow with the layer but for its directories, whose modes and times must wait for the end. Nothing
-//! outside the directory is ever reached: `tree.rs` says how. What stays behind after an error is the caller's to delete.
+//! Memory does not grow with the layer except for its directories, whose modes and times are set at the end. Nothing
+//! outside the directory is ever reached: see `tree.rs`. After an error the caller deletes the remains.
 //!
 //! ```text
 //! stream -> Decoder -> digest -> tar::Archive -> Putter -> Tree (the directory)
@@ -29,38 +29,39 @@ pub(super) use attributes::work_alone;
 pub use decoder::Decoder;
 pub use limits::Limits;
 pub use prove::apply_and_prove;
-pub(super) use put::look_around;
+pub(super) use put::cache_user_namespace;
 
 use super::digest::{Digest, Hasher};
 use super::tar::{Archive, shown};
 use crate::error::{Error, Kind, Result};
 
-/// What a layer turned out to be.
+/// The result of applying a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// The digest of the whole uncompressed stream, what follows the archive's end included.
+    /// The digest of the whole uncompressed stream, including the bytes after the archive's end.
     pub diff_id: Digest,
     /// Members of the archive, whiteouts included.
     pub entries: u64,
     /// Bytes of file data written.
     pub bytes: u64,
-    /// Some directory was made that the layer does not describe, so its attributes should come from the layers below.
+    /// True if a directory was created that the layer does not describe; it should inherit the attributes of the layers
+    /// below.
     pub implicit_dirs: bool,
     /// The root is marked opaque. Overlayfs ignores that mark on a root: leave the layers below out of the mount.
     pub hides_all_lower: bool,
-    /// What could not be done, but does not spoil the layer.
+    /// Attributes that could not be set, without spoiling the layer.
     pub warnings: Vec<String>,
 }
 
 /// Unpacks the layer in `stream`, plain or compressed, into the empty directory `root`.
 ///
-/// `on_progress` is told, about every 64 KiB, how many uncompressed bytes were read so far. Memory beyond the decoder's
-/// is about 64 KiB and 200 bytes per directory.
+/// `on_progress` is called, about every 64 KiB, with the number of uncompressed bytes read so far. Memory beyond the
+/// decoder's is about 64 KiB and 200 bytes per directory.
 ///
 /// # Errors
 /// `Corrupt` for a damaged stream, `Invalid` for one that breaks the rules or the limits; for a hard link whose target
-/// only a lower layer may have, see [`lower_link`]; else what reading or the kernel gave. The directory then holds part of
-/// the layer and is to be deleted.
+/// may be in a lower layer, see [`lower_link`]; else the error of reading or of the kernel. The directory then holds
+/// part of the layer and must be deleted.
 pub fn apply(
     stream: impl Read,
     root: BorrowedFd<'_>,
@@ -70,10 +71,10 @@ pub fn apply(
     apply_recorded(stream, root, None, limits, on_progress)
 }
 
-/// As [`apply`]; also writes the layer's record to the empty file `index`.
+/// Like [`apply`], and also writes the layer's record to the empty file `index`.
 ///
 /// # Errors
-/// As [`apply`], and when the record cannot be written.
+/// Those of [`apply`], and when the record cannot be written.
 pub fn apply_recorded(
     stream: impl Read,
     root: BorrowedFd<'_>,
@@ -89,7 +90,7 @@ pub fn apply_recorded(
     let mut archive = Archive::new(tap, limits.tar);
     if log.is_on() {
         let log = log.clone();
-        archive = archive.telling(Box::new(move |bytes| log.raw(bytes)));
+        archive = archive.with_raw(Box::new(move |bytes| log.raw(bytes)));
     }
     while let Some(entry) = archive.next_entry()? {
         putter.put(&entry, &mut archive)?;
@@ -101,7 +102,7 @@ pub fn apply_recorded(
     Ok(applied)
 }
 
-/// Hashes, counts and bounds what passes.
+/// Hashes, counts and limits the stream.
 struct Tap<'p, R> {
     inner: R,
     hasher: Hasher,
@@ -125,12 +126,12 @@ impl<R: Read> Read for Tap<'_, R> {
     }
 }
 
-/// A hard link whose target this layer does not have before it.
+/// A hard link whose target does not precede it in this layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LowerLink {
-    /// The link.
+    /// The name of the link.
     pub name: Vec<u8>,
-    /// What it should be another name of.
+    /// The name of its target.
     pub target: Vec<u8>,
 }
 
@@ -150,7 +151,7 @@ impl fmt::Display for LowerLink {
 
 impl std::error::Error for LowerLink {}
 
-/// Whether `error` came from a hard link into what may be a lower layer, and which.
+/// The hard link into a possible lower layer that caused `error`, if one did.
 pub fn lower_link(error: &Error) -> Option<&LowerLink> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {

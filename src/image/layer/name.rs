@@ -1,29 +1,29 @@
-//! Names of members: cleaned, split, and told apart from whiteouts.
+//! Names of members: cleaned, split, and separated into ordinary ones and whiteouts.
 
 use crate::error::{Error, Result};
 use crate::image::tar::shown;
 
-/// What every whiteout's name begins with (image-spec layer.md "Whiteouts").
+/// The prefix of every whiteout's name (image-spec layer.md "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
 
-/// What a member's name asks for. Paths have no leading slash, no empty, `.` or `..` part; the root is empty.
+/// The meaning of a member's name. Paths have no leading slash, no empty, `.` or `..` part; the root is empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name {
     /// An ordinary member at this path.
     Plain(Vec<u8>),
-    /// Hide what lower layers have at this path.
+    /// Hides this path of the layers below.
     Hides(Vec<u8>),
-    /// Hide everything lower layers have in this directory.
+    /// Hides everything that the layers below have in this directory.
     HidesAllIn(Vec<u8>),
-    /// Left over by AUFS, of no meaning to anybody else.
+    /// Metadata of AUFS, without meaning here.
     Ignored,
 }
 
 impl Name {
-    /// Reads the name of a member.
+    /// Parses the name of a member.
     ///
     /// # Errors
-    /// `Invalid` for `..` parts, parts longer than any file system takes, and whiteouts of nothing.
+    /// `Invalid` for `..` parts, parts longer than any file system allows, and whiteouts without a name.
     pub(super) fn parse(raw: &[u8]) -> Result<Self> {
         let path = clean(raw)?;
         let (parent, last) = split(&path);
@@ -49,7 +49,7 @@ fn is_aufs(part: &[u8]) -> bool {
 /// A path without leading, trailing and double slashes and `.` parts.
 ///
 /// # Errors
-/// `Invalid` for `..` parts and parts longer than any file system takes.
+/// `Invalid` for `..` parts and parts longer than any file system allows.
 pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
     let mut path = Vec::with_capacity(raw.len());
     for part in raw.split(|b| *b == b'/') {
@@ -68,7 +68,7 @@ pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
     Ok(path)
 }
 
-/// A clean path as its directory and its last part.
+/// Splits a clean path into its directory and its last part.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -76,7 +76,7 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A clean path one part longer.
+/// Appends one part to a clean path.
 pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_many_ways_to_write_a_path_are_one() {
+    fn equal_paths_are_cleaned_to_one_form() {
         for raw in [&b"a/b"[..], b"/a/b", b"./a/b", b"a//b", b"a/./b", b"a/b/", b"//./a///b//."] {
             assert_eq!(Name::parse(raw).unwrap(), plain(b"a/b"), "{}", raw.escape_ascii());
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_leave_or_mean_nothing_are_refused() {
+    fn names_that_escape_or_are_empty_are_refused() {
         let long = [b'x'; 256];
         let bad: [&[u8]; 9] =
             [b"..", b"../x", b"/../x", b"a/../../x", b"a/..", b".wh.", b"a/.wh..", b".wh...", b".wh.a/b"];

@@ -1,4 +1,4 @@
-//! Unpacking with all that can be checked about it: for tests and fuzzing.
+//! Unpacks and checks the result in every possible way: for tests and fuzzing.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +10,11 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::store::index;
 
-/// Unpacks `stream` into the empty directory `root` and writes its record to `record`; then compares the one with the
-/// other, and makes the tar again where that is possible.
+/// Unpacks `stream` into the empty directory `root` and writes its record to `record`; then compares the two, and
+/// rebuilds the tar where that is possible.
 ///
 /// # Errors
-/// As [`super::apply`] for a layer that is refused; `Bug`, naming it, when what was accepted does not hold.
+/// Those of [`super::apply`] for a layer that is refused; `Bug` when an accepted layer fails a check, which it names.
 pub fn apply_and_prove(stream: impl Read, root: &Path, record: &Path, limits: &Limits) -> Result<Applied> {
     let doing = || format!("unpack to {}", root.display());
     let dir = File::open(root).doing(doing)?;
@@ -32,9 +32,9 @@ pub fn apply_and_prove(stream: impl Read, root: &Path, record: &Path, limits: &L
     }
     if index::is_whole(open()?, open()?)? {
         let digest = index::rebuild(open()?, dir.as_fd(), &mut std::io::sink())
-            .map_err(|error| wrong(format!("the tar does not come out again: {}", error.chain())))?;
+            .map_err(|error| wrong(format!("the tar cannot be rebuilt: {}", error.chain())))?;
         if digest != applied.diff_id {
-            return Err(wrong(format!("the tar comes out as {digest}")));
+            return Err(wrong(format!("the rebuilt tar has digest {digest}")));
         }
     }
     Ok(applied)

@@ -1,4 +1,4 @@
-//! Putting members into the tree, one function per type.
+//! Puts members into the tree, one function per type.
 
 use std::io::Read;
 use std::num::NonZeroU64;
@@ -12,19 +12,19 @@ use rustix::io::Errno;
 use super::attributes::{self, Warnings};
 use super::limits::Limits;
 use super::log::Log;
-use super::lookup::{At, Was, look, system};
+use super::lookup::{At, Existing, lookup, system};
 use super::name::{Name, clean, join, split};
-use super::tree::{Dir, For, Parent, Said, Tree};
+use super::tree::{Dir, DirAttributes, For, Parent, Tree};
 use super::{Applied, LowerLink};
 use crate::digest::Digest;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::image::tar::{Archive, Device, Entry, Kind, Segment, shown};
 use crate::store::index::{self, Extent, Record};
 
-/// Bytes written to a file before the kernel is asked to begin writing them out: dirty pages never pile up.
+/// Bytes written to a file before writeback is started, so that dirty pages never pile up.
 const WRITE_BEHIND: u64 = 2 << 20;
 
-/// Puts members into a tree and keeps count.
+/// Puts members into a tree and counts them.
 #[derive(Debug)]
 pub(super) struct Putter<'l> {
     pub(super) tree: Tree,
@@ -42,7 +42,7 @@ impl<'l> Putter<'l> {
         Self { tree, limits, warnings, entries: 0, bytes: 0, hides_all_lower: false, log }
     }
 
-    /// What the layer turned out to be.
+    /// The result, once all members are in place.
     pub(super) fn applied(self, diff_id: Digest, implicit_dirs: bool) -> Applied {
         let Self { entries, bytes, hides_all_lower, .. } = self;
         let warnings = self.warnings.finish();
@@ -52,7 +52,7 @@ impl<'l> Putter<'l> {
     /// Applies one member; its data is read from `archive`.
     ///
     /// # Errors
-    /// Whatever stops it, with the member's name.
+    /// Any failure, with the member's name.
     pub(super) fn put<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
         self.entries += 1;
         if self.entries > self.limits.entries {
@@ -94,7 +94,7 @@ impl<'l> Putter<'l> {
         parent.ok_or_else(|| Error::new(ErrorKind::Bug, "a member's directory was not made"))
     }
 
-    /// Runs `make`, and once more with the place cleared when something stood there: the last member of a name wins.
+    /// Runs `make`, and again after removing an existing file: the last member of a name wins.
     fn replacing<T>(
         &mut self,
         parent: &Parent,
@@ -113,24 +113,24 @@ impl<'l> Putter<'l> {
 
     fn root(&mut self, entry: &Entry) -> Result<()> {
         if entry.kind != Kind::Dir {
-            return Err(Error::invalid("the root of the layer cannot be anything but a directory"));
+            return Err(Error::invalid("the root of the layer must be a directory"));
         }
         let root = system("open the layer's directory", self.tree.open(b"", OFlags::RDONLY))?;
         attributes::chown_at(At { dir: root.as_fd(), name: b"." }, entry)?;
         let set = attributes::of_dir(&root, entry, &mut self.warnings)?;
-        self.tree.dirs.entry(Vec::new()).or_default().said = Some(said(entry, &set));
+        self.tree.dirs.entry(Vec::new()).or_default().described = Some(described(entry, &set));
         Ok(())
     }
 
     fn dir(&mut self, parent: &Parent, at: At<'_>, entry: &Entry) -> Result<()> {
         let path = join(&parent.path, at.name);
         match rustix::fs::mkdirat(at.dir, at.name, Mode::RWXU) {
-            Ok(()) => self.tree.know_dir(&path, Dir::default())?,
-            Err(Errno::EXIST) if look(at)? == Was::Dir => {}
+            Ok(()) => self.tree.note_dir(&path, Dir::default())?,
+            Err(Errno::EXIST) if lookup(at)? == Existing::Dir => {}
             Err(Errno::EXIST) => {
                 self.tree.remove(at, &path)?;
                 self.tree.make_dir(at, &path, Dir::default())?;
-                // What stood here hid the lower directory of this name, and it must not come back.
+                // The replaced file hid the lower directory of this name, which must stay hidden.
                 self.tree.make_opaque(&path)?;
             }
             Err(error) => system("make a directory", Err(error))?,
@@ -143,7 +143,7 @@ impl<'l> Putter<'l> {
         }
         let dir = self.tree.dirs.entry(path).or_default();
         dir.only_hides = false;
-        dir.said = Some(said(entry, &set));
+        dir.described = Some(described(entry, &set));
         Ok(())
     }
 
@@ -177,26 +177,26 @@ impl<'l> Putter<'l> {
 
     fn symlink(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, target: &[u8]) -> Result<()> {
         if target.is_empty() {
-            return Err(Error::invalid("a symlink to nothing cannot be made"));
+            return Err(Error::invalid("a symlink needs a target"));
         }
-        self.replacing(parent, at, "make a symlink", || rustix::fs::symlinkat(target, at.dir, at.name))?;
+        self.replacing(parent, at, "create a symlink", || rustix::fs::symlinkat(target, at.dir, at.name))?;
         let attributes = attributes::of_node(at, entry, false, &mut self.warnings)?;
         self.log.put(&Record::Symlink { path: &join(&parent.path, at.name), attributes, target })
     }
 
-    /// Adds a name. The entry's own attributes are left alone: they are the target's, which has them already, and through
-    /// a symlink they could reach something else (CVE-2021-32760).
+    /// Adds a name. The entry's own attributes are ignored: the target has them already, and through a symlink they
+    /// could reach another file (CVE-2021-32760).
     fn hard_link(&mut self, parent: &Parent, at: At<'_>, entry: &Entry, target: &[u8]) -> Result<()> {
         let clean = clean(target)?;
         let (target_parent, target_name) = split(&clean);
         let missing = || LowerLink { name: entry.name.clone(), target: target.to_vec() }.into_error();
         let Some(from) = self.tree.parent(target_parent, For::Lookup)? else { return Err(missing()) };
         let old = from.at(target_name);
-        match look(old)? {
+        match lookup(old)? {
             _ if target_name.is_empty() => return Err(Error::invalid("a hard link to a directory")),
-            Was::Dir => return Err(Error::invalid("a hard link to a directory")),
-            Was::Nothing | Was::Whiteout => return Err(missing()),
-            Was::Link | Was::Other => {}
+            Existing::Dir => return Err(Error::invalid("a hard link to a directory")),
+            Existing::Nothing | Existing::Whiteout => return Err(missing()),
+            Existing::Link | Existing::Other => {}
         }
         if from.path == parent.path && target_name == at.name {
             return Ok(());
@@ -218,8 +218,8 @@ impl<'l> Putter<'l> {
     ) -> Result<()> {
         let Device { major, minor } = device;
         if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
-            let error = Error::invalid("the character device 0:0 would hide what lower layers have");
-            return Err(error.hint("an image says so with a file named .wh.NAME"));
+            let error = Error::invalid("the character device 0:0 would hide a file of lower layers");
+            return Err(error.hint("an image hides files with a file named .wh.NAME"));
         }
         let node = match kind {
             FileType::CharacterDevice => index::Node::Char(major, minor),
@@ -247,15 +247,15 @@ impl<'l> Putter<'l> {
         self.log.put(&Record::Node { path: &join(&parent.path, at.name), attributes, node })
     }
 
-    /// Gives directories the attributes that had to wait, the deepest first: a parent stays open to us until it is its
-    /// turn. True when some directory was never described.
+    /// Sets the delayed attributes of directories, the deepest first: a parent stays writable until its turn. Returns
+    /// whether some directory was never described.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub(super) fn finish_dirs(&self) -> Result<bool> {
         let mut implicit = false;
         for (path, dir) in self.tree.dirs.iter().rev() {
-            implicit |= dir.said.is_none() && !path.is_empty();
+            implicit |= dir.described.is_none() && !path.is_empty();
             self.finish_dir(path, dir)
                 .map_err(|error| error.doing(format!("finish the directory \"{}\"", shown(path))))?;
         }
@@ -263,20 +263,20 @@ impl<'l> Putter<'l> {
     }
 
     fn finish_dir(&self, path: &[u8], dir: &Dir) -> Result<()> {
-        let plain = Said { mode: 0o755, ..Said::default() };
-        let said = dir.said.as_ref().unwrap_or(&plain);
+        let plain = DirAttributes { mode: 0o755, ..DirAttributes::default() };
+        let described = dir.described.as_ref().unwrap_or(&plain);
         let fd = system("open a directory of the layer", self.tree.open(path, OFlags::RDONLY))?;
-        system("set the mode", rustix::fs::fchmod(&fd, Mode::from_raw_mode(said.mode)))?;
-        for (name, value) in &said.late_xattrs {
+        system("set the mode", rustix::fs::fchmod(&fd, Mode::from_raw_mode(described.mode)))?;
+        for (name, value) in &described.late_xattrs {
             match rustix::fs::fsetxattr(&fd, name.as_slice(), value, rustix::fs::XattrFlags::empty()) {
                 Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                 result => system("set an extended attribute", result)?,
             }
         }
-        system("set the time", rustix::fs::futimens(&fd, &attributes::times(said.mtime)))?;
-        let attributes = match &dir.said {
-            Some(said) => Some(attributes::of_said(&fd, said)?),
-            // Nothing below it can give the root other ones.
+        system("set the time", rustix::fs::futimens(&fd, &attributes::times(described.mtime)))?;
+        let attributes = match &dir.described {
+            Some(described) => Some(attributes::of_described(&fd, described)?),
+            // The layers below cannot give the root other attributes.
             None if path.is_empty() => Some(attributes::as_they_are(&fd)?),
             None => None,
         };
@@ -284,8 +284,8 @@ impl<'l> Putter<'l> {
     }
 }
 
-fn said(entry: &Entry, set: &[attributes::Pair<'_>]) -> Said {
-    Said {
+fn described(entry: &Entry, set: &[attributes::Pair<'_>]) -> DirAttributes {
+    DirAttributes {
         mode: entry.mode,
         mtime: entry.mtime,
         owner: (entry.uid, entry.gid),
@@ -294,7 +294,8 @@ fn said(entry: &Entry, set: &[attributes::Pair<'_>]) -> Said {
     }
 }
 
-/// Writes the member's data where the segments say, which together are exactly as long; returns its CRC-32.
+/// Writes the member's data to the positions of the segments, which together have exactly its length; returns its
+/// CRC-32.
 fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive<R>) -> Result<u32> {
     let mut crc = crc32fast::Hasher::new();
     let mut segments = segments.iter().copied();
@@ -326,14 +327,14 @@ fn write_data<R: Read>(fd: &OwnedFd, segments: &[Segment], archive: &mut Archive
     Ok(crc.finalize())
 }
 
-/// Asks for dirty pages to be written now and for clean ones to leave the cache, as posix_fadvise(2) does on
-/// `DONTNEED`. Advice only, so its failure means nothing.
+/// Starts writeback of dirty pages and drops clean ones from the cache, as posix_fadvise(2) does on `DONTNEED`. It is
+/// only advice, so a failure is ignored.
 fn begin_writing_out(fd: &OwnedFd) {
     let to_the_end: Option<NonZeroU64> = None;
     let _ = rustix::fs::fadvise(fd, 0, to_the_end, Advice::DontNeed);
 }
 
-/// Whether some ids of the system have no meaning here: then devices cannot be made, user_namespaces(7).
+/// Returns whether some ids of the system are not mapped here: then devices cannot be created, user_namespaces(7).
 fn in_user_namespace() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
@@ -342,7 +343,7 @@ fn in_user_namespace() -> bool {
     })
 }
 
-/// Learns what cannot be learnt any more where only the layer's directory is in reach.
-pub(in crate::image) fn look_around() {
+/// Caches facts that cannot be read any more once only the layer's directory is reachable.
+pub(in crate::image) fn cache_user_namespace() {
     in_user_namespace();
 }

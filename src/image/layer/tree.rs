@@ -1,7 +1,8 @@
-//! The directory that becomes the layer: finding parents in it, and what is known of its directories.
+//! The directory that becomes the layer: finds parents in it, and records facts about its directories.
 //!
-//! Every path that reaches the kernel is canonical: symlinks were followed here, part by part and inside the root, so
-//! that each open may say RESOLVE_NO_SYMLINKS and a link planted by the layer leads nowhere (CVE-2026-33056 and kin).
+//! Every path passed to the kernel is canonical: symlinks are resolved here, part by part and inside the root, so that
+//! each open can use RESOLVE_NO_SYMLINKS and a link planted by the layer leads nowhere (CVE-2026-33056 and similar
+//! ones).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,14 +13,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::log::Log;
-use super::lookup::{At, Was, look, system};
+use super::lookup::{At, Existing, lookup, system};
 use super::name::{join, split};
 use crate::error::{Error, Kind, Result};
 use crate::image::tar::{Mtime, shown};
 use crate::store::index::{Record, beneath};
 
-/// Symlinks followed for one path, as path_resolution(7) has it.
-const MOST_LINKS: u32 = 40;
+/// The most symlinks followed for one path, as in path_resolution(7).
+const MAX_LINKS: u32 = 40;
 
 const OPEN: &str = "open a directory of the layer";
 
@@ -35,20 +36,20 @@ pub(super) struct Tree {
     log: Log,
 }
 
-/// What is known of a directory.
+/// Facts about a directory.
 #[derive(Debug, Default)]
 pub(super) struct Dir {
-    /// What its own member said; none when only something below it was named.
-    pub(super) said: Option<Said>,
-    /// It hides what lower layers have in it.
+    /// The attributes of its own member; `None` when only something below it has a member.
+    pub(super) described: Option<DirAttributes>,
+    /// It hides the content of lower layers.
     pub(super) opaque: bool,
-    /// It was made only so that whiteouts can stand in it.
+    /// It was created only to hold whiteouts.
     pub(super) only_hides: bool,
 }
 
-/// Attributes that must wait until nothing more is put into the directory.
+/// Attributes that are set when the directory is complete.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct DirAttributes {
     pub(super) mode: u32,
     pub(super) mtime: Mtime,
     pub(super) owner: (u32, u32),
@@ -68,28 +69,28 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// The place `name` in this directory.
+    /// The name `name` in this directory.
     pub(super) fn at<'a>(&'a self, name: &'a [u8]) -> At<'a> {
         At { dir: self.fd.as_fd(), name }
     }
 }
 
-/// Why a parent is looked for.
+/// The purpose of looking for a parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {
-    /// To put a member into it: it is made where missing.
+    /// To put a member into it: missing directories are created.
     Member,
-    /// To put a whiteout into it: made where missing, but not where it is hidden already.
+    /// To put a whiteout into it: missing directories are created, unless they are hidden already.
     Whiteout,
     /// To find something in it.
     Lookup,
 }
 
 impl Tree {
-    /// Takes over the empty directory `root`.
+    /// Uses the empty directory `root`.
     ///
     /// # Errors
-    /// `Exists` when it is not empty; else what the kernel answers.
+    /// `Exists` when it is not empty; else the kernel's error.
     pub(super) fn new(root: BorrowedFd<'_>, most_bytes: u64, log: Log) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = system("open the layer's directory", rustix::fs::openat(root, ".", flags, Mode::empty()))?;
@@ -99,17 +100,17 @@ impl Tree {
                 return Err(Error::new(Kind::Exists, "the directory for the layer is not empty"));
             }
         }
-        // No setgid bit may be inherited from here while the layer is written.
+        // The root has no setgid bit that could be inherited while the layer is written.
         system("chmod the layer's directory", rustix::fs::fchmod(&root, Mode::RWXU))?;
         let dirs = BTreeMap::from([(Vec::new(), Dir::default())]);
         Ok(Self { root, dirs, held_bytes: 0, most_bytes, last: None, log })
     }
 
-    /// The directory `path`, clean but possibly through symlinks of this layer. `None` where there is none to be had:
-    /// always possible for a lookup, for a whiteout when `path` is hidden already, never for a member.
+    /// The directory `path`, clean but possibly through symlinks of this layer. `None` where there is none: always
+    /// possible for a lookup, for a whiteout when `path` is hidden already, never for a member.
     ///
     /// # Errors
-    /// `Invalid` when something on the way is no directory or links go in circles.
+    /// `Invalid` when a part of the path is not a directory or there is a symlink loop.
     pub(super) fn parent(&mut self, path: &[u8], purpose: For) -> Result<Option<Rc<Parent>>> {
         if let Some(last) = &self.last
             && last.asked == path
@@ -137,17 +138,17 @@ impl Tree {
         Ok(Some(parent))
     }
 
-    /// Forgets the cached parent: something on the way to it may be gone.
+    /// Drops the cached parent: something on the way to it may be gone.
     pub(super) fn forget_parent(&mut self) {
         self.last = None;
     }
 
-    /// Opens the directory with this canonical path; no symlink is followed, nothing outside reached.
+    /// Opens the directory with this canonical path; no symlink is followed, nothing outside is reached.
     pub(super) fn open(&self, path: &[u8], access: OFlags) -> rustix::io::Result<OwnedFd> {
         beneath(self.root.as_fd(), path, access | OFlags::DIRECTORY)
     }
 
-    /// Follows `path` part by part, making what is missing as `purpose` allows; the canonical path.
+    /// Follows `path` part by part, creating missing directories as `purpose` allows; returns the canonical path.
     fn walk(&mut self, path: &[u8], purpose: For) -> Result<Option<Vec<u8>>> {
         let mut done: Vec<u8> = Vec::new();
         let mut here = system(OPEN, self.open(&done, OFlags::PATH))?;
@@ -163,9 +164,9 @@ impl Tree {
                 continue;
             }
             let at = At { dir: here.as_fd(), name: &part };
-            if look(at)? == Was::Link {
+            if lookup(at)? == Existing::Link {
                 links += 1;
-                if links > MOST_LINKS {
+                if links > MAX_LINKS {
                     return not_a_directory(path, "goes through too many symlinks");
                 }
                 let target = system("read a symlink", rustix::fs::readlinkat(at.dir, at.name, Vec::new()))?;
@@ -180,7 +181,7 @@ impl Tree {
             let below = join(&done, &part);
             if !self.step(at, &done, &below, purpose)? {
                 if purpose == For::Member {
-                    return not_a_directory(path, "goes through something that is no directory");
+                    return not_a_directory(path, "goes through a file that is not a directory");
                 }
                 return Ok(None);
             }
@@ -191,34 +192,36 @@ impl Tree {
         Ok(Some(done))
     }
 
-    /// Sees to it that a directory stands at `at`, which is no symlink; false when none may.
+    /// Ensures that there is a directory at `at`, which is no symlink; returns false when none may be created.
     fn step(&mut self, at: At<'_>, parent: &[u8], path: &[u8], purpose: For) -> Result<bool> {
-        match (look(at)?, purpose) {
-            (Was::Dir, _) => {}
-            (Was::Nothing, For::Whiteout) if self.in_opaque(parent) => return Ok(false),
-            (Was::Nothing, For::Member | For::Whiteout) => {
+        match (lookup(at)?, purpose) {
+            (Existing::Dir, _) => {}
+            (Existing::Nothing, For::Whiteout) if self.in_opaque(parent) => return Ok(false),
+            (Existing::Nothing, For::Member | For::Whiteout) => {
                 let only_hides = purpose == For::Whiteout;
                 self.make_dir(at, path, Dir { only_hides, ..Dir::default() })?;
             }
-            (Was::Whiteout, For::Member) => {
+            (Existing::Whiteout, For::Member) => {
                 system("remove a whiteout", rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()))?;
                 self.note_gone(path)?;
                 self.make_dir(at, path, Dir::default())?;
                 self.make_opaque(path)?;
             }
-            (Was::Nothing | Was::Whiteout | Was::Other | Was::Link, _) => return Ok(false),
+            (Existing::Nothing | Existing::Whiteout | Existing::Other | Existing::Link, _) => {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
 
-    /// Makes a directory that no member has described so far; its attributes come at the end.
+    /// Creates a directory that no member has described so far; its attributes are set at the end.
     pub(super) fn make_dir(&mut self, at: At<'_>, path: &[u8], dir: Dir) -> Result<()> {
         system("make a directory", rustix::fs::mkdirat(at.dir, at.name, Mode::RWXU))?;
-        self.know_dir(path, dir)
+        self.note_dir(path, dir)
     }
 
-    /// Notes a directory that was just made.
-    pub(super) fn know_dir(&mut self, path: &[u8], dir: Dir) -> Result<()> {
+    /// Records a directory that was just created.
+    pub(super) fn note_dir(&mut self, path: &[u8], dir: Dir) -> Result<()> {
         self.held_bytes += path.len() as u64 + 128;
         if self.held_bytes > self.most_bytes {
             return Err(Error::invalid("the layer has more directories than allowed"));
@@ -230,17 +233,17 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes back what was noted of `path` and all below it.
+    /// Records that `path` and everything below it was removed.
     pub(super) fn note_gone(&self, path: &[u8]) -> Result<()> {
         self.log.put(&Record::Gone { path })
     }
 
-    /// Notes the mark that hides `path` of the layers below.
+    /// Records the whiteout that hides `path` of the layers below.
     pub(super) fn note_whiteout(&self, path: &[u8]) -> Result<()> {
         self.log.put(&Record::Whiteout { path })
     }
 
-    /// The paths strictly below the directory `path`, of directories only.
+    /// The paths of directories strictly below the directory `path`.
     pub(super) fn below(&self, path: &[u8]) -> Vec<Vec<u8>> {
         if path.is_empty() {
             return self.dirs.keys().filter(|key| !key.is_empty()).cloned().collect();
@@ -250,7 +253,7 @@ impl Tree {
         self.dirs.range::<Vec<u8>, _>(range).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether `path` or a directory above it hides everything below it in lower layers.
+    /// Returns whether `path` or a directory above it hides everything below it in lower layers.
     pub(super) fn in_opaque(&self, mut path: &[u8]) -> bool {
         loop {
             if self.dirs.get(path).is_some_and(|dir| dir.opaque) {
@@ -263,7 +266,7 @@ impl Tree {
         }
     }
 
-    /// A member stands in `path`: it and what is above it exist for more than whiteouts.
+    /// Records that a member is in `path`: it and the directories above exist for more than whiteouts.
     fn make_real(&mut self, mut path: &[u8]) {
         while let Some(dir) = self.dirs.get_mut(path)
             && dir.only_hides
@@ -282,7 +285,7 @@ fn not_a_directory<T>(path: &[u8], why: &str) -> Result<T> {
     Err(Error::invalid(format!("the path \"{}\" {why}", shown(path))))
 }
 
-/// Whether a stat result is overlayfs' mark for "hidden": a character device 0:0.
+/// Returns whether a stat result is overlayfs' whiteout: a character device 0:0.
 pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }

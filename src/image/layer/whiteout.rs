@@ -1,15 +1,15 @@
-//! Whiteouts and opaque directories in overlayfs form, so that their order in the layer does not matter.
+//! Whiteouts and opaque directories in overlayfs form, independent of their order in the layer.
 //!
-//! A whiteout hides lower layers only. Where the layer itself has something of that name, a file hides what is below by
-//! being there and a directory is made opaque. Inside an opaque directory nothing needs hiding, and overlayfs would even
-//! list whiteouts there, so none are left in it.
+//! A whiteout hides lower layers only. Where the layer itself has something of that name, a file hides the path below
+//! simply by existing, and a directory is made opaque. Inside an opaque directory nothing needs hiding, and overlayfs
+//! would even list whiteouts there, so they are removed from it.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::lookup::{At, Was, look, system};
+use super::lookup::{At, Existing, lookup, system};
 use super::name::{join, split};
 use super::tree::{For, Tree, is_whiteout};
 use crate::error::Result;
@@ -23,7 +23,7 @@ impl Tree {
     /// Applies the whiteout of `path`.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub(super) fn hide(&mut self, path: &[u8]) -> Result<()> {
         let (parent, name) = split(path);
         let Some(parent) = self.parent(parent, For::Whiteout)? else { return Ok(()) };
@@ -32,13 +32,13 @@ impl Tree {
         }
         let at = parent.at(name);
         let path = join(&parent.path, name);
-        match look(at)? {
-            Was::Whiteout | Was::Link | Was::Other => return Ok(()),
-            Was::Dir if !self.dirs.get(&path).is_some_and(|dir| dir.only_hides) => {
+        match lookup(at)? {
+            Existing::Whiteout | Existing::Link | Existing::Other => return Ok(()),
+            Existing::Dir if !self.dirs.get(&path).is_some_and(|dir| dir.only_hides) => {
                 return self.make_opaque(&path);
             }
-            Was::Dir => self.remove(at, &path)?,
-            Was::Nothing => {}
+            Existing::Dir => self.remove(at, &path)?,
+            Existing::Nothing => {}
         }
         let made = rustix::fs::mknodat(at.dir, at.name, FileType::CharacterDevice, Mode::empty(), 0);
         system("make a whiteout, which needs CAP_MKNOD or kernel 5.8 in a user namespace", made)?;
@@ -48,13 +48,13 @@ impl Tree {
     /// Applies the opaque marker in the directory `path`.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub(super) fn hide_all_in(&mut self, path: &[u8]) -> Result<()> {
         let Some(parent) = self.parent(path, For::Member)? else { return Ok(()) };
         self.make_opaque(&parent.path)
     }
 
-    /// Marks the directory with this canonical path and takes away marks that it makes pointless.
+    /// Marks the directory with this canonical path, and removes whiteouts and marks that become unnecessary.
     pub(super) fn make_opaque(&mut self, path: &[u8]) -> Result<()> {
         if self.in_opaque(path) {
             return Ok(());
@@ -96,22 +96,22 @@ impl Tree {
         self.empty(path, true)
     }
 
-    /// Removes what stands at a place, with everything in it; `path` is its canonical path.
+    /// Removes the file at `at`, with everything in it; `path` is its canonical path.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// The kernel's error.
     pub(super) fn remove(&mut self, at: At<'_>, path: &[u8]) -> Result<()> {
         self.forget_parent();
-        let was = look(at)?;
-        if was == Was::Nothing {
+        let was = lookup(at)?;
+        if was == Existing::Nothing {
             return Ok(());
         }
         self.note_gone(path)?;
         match was {
-            Was::Dir => {}
+            Existing::Dir => {}
             _ => {
                 return system(
-                    "replace what is there",
+                    "replace an existing file",
                     rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()),
                 );
             }
@@ -140,7 +140,7 @@ impl Tree {
                 if only_whiteouts {
                     let maybe = matches!(entry.file_type(), FileType::CharacterDevice | FileType::Unknown);
                     let stat = || rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW);
-                    if !maybe || !is_whiteout(&system("look at what is there", stat())?) {
+                    if !maybe || !is_whiteout(&system("stat an existing file", stat())?) {
                         continue;
                     }
                 }
@@ -150,11 +150,11 @@ impl Tree {
                     AtFlags::empty()
                 };
                 let gone = match rustix::fs::unlinkat(&fd, name, flags) {
-                    // A file system that does not tell types while listing.
+                    // A file system that does not list types.
                     Err(Errno::ISDIR) => rustix::fs::unlinkat(&fd, name, AtFlags::REMOVEDIR),
                     result => result,
                 };
-                system("remove what was replaced", gone)?;
+                system("remove a replaced file", gone)?;
                 if only_whiteouts {
                     self.note_gone(&join(path, name.to_bytes()))?;
                 }

@@ -1,5 +1,5 @@
-//! Signatures that cosign makes with a static key: ECDSA over a small JSON text that names a digest. They lie beside the
-//! image, under a tag made of its digest or among its referrers.
+//! Signatures made by cosign with a static key: ECDSA over a small JSON text that contains a digest. They are stored
+//! beside the image, under a tag made of its digest or among its referrers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ use crate::store::reference::Reference;
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
-/// Signatures looked at for one image.
-const MOST: usize = 64;
+/// The most signatures checked for one image.
+const MAX_SIGNATURES: usize = 64;
 /// The largest signed text, in bytes.
-const MOST_PAYLOAD: u64 = 64 << 10;
-/// What stands before the point in the DER form of a P-256 key (RFC 5480).
+const MAX_PAYLOAD: u64 = 64 << 10;
+/// The prefix of the point in the DER form of a P-256 key (RFC 5480).
 const P256: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -33,7 +33,7 @@ const P256: [u8; 26] = [
 /// A requirement that an image be signed.
 #[derive(Debug)]
 pub(super) struct Signed {
-    /// One of these has to have signed: uncompressed points of P-256.
+    /// The accepted keys, one of which must have signed: uncompressed points of P-256.
     keys: Vec<Vec<u8>>,
     identity: Identity,
 }
@@ -67,7 +67,7 @@ struct Layer {
 
 impl Signed {
     pub(super) fn read(value: &Value, policy: &Path) -> Result<Self> {
-        let written: Written = serde_json::from_value(value.clone()).doing(|| "understand sigstoreSigned")?;
+        let written: Written = serde_json::from_value(value.clone()).doing(|| "parse sigstoreSigned")?;
         let mut keys = Vec::new();
         for path in written.key_path.iter().chain(&written.key_paths) {
             let path = policy.parent().unwrap_or(policy).join(path);
@@ -83,17 +83,17 @@ impl Signed {
         if keys.is_empty() {
             return Err(Error::new(
                 Kind::Unsupported,
-                "sigstoreSigned without a static key is not understood",
+                "sigstoreSigned without a static key is not supported",
             ));
         }
         Ok(Self { keys, identity: written.signed_identity })
     }
 
-    /// Looks for a good signature of any of `digests`.
+    /// Looks for a valid signature of any of `digests`.
     pub(super) fn check(&self, reference: &Reference, digests: &[Digest], at: &Repository<'_>) -> Result<()> {
         let mut whys: Vec<String> = Vec::new();
         for digest in digests {
-            for layer in signatures(digest, at)?.iter().take(MOST) {
+            for layer in signatures(digest, at)?.iter().take(MAX_SIGNATURES) {
                 match self.judge(layer, digest, reference, at) {
                     Ok(()) => return Ok(()),
                     Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::TimedOut) => {
@@ -106,8 +106,8 @@ impl Signed {
         whys.dedup();
         whys.truncate(3);
         let doing = match whys.is_empty() {
-            true => "it has no signature, and must have one".to_owned(),
-            false => format!("none of its signatures is good: {}", whys.join("; ")),
+            true => "it has no signature, but one is required".to_owned(),
+            false => format!("none of its signatures is valid: {}", whys.join("; ")),
         };
         Err(Error::new(Kind::Denied, doing))
     }
@@ -119,11 +119,11 @@ impl Signed {
         reference: &Reference,
         at: &Repository<'_>,
     ) -> Result<()> {
-        if layer.size > MOST_PAYLOAD {
+        if layer.size > MAX_PAYLOAD {
             return Err(Error::invalid("a signed text is too long"));
         }
         let text = layer.annotations.get(SIGNATURE).map_or("", String::as_str);
-        let signature = STANDARD.decode(text).map_err(|_| Error::invalid("a signature is no base64"))?;
+        let signature = STANDARD.decode(text).map_err(|_| Error::invalid("a signature is not base64"))?;
         let payload = at.small_blob(&layer.digest, layer.size)?;
         let is_by = |key: &Vec<u8>| {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(&payload, &signature).is_ok()
@@ -131,11 +131,11 @@ impl Signed {
         if !self.keys.iter().any(is_by) {
             return Err(Error::new(Kind::Denied, "one is by another key"));
         }
-        // Only now is any of it to be believed.
+        // The payload is trusted only after the signature was verified.
         let payload: Value = serde_json::from_slice(&payload).doing(|| "read what was signed")?;
         let critical = &payload["critical"];
         if critical["type"] != "cosign container image signature" {
-            return Err(Error::new(Kind::Denied, "one is no signature of an image"));
+            return Err(Error::new(Kind::Denied, "one is not a signature of an image"));
         }
         if critical["image"]["docker-manifest-digest"] != digest.to_string() {
             return Err(Error::new(Kind::Denied, "one is for another image"));
@@ -162,7 +162,7 @@ fn signatures(digest: &Digest, at: &Repository<'_>) -> Result<Vec<Layer>> {
         let is_ours = |entry: &&oci_spec::image::Descriptor| {
             entry.artifact_type().as_ref().is_some_and(|kind| kind.to_string() == ARTIFACT)
         };
-        for entry in index.manifests().iter().filter(is_ours).take(MOST) {
+        for entry in index.manifests().iter().filter(is_ours).take(MAX_SIGNATURES) {
             documents.push(at.by_digest(&Digest::parse(entry.digest().as_ref())?)?.bytes);
         }
     }
@@ -177,9 +177,9 @@ fn signatures(digest: &Digest, at: &Repository<'_>) -> Result<Vec<Layer>> {
 /// The point of a P-256 key in PEM form, as `cosign generate-key-pair` and openssl(1) write it.
 fn key_of(pem: &str) -> Result<Vec<u8>> {
     let body = pem.split_once("-----BEGIN PUBLIC KEY-----").and_then(|(_, rest)| rest.split_once("-----END"));
-    let body = body.ok_or_else(|| Error::invalid("it is no public key in PEM form"))?.0;
+    let body = body.ok_or_else(|| Error::invalid("it is not a PEM public key"))?.0;
     let base64: String = body.split_whitespace().collect();
-    let der = STANDARD.decode(base64).map_err(|_| Error::invalid("the key is no base64"))?;
+    let der = STANDARD.decode(base64).map_err(|_| Error::invalid("the key is not base64"))?;
     match der.strip_prefix(&P256) {
         Some(point) if point.len() == 65 => Ok(point.to_vec()),
         _ => Err(Error::new(Kind::Unsupported, "the key is not an ECDSA one on the curve P-256")),

@@ -1,10 +1,10 @@
-//! Which names a signature may carry (`signedIdentity` in containers-policy.json(5)).
+//! The names that a signature may have (`signedIdentity` in containers-policy.json(5)).
 
 use serde::Deserialize;
 
 use crate::store::reference::Reference;
 
-/// How the name in a signature has to relate to the name that is pulled.
+/// The required relation between the signed name and the pulled name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub(super) enum Identity {
@@ -13,18 +13,18 @@ pub(super) enum Identity {
     MatchRepoDigestOrExact,
     /// The same name and tag.
     MatchExact,
-    /// The same repository, whatever the tag. What cosign signs has no tag.
+    /// The same repository, whatever the tag. cosign signs names without a tag.
     MatchRepository,
-    /// This name and tag, whatever is pulled.
+    /// This name and tag, whatever name is pulled.
     #[serde(rename_all = "camelCase")]
     ExactReference { docker_reference: String },
-    /// This repository, whatever is pulled.
+    /// This repository, whatever name is pulled.
     #[serde(rename_all = "camelCase")]
     ExactRepository { docker_repository: String },
 }
 
 impl Identity {
-    /// Whether a signature for `signed` is one for `pulled`.
+    /// Returns whether a signature for the name `signed` is valid for `pulled`.
     pub(super) fn fits(&self, signed: &str, pulled: &Reference) -> bool {
         let Ok(signed) = Reference::parse(signed) else { return false };
         let is_of = |repository: &Reference| {

@@ -1,8 +1,8 @@
-//! What may come in: containers-policy.json(5) and containerd's verifier programs, asked once it is known which image a
-//! reference means and before anything of it is unpacked.
+//! Import policy: containers-policy.json(5) and containerd's verifier programs, applied once the reference is resolved
+//! to an image and before anything is unpacked.
 //!
 //! Of the requirements in policy.json, `insecureAcceptAnything`, `reject` and `sigstoreSigned` with static keys are
-//! understood. Whatever else stands there for an image keeps it out.
+//! supported. An image with any other requirement is refused.
 
 mod cosign;
 mod identity;
@@ -22,15 +22,15 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
 use cosign::Signed;
 
-/// Where a policy is looked for, the first that exists counting.
+/// The default paths of the policy; the first that exists is used.
 const PLACES: [&str; 2] = ["/etc/coracle/policy.json", "/etc/containers/policy.json"];
 
-/// Where the rules are.
+/// The sources of the policy.
 #[derive(Debug, Clone)]
 pub struct PolicyOptions {
-    /// The policy.json, in the place of the usual ones. Where there is none, everything may come in.
+    /// The policy.json to use instead of the default ones. Without any, every image is accepted.
     pub file: Option<PathBuf>,
-    /// The directory of verifier programs (containerd's `bin_dir`); all of them have to agree.
+    /// The directory of verifier programs (containerd's `bin_dir`); all of them must accept.
     pub verifiers: PathBuf,
 }
 
@@ -67,7 +67,7 @@ impl Rules {
     /// Reads the rules for `reference`.
     ///
     /// # Errors
-    /// `Invalid` or `Unsupported` when the policy cannot be understood: then nothing comes in.
+    /// `Invalid` or `Unsupported` when the policy cannot be parsed: then no image is accepted.
     pub(super) fn read(options: &PolicyOptions, reference: &Reference) -> Result<Self> {
         let usual = || PLACES.map(PathBuf::from).into_iter().find(|path| path.exists());
         let verifiers = verifiers::find(&options.verifiers)?;
@@ -82,16 +82,16 @@ impl Rules {
         }
     }
 
-    /// Whether nobody has to be asked.
+    /// Returns whether every image is accepted without a check.
     pub(super) fn accept_all(&self) -> bool {
         self.verifiers.is_empty() && self.requirements.iter().all(|one| matches!(one, Requirement::Accept))
     }
 
-    /// Checks the image with this `manifest`, to which `top` leads, the document that `reference` means. Either may be
-    /// what was signed. All requirements have to be met.
+    /// Checks the image with this `manifest`; `top` is the document that `reference` means and that leads to it. Either
+    /// may be signed. All requirements must be met.
     ///
     /// # Errors
-    /// `Denied` when it must not come in, else when the signatures could not be got.
+    /// `Denied` when the image is refused, else when the signatures could not be downloaded.
     pub(super) fn check(
         &self,
         reference: &Reference,
@@ -112,7 +112,7 @@ impl Rules {
         verifiers::ask(&self.verifiers, reference, top)
     }
 
-    /// As [`Self::check`], of what can be told before anybody was asked.
+    /// Like [`Self::check`], with the requirements that need no request to the registry.
     pub(super) fn check_early(&self) -> Result<()> {
         if self.requirements.iter().any(|one| matches!(one, Requirement::Reject)) {
             let doing = format!("the policy in {} rejects it", self.path.display());
@@ -123,17 +123,19 @@ impl Rules {
 }
 
 fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Vec<Requirement>> {
-    let file: File = serde_json::from_str(text).doing(|| "understand the policy")?;
+    let file: File = serde_json::from_str(text).doing(|| "parse the policy")?;
     let docker = file.transports.get("docker");
     let scoped = scopes(reference).into_iter().find_map(|scope| docker?.get(&scope));
     let requirements = scoped.unwrap_or(&file.default);
     if requirements.is_empty() {
-        return Err(Error::invalid("a list of requirements is empty; to accept all, say so"));
+        return Err(Error::invalid(
+            "a list of requirements is empty; use insecureAcceptAnything to accept all",
+        ));
     }
     requirements.iter().map(|value| requirement(value, path)).collect()
 }
 
-/// The scopes that a reference is in, the narrowest first.
+/// The scopes of a reference, the narrowest first.
 fn scopes(reference: &Reference) -> Vec<String> {
     let mut name = format!("{}/{}", reference.registry(), reference.path());
     let mut scopes = vec![match (reference.digest(), reference.tag()) {
@@ -160,8 +162,8 @@ fn requirement(value: &Value, path: &Path) -> Result<Requirement> {
         "reject" => Ok(Requirement::Reject),
         "sigstoreSigned" => Signed::read(value, path).map(Requirement::Signed),
         other => {
-            Err(Error::new(Kind::Unsupported, format!("requirements of type {other:?} are not understood"))
-                .hint("coracle knows insecureAcceptAnything, reject and sigstoreSigned with keyPath"))
+            Err(Error::new(Kind::Unsupported, format!("requirements of type {other:?} are not supported"))
+                .hint("coracle supports insecureAcceptAnything, reject and sigstoreSigned with keyPath"))
         }
     }
 }
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrowest_scope_counts() {
+    fn the_narrowest_scope_is_used() {
         assert!(matches!(rules("ghcr.io/a/b:2").unwrap()[..], [Requirement::Accept]));
         assert!(matches!(rules("ghcr.io/ab/b:2").unwrap()[..], [Requirement::Reject]));
         assert!(matches!(rules("x.y.corp.example/b").unwrap()[..], [Requirement::Accept]));
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_lets_nothing_in() {
+    fn unsupported_requirements_refuse_every_image() {
         let reference = Reference::parse("x").unwrap();
         for bad in ["", "{}", r#"{"default": [{}]}"#, r#"{"default": [{"type": "reject"}], "more": 1}"#] {
             assert!(parse(bad, Path::new("p"), &reference).is_err(), "{bad}");

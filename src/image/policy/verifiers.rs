@@ -1,4 +1,4 @@
-//! containerd's image verifiers: programs in a directory, each asked about each image, each with a veto.
+//! containerd's image verifiers: programs in a directory, each of which may refuse an image.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::store::reference::Reference;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The programs in `dir`, in the order of their names. No directory, no programs.
+/// The programs in `dir`, sorted by name; none when the directory does not exist.
 pub(super) fn find(dir: &Path) -> Result<Vec<PathBuf>> {
     let doing = || format!("list {}", dir.display());
     let entries = match std::fs::read_dir(dir) {
@@ -23,7 +23,7 @@ pub(super) fn find(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
     for entry in entries {
         let path = entry.doing(doing)?.path();
-        let meta = path.metadata().doing(|| format!("look at {}", path.display()))?;
+        let meta = path.metadata().doing(|| format!("inspect {}", path.display()))?;
         if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
             programs.push(path);
         }
@@ -32,7 +32,7 @@ pub(super) fn find(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// Asks every program about what the registry gave for `reference`.
+/// Runs every program on the descriptor that the registry returned for `reference`.
 pub(super) fn ask(programs: &[PathBuf], reference: &Reference, given: &Descriptor) -> Result<()> {
     let descriptor = serde_json::to_vec(given).doing(|| "write a descriptor")?;
     for program in programs {

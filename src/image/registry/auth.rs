@@ -1,4 +1,4 @@
-//! Answering a challenge: Basic, or a token by GET or by OAuth2's POST, refreshed before it expires.
+//! Answers an authentication challenge: Basic, or a token by GET or by OAuth2's POST, refreshed before it expires.
 
 use std::time::{Duration, Instant};
 
@@ -10,28 +10,28 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::endpoint::{Endpoint, Tls, host_of};
-use super::fault::{Again, Fault, retry_after};
+use super::fault::{Fault, Retry, retry_after};
 use super::login::Login;
 use super::session::{Session, parse_uri, secret};
 use super::wire::{Request, Wire};
 use crate::error::{Doing, Error, Kind, Result};
 
-/// The largest answer of a token server that is read, in bytes.
-const MOST_ANSWER: usize = 1 << 20;
-/// How long a token lives that does not say so (SPEC(distribution token) #token-response-fields).
-const SHORTEST_LIFE: u64 = 60;
+/// The largest response of a token server that is read, in bytes.
+const MAX_RESPONSE: usize = 1 << 20;
+/// The life of a token without `expires_in`, in seconds (SPEC(distribution token) #token-response-fields).
+const DEFAULT_LIFE: u64 = 60;
 
-/// What an endpoint takes as proof.
+/// Credentials that an endpoint has accepted.
 #[derive(Clone)]
 pub(super) enum Known {
     /// The same for every request.
     Basic(String),
-    /// A token, good until then.
+    /// A token, with the time when it expires.
     Token(String, Instant),
 }
 
 impl Known {
-    /// The value of the header, unless it is too old.
+    /// The value of the header, unless it has expired.
     pub(super) fn header(&self) -> Option<String> {
         match self {
             Self::Basic(value) => Some(value.clone()),
@@ -40,7 +40,7 @@ impl Known {
     }
 }
 
-/// Finds something that `endpoint` will take, given what it offers; `None` when we have nothing.
+/// Finds credentials for one of the challenges of `endpoint`; `None` when there are none.
 pub(super) fn answer(
     session: &Session<'_>,
     wire: &mut Wire,
@@ -105,7 +105,7 @@ impl Asking<'_> {
                 fault.doing(format!("get a token from {host}"))
             });
             match granted {
-                // Some servers know only OAuth2.
+                // Some servers support only OAuth2.
                 Err(fault) if number < last && fault.error.kind() == Kind::NotFound => {}
                 other => return other,
             }
@@ -113,22 +113,21 @@ impl Asking<'_> {
         Err(Error::new(Kind::Bug, "no token was asked for").into())
     }
 
-    /// A token server may be another host than the registry, but not any: a login goes only to the registry's own host,
-    /// below it, or beside it below a common parent, as auth.docker.io is to registry-1.docker.io.
+    /// A token server may be another host than the registry, but not any host: a login is sent only to the registry's
+    /// own host, below it, or beside it below a common parent, as auth.docker.io is to registry-1.docker.io.
     fn check_realm(&self, login: Option<&Login>) -> Result<()> {
         let realm =
-            parse_uri(self.realm).map_err(|e| e.doing("read where the registry has its tokens from"))?;
+            parse_uri(self.realm).map_err(|e| e.doing("parse the address of the registry's token server"))?;
         let host = host_of(realm.authority().map_or("", |authority| authority.as_str())).to_ascii_lowercase();
         if self.endpoint.base.secure && realm.scheme_str() != Some("https") {
-            let doing = format!("the registry is reached by TLS, but has its tokens from {host} without");
+            let doing = format!("the registry uses TLS, but its token server {host} does not");
             return Err(Error::new(Kind::Denied, doing));
         }
         let registry = host_of(&self.endpoint.base.authority);
         if login.is_some() && !are_related(registry, &host) {
-            let doing =
-                format!("the login for {registry} is not sent to {host}, where it has its tokens from");
+            let doing = format!("the login for {registry} is not sent to its token server {host}");
             return Err(Error::new(Kind::Denied, doing)
-                .hint("a registry may name a token server only under its own domain"));
+                .hint("the token server must be under the registry's own domain"));
         }
         Ok(())
     }
@@ -169,7 +168,7 @@ fn pair(key: &str, value: &str) -> String {
     format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
 }
 
-/// Whether two hosts are the same, one below the other, or side by side below a domain of at least two labels.
+/// Returns whether two hosts are the same, one below the other, or both below a domain of at least two labels.
 fn are_related(registry: &str, realm: &str) -> bool {
     let is_address = |host: &str| host.parse::<std::net::IpAddr>().is_ok();
     let is_below = |host: &str, domain: &str| {
@@ -186,38 +185,38 @@ fn are_related(registry: &str, realm: &str) -> bool {
     is_below(realm, registry) || is_below(realm, parent)
 }
 
-fn read(wire: &mut Wire, mut answer: super::wire::Answer) -> Result<Known, Fault> {
+fn read(wire: &mut Wire, mut answer: super::wire::Response) -> Result<Known, Fault> {
     let status = answer.status;
     let mut bytes = Vec::new();
     while let Some(piece) = wire.next(&mut answer)? {
         bytes.extend_from_slice(&piece);
-        if bytes.len() > MOST_ANSWER {
-            return Err(Error::invalid(format!("the answer has more than {MOST_ANSWER} bytes")).into());
+        if bytes.len() > MAX_RESPONSE {
+            return Err(Error::invalid(format!("the response has more than {MAX_RESPONSE} bytes")).into());
         }
     }
     let asked = answer.headers.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
     wire.keep(answer);
     if !status.is_success() {
         let doing = format!("it answers {status}");
-        let (kind, again) = match status {
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (Kind::NotFound, Again::Never),
-            StatusCode::TOO_MANY_REQUESTS => (Kind::Unreachable, asked.map_or(Again::Soon, Again::After)),
-            status if status.is_server_error() => (Kind::Unreachable, Again::Soon),
-            _ => (Kind::Denied, Again::Never),
+        let (kind, retry) = match status {
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (Kind::NotFound, Retry::Never),
+            StatusCode::TOO_MANY_REQUESTS => (Kind::Unreachable, asked.map_or(Retry::Backoff, Retry::After)),
+            status if status.is_server_error() => (Kind::Unreachable, Retry::Backoff),
+            _ => (Kind::Denied, Retry::Never),
         };
         let mut error = Error::new(kind, doing);
         if kind == Kind::Denied {
-            error = error.hint("is the login right? See --creds and --authfile");
+            error = error.hint("check the login: --creds or --authfile");
         }
-        return Err(Fault { error, again });
+        return Err(Fault { error, retry });
     }
     let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
     let token = if granted.token.is_empty() { granted.access_token } else { granted.token };
     if token.is_empty() {
-        return Err(Error::invalid("the answer holds no token").into());
+        return Err(Error::invalid("the response has no token").into());
     }
-    let life = granted.expires_in.unwrap_or(SHORTEST_LIFE).min(24 * 3600);
-    // A tenth is left for the way.
+    let life = granted.expires_in.unwrap_or(DEFAULT_LIFE).min(24 * 3600);
+    // Refresh after nine tenths of the life, to allow for the time on the network.
     Ok(Known::Token(token, Instant::now() + Duration::from_millis(life * 900)))
 }
 
@@ -226,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_realm_that_fishes_for_a_login_is_refused_before_anything_is_sent() {
+    fn a_realm_of_another_domain_is_refused_before_a_login_is_sent() {
         let base = super::super::endpoint::Base::parse("https://registry.example.com").unwrap();
         let endpoint = Endpoint::at(base, "app", true);
         let login = Login::Password { username: "user".into(), password: "secret".into() };
@@ -239,7 +238,7 @@ mod tests {
             };
             let checked = asking.check_realm(Some(&login));
             if checked.is_ok() {
-                // Whatever service and scope hold, they stay one value each.
+                // Whatever service and scope contain, each stays one value.
                 let uri = asking.get(None).unwrap().uri.to_string();
                 assert!(!uri.contains(['\r', '\n', ' ']) && uri.matches('&').count() == 1, "{uri}");
             }

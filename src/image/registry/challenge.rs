@@ -1,6 +1,6 @@
-//! `WWW-Authenticate`: what a registry wants to see (RFC 9110 section 11.6.1).
+//! Parses `WWW-Authenticate`: the authentication schemes of a registry (RFC 9110 section 11.6.1).
 
-/// One way in that a registry offers.
+/// An authentication scheme that a registry offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// A name and a password.
@@ -9,7 +9,7 @@ pub(super) enum Challenge {
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
-/// Reads the challenges in one header; schemes that we do not know are left out.
+/// Parses the challenges in one header; unknown schemes are left out.
 pub(super) fn parse(header: &str) -> Vec<Challenge> {
     let mut found = Vec::new();
     let mut scheme = String::new();
@@ -24,7 +24,7 @@ pub(super) fn parse(header: &str) -> Vec<Challenge> {
                 parameters.push((word.to_ascii_lowercase(), value));
                 after
             }
-            // Something that is no challenge at all: the rest cannot be told apart.
+            // Not a challenge: the rest cannot be parsed.
             None if word.is_empty() => break,
             None => {
                 found.extend(challenge(&scheme, &parameters));
@@ -39,7 +39,7 @@ pub(super) fn parse(header: &str) -> Vec<Challenge> {
     found
 }
 
-/// A token or quoted string at the beginning of `text`, and what follows it.
+/// A token or quoted string at the beginning of `text`, and the text after it.
 fn value_of(text: &str) -> Option<(String, &str)> {
     let text = text.trim_start_matches([' ', '\t']);
     let Some(quoted) = text.strip_prefix('"') else {

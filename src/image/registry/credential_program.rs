@@ -9,17 +9,17 @@ use super::login::Login;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::image::question::ask;
 
-/// A helper may ask a server; it cannot ask a user.
+/// How long a helper may take: it may ask a server, but not a user.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperOutput {
     username: String,
     secret: String,
 }
 
-/// Asks the helper called `name` for the login of `host`; `None` when it knows none.
+/// Asks the helper `name` for the login of `host`; `None` when it has none.
 pub(super) fn get(name: &str, host: &str) -> Result<Option<Login>> {
     let program = format!("docker-credential-{name}");
     if name.is_empty() || name.contains('/') {
@@ -27,14 +27,15 @@ pub(super) fn get(name: &str, host: &str) -> Result<Option<Login>> {
     }
     let (status, text) = ask(Command::new(&program).arg("get"), host.as_bytes(), PATIENCE)?;
     if !status.success() {
-        // The helpers' own words for "none": the one failure that is none.
+        // The helpers' fixed text for "no login", the only failure that is not an error.
         if text.contains("credentials not found") {
             return Ok(None);
         }
         let short: String = text.trim().chars().take(200).collect();
         return Err(Error::new(Kind::Denied, format!("{program} gives no login for {host}: {short}")));
     }
-    let answer: Answer = serde_json::from_str(&text).doing(|| format!("read what {program} says"))?;
+    let answer: HelperOutput =
+        serde_json::from_str(&text).doing(|| format!("parse the output of {program}"))?;
     Ok(Some(match answer.username.as_str() {
         "<token>" => Login::Identity(answer.secret),
         _ => Login::Password { username: answer.username, password: answer.secret },

@@ -1,4 +1,4 @@
-//! Who we are to a registry: from the command line, else from the files that docker, podman and skopeo keep.
+//! Logins for registries: from the command line, else from the files of docker, podman and skopeo.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::login::Login;
 use crate::error::{Error, Result};
 
 impl Login {
-    /// Reads `name:password`, as `--creds` has it.
+    /// Parses `name:password`, the form of `--creds`.
     ///
     /// # Errors
     /// `Invalid` without a colon or a name.
@@ -26,10 +26,10 @@ impl Login {
         }
     }
 
-    /// Reads the base64 of `name:password`, as the files have it.
+    /// Decodes the base64 of `name:password`, the form in the files.
     pub fn of_encoded(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.trim()).ok()?;
-        // docker pads with zeros.
+        // docker pads with NUL bytes.
         let text = String::from_utf8(bytes).ok()?;
         Self::parse(text.trim_end_matches('\0')).ok()
     }
@@ -85,7 +85,7 @@ pub(super) fn find(chosen: Option<&Path>, authority: &str, repository: &str) -> 
     if let Some(path) = chosen.map(Path::to_owned).or_else(|| env("REGISTRY_AUTH_FILE")) {
         return match read(&path)? {
             Some(text) => of_file(&text, &path, authority, repository),
-            None => Err(malformed(&path, "there is no such file of logins")),
+            None => Err(malformed(&path, "the file does not exist")),
         };
     }
     let home = env("HOME");
@@ -107,7 +107,7 @@ pub(super) fn find(chosen: Option<&Path>, authority: &str, repository: &str) -> 
     Ok(None)
 }
 
-/// The login of the longest key that `authority/repository` begins with.
+/// The login of the longest key that is a prefix of `authority/repository`.
 fn of_file(text: &str, path: &Path, authority: &str, repository: &str) -> Result<Option<Login>> {
     let file: File = serde_json::from_str(text).map_err(|error| malformed(path, error))?;
     let host = plain_host(authority);
@@ -132,7 +132,7 @@ fn of_file(text: &str, path: &Path, authority: &str, repository: &str) -> Result
     }
 }
 
-/// The name that logins for a host are kept under.
+/// The key under which logins for a host are stored.
 fn plain_host(authority: &str) -> String {
     match authority {
         "registry-1.docker.io" | "index.docker.io" => "docker.io".to_owned(),
@@ -140,7 +140,7 @@ fn plain_host(authority: &str) -> String {
     }
 }
 
-/// A key without scheme and API version: `https://index.docker.io/v1/` is `docker.io`.
+/// A key without scheme and API version: `https://index.docker.io/v1/` gives `docker.io`.
 fn normal(key: &str) -> String {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_key_counts_and_no_other_host_gets_it() {
+    fn the_longest_key_is_used_and_only_for_its_host() {
         assert_eq!(login("registry-1.docker.io", "library/x"), password("hub", "a:b"));
         assert_eq!(login("quay.io", "ns/x"), password("ns", "p"));
         assert_eq!(login("quay.io", "nsx/x"), password("q", "p"));

@@ -1,4 +1,4 @@
-//! A blob as it comes in. Whatever breaks on the way is mended here: the reader sees all the bytes, once, in order.
+//! Downloads a blob. Broken connections are resumed here: the reader gets all bytes, once, in order.
 
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
@@ -7,38 +7,38 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
-use super::fault::{Again, Fault, wait};
+use super::fault::{Fault, Retry, wait};
 use super::repository::Repository;
 use super::session::Ask;
-use super::wire::{Answer, Wire};
+use super::wire::{Response, Wire};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::image::document::wrong_size;
 
-/// Who has the blob.
+/// Where a blob can be downloaded.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    /// An endpoint of the repository, by its number.
+    /// An endpoint of the repository, by its index.
     Endpoint(usize),
-    /// The address of a foreign layer.
-    Stranger(String),
+    /// The URL of a foreign layer.
+    Foreign(String),
 }
 
-/// A blob being read.
+/// A blob that is being read.
 pub(in crate::image) struct Download<'a> {
     repository: &'a Repository<'a>,
     digest: Digest,
     size: u64,
-    /// Bytes given to the reader.
+    /// Bytes returned to the reader so far.
     at: u64,
-    /// Where the first source stands now; a source that is of no use is removed.
+    /// The remaining sources, the current one first; one that cannot serve the blob is removed.
     sources: Vec<Source>,
     wire: Option<Wire>,
-    answer: Option<Answer>,
+    answer: Option<Response>,
     piece: Bytes,
-    /// Bytes of the answer that the reader has already: the registry does not do ranges.
+    /// Bytes of the response that the reader has already, because the registry does not support ranges.
     repeated: u64,
-    /// Tries since bytes came that are new, and where that was.
+    /// Attempts since the last new bytes, and the position then.
     tries: u32,
     stood_at: u64,
 }
@@ -66,7 +66,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Gets the next piece, whatever that takes.
+    /// Reads the next piece, with as many retries as needed.
     fn fill(&mut self) -> Result<()> {
         loop {
             match self.step() {
@@ -95,7 +95,7 @@ impl<'a> Download<'a> {
             let known = self.repeated.min(piece.len() as u64);
             self.repeated -= known;
             let mut fresh = piece.split_off(usize::try_from(known).unwrap_or(usize::MAX));
-            // What comes beyond the promised size is nobody's.
+            // Bytes beyond the expected size are ignored.
             let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
             fresh.truncate(left);
             if !fresh.is_empty() {
@@ -104,11 +104,11 @@ impl<'a> Download<'a> {
             }
         }
         let doing = format!("the transfer ended after {} of {} bytes", self.at, self.size);
-        Err(Fault::passing(Error::new(Kind::Unreachable, doing)))
+        Err(Fault::transient(Error::new(Kind::Unreachable, doing)))
     }
 
-    /// Asks the first source for all from `at` on.
-    fn open(&mut self, wire: &mut Wire) -> Result<Answer, Fault> {
+    /// Requests everything from `at` on from the first source.
+    fn open(&mut self, wire: &mut Wire) -> Result<Response, Fault> {
         let session = &self.repository.session;
         let ask = Ask { from: self.at, is_verified: true, ..Ask::default() };
         let what = format!("blobs/{}", self.digest);
@@ -117,9 +117,9 @@ impl<'a> Download<'a> {
                 Some(endpoint) => session.ask(wire, endpoint, &what, &ask)?,
                 None => return Err(Error::new(Kind::Bug, "there is no such endpoint").into()),
             },
-            Some(Source::Stranger(url)) => session.ask_stranger(wire, url, &ask)?,
+            Some(Source::Foreign(url)) => session.ask_foreign(wire, url, &ask)?,
             None => {
-                let doing = format!("no configured place serves blob {}", self.digest);
+                let doing = format!("no configured endpoint serves blob {}", self.digest);
                 return Err(Error::new(Kind::NotFound, doing).into());
             }
         };
@@ -127,7 +127,7 @@ impl<'a> Download<'a> {
         Ok(answer)
     }
 
-    /// After a fault: waits and lets the same be tried again, or another source, or gives up.
+    /// Handles a fault: waits for a retry, moves on to another source, or gives up.
     fn recover(&mut self, fault: Fault) -> Result<()> {
         self.answer = None;
         self.repository.session.options.cancel.check()?;
@@ -136,7 +136,7 @@ impl<'a> Download<'a> {
             (self.tries, self.stood_at) = (0, self.at);
         }
         self.tries += 1;
-        if fault.again == Again::Never {
+        if fault.retry == Retry::Never {
             if self.sources.len() <= 1 {
                 return Err(fault.error.doing(format!("get blob {}", self.digest)));
             }
@@ -152,11 +152,11 @@ impl<'a> Download<'a> {
             return Err(fault
                 .error
                 .doing(doing)
-                .hint("try again; what is complete or was kept is not asked for again"));
+                .hint("try again; complete layers and kept parts are not downloaded again"));
         }
         if self.tries == 1 && self.at > 0 {
             let text =
-                format!("layer {}: {}; going on from byte {}", self.digest, fault.error.chain(), self.at);
+                format!("layer {}: {}; resuming at byte {}", self.digest, fault.error.chain(), self.at);
             self.repository.progress.warn(&text);
         }
         if self.sources.len() > 1 {
@@ -164,12 +164,12 @@ impl<'a> Download<'a> {
                 self.repository.note_down(*index, &fault);
             }
             self.sources.rotate_left(1);
-            // The next one may be up: no reason to wait before all were asked.
+            // Another source may be up: wait only after all were tried.
             if !(self.tries as usize).is_multiple_of(self.sources.len()) {
                 return Ok(());
             }
         }
-        let pause = wait(timing, self.tries, fault.again);
+        let pause = wait(timing, self.tries, fault.retry);
         match &self.wire {
             Some(wire) => wire.pause(pause),
             None => Ok(()),
@@ -177,8 +177,8 @@ impl<'a> Download<'a> {
     }
 }
 
-/// At which byte of the blob an answer begins: 0 when the range was ignored (RFC 9110 section 14.2).
-fn begin_of(answer: &Answer, asked: u64, size: u64, digest: &Digest) -> Result<u64, Fault> {
+/// The byte of the blob where a response begins: 0 when the range was ignored (RFC 9110 section 14.2).
+fn begin_of(answer: &Response, asked: u64, size: u64, digest: &Digest) -> Result<u64, Fault> {
     let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
     if answer.status != StatusCode::PARTIAL_CONTENT {
         let length = text(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
@@ -193,8 +193,8 @@ fn begin_of(answer: &Answer, asked: u64, size: u64, digest: &Digest) -> Result<u
     match begin {
         Some(begin) if begin <= asked => Ok(begin),
         _ => {
-            let doing = format!("it was asked for bytes from {asked} on and sends {range:?}");
-            Err(Fault { error: Error::new(Kind::Corrupt, doing), again: Again::Never })
+            let doing = format!("bytes from {asked} on were requested, but it sends {range:?}");
+            Err(Fault { error: Error::new(Kind::Corrupt, doing), retry: Retry::Never })
         }
     }
 }

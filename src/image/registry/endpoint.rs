@@ -1,4 +1,4 @@
-//! One place where a repository may be had.
+//! An endpoint of a repository.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use super::login::Login;
 use crate::error::{Error, Result};
 
-/// A registry or mirror, as seen from one repository.
+/// A registry or mirror, from the view of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub(super) base: Base,
     /// The repository's name there.
     pub(super) repository: String,
-    /// Whether it may say what a tag means. A mirror that lags behind must not.
+    /// True if it may resolve tags. A mirror with old data must not.
     pub(super) resolves: bool,
-    /// Whether it may serve what is asked for by digest.
+    /// True if it may serve content by digest.
     pub(super) serves: bool,
     /// Sent as `?ns=`, for mirrors of several registries.
     pub(super) namespace: Option<String>,
-    /// Sent with every request to this host and to no other.
+    /// Headers sent with every request to this host and to no other.
     pub(super) headers: Vec<(String, String)>,
     pub(super) tls: Tls,
-    /// From the same file as the endpoint.
+    /// The login in the same file as the endpoint.
     pub(super) login: Option<Login>,
     pub(super) connect: Option<Duration>,
-    /// It is the registry that the image's name says, not a mirror.
+    /// True if it is the registry of the image's name, not a mirror.
     pub(super) is_own: bool,
-    /// If it turns out not to speak TLS, plain HTTP will do.
+    /// True if plain HTTP is allowed if it does not support TLS.
     pub(super) or_plain: bool,
 }
 
@@ -40,19 +40,19 @@ pub(super) struct Base {
     pub(super) path: String,
 }
 
-/// What TLS is set up from.
+/// The TLS settings of an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Tls {
     /// Certificates to trust besides the system's.
     pub(super) authorities: Vec<PathBuf>,
-    /// Certificate and key to show.
+    /// The client certificate and its key.
     pub(super) client: Option<(PathBuf, PathBuf)>,
-    /// Takes any certificate.
+    /// True if any certificate is accepted.
     pub(super) trusts_all: bool,
 }
 
 impl Base {
-    /// Reads `[http[s]://]host[:port][/path]`. Without a scheme a loopback host is spoken to in plain HTTP.
+    /// Parses `[http[s]://]host[:port][/path]`. Without a scheme, plain HTTP is used for a loopback host.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let (secure, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
@@ -79,7 +79,7 @@ impl Base {
     }
 }
 
-/// Whether what a file of mirrors makes of a repository's name can stand in a URL, and leads nowhere else there.
+/// Returns whether a repository name that a configuration of mirrors produced is safe in the path of a URL.
 pub(super) fn is_repository(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@%\\".contains(&b))
         && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
@@ -87,12 +87,12 @@ pub(super) fn is_repository(text: &str) -> bool {
 
 fn malformed(text: &str) -> Error {
     let short: String = text.chars().take(100).collect();
-    Error::invalid(format!("{short:?} is no address of a registry"))
+    Error::invalid(format!("{short:?} is not an address of a registry"))
         .hint("write http[s]://host[:port][/path]")
 }
 
 impl Endpoint {
-    /// The plain endpoint at `base`, which resolves and serves.
+    /// The default endpoint at `base`, which resolves and serves.
     pub(super) fn at(base: Base, repository: &str, is_own: bool) -> Self {
         Self {
             base,
@@ -109,7 +109,7 @@ impl Endpoint {
         }
     }
 
-    /// The same, spoken to in plain HTTP.
+    /// The same with plain HTTP.
     pub(super) fn plain(&self) -> Self {
         let base = Base { secure: false, ..self.base.clone() };
         Self { base, or_plain: false, ..self.clone() }
@@ -141,7 +141,7 @@ pub(super) fn host_of(authority: &str) -> &str {
     authority.split(':').next().unwrap_or(authority)
 }
 
-/// Whether `host[:port]` is this machine.
+/// Returns whether `host[:port]` is this machine.
 pub(super) fn is_loopback(authority: &str) -> bool {
     let host = host_of(authority);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_told_by_the_address() {
+    fn loopback_is_recognized_by_the_address() {
         for yes in ["localhost", "localhost:5000", "127.0.0.1:1", "127.9.9.9", "[::1]:5000"] {
             assert!(is_loopback(yes), "{yes}");
         }

@@ -1,4 +1,4 @@
-//! What the configuration files of registries have in common: reading them, their errors, and directories of certificates.
+//! Common code for the configuration files of registries: reading, errors, and directories of certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use crate::store::reference::Reference;
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Where the registry called `registry` is.
+/// The base address of the registry `registry`.
 pub(super) fn own_base(registry: &str) -> Result<Base> {
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
     Base::parse(&format!("https://{host}")).map(Base::with_api)
 }
 
-/// The certificates in `dir` in docker's form: `*.crt` to trust, `*.cert` with `*.key` to show.
+/// The certificates in `dir` in docker's form: `*.crt` to trust, `*.cert` with `*.key` as client certificate.
 pub(super) fn certificates(dir: &Path) -> Result<Tls> {
     let doing = || format!("read {}", dir.display());
     let mut names: Vec<PathBuf> = Vec::new();
@@ -39,7 +39,7 @@ pub(super) fn certificates(dir: &Path) -> Result<Tls> {
     Ok(tls)
 }
 
-/// A small text file; `None` when it does not exist.
+/// Reads a small text file; `None` when it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>> {
     use std::io::Read;
     let doing = || format!("read {}", path.display());
@@ -59,13 +59,13 @@ pub(super) fn read(path: &Path) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// The error for a file that is not what it should be.
+/// The error for a malformed file.
 pub(super) fn malformed(path: &Path, why: impl std::fmt::Display) -> Error {
     let why: String = why.to_string().trim().replace('\n', " ").chars().take(300).collect();
     Error::invalid(format!("read {}: {why}", path.display()))
 }
 
-/// The error for a registry that must not be used.
+/// The error for a blocked registry.
 pub(super) fn blocked(path: &Path, reference: &Reference) -> Error {
     Error::new(Kind::Denied, format!("registry {} is blocked by {}", reference.registry(), path.display()))
 }

@@ -49,7 +49,7 @@ enum Client {
     Pairs(Vec<OneOrMany>),
 }
 
-/// A table in the order of the file: the first mirror is asked first.
+/// A table in the order of the file: the first mirror is tried first.
 #[derive(Debug)]
 struct Ordered<T>(Vec<(String, T)>);
 
@@ -81,10 +81,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
     }
 }
 
-/// What the directory `dir` says about the registry of `reference`; `None` when it says nothing.
+/// The endpoints that the directory `dir` configures for the registry of `reference`; `None` without a configuration.
 pub(super) fn endpoints(dir: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
     let registry = reference.registry();
-    // A colon cannot be in every file name: `host:5000` may be `host_5000_`.
+    // Some file systems do not allow a colon in a name: `host:5000` may be `host_5000_`.
     let escaped = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
     let names = escaped.into_iter().chain([registry.to_owned(), "_default".to_owned()]);
     for place in names.map(|name| dir.join(name)) {
@@ -101,7 +101,7 @@ pub(super) fn endpoints(dir: &Path, reference: &Reference) -> Result<Option<Vec<
     Ok(None)
 }
 
-/// Reads one file. Paths in it are relative to its directory.
+/// Parses one file. Paths in it are relative to its directory.
 pub(super) fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Vec<Endpoint>> {
     let file: File = toml::from_str(text).map_err(|error| malformed(path, error))?;
     let read = Reader { path, reference };
@@ -113,7 +113,7 @@ pub(super) fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Ve
     let server = match &file.server {
         Some(server) => {
             let base = Base::parse(server)?;
-            // Files say docker.io and mean its registry.
+            // Files that contain docker.io mean its registry's host.
             if base.authority == "docker.io" { own.clone() } else { base }
         }
         None => own.clone(),
@@ -172,7 +172,7 @@ impl Reader<'_> {
 
     /// A duration as Go writes it: `1s`, `500ms`, `1m30s`.
     fn duration(&self, text: &str) -> Result<Duration> {
-        let wrong = || malformed(self.path, format!("{text:?} is no duration such as 5s"));
+        let wrong = || malformed(self.path, format!("{text:?} is not a duration such as 5s"));
         let mut rest = text;
         let mut total = Duration::ZERO;
         while !rest.is_empty() {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is accepted leads only to http and https, and to some registry at the end.
+        /// An accepted file leads only to http and https, and to the registry as the last endpoint.
         #[test]
         fn a_strange_file_is_read_or_refused(
             host in "(https?://)?[a-z0-9.:/@?-]{0,20}",

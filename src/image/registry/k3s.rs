@@ -1,4 +1,4 @@
-//! The registries.yaml of K3s and RKE2, which these use only to configure their own containerd.
+//! The registries.yaml of K3s and RKE2, which they use only to configure their own containerd.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::login::Login;
 use crate::error::Result;
 use crate::store::reference::Reference;
 
-/// What the file at `path` says about the registry of `reference`; `None` when it says nothing.
+/// The endpoints that the file at `path` configures for the registry of `reference`; `None` without a configuration.
 pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
     match read(path)? {
         Some(text) => parse(&text, path, reference),
@@ -34,7 +34,7 @@ fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Option<Vec<En
     let mut endpoints = Vec::new();
     for address in strings(&mirrors["endpoint"]) {
         let base = Base::parse(address)?;
-        // A path of its own says where the API is.
+        // An address with a path already points to the API.
         let base = if matches!(base.path.as_str(), "" | "/v2") { base.with_api() } else { base };
         let is_own = base.authority == own.authority;
         let mut endpoint = Endpoint::at(base, &file.rewrite(&mirrors["rewrite"], reference.path())?, is_own);
@@ -57,7 +57,7 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// What a section says of a host, or of every host.
+    /// The entry of a section for a host, or for every host.
     fn entry(&self, section: &str, host: &str) -> &Yaml {
         let section = &self.root[section];
         let own = &section[host];
@@ -96,7 +96,7 @@ impl File<'_> {
         Ok(())
     }
 
-    /// The repository's name behind a mirror: the first pattern that fits is replaced.
+    /// The repository's name on a mirror: the first matching pattern is replaced.
     fn rewrite(&self, rules: &Yaml, repository: &str) -> Result<String> {
         for (pattern, replacement) in rules.as_hash().into_iter().flatten() {
             let (Some(pattern), Some(replacement)) = (pattern.as_str(), replacement.as_str()) else {
@@ -171,7 +171,7 @@ configs:
         assert!(parse("a: [", Path::new("f"), &reference).is_err());
         let bad = "mirrors: {x.y: {endpoint: [\"http://a\"], rewrite: {\"(\": \"b\"}}}";
         assert!(parse(bad, Path::new("f"), &reference).is_err());
-        // Found by fuzzing: a tab in what is then a URL.
+        // Found by fuzzing: a tab in the resulting URL.
         for to in ["a\tb", "a b", "../z", "a?x", "a#", "", "a//b"] {
             let bad = format!("mirrors: {{x.y: {{endpoint: [\"http://a\"], rewrite: {{z: {to:?}}}}}}}");
             assert!(parse(&bad, Path::new("f"), &reference).is_err(), "{to:?}");

@@ -1,8 +1,8 @@
-//! Proof of who we are to a registry.
+//! Credentials for a registry.
 
 use std::fmt;
 
-/// A way to prove who we are.
+/// Credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// A name and a password.
@@ -14,7 +14,7 @@ pub enum Login {
     },
     /// An OAuth2 refresh token, which docker calls identity token.
     Identity(String),
-    /// A token that the registry itself takes.
+    /// A token that is sent to the registry itself.
     Bearer(String),
 }
 

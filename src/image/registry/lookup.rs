@@ -1,6 +1,6 @@
-//! Names of hosts, looked up by getaddrinfo(3) on a thread of its own.
+//! Looks up host names by getaddrinfo(3) on a thread of its own.
 //!
-//! hyper has this too, on a thread of tokio's; where the kernel refuses the thread, that panics.
+//! hyper can do this on a thread of tokio's; but where the kernel refuses the thread, that panics.
 
 use std::future::Future;
 use std::io;
@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-/// Looks names up. A lookup that hangs keeps its thread; whoever waits for it need not.
+/// Looks up names. A lookup that hangs keeps its thread, but not the caller.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lookup;
 
@@ -29,7 +29,7 @@ impl Service<Name> for Lookup {
 
     fn call(&mut self, name: Name) -> Self::Future {
         let (sender, addresses) = oneshot::channel();
-        // The port is the connector's to set.
+        // The connector sets the port.
         let look_up = move || drop(sender.send((name.as_str(), 0).to_socket_addrs()));
         let started = std::thread::Builder::new().name("lookup".to_owned()).spawn(look_up);
         Box::pin(async move {

@@ -1,12 +1,12 @@
-//! The registry client: one repository of a registry, at any of the places that the host's configuration names for it.
+//! The registry client: one repository, at all endpoints that the host's configuration has for it.
 //!
 //! ```text
 //! Reference -> table (hosts.toml | registries.yaml | registries.conf | defaults) -> [Endpoint]
 //! Endpoint -> session (auth, redirects, refusals) -> wire (proxy, TCP, TLS, HTTP/1.1) -> bytes
 //! ```
 //!
-//! Everything outside this module blocks; each [`wire::Wire`] owns a runtime of one thread and is used by one at a time.
-//! Whoever reads a blob never sees a broken connection: [`download::Download`] goes on where it stood.
+//! Everything outside this module blocks; each [`wire::Wire`] owns a runtime of one thread and serves one caller at a
+//! time. The reader of a blob never sees a broken connection: [`download::Download`] resumes it.
 //!
 //! SPEC(distribution 1.1)
 
@@ -36,44 +36,44 @@ use std::time::Duration;
 pub use cancel::Cancel;
 pub(super) use download::Download;
 pub use login::Login;
-pub(super) use repository::{Found, Repository};
+pub(super) use repository::{Fetched, Repository};
 
 use crate::error::Result;
 use crate::store::reference::Reference;
 
-/// How a registry is reached, and with whose rights.
+/// Access to registries: configuration files, credentials, and timing.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// What to say to the registry of the image's name; to nobody else, mirrors included.
+    /// The login for the registry of the image's name; it is sent to no other host, mirrors included.
     pub login: Option<Login>,
-    /// The file with logins, in the place of the usual ones.
+    /// The file with logins, instead of the default ones.
     pub auth_file: Option<PathBuf>,
-    /// Certificates for the registry of the image's name: `*.crt`, and `*.cert` with `*.key`.
+    /// The directory of certificates for the registry of the image's name: `*.crt`, and `*.cert` with `*.key`.
     pub cert_dir: Option<PathBuf>,
-    /// `false`: no certificate of that registry is checked, and it may speak plain HTTP. `true`: always TLS.
+    /// `false`: no certificate of that registry is verified, and it may use plain HTTP. `true`: always TLS.
     pub tls_verify: Option<bool>,
-    /// containerd's certs.d directories; the first that knows a registry counts.
+    /// containerd's certs.d directories; the first with an entry for a registry is used.
     pub hosts_dirs: Vec<PathBuf>,
     /// registries.conf(5) of containers/image; its `.d` directory is read too.
     pub registries_conf: PathBuf,
     /// The registries.yaml of K3s.
     pub k3s_registries: PathBuf,
-    /// How long to wait for what.
+    /// Timeouts and retries.
     pub timing: Timing,
-    /// Ends it all when nobody wants it any more.
+    /// Cancels the work.
     pub cancel: Cancel,
 }
 
-/// How long to wait, and how often to try again.
+/// Timeouts and retries.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// For a connection, name lookup and TLS included.
+    /// The timeout for a connection, including name lookup and TLS.
     pub connect: Duration,
-    /// For the next bytes. There is no limit for a whole transfer.
+    /// The timeout for the next bytes. A whole transfer has no limit.
     pub progress: Duration,
-    /// Before the second try; doubled before each further one.
+    /// The wait before the first retry; doubled for each further one.
     pub backoff: Duration,
-    /// Tries without any progress before giving up.
+    /// Attempts without progress before giving up.
     pub tries: u32,
 }
 
@@ -106,10 +106,10 @@ impl Default for RegistryOptions {
     }
 }
 
-/// Where `reference` would be looked for, in order, as URLs; nothing is asked.
+/// The URLs of the endpoints for `reference`, in order, without any request.
 ///
 /// # Errors
-/// `Invalid` when a configuration file cannot be understood, `Denied` when it blocks the registry.
+/// `Invalid` when a configuration file cannot be parsed, `Denied` when it blocks the registry.
 pub fn places(options: &RegistryOptions, reference: &Reference) -> Result<Vec<String>> {
     let mut urls = Vec::new();
     for endpoint in table::endpoints(options, reference)? {

@@ -34,7 +34,8 @@ struct Mirror {
     pull_from_mirror: String,
 }
 
-/// What the file at `path` and those in `<path>.d` say about `reference`; `None` when they say nothing.
+/// The endpoints that the file at `path` and those in `<path>.d` configure for `reference`; `None` without a
+/// configuration.
 pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
     let mut registries = Vec::new();
     for file in files(path) {
@@ -45,7 +46,7 @@ pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec
     select(&registries, path, reference)
 }
 
-/// The file itself, then those of the directory in the order of their names; later ones override.
+/// The file itself, then those of the directory sorted by name; later ones override.
 fn files(path: &Path) -> Vec<PathBuf> {
     let mut dir = path.as_os_str().to_owned();
     dir.push(".d");
@@ -101,7 +102,7 @@ fn select(registries: &[Registry], path: &Path, reference: &Reference) -> Result
     Ok(Some(endpoints))
 }
 
-/// What follows `prefix` in the name, if that is a prefix of it by whole parts; a wildcard stands for the host alone.
+/// The rest of the name after `prefix`, if that is a prefix of it by whole parts; a wildcard matches only the host.
 fn rest_of(prefix: &str, reference: &Reference, name: &str) -> Option<String> {
     if let Some(domain) = prefix.strip_prefix('*') {
         let fits = reference.registry().ends_with(domain) && reference.registry().len() > domain.len();
@@ -112,7 +113,7 @@ fn rest_of(prefix: &str, reference: &Reference, name: &str) -> Option<String> {
     is_whole.then(|| rest.to_owned())
 }
 
-/// An insecure place may have any certificate, or none.
+/// Adds an endpoint; an insecure one may have any certificate, or none.
 fn add(endpoints: &mut Vec<Endpoint>, place: &str, insecure: bool, reference: &Reference) -> Result<()> {
     let (host, repository) = place.split_once('/').unwrap_or((place, reference.path()));
     let base = if host == "docker.io" {
@@ -121,7 +122,9 @@ fn add(endpoints: &mut Vec<Endpoint>, place: &str, insecure: bool, reference: &R
         Base::parse(&format!("https://{host}"))?.with_api()
     };
     if !is_repository(repository) {
-        return Err(Error::invalid(format!("{place:?} in registries.conf is no place of a repository")));
+        return Err(Error::invalid(format!(
+            "{place:?} in registries.conf is not a location of a repository"
+        )));
     }
     let is_own = base.authority == own_base(reference.registry())?.authority;
     let mut endpoint = Endpoint::at(base, repository, is_own);
@@ -162,7 +165,7 @@ location = "cache.example/corp"
     }
 
     #[test]
-    fn the_longest_prefix_counts_and_is_replaced() {
+    fn the_longest_prefix_is_used_and_replaced() {
         assert_eq!(
             urls("busybox").unwrap(),
             ["https://mirror.example:5000/v2/m/busybox", "https://hub.example/v2/lib/busybox",]

@@ -1,4 +1,4 @@
-//! The documents and blobs of one repository, from whichever endpoint has them.
+//! Downloads documents and blobs of one repository from any of its endpoints.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -10,7 +10,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName};
 
 use super::download::{Download, Source};
 use super::endpoint::Endpoint;
-use super::fault::{Again, Fault, wait};
+use super::fault::{Fault, Retry, wait};
 use super::session::{Ask, Session};
 use super::wire::Wire;
 use super::{RegistryOptions, table};
@@ -24,41 +24,41 @@ use crate::store::reference::Reference;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// Tries for the first answer of all.
+/// Attempts until the very first response.
 const FIRST_TRIES: u32 = 3;
 
-/// A manifest or index as a registry gave it; its bytes are those of its digest.
+/// A manifest or index from a registry; its bytes have its digest.
 #[derive(Debug, Clone)]
-pub(in crate::image) struct Found {
+pub(in crate::image) struct Fetched {
     pub(in crate::image) bytes: Vec<u8>,
     pub(in crate::image) media_type: Option<String>,
     pub(in crate::image) digest: Digest,
 }
 
-/// A repository.
+/// A repository, with all its endpoints.
 pub(in crate::image) struct Repository<'a> {
     pub(super) session: Session<'a>,
     pub(super) endpoints: Vec<Endpoint>,
-    /// Endpoints that could not be reached are asked last from then on.
+    /// Endpoints that could not be reached are tried last from then on.
     down: Mutex<BTreeSet<usize>>,
     pub(super) progress: &'a dyn Progress,
     pub(super) was_cut: AtomicBool,
-    /// Something was answered: what fails from then on is a bad link, not a wrong name.
+    /// There was a response: later failures come from a bad link, not from a wrong name.
     is_up: AtomicBool,
     name: String,
 }
 
-/// Which endpoints may be asked.
+/// The endpoints that may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
-    /// What a tag means.
+    /// Those that may resolve tags.
     Tags,
-    /// What is checked by its digest.
+    /// Those that may serve content verified by digest.
     Digests,
 }
 
 impl<'a> Repository<'a> {
-    /// The repository of `reference`. Nothing is asked yet.
+    /// The repository of `reference`. No request is sent yet.
     pub(in crate::image) fn new(
         options: &'a RegistryOptions,
         reference: &Reference,
@@ -76,28 +76,28 @@ impl<'a> Repository<'a> {
     }
 
     /// The manifest or index that `tag` means now.
-    pub(in crate::image) fn tagged(&self, tag: &str) -> Result<Found> {
+    pub(in crate::image) fn tagged(&self, tag: &str) -> Result<Fetched> {
         self.manifest(&format!("manifests/{tag}"), None)
     }
 
     /// The manifest or index with this digest.
-    pub(in crate::image) fn by_digest(&self, digest: &Digest) -> Result<Found> {
+    pub(in crate::image) fn by_digest(&self, digest: &Digest) -> Result<Fetched> {
         self.manifest(&format!("manifests/{digest}"), Some(digest))
     }
 
-    /// What `tag` means now, by the word of the registry alone; `None` when it does not say.
+    /// The digest that `tag` means now, from the registry's header alone; `None` when it has none.
     pub(in crate::image) fn digest_of_tag(&self, tag: &str) -> Result<Option<Digest>> {
         let ask = Ask { method: Method::HEAD, accept: Some(MANIFESTS), ..Ask::default() };
         self.anywhere(For::Tags, |wire, endpoint| {
             let answer = self.session.ask(wire, endpoint, &format!("manifests/{tag}"), &ask)?;
-            let said = answer.headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
-            let digest = said.and_then(|text| Digest::parse(text).ok());
+            let header = answer.headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
+            let digest = header.and_then(|text| Digest::parse(text).ok());
             wire.keep(answer);
             Ok(digest)
         })
     }
 
-    /// The index of what refers to `digest`, by the API or by the tag that stands in for it
+    /// The index of the referrers of `digest`, by the API or by the fallback tag
     /// (SPEC(distribution 1.1 #listing-referrers)).
     pub(in crate::image) fn referrers(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
         let accept = Some("application/vnd.oci.image.index.v1+json");
@@ -125,7 +125,7 @@ impl<'a> Repository<'a> {
         let served = |endpoint: &Endpoint| endpoint.serves;
         let order = self.order().into_iter().filter(|index| self.endpoints.get(*index).is_some_and(served));
         let mut sources: Vec<Source> = order.map(Source::Endpoint).collect();
-        sources.extend(urls.iter().cloned().map(Source::Stranger));
+        sources.extend(urls.iter().cloned().map(Source::Foreign));
         Download::new(self, *digest, size, from, sources)
     }
 
@@ -141,12 +141,12 @@ impl<'a> Repository<'a> {
         if actual == *digest { Ok(bytes) } else { Err(wrong_digest(digest, &actual)) }
     }
 
-    /// Whether some transfer did not come through in one go.
+    /// Returns whether some transfer was interrupted.
     pub(in crate::image) fn was_cut(&self) -> bool {
         self.was_cut.load(Ordering::Relaxed)
     }
 
-    fn manifest(&self, what: &str, digest: Option<&Digest>) -> Result<Found> {
+    fn manifest(&self, what: &str, digest: Option<&Digest>) -> Result<Fetched> {
         let which = if digest.is_some() { For::Digests } else { For::Tags };
         self.anywhere(which, |wire, endpoint| self.document(wire, endpoint, what, digest, Some(MANIFESTS)))
     }
@@ -158,7 +158,7 @@ impl<'a> Repository<'a> {
         what: &str,
         digest: Option<&Digest>,
         accept: Option<&'static str>,
-    ) -> Result<Found, Fault> {
+    ) -> Result<Fetched, Fault> {
         let ask = Ask { accept, is_verified: digest.is_some(), ..Ask::default() };
         let mut answer = self.session.ask(wire, endpoint, what, &ask)?;
         let mut bytes = Vec::new();
@@ -172,17 +172,18 @@ impl<'a> Repository<'a> {
         let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
         let media_type =
             text(CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
-        let said = text(HeaderName::from_static("docker-content-digest")).and_then(|d| Digest::parse(d).ok());
+        let header =
+            text(HeaderName::from_static("docker-content-digest")).and_then(|d| Digest::parse(d).ok());
         wire.keep(answer);
         let actual = Digest::of(&bytes);
-        match digest.copied().or(said) {
-            // Another copy of it may be whole.
-            Some(promised) if promised != actual => Err(Fault::passing(wrong_digest(&promised, &actual))),
-            _ => Ok(Found { bytes, media_type, digest: actual }),
+        match digest.copied().or(header) {
+            // Another endpoint's copy may be intact.
+            Some(promised) if promised != actual => Err(Fault::transient(wrong_digest(&promised, &actual))),
+            _ => Ok(Fetched { bytes, media_type, digest: actual }),
         }
     }
 
-    /// Asks one endpoint after the other, and all of them again as long as that may help.
+    /// Tries one endpoint after the other, and all of them again as long as that may help.
     fn anywhere<T>(&self, which: For, ask: impl Fn(&mut Wire, &Endpoint) -> Result<T, Fault>) -> Result<T> {
         let timing = &self.session.options.timing;
         let mut wire = self.session.wire()?;
@@ -190,7 +191,7 @@ impl<'a> Repository<'a> {
         let mut number = 0;
         let result = loop {
             number += 1;
-            let mut passing: Option<Fault> = None;
+            let mut transient: Option<Fault> = None;
             let mut last = None;
             for index in self.order() {
                 let Some(endpoint) = self.endpoints.get(index) else { continue };
@@ -204,23 +205,23 @@ impl<'a> Repository<'a> {
                         self.session.put_back(wire);
                         return Ok(answer);
                     }
-                    Err(fault) if fault.again == Again::Never => {
+                    Err(fault) if fault.retry == Retry::Never => {
                         hopeless.insert(index);
                         last = Some(fault.error);
                     }
                     Err(fault) => {
                         self.note_down(index, &fault);
-                        passing = Some(fault);
+                        transient = Some(fault);
                     }
                 }
             }
             if let Err(reason) = self.session.options.cancel.check() {
                 break Err(reason);
             }
-            match (passing, last) {
+            match (transient, last) {
                 (Some(fault), _) if number >= self.tries() => break Err(fault.error),
                 (Some(fault), _) => {
-                    let wait = wait(timing, number, fault.again);
+                    let wait = wait(timing, number, fault.retry);
                     let seconds = wait.as_secs_f32();
                     self.progress.warn(&format!("{}; trying again in {seconds:.1} s", fault.error.chain()));
                     if let Err(reason) = wire.pause(wait) {
@@ -235,15 +236,15 @@ impl<'a> Repository<'a> {
         result.map_err(|error: Error| error.doing(format!("ask for {}", self.name)))
     }
 
-    /// Nobody waits a minute to learn that an address is wrong.
+    /// The number of attempts: low until the first response, so that a wrong address fails soon.
     fn tries(&self) -> u32 {
         let most = self.session.options.timing.tries;
         if self.is_up.load(Ordering::Relaxed) { most } else { most.min(FIRST_TRIES) }
     }
 
     fn nobody(&self, which: For) -> Error {
-        let what = if which == For::Tags { "says what a tag means" } else { "serves images" };
-        Error::new(Kind::Unsupported, format!("no configured place of {} {what}", self.name))
+        let what = if which == For::Tags { "resolves tags" } else { "serves images" };
+        Error::new(Kind::Unsupported, format!("no configured endpoint of {} {what}", self.name))
             .hint("see `capabilities` in hosts.toml")
     }
 
@@ -255,9 +256,9 @@ impl<'a> Repository<'a> {
         order
     }
 
-    /// Remembers that an endpoint was down, when there are others.
+    /// Records that an endpoint was down, if there are others.
     pub(super) fn note_down(&self, index: usize, fault: &Fault) {
-        if self.endpoints.len() > 1 && fault.again == Again::Soon {
+        if self.endpoints.len() > 1 && fault.retry == Retry::Backoff {
             self.down.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
         }
     }

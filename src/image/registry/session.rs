@@ -1,7 +1,7 @@
-//! One conversation with the endpoints of a repository: who we are, where redirects lead, what a refusal means.
+//! A session with the endpoints of a repository: authentication, redirects, and errors.
 //!
-//! What proves who we are goes to the endpoint that it is for and to nobody else: not along a redirect to another
-//! host, not over plain HTTP after TLS, not to the address of a foreign layer (CVE-2020-15157).
+//! Credentials are sent only to the endpoint they are for: not along a redirect to another host, not over plain HTTP
+//! after TLS, not to the URL of a foreign layer (CVE-2020-15157).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,35 +19,35 @@ use super::auth::{self, Known};
 use super::challenge;
 use super::credentials;
 use super::endpoint::{Endpoint, Tls};
-use super::fault::{Again, Fault, retry_after};
+use super::fault::{Fault, Retry, retry_after};
 use super::login::Login;
-use super::wire::{Answer, Dialer, Request, Wire};
+use super::wire::{Dialer, Request, Response, Wire};
 use crate::error::{Error, Kind, Result};
 
 const AGENT: &str = concat!("coracle/", env!("CARGO_PKG_VERSION"));
 const MOST_REDIRECTS: usize = 10;
-/// Bytes of an answer in which a registry explains itself.
-const MOST_WORDS: usize = 16 << 10;
+/// The most bytes of an error response that are read.
+const MAX_ERROR_BODY: usize = 16 << 10;
 
-/// What is asked of a registry.
+/// The parameters of a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ask {
     pub(super) method: Method,
-    /// The media types that are understood.
+    /// The media types to accept.
     pub(super) accept: Option<&'static str>,
-    /// Leave out so many bytes at the beginning.
+    /// The first byte to request.
     pub(super) from: u64,
-    /// The answer is checked against a digest, so it matters little who gives it.
+    /// The response is verified by a digest, so its server need not be trusted.
     pub(super) is_verified: bool,
 }
 
-/// A conversation.
+/// Connections, credentials and knowledge about hosts, shared by all requests of a pull.
 pub(super) struct Session<'a> {
     pub(super) options: &'a RegistryOptions,
     dialer: Arc<Dialer>,
     spare: Mutex<Vec<Wire>>,
     known: Mutex<HashMap<String, Known>>,
-    /// Of hosts that may speak plain HTTP, whether they speak TLS.
+    /// Whether a host that may use plain HTTP supports TLS.
     speak_tls: Mutex<HashMap<String, bool>>,
 }
 
@@ -68,19 +68,20 @@ impl<'a> Session<'a> {
         spare.map_or_else(|| Wire::new(Arc::clone(&self.dialer)), Ok)
     }
 
-    /// Takes connections back.
+    /// Returns connections for reuse.
     pub(super) fn put_back(&self, wire: Wire) {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(wire);
     }
 
-    /// Asks `endpoint` for `what`; proves who we are if that is wanted. The answer is a good one.
+    /// Requests `what` from `endpoint` and authenticates if the registry requires it. Only a successful response is
+    /// returned.
     pub(super) fn ask(
         &self,
         wire: &mut Wire,
         endpoint: &Endpoint,
         what: &str,
         ask: &Ask,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Response, Fault> {
         let endpoint = &self.as_spoken(wire, endpoint)?;
         let (answer, at_home) = self.follow(wire, endpoint, what, ask)?;
         if answer.status != StatusCode::UNAUTHORIZED || !at_home {
@@ -98,7 +99,7 @@ impl<'a> Session<'a> {
         judge(wire, answer, at_home)
     }
 
-    /// The endpoint with the scheme that it speaks.
+    /// The endpoint with the scheme that it supports.
     fn as_spoken(&self, wire: &mut Wire, endpoint: &Endpoint) -> Result<Endpoint, Fault> {
         if !endpoint.or_plain {
             return Ok(endpoint.clone());
@@ -118,15 +119,15 @@ impl<'a> Session<'a> {
         Ok(if speaks_tls { endpoint.clone() } else { endpoint.plain() })
     }
 
-    /// Asks a URL that no endpoint stands behind; nothing of ours goes along.
-    pub(super) fn ask_stranger(&self, wire: &mut Wire, url: &str, ask: &Ask) -> Result<Answer, Fault> {
+    /// Requests a URL outside all endpoints, without any credentials.
+    pub(super) fn ask_foreign(&self, wire: &mut Wire, url: &str, ask: &Ask) -> Result<Response, Fault> {
         let uri = parse_uri(url)?;
         let (answer, _) = self.chase(wire, uri, ask, &Ours::default())?;
         judge(wire, answer, false)
     }
 
-    /// Sends one request as it is, to a token server for example.
-    pub(super) fn send(&self, wire: &mut Wire, request: &Request, tls: &Tls) -> Result<Answer, Fault> {
+    /// Sends one request unchanged, for example to a token server.
+    pub(super) fn send(&self, wire: &mut Wire, request: &Request, tls: &Tls) -> Result<Response, Fault> {
         Ok(wire.send(request, tls, self.options.timing.connect)?)
     }
 
@@ -136,13 +137,13 @@ impl<'a> Session<'a> {
         endpoint: &Endpoint,
         what: &str,
         ask: &Ask,
-    ) -> Result<(Answer, bool), Fault> {
+    ) -> Result<(Response, bool), Fault> {
         let mut own = HeaderMap::new();
         for (name, value) in &endpoint.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
             let pair = name.ok().zip(HeaderValue::from_str(value).ok());
             let (name, value) =
-                pair.ok_or_else(|| Error::invalid("a configured header is no header of HTTP"))?;
+                pair.ok_or_else(|| Error::invalid("a configured header is not a valid HTTP header"))?;
             own.append(name, value);
         }
         if let Some(value) = self.authorization(endpoint)? {
@@ -154,14 +155,14 @@ impl<'a> Session<'a> {
             .map_err(|fault| fault.doing(format!("ask {}", endpoint.base.authority)))
     }
 
-    /// Sends a request and follows redirects. Says whether the answer is from where we began.
+    /// Sends a request and follows redirects. Also returns whether the response is from the original host.
     fn chase(
         &self,
         wire: &mut Wire,
         first: Uri,
         ask: &Ask,
         ours: &Ours<'_>,
-    ) -> Result<(Answer, bool), Fault> {
+    ) -> Result<(Response, bool), Fault> {
         let mut uri = first.clone();
         for _ in 0..=MOST_REDIRECTS {
             let at_home = is_same_host(&uri, &first);
@@ -185,10 +186,10 @@ impl<'a> Session<'a> {
             uri = next;
         }
         let error = Error::new(Kind::Unreachable, format!("it redirects more than {MOST_REDIRECTS} times"));
-        Err(Fault { error, again: Again::Never })
+        Err(Fault { error, retry: Retry::Never })
     }
 
-    /// Who we are to `endpoint`, as far as anybody told us.
+    /// The login for `endpoint`, if one is configured.
     pub(super) fn login(&self, endpoint: &Endpoint) -> Result<Option<Login>> {
         if let Some(login) = self.options.login.as_ref().filter(|_| endpoint.is_own) {
             return Ok(Some(login.clone()));
@@ -213,7 +214,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What of ours a request may take along, and where to.
+/// The credentials that a request may use, and for which host.
 #[derive(Default)]
 struct Ours<'a> {
     home: Option<&'a Endpoint>,
@@ -221,7 +222,7 @@ struct Ours<'a> {
 }
 
 impl Ours<'_> {
-    /// Another host may be run by the same people with the same authority; our own certificate is not for it.
+    /// Another host may be run by the same people with the same authority, but it must not see our client certificate.
     fn tls(&self, at_home: bool) -> Tls {
         let Some(home) = self.home else { return Tls::default() };
         Tls { client: home.tls.client.clone().filter(|_| at_home), ..home.tls.clone() }
@@ -235,7 +236,7 @@ fn key(endpoint: &Endpoint) -> String {
 fn headers_of(ask: &Ask) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    // Bytes as they are: digests and ranges are of these.
+    // No compression: digests and ranges refer to the stored bytes.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(ACCEPT, HeaderValue::from_static(ask.accept.unwrap_or("*/*")));
     if ask.from > 0
@@ -254,18 +255,18 @@ pub(super) fn secret(value: &str) -> Result<HeaderValue> {
     Ok(value)
 }
 
-/// Reads an absolute http or https URL.
+/// Parses an absolute http or https URL.
 pub(super) fn parse_uri(text: &str) -> Result<Uri> {
     let uri: Option<Uri> = text.parse().ok();
     let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
     let is_plain = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
     uri.filter(|uri| is_web(uri) && is_plain(uri)).ok_or_else(|| {
         let short: String = text.chars().take(200).collect();
-        Error::invalid(format!("{short:?} is no http or https address"))
+        Error::invalid(format!("{short:?} is not an http or https address"))
     })
 }
 
-/// Where `location`, seen from `base`, leads.
+/// Resolves `location` against `base`.
 fn join(base: &Uri, location: &str) -> Result<Uri> {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |authority| authority.as_str());
@@ -287,7 +288,7 @@ fn is_same_host(a: &Uri, b: &Uri) -> bool {
     a.scheme_str() == b.scheme_str() && lower(a) == lower(b)
 }
 
-/// An address without its query, which may hold a signature.
+/// A URL without its query, which may contain a signature.
 fn shown(uri: &Uri) -> String {
     format!(
         "{}://{}{}",
@@ -311,8 +312,8 @@ struct Word {
     message: String,
 }
 
-/// Lets a good answer pass; makes an error of another.
-fn judge(wire: &mut Wire, mut answer: Answer, at_home: bool) -> Result<Answer, Fault> {
+/// Returns a successful response; converts any other to an error.
+fn judge(wire: &mut Wire, mut answer: Response, at_home: bool) -> Result<Response, Fault> {
     if answer.status.is_success() {
         return Ok(answer);
     }
@@ -322,31 +323,31 @@ fn judge(wire: &mut Wire, mut answer: Answer, at_home: bool) -> Result<Answer, F
     wire.keep(answer);
     let text = if words.is_empty() { status.to_string() } else { format!("{status}: {words}") };
     let text = format!("it answers {text}");
-    let (kind, again) = match status.as_u16() {
-        404 | 410 => (Kind::NotFound, Again::Never),
-        // A store behind the registry says so when a signed address has expired.
-        401 | 403 if !at_home => (Kind::Denied, Again::Soon),
-        401 | 403 => (Kind::Denied, Again::Never),
-        408 | 429 | 500 | 502..=599 => (Kind::Unreachable, asked.map_or(Again::Soon, Again::After)),
-        416 => (Kind::Corrupt, Again::Never),
-        _ => (Kind::Unsupported, Again::Never),
+    let (kind, retry) = match status.as_u16() {
+        404 | 410 => (Kind::NotFound, Retry::Never),
+        // A storage server behind the registry returns this when a signed URL has expired.
+        401 | 403 if !at_home => (Kind::Denied, Retry::Backoff),
+        401 | 403 => (Kind::Denied, Retry::Never),
+        408 | 429 | 500 | 502..=599 => (Kind::Unreachable, asked.map_or(Retry::Backoff, Retry::After)),
+        416 => (Kind::Corrupt, Retry::Never),
+        _ => (Kind::Unsupported, Retry::Never),
     };
     let mut error = Error::new(kind, text);
     if kind == Kind::Denied {
         error = error.hint("give a login with --creds or --authfile, or log in with podman or docker");
     }
     if status == StatusCode::TOO_MANY_REQUESTS {
-        error = error.hint("the registry limits how often it may be asked; a login may raise the limit");
+        error = error.hint("the registry limits the rate of requests; a login may raise the limit");
     }
-    Err(Fault { error, again })
+    Err(Fault { error, retry })
 }
 
-/// What the registry says in its own words (SPEC(distribution 1.1 #error-codes)), made safe to print.
-fn words_of(wire: &Wire, answer: &mut Answer) -> String {
+/// The registry's own error message (SPEC(distribution 1.1 #error-codes)), made safe to print.
+fn words_of(wire: &Wire, answer: &mut Response) -> String {
     let mut bytes = Vec::new();
     while let Ok(Some(piece)) = wire.next(answer) {
         bytes.extend_from_slice(&piece);
-        if bytes.len() > MOST_WORDS {
+        if bytes.len() > MAX_ERROR_BODY {
             return String::new();
         }
     }
@@ -363,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_are_resolved_against_where_they_come_from() {
+    fn redirects_are_resolved_against_their_origin() {
         let base = parse_uri("https://r.example/v2/a/blobs/x?y=1").unwrap();
         for (location, meant) in [
             ("https://cdn.example/z?sig=1#f", "https://cdn.example/z?sig=1"),

@@ -1,5 +1,5 @@
-//! From a reference to the endpoints to ask, in order: what containerd's hosts.toml, K3s' registries.yaml, or
-//! registries.conf of containers/image says, in this order of precedence, else the registry itself.
+//! Finds the endpoints for a reference, in order: from containerd's hosts.toml, K3s' registries.yaml, or
+//! registries.conf of containers/image, in this order of precedence, else the registry itself.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use super::{RegistryOptions, hosts_toml, k3s, registries_conf};
 use crate::error::Result;
 use crate::store::reference::Reference;
 
-/// Where docker and podman keep certificates, one directory per registry.
+/// The directories where docker and podman keep certificates, one subdirectory per registry.
 const CERT_DIRS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
-/// The endpoints for `reference`, the one to ask first at the front.
+/// The endpoints for `reference`, in the order of trying.
 ///
 /// # Errors
-/// `Invalid` when a file cannot be understood, `Denied` when the registry is blocked.
+/// `Invalid` when a file cannot be parsed, `Denied` when the registry is blocked.
 pub(super) fn endpoints(options: &RegistryOptions, reference: &Reference) -> Result<Vec<Endpoint>> {
     let mut endpoints = match configured(options, reference)? {
         Some(endpoints) => endpoints,
@@ -52,7 +52,7 @@ fn configured(options: &RegistryOptions, reference: &Reference) -> Result<Option
     registries_conf::endpoints(&options.registries_conf, reference)
 }
 
-/// The registry itself, in plain HTTP too where that is nobody else's business or was asked for.
+/// The registry itself, and its plain HTTP form for a loopback host or if that was requested.
 pub(super) fn own(reference: &Reference, tls_verify: Option<bool>) -> Result<Vec<Endpoint>> {
     let registry = reference.registry();
     let mut endpoint = Endpoint::at(own_base(registry)?, reference.path(), true);

@@ -1,4 +1,4 @@
-//! TLS: which authorities are trusted, what we show, and what a failed handshake means.
+//! TLS: trusted authorities, client certificates, and explanations of failed handshakes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use super::endpoint::Tls;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Where systems keep the authorities they trust.
+/// The paths of the system's trusted authorities.
 const BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -21,7 +21,7 @@ const BUNDLES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Sets TLS up; reads the system's authorities only now.
+/// Builds a TLS configuration; reads the system's authorities only now.
 pub(super) fn config(tls: &Tls) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -54,7 +54,7 @@ fn roots(more: &[PathBuf]) -> Result<RootCertStore> {
     let chosen = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
     let bundle = chosen.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()));
     if let Some(bundle) = bundle {
-        // Bundles hold certificates that no sound program can use; the rest counts.
+        // Bundles contain some certificates that cannot be parsed; the others are used.
         store.add_parsable_certificates(certificates(&bundle)?);
     }
     if store.is_empty() {
@@ -80,19 +80,19 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// The name to check a certificate against.
+/// The name to verify a certificate against.
 pub(super) fn server_name(host: &str) -> Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned())
-        .map_err(|error| Error::invalid(format!("{host:?} is no host name")).because(error))
+        .map_err(|error| Error::invalid(format!("{host:?} is not a host name")).because(error))
 }
 
-/// Whether a failed handshake was one with somebody who speaks TLS.
+/// Returns whether a failed handshake was with a server that uses TLS.
 pub(super) fn is_spoken(error: &std::io::Error) -> bool {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     cause.is_some_and(|cause| !matches!(cause, rustls::Error::InvalidMessage(_)))
 }
 
-/// A failed handshake in words that help.
+/// Converts a failed handshake to an error with a helpful hint.
 pub(super) fn explain(error: std::io::Error) -> Error {
     let doing = "set up TLS";
     let Some(cause) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
@@ -104,7 +104,7 @@ pub(super) fn explain(error: std::io::Error) -> Error {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => format!(
-                "this machine's clock says {}; is that right?",
+                "check this machine's clock, which shows {}",
                 chrono::Utc::now().format("%Y-%m-%d %H:%M UTC")
             ),
             CertificateError::UnknownIssuer => {
@@ -122,7 +122,7 @@ pub(super) fn explain(error: std::io::Error) -> Error {
     Error::new(Kind::Denied, doing).because(error).hint(hint)
 }
 
-/// For registries that the user called insecure: the handshake is checked, who it is with is not.
+/// For registries configured as insecure: the handshake is verified, the server's identity is not.
 #[derive(Debug)]
 struct TrustsAll(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on connections of our own: proxies, name lookup, both address families, TLS; one request after the other.
+//! HTTP/1.1 connections: proxies, name lookup, both address families, TLS; one request at a time.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -25,14 +25,14 @@ use super::tls;
 use super::{Cancel, Timing};
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Bytes of a body that wait to be read; the kernel holds the rest back.
+/// The most bytes of a body buffered here; the kernel throttles the sender.
 const BUFFER: usize = 64 << 10;
-/// How long a host that may speak plain HTTP has to show that it speaks TLS.
+/// How long a host that may use plain HTTP has to complete a TLS handshake.
 const PATIENCE_WITH_TLS: Duration = Duration::from_secs(3);
 
 type Sender = http1::SendRequest<Full<Bytes>>;
 
-/// What all connections share.
+/// The state shared by all connections.
 pub(super) struct Dialer {
     pub(super) timing: Timing,
     cancel: Cancel,
@@ -40,7 +40,7 @@ pub(super) struct Dialer {
     tls: Mutex<HashMap<Tls, Arc<rustls::ClientConfig>>>,
 }
 
-/// One request, which can be sent again.
+/// A request that can be sent again.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) method: Method,
@@ -49,8 +49,8 @@ pub(super) struct Request {
     pub(super) body: Bytes,
 }
 
-/// An answer whose body is read piece by piece.
-pub(super) struct Answer {
+/// A response whose body is read piece by piece.
+pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: Incoming,
@@ -58,7 +58,7 @@ pub(super) struct Answer {
     sender: Sender,
 }
 
-/// Who a connection leads to.
+/// The target of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Route {
     secure: bool,
@@ -72,7 +72,7 @@ impl Route {
     }
 }
 
-/// Connections for one thread.
+/// The connections of one thread.
 pub(super) struct Wire {
     dialer: Arc<Dialer>,
     idle: HashMap<Route, Sender>,
@@ -103,7 +103,7 @@ impl Dialer {
         shake_hands(TokioIo::new(secured.map_err(tls::explain)?)).await
     }
 
-    /// A connection that ends at the host of `uri`, or at the proxy that is asked for a plain one.
+    /// A connection to the host of `uri`, or to the proxy for a plain HTTP request.
     async fn reach(&self, uri: &Uri, proxy: Option<&Intercept>) -> Result<TokioIo<TcpStream>> {
         let authority = authority(uri);
         let mut connector = HttpConnector::new_with_resolver(Lookup);
@@ -129,7 +129,7 @@ impl Dialer {
         tunnel.call(uri.clone()).await.map_err(boxed).map_err(unreachable)
     }
 
-    /// The TLS handshake, whose failure the caller has to understand.
+    /// The TLS handshake; the caller interprets its failure.
     async fn secure(&self, uri: &Uri, tls: &Tls, stream: TokioIo<TcpStream>) -> Result<io::Result<Secured>> {
         let name = tls::server_name(host_of(authority(uri)))?;
         let connector = tokio_rustls::TlsConnector::from(self.tls_config(tls)?);
@@ -154,7 +154,7 @@ where
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER);
     let (sender, connection) = builder.handshake(stream).await.map_err(lost)?;
-    // Its errors reach whoever waits for an answer or a body.
+    // Errors of the connection reach the caller that waits for a response or a body.
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -190,18 +190,18 @@ impl Wire {
             }
         })?;
         waited.map_err(|_elapsed| {
-            Error::new(Kind::TimedOut, format!("{doing}: nothing came for {} s", limit.as_secs_f64()))
+            Error::new(Kind::TimedOut, format!("{doing}: nothing was received for {} s", limit.as_secs_f64()))
         })
     }
 
-    /// Waits before trying again.
+    /// Waits before a retry.
     pub(super) fn pause(&self, duration: Duration) -> Result<()> {
         let sleep = async move { tokio::time::sleep(duration).await };
         self.wait(duration + Duration::from_secs(1), "wait", sleep)
     }
 
-    /// Sends a request and waits for the head of the answer. `connect` limits the making of a connection.
-    pub(super) fn send(&mut self, request: &Request, tls: &Tls, connect: Duration) -> Result<Answer> {
+    /// Sends a request and waits for the head of the response. `connect` limits the time for a connection.
+    pub(super) fn send(&mut self, request: &Request, tls: &Tls, connect: Duration) -> Result<Response> {
         let route = Route::to(&request.uri, tls);
         let proxy = self.proxy(&request.uri);
         if let Some(sender) = self.idle.remove(&route)
@@ -209,19 +209,19 @@ impl Wire {
         {
             return Ok(answer);
         }
-        // The registry may have closed an idle connection, so a fresh one decides.
+        // The registry may have closed an idle connection, so retry on a new one.
         let dialer = Arc::clone(&self.dialer);
         let dial = dialer.dial(&request.uri, tls, proxy.as_ref());
         let sender = self.wait(connect, &format!("connect to {}", route.authority), dial)??;
         self.exchange(sender, request, proxy.as_ref(), &route)
     }
 
-    /// Whether the host of `uri` speaks TLS. One that cannot be reached is an error, and so is one whose TLS is wrong.
+    /// Returns whether the host of `uri` uses TLS. An unreachable host is an error, and so is invalid TLS.
     pub(super) fn speaks_tls(&mut self, uri: &Uri, tls: &Tls, connect: Duration) -> Result<bool> {
         let (dialer, proxy) = (Arc::clone(&self.dialer), self.proxy(uri));
         let doing = format!("connect to {}", authority(uri));
         let stream = self.wait(connect, &doing, dialer.reach(uri, proxy.as_ref()))??;
-        // Some servers wait for a line to end before they say that they understand nothing.
+        // Some servers wait for the end of a line before they reject unknown input.
         match self.wait(connect.min(PATIENCE_WITH_TLS), &doing, dialer.secure(uri, tls, stream)) {
             Ok(Ok(Ok(secured))) => {
                 let sender = self.wait(connect, &doing, shake_hands(TokioIo::new(secured)))??;
@@ -234,7 +234,7 @@ impl Wire {
         }
     }
 
-    /// As Go does it: no proxy can reach this machine better than we.
+    /// The proxy for `uri`. Like Go, none is used for this machine itself.
     fn proxy(&self, uri: &Uri) -> Option<Intercept> {
         self.dialer.proxies.intercept(uri).filter(|_| !is_loopback(authority(uri)))
     }
@@ -245,7 +245,7 @@ impl Wire {
         request: &Request,
         proxy: Option<&Intercept>,
         route: &Route,
-    ) -> Result<Answer> {
+    ) -> Result<Response> {
         let built = request.build(proxy.filter(|_| !route.secure))?;
         let exchange = async {
             sender.ready().await?;
@@ -254,11 +254,11 @@ impl Wire {
         let doing = format!("wait for {} to answer", route.authority);
         let (head, body) =
             self.wait(self.dialer.timing.progress, &doing, exchange)?.map_err(lost)?.into_parts();
-        Ok(Answer { status: head.status, headers: head.headers, body, route: route.clone(), sender })
+        Ok(Response { status: head.status, headers: head.headers, body, route: route.clone(), sender })
     }
 
     /// The next bytes of the body; `None` at its end.
-    pub(super) fn next(&self, answer: &mut Answer) -> Result<Option<Bytes>> {
+    pub(super) fn next(&self, answer: &mut Response) -> Result<Option<Bytes>> {
         loop {
             let frame =
                 self.wait(self.dialer.timing.progress, "read from the registry", answer.body.frame())?;
@@ -274,8 +274,8 @@ impl Wire {
         }
     }
 
-    /// Keeps the connection of an answer that was read to its end; another one is closed.
-    pub(super) fn keep(&mut self, answer: Answer) {
+    /// Keeps the connection of a response that was read to its end; another one is closed.
+    pub(super) fn keep(&mut self, answer: Response) {
         if answer.body.is_end_stream() {
             self.idle.insert(answer.route, answer.sender);
         }
@@ -286,14 +286,14 @@ impl Drop for Wire {
     fn drop(&mut self) {
         self.idle.clear();
         if let Some(runtime) = self.runtime.take() {
-            // A name lookup that hangs must not hold us up.
+            // A name lookup that hangs must not block the caller.
             runtime.shutdown_background();
         }
     }
 }
 
 impl Request {
-    /// In the form for the registry itself, or for a proxy that is asked to fetch it.
+    /// The request in the form for the registry itself, or for a proxy that forwards it.
     fn build(&self, proxy: Option<&Intercept>) -> Result<hyper::Request<Full<Bytes>>> {
         let uri = match proxy {
             Some(_) => self.uri.clone(),

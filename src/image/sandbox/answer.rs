@@ -1,4 +1,4 @@
-//! What the child says at its end: what the layer turned out to be, or an error with its kind, chain and hint.
+//! The child's final message: the applied layer, or an error with its kind, chain and hint.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::super::layer::Applied;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Longest answer: fifty warnings and an error.
-pub(super) const MOST: u64 = 1 << 20;
+/// The longest message, in bytes: fifty warnings and an error.
+pub(super) const MAX_MESSAGE: u64 = 1 << 20;
 
-/// Kinds by number; both sides are one program.
+/// The kinds by number; both processes run the same program.
 const KINDS: [Kind; 12] = [
     Kind::NotFound,
     Kind::Exists,
@@ -30,11 +30,11 @@ const KINDS: [Kind; 12] = [
 ];
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum Message {
     Applied(Applied),
     Failed {
         kind: usize,
-        /// Outermost first.
+        /// The outermost error first.
         chain: Vec<String>,
         hint: Option<String>,
         errno: Option<i32>,
@@ -43,18 +43,18 @@ enum Answer {
 
 pub(super) fn send(result: Result<Applied>, to: &OwnedFd) -> Result<()> {
     let answer = match result {
-        Ok(applied) => Answer::Applied(applied),
+        Ok(applied) => Message::Applied(applied),
         Err(error) => failed(&error),
     };
     let text = serde_json::to_vec(&answer).doing(|| "answer")?;
     File::from(to.try_clone().doing(|| "answer")?).write_all(&text).doing(|| "answer")
 }
 
-/// The answer in `text`, if it is a whole one.
+/// Parses the message in `text`; `None` if it is incomplete.
 pub(super) fn read(text: &[u8]) -> Option<Result<Applied>> {
     Some(match serde_json::from_slice(text).ok()? {
-        Answer::Applied(applied) => Ok(applied),
-        Answer::Failed { kind, mut chain, hint, errno } => {
+        Message::Applied(applied) => Ok(applied),
+        Message::Failed { kind, mut chain, hint, errno } => {
             let kind = KINDS.get(kind).copied().unwrap_or(Kind::Bug);
             let errno = errno.map(Errno::from_raw_os_error);
             if errno.is_some() && chain.len() > 1 {
@@ -72,7 +72,7 @@ pub(super) fn read(text: &[u8]) -> Option<Result<Applied>> {
     })
 }
 
-fn failed(error: &Error) -> Answer {
+fn failed(error: &Error) -> Message {
     let (mut chain, mut errno) = (Vec::new(), None);
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -84,7 +84,7 @@ fn failed(error: &Error) -> Answer {
         next = cause.source();
     }
     let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(KINDS.len());
-    Answer::Failed { kind, chain, hint: error.first_hint().map(str::to_owned), errno }
+    Message::Failed { kind, chain, hint: error.first_hint().map(str::to_owned), errno }
 }
 
 #[cfg(test)]
@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_comes_through_with_kind_chain_hint_and_errno() {
+    fn an_error_keeps_its_kind_chain_hint_and_errno() {
         let error = Err::<(), _>(Errno::NOSPC)
             .doing(|| "write the file")
             .map_err(|error| error.hint("free some space").doing("unpack \"x\""))
             .unwrap_err();
-        let Answer::Failed { kind, chain, hint, errno } = failed(&error) else { unreachable!() };
+        let Message::Failed { kind, chain, hint, errno } = failed(&error) else { unreachable!() };
         assert_eq!(errno, Some(libc::ENOSPC));
-        let text = serde_json::to_vec(&Answer::Failed { kind, chain, hint, errno }).unwrap();
+        let text = serde_json::to_vec(&Message::Failed { kind, chain, hint, errno }).unwrap();
         let back = read(&text).unwrap().unwrap_err();
         assert_eq!((back.kind(), back.chain()), (error.kind(), error.chain()));
         assert_eq!(back.first_hint(), Some("free some space"));
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!((back.kind(), back.chain()), (Kind::Corrupt, plain.chain()));
         assert!(read(&text[..text.len() / 2]).is_none());
         for kind in KINDS {
-            let Answer::Failed { kind: number, .. } = failed(&Error::new(kind, "x")) else { unreachable!() };
+            let Message::Failed { kind: number, .. } = failed(&Error::new(kind, "x")) else { unreachable!() };
             assert_eq!(KINDS[number], kind);
         }
     }

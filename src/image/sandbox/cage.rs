@@ -1,4 +1,4 @@
-//! What the unpacking process is shut in.
+//! The restrictions of the unpacking process.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ use crate::seccomp::{self, Program};
 use crate::sys::process::{close_all_but, close_inherited, dup_onto, unshare};
 use crate::sys::seccomp::install;
 
-/// The calls that unpacking takes: files beneath the root, reading and writing, memory, and dying.
+/// The system calls that unpacking needs: files beneath the root, reading and writing, memory, and exit.
 const CALLS: &str = "read readv write writev pread64 pwrite64 lseek _llseek close openat openat2 fstat fstat64 \
     newfstatat fstatat64 statx getdents64 readlinkat mkdirat mknodat symlinkat linkat unlinkat ftruncate ftruncate64 \
     fchmod fchmodat fchown fchown32 fchownat utimensat utimensat_time64 fsetxattr fgetxattr flistxattr fremovexattr \
@@ -40,19 +40,19 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_SYS_ADMIN,
 ];
 
-/// All that can be made ready before the fork.
+/// Everything that is prepared before the fork.
 #[derive(Debug)]
 pub(super) struct Cage<'a> {
     root: BorrowedFd<'a>,
     program: &'static Program,
     kept: CapsHashSet,
-    /// New namespaces can be had. Without CAP_SYS_ADMIN, as in a container of its own, they cannot.
+    /// True if new namespaces can be created. Without CAP_SYS_ADMIN, for example inside a container, they cannot.
     spaces: bool,
 }
 
 impl<'a> Cage<'a> {
     pub(super) fn prepare(root: BorrowedFd<'a>) -> Result<Self> {
-        layer::look_around();
+        layer::cache_user_namespace();
         let have = caps::read(None, CapSet::Effective)
             .map_err(|error| Error::new(Kind::System, "read the capabilities").because(error))?;
         let spaces = have.contains(&Capability::CAP_SYS_ADMIN);
@@ -60,17 +60,17 @@ impl<'a> Cage<'a> {
         Ok(Self { root, program: program()?, kept, spaces })
     }
 
-    /// What is weaker than it could be.
+    /// A warning if the restrictions are weaker than possible.
     pub(super) fn weakness(&self) -> Option<String> {
-        let weak = "unpacked without namespaces of its own, which take CAP_SYS_ADMIN";
+        let weak = "unpacked without its own namespaces, which need CAP_SYS_ADMIN";
         (!self.spaces).then(|| weak.to_owned())
     }
 
-    /// Shuts this process in, with the descriptors in `keep` and one of the layer's root, which it returns.
+    /// Restricts this process to the descriptors in `keep` and one of the layer's root, which it returns.
     pub(super) fn enter(&self, keep: [i32; 3]) -> Result<OwnedFd> {
         let kill = Some(rustix::process::Signal::KILL);
         rustix::process::set_parent_process_death_signal(kill).doing(|| "ask to die with the parent")?;
-        // Nothing that is said by mistake may end up in a file of the layer that got the number 1 or 2.
+        // Stray output must not be written to a file of the layer that got the number 1 or 2.
         let null = File::options().read(true).write(true).open("/dev/null").doing(|| "open /dev/null")?;
         for number in 0..=2 {
             dup_onto(null.as_fd(), number).doing(|| "close the standard streams")?;
@@ -80,8 +80,8 @@ impl<'a> Cage<'a> {
         // Before 5.9 they stay open.
         let _ = close_all_but(3, &stay);
         std::mem::forget(null);
-        let root = if self.spaces { self.apart()? } else { reopen(self.root)? };
-        // From this one, `..` leads to the host.
+        let root = if self.spaces { self.isolate()? } else { reopen(self.root)? };
+        // From this descriptor, `..` leads to the host.
         close_inherited(self.root.as_raw_fd());
         self.drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).doing(|| "give up new privileges")?;
@@ -90,11 +90,11 @@ impl<'a> Cage<'a> {
         Ok(root)
     }
 
-    /// New namespaces; the layer's directory becomes the root of all that can be reached.
-    fn apart(&self) -> Result<OwnedFd> {
-        let doing = |what: &'static str| move || format!("shut in what unpacks: {what}");
+    /// Creates new namespaces, with the layer's directory as the root of everything reachable.
+    fn isolate(&self) -> Result<OwnedFd> {
+        let doing = |what: &'static str| move || format!("isolate the unpacking process: {what}");
         let flags = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
-        // A descriptor stays with the mounts it was opened among; the working directory goes along.
+        // A descriptor keeps the mounts of its old namespace; the working directory moves to the new one.
         rustix::process::fchdir(self.root).doing(doing("fchdir"))?;
         unshare(flags).doing(doing("unshare"))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;

@@ -1,9 +1,9 @@
-//! Unpacking in a process of its own: what an image holds is parsed where it can do nothing but fill one directory.
+//! Unpacks in a separate process, which parses untrusted image data and can only fill one directory.
 //!
-//! The child has no network, a mount namespace whose root is the layer's directory, no descriptor but the stream, the
-//! record and the answer, the few capabilities that owners and devices take, and a filter of system calls. A flaw in a
-//! decoder or in the tar reader then ends in that directory, which is deleted when anything is wrong. The parent only
-//! reads, hashes and counts the compressed stream, so the two share the work of a second core as well.
+//! The child has no network, a mount namespace whose root is the layer's directory, no descriptors except the stream,
+//! the record and the message, only the capabilities that owners and devices need, and a filter of system calls. An
+//! exploit of a decoder or of the tar reader is then confined to that directory, which is deleted on any error. The
+//! parent only reads, hashes and counts the compressed stream, so the two also use a second core.
 
 mod answer;
 mod cage;
@@ -19,9 +19,9 @@ use crate::error::{Cause, Doing, Error, Kind, Result};
 use crate::store::Staged;
 use crate::sys::fork::{Ended, Forked, fork};
 
-/// Bytes handed over at once, and bytes under way: the two sides need not take turns.
+/// Bytes passed on at once, and bytes in the pipe: the two sides need not take turns.
 const BUFFER: usize = 64 << 10;
-const UNDER_WAY: usize = 256 << 10;
+const PIPE_SIZE: usize = 256 << 10;
 
 /// Unpacks `stream` into `staged`, as [`layer::apply_recorded`] does, in a child. `watch` is called after every piece
 /// and may stop the work.
@@ -34,11 +34,11 @@ pub(super) fn apply(
     limits: &Limits,
     watch: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Applied> {
-    let doing = || "start the process that unpacks";
+    let doing = || "start the unpacking process";
     let (data, to_child) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
     let (from_child, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
-    // Only speed depends on it.
-    let _ = rustix::pipe::fcntl_setpipe_size(&to_child, UNDER_WAY);
+    // This affects only the speed.
+    let _ = rustix::pipe::fcntl_setpipe_size(&to_child, PIPE_SIZE);
     let index = staged.index()?;
     let cage = cage::Cage::prepare(staged.root().as_fd())?;
     let keep = [data.as_raw_fd(), answer.as_raw_fd(), index.as_raw_fd()];
@@ -50,8 +50,8 @@ pub(super) fn apply(
     drop((data, answer, index));
     let fed = feed(stream, to_child, watch);
     let result = match fed {
-        Ok(()) => hear(from_child, child),
-        // The child is killed and reaped as it is dropped.
+        Ok(()) => receive(from_child, child),
+        // Dropping the child kills and reaps it.
         Err(error) => return Err(error),
     };
     result.map(|mut applied| {
@@ -60,15 +60,15 @@ pub(super) fn apply(
     })
 }
 
-/// In the child.
+/// Unpacks; runs in the child.
 fn unpack(data: &OwnedFd, index: &File, root: OwnedFd, limits: &Limits) -> Result<Applied> {
-    let doing = || "unpack in a process of its own";
+    let doing = || "unpack in a separate process";
     let stream = File::from(data.try_clone().doing(doing)?);
     let index = index.try_clone().doing(doing)?;
     layer::apply_recorded(stream, root.as_fd(), Some(index), limits, &mut |_| {})
 }
 
-/// Hands the stream over until it ends or the child wants no more of it.
+/// Writes the stream to the pipe until it ends or the child closes its end.
 fn feed(stream: &mut dyn Read, pipe: OwnedFd, watch: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
     let mut pipe = File::from(pipe);
     let mut buffer = vec![0; BUFFER];
@@ -81,14 +81,14 @@ fn feed(stream: &mut dyn Read, pipe: OwnedFd, watch: &mut dyn FnMut(u64) -> Resu
         };
         match pipe.write_all(&buffer[..count]) {
             Ok(()) => watch(count as u64)?,
-            // It has all it needs, or has failed: its answer says which.
+            // The child has all it needs, or has failed; its message tells which.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(error).doing(|| "hand the layer to the process that unpacks it"),
+            Err(error) => return Err(error).doing(|| "write the layer to the unpacking process"),
         }
     }
 }
 
-/// A read error; one of ours that had to pass through [`io::Error`] keeps its kind and hint.
+/// A read error; one of this crate that passed through [`io::Error`] keeps its kind and hint.
 fn own(error: io::Error) -> Error {
     let kind = Cause::kind(&error);
     match error.downcast::<Error>() {
@@ -97,19 +97,19 @@ fn own(error: io::Error) -> Error {
     }
 }
 
-fn hear(from_child: OwnedFd, child: Forked) -> Result<Applied> {
-    let doing = || "hear from the process that unpacks";
+fn receive(from_child: OwnedFd, child: Forked) -> Result<Applied> {
+    let doing = || "read the result of the unpacking process";
     let mut text = Vec::new();
-    File::from(from_child).take(answer::MOST).read_to_end(&mut text).doing(doing)?;
+    File::from(from_child).take(answer::MAX_MESSAGE).read_to_end(&mut text).doing(doing)?;
     let ended = child.wait().doing(doing)?;
     match (answer::read(&text), ended) {
         (Some(result), _) => result,
         (None, Ended::Killed(signal)) => {
-            let doing = format!("the process that unpacks the layer was killed by signal {signal}");
-            Err(Error::new(Kind::System, doing).hint("if memory is short, dmesg says so"))
+            let doing = format!("the unpacking process was killed by signal {signal}");
+            Err(Error::new(Kind::System, doing).hint("check dmesg: the OOM killer may have killed it"))
         }
         (None, Ended::Exited(code)) => {
-            let doing = format!("the process that unpacks the layer ended with code {code} and no answer");
+            let doing = format!("the unpacking process exited with code {code} without a result");
             Err(Error::new(Kind::Bug, doing))
         }
     }

@@ -3,7 +3,7 @@ use std::io::Cursor;
 use super::*;
 use crate::store::Store;
 
-/// Runs `inside` in the cage of a new layer; its answer is true.
+/// Runs `inside`, which returns whether it succeeded, in the sandbox of a new layer.
 fn caged(inside: impl Fn(&OwnedFd) -> bool) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -22,7 +22,7 @@ fn caged(inside: impl Fn(&OwnedFd) -> bool) -> bool {
 }
 
 #[test]
-fn what_unpacks_reaches_its_directory_and_nothing_else() {
+fn the_unpacking_process_reaches_only_its_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -43,7 +43,7 @@ fn what_unpacks_reaches_its_directory_and_nothing_else() {
 }
 
 #[test]
-fn an_error_of_the_stream_is_told_as_it_is_and_the_child_is_gone() {
+fn an_error_of_the_stream_is_unchanged_and_the_child_is_reaped() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

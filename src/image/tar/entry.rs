@@ -1,38 +1,38 @@
-//! What one member of an archive says about itself.
+//! A member of an archive.
 
 use std::collections::BTreeMap;
 
 use super::sparse::Sparse;
 
-/// One member, its headers joined and checked.
+/// One member, its headers merged and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The name as written: any bytes but NUL, possibly absolute or with `..`.
     pub name: Vec<u8>,
-    /// What it is.
+    /// The type of the member.
     pub kind: Kind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The group id.
     pub gid: u32,
-    /// Time of last change.
+    /// Modification time.
     pub mtime: Mtime,
     /// Extended attributes by full name (`user.x`).
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Bytes of data that follow in the stream; for a sparse file only what is stored.
+    /// Bytes of data in the stream; for a sparse file only the stored ones.
     pub size: u64,
-    /// Where the data belongs when the file has holes.
+    /// The positions of the data in a file with holes.
     pub sparse: Option<Sparse>,
 }
 
-/// The types of member a layer may hold.
+/// The member types that a layer may contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
-    /// Another name for an earlier member, whose name this is.
+    /// Another name for the earlier member of this name.
     HardLink(Vec<u8>),
     /// A symbolic link with this target.
     Symlink(Vec<u8>),
@@ -46,12 +46,12 @@ pub enum Kind {
     Fifo,
 }
 
-/// The number of a device.
+/// A device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
-    /// Which driver; at most 12 bits on Linux.
+    /// The driver; at most 12 bits on Linux.
     pub major: u32,
-    /// Which device of that driver; at most 20 bits on Linux.
+    /// The device of that driver; at most 20 bits on Linux.
     pub minor: u32,
 }
 
@@ -64,7 +64,7 @@ pub struct Mtime {
     pub nanos: u32,
 }
 
-/// How much one member may make the reader hold in memory.
+/// Limits of the memory that one member may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of pax and GNU long-name headers for one member.

@@ -1,4 +1,4 @@
-//! The 512-byte header block, as ustar(5) and tar(5) lay it out.
+//! The 512-byte header block, as in ustar(5) and tar(5).
 
 use super::entry::{Device, Mtime};
 use super::number;
@@ -7,27 +7,27 @@ use crate::error::{Error, Kind, Result};
 /// The unit of a tar stream, in bytes.
 pub(super) const BLOCK: usize = 512;
 
-/// One header block whose checksum is right.
+/// A header block with a correct checksum.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header<'a>(&'a [u8; BLOCK]);
 
 impl<'a> Header<'a> {
-    /// Takes `block` for a header.
+    /// Parses `block` as a header.
     ///
     /// # Errors
-    /// `Corrupt` when the checksum does not fit: this is no header, or a damaged one.
+    /// `Corrupt` when the checksum is wrong: the block is not a header, or damaged.
     pub(super) fn parse(block: &'a [u8; BLOCK]) -> Result<Self> {
         let stored = number::field(&block[148..156]);
         let (head, tail) = (&block[..148], &block[156..]);
         let blanks = 8 * i64::from(b' ');
         let plain = blanks + head.iter().chain(tail).map(|b| i64::from(*b)).sum::<i64>();
-        // Some ancient writers summed signed bytes.
+        // Some old writers summed signed bytes.
         let signed = || blanks + head.iter().chain(tail).map(|b| i64::from(b.cast_signed())).sum::<i64>();
         if stored == Some(plain) || stored.is_some_and(|sum| sum == signed()) {
             return Ok(Self(block));
         }
-        Err(Error::new(Kind::Corrupt, "the checksum of a tar header does not fit")
-            .hint("this is no tar archive, or a damaged one"))
+        Err(Error::new(Kind::Corrupt, "the checksum of a tar header is wrong")
+            .hint("this is not a tar archive, or it is damaged"))
     }
 
     /// The type flag.
@@ -35,7 +35,7 @@ impl<'a> Header<'a> {
         self.0[156]
     }
 
-    /// The name, joined with the prefix where this dialect has one.
+    /// The name, joined with the prefix where the dialect has one.
     pub(super) fn name(self) -> Vec<u8> {
         let name = text(&self.0[..100]);
         let prefix = match (&self.0[257..263], &self.0[508..]) {
@@ -59,27 +59,27 @@ impl<'a> Header<'a> {
     /// Permission bits.
     pub(super) fn mode(self) -> Result<u32> {
         let mode = number::unsigned(&self.0[100..108]).ok_or_else(|| malformed("mode"))?;
-        // Some writers put the file type above the permissions; the flag says the type.
+        // Some writers put the file type above the permissions; the flag has the type.
         u32::try_from(mode & 0o7777).map_err(|_| malformed("mode"))
     }
 
-    /// Owner.
+    /// The owner's user id.
     pub(super) fn uid(self) -> Result<u32> {
         number::unsigned(&self.0[108..116]).and_then(id).ok_or_else(|| malformed("uid"))
     }
 
-    /// Group.
+    /// The group id.
     pub(super) fn gid(self) -> Result<u32> {
         number::unsigned(&self.0[116..124]).and_then(id).ok_or_else(|| malformed("gid"))
     }
 
-    /// Time of last change.
+    /// Modification time.
     pub(super) fn mtime(self) -> Result<Mtime> {
         let secs = number::field(&self.0[136..148]).ok_or_else(|| malformed("mtime"))?;
         Ok(Mtime { secs, nanos: 0 })
     }
 
-    /// The device number, refused where Linux cannot hold it.
+    /// The device number, refused if it is too large for Linux.
     pub(super) fn device(self) -> Result<Device> {
         let part = |range: std::ops::Range<usize>, bits: u32| {
             number::unsigned(&self.0[range]).and_then(|n| u32::try_from(n).ok()).filter(|n| n >> bits == 0)
@@ -89,18 +89,18 @@ impl<'a> Header<'a> {
         Ok(Device { major, minor })
     }
 
-    /// The fields only an old GNU sparse header has: four segments, "more follow", the expanded size.
+    /// The fields of an old GNU sparse header: four segments, "more follow", the expanded size.
     pub(super) fn gnu_sparse(self) -> (&'a [u8], bool, Option<u64>) {
         (&self.0[386..482], self.0[482] != 0, number::unsigned(&self.0[483..495]))
     }
 }
 
-/// A user or group id that chown(2) takes: -1 means "leave" there, so it is none.
+/// A user or group id that chown(2) accepts: -1 means "leave unchanged" there and is refused.
 pub(super) fn id(number: u64) -> Option<u32> {
     u32::try_from(number).ok().filter(|id| *id != u32::MAX)
 }
 
-/// What stands before the first NUL.
+/// The bytes before the first NUL.
 pub(super) fn text(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or_default()
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed() {
+    fn a_flipped_bit_is_detected() {
         let mut good = block(|b| b[..3].copy_from_slice(b"abc"));
         assert!(Header::parse(&good).is_ok());
         good[1] ^= 1;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_counts_only_where_the_dialect_has_one() {
+    fn the_prefix_is_used_only_where_the_dialect_has_one() {
         let fill = |magic: &'static [u8], trailer: &'static [u8]| {
             block(move |b| {
                 b[..4].copy_from_slice(b"name");

@@ -1,8 +1,8 @@
-//! The ways a tar header writes a number.
+//! The number formats of tar headers.
 
 use super::entry::Mtime;
 
-/// A numeric header field: octal text, or base-256 when the top bit is set. `None` when it is neither or too big.
+/// A numeric header field: octal text, or base-256 when the top bit is set. `None` when it is malformed or too big.
 pub(super) fn field(bytes: &[u8]) -> Option<i64> {
     match bytes.first() {
         Some(first) if first & 0x80 != 0 => base_256(bytes),
@@ -10,7 +10,7 @@ pub(super) fn field(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-/// As [`field`], for what cannot be negative.
+/// Like [`field`], for values that cannot be negative.
 pub(super) fn unsigned(bytes: &[u8]) -> Option<u64> {
     u64::try_from(field(bytes)?).ok()
 }
@@ -29,7 +29,7 @@ fn octal(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// Two's complement, big endian, the top bit being only the mark.
+/// Two's complement, big endian; the top bit is only the mark.
 fn base_256(bytes: &[u8]) -> Option<i64> {
     let negative = bytes[0] & 0x40 != 0;
     let first = if negative { bytes[0] | 0x80 } else { bytes[0] & 0x7f };
@@ -40,7 +40,7 @@ fn base_256(bytes: &[u8]) -> Option<i64> {
     i64::try_from(value).ok()
 }
 
-/// A decimal number as pax writes it: digits and nothing else.
+/// A decimal number of pax: digits only.
 pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;

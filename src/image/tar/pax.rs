@@ -8,7 +8,7 @@ use super::number;
 use super::sparse::PaxSparse;
 use crate::error::{Error, Kind, Result};
 
-/// What the records before a member say about it; later records win.
+/// The merged records before a member; later records win.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     pub(super) path: Option<Vec<u8>>,
@@ -22,7 +22,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Reads a whole extended header.
+    /// Parses a whole extended header.
     ///
     /// # Errors
     /// `Corrupt` when any record is malformed: readers that skip one see another archive (CVE-2026-32766).
@@ -50,7 +50,7 @@ impl Records {
         if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
             return self.sparse.set(name, value, max_segments).ok_or_else(|| malformed("value", key));
         }
-        // POSIX: an empty value takes an earlier record back.
+        // POSIX: an empty value cancels an earlier record.
         let given = !value.is_empty();
         let checked = match key {
             b"path" => text_value(value, given, &mut self.path),

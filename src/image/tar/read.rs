@@ -1,4 +1,4 @@
-//! The driver: a stream in, members and their data out.
+//! The tar reader: returns members and their data from a stream.
 
 use std::io::Read;
 
@@ -9,22 +9,22 @@ use super::shown;
 use super::sparse::{DataMap, PaxMap, Segment, Sparse, old_descriptors};
 use crate::error::{Cause, Error, Kind as ErrorKind, Result};
 
-/// Bytes read at once, and the largest piece of data given out.
+/// Bytes read at once, and the largest piece of data returned.
 const BUFFER: usize = 64 * 1024;
 
 /// A tar stream being read.
 pub struct Archive<R> {
     blocks: Blocks<R>,
     limits: Limits,
-    /// Data of the current member that was not given out yet, and the padding after it.
+    /// Data of the current member that was not returned yet, and the padding after it.
     left: u64,
     padding: usize,
     ended: bool,
-    told: Option<Told>,
+    raw: Option<RawBytes>,
 }
 
-/// Hears all bytes of the stream but the data that [`Archive::data`] gives out.
-pub type Told = Box<dyn FnMut(&[u8]) -> Result<()>>;
+/// Receives all bytes of the stream except the data that [`Archive::data`] returns.
+pub type RawBytes = Box<dyn FnMut(&[u8]) -> Result<()>>;
 
 impl<R> std::fmt::Debug for Archive<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,7 +35,7 @@ impl<R> std::fmt::Debug for Archive<R> {
     }
 }
 
-/// Headers that came before the one they belong to.
+/// Extension headers that precede the header of their member.
 #[derive(Default)]
 struct Pending {
     records: Option<Records>,
@@ -47,23 +47,23 @@ struct Pending {
 impl<R: Read> Archive<R> {
     /// Reads members from `stream`.
     pub fn new(stream: R, limits: Limits) -> Self {
-        Self { blocks: Blocks::new(stream), limits, left: 0, padding: 0, ended: false, told: None }
+        Self { blocks: Blocks::new(stream), limits, left: 0, padding: 0, ended: false, raw: None }
     }
 
-    /// Tells `told` of every byte that [`Archive::data`] does not give out, in the order of the stream: with the data,
-    /// they make the whole of it.
+    /// Calls `raw` with every byte that [`Archive::data`] does not return, in the order of the stream: together with
+    /// the data, they are the whole stream.
     #[must_use]
-    pub fn telling(mut self, told: Told) -> Self {
-        self.told = Some(told);
+    pub fn with_raw(mut self, raw: RawBytes) -> Self {
+        self.raw = Some(raw);
         self
     }
 
-    /// The next member; data of the one before that nobody asked for is skipped. `None` at the end of the archive,
-    /// which is two zero blocks or the end of the stream between two members.
+    /// The next member; unread data of the previous one is skipped. `None` at the end of the archive, which is two zero
+    /// blocks or the end of the stream between two members.
     ///
     /// # Errors
-    /// `Corrupt` when the stream is cut off or malformed, `Invalid` when a limit is passed or the type is unknown; else
-    /// what reading gave.
+    /// `Corrupt` when the stream is cut off or malformed, `Invalid` when a limit is exceeded or the type is unknown;
+    /// else the error of reading.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         if self.ended {
             return Ok(None);
@@ -88,7 +88,7 @@ impl<R: Read> Archive<R> {
     /// The next piece of the current member's data, at most 64 KiB; `None` when there is no more.
     ///
     /// # Errors
-    /// `Corrupt` when the stream ends too early; else what reading gave.
+    /// `Corrupt` when the stream ends too early; else the error of reading.
     pub fn data(&mut self) -> Result<Option<&[u8]>> {
         if self.left == 0 {
             return Ok(None);
@@ -98,14 +98,14 @@ impl<R: Read> Archive<R> {
         Ok(Some(piece))
     }
 
-    /// Reads data that nobody asked for, and the padding behind it.
+    /// Skips unread data and the padding after it.
     fn skip_data(&mut self) -> Result<()> {
         self.left = self.left.saturating_add(std::mem::take(&mut self.padding) as u64);
         while self.left > 0 {
             let piece = self.blocks.piece(self.left)?;
             self.left = self.left.saturating_sub(piece.len() as u64);
-            if let Some(told) = &mut self.told {
-                told(piece)?;
+            if let Some(raw) = &mut self.raw {
+                raw(piece)?;
             }
         }
         Ok(())
@@ -114,21 +114,22 @@ impl<R: Read> Archive<R> {
     /// One block that is no data.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
         let block = self.blocks.block()?.copied();
-        if let (Some(block), Some(told)) = (&block, &mut self.told) {
-            told(block)?;
+        if let (Some(block), Some(raw)) = (&block, &mut self.raw) {
+            raw(block)?;
         }
         Ok(block)
     }
 
-    /// Reads what follows the end of the archive, so that a digest over the stream covers it, and gives the reader back.
+    /// Reads the bytes after the end of the archive, so that a digest over the stream covers them, and returns the
+    /// reader.
     ///
     /// # Errors
-    /// What reading gave.
+    /// The error of reading.
     pub fn finish(mut self) -> Result<R> {
         while self.blocks.fill()? {
             let rest = self.blocks.start..self.blocks.end;
-            if let Some(told) = &mut self.told {
-                told(&self.blocks.buffer[rest])?;
+            if let Some(raw) = &mut self.raw {
+                raw(&self.blocks.buffer[rest])?;
             }
             self.blocks.start = self.blocks.end;
         }
@@ -141,7 +142,7 @@ impl<R: Read> Archive<R> {
         match first {
             Some(block) if !zero(&block) => return Ok(Some(block)),
             Some(_) if self.block()?.is_some_and(|next| !zero(&next)) => {
-                return Err(corrupt("a single zero block stands between two members"));
+                return Err(corrupt("there is a single zero block between two members"));
             }
             _ => {}
         }
@@ -154,7 +155,7 @@ impl<R: Read> Archive<R> {
 
     fn extension(&mut self, header: Header<'_>, pending: &mut Pending) -> Result<()> {
         let size = header.size()?;
-        // At least a byte each, so that endless empty headers pass the limit too.
+        // At least one byte each, so that endless empty headers exceed the limit too.
         pending.bytes = pending.bytes.saturating_add(size.max(1));
         let most = self.limits.metadata_bytes;
         if pending.bytes > u64::from(most) {
@@ -167,13 +168,13 @@ impl<R: Read> Archive<R> {
         while let Some(piece) = self.data()? {
             body.extend_from_slice(piece);
         }
-        if let Some(told) = &mut self.told {
-            told(&body)?;
+        if let Some(raw) = &mut self.raw {
+            raw(&body)?;
         }
         self.skip_data()?;
         let segments = self.limits.sparse_segments;
         let twice = match header.flag() {
-            // Checked for form, then left: the engines whose images we run act on none of its keys either.
+            // Checked but not applied: other engines ignore all keys of global headers as well.
             b'g' => Records::parse(&body, segments).map(|_| false)?,
             b'x' => pending.records.replace(Records::parse(&body, segments)?).is_some(),
             b'L' => pending.name.replace(text(&body).to_vec()).is_some(),
@@ -194,7 +195,7 @@ impl<R: Read> Archive<R> {
         let name = one_name(path, pending.name, || header.name())?;
         let kind = self.kind(header, &name, || one_name(records.link, pending.link, || header.link()))?;
         let size = match kind {
-            // The size of anything else is noise: hard links repeat that of their target.
+            // The size of other types is ignored: hard links repeat that of their target.
             Kind::File => records.size.map_or_else(|| header.size(), Ok)?,
             _ => 0,
         };
@@ -219,7 +220,7 @@ impl<R: Read> Archive<R> {
 
     fn kind(&self, header: Header<'_>, name: &[u8], link: impl FnOnce() -> Result<Vec<u8>>) -> Result<Kind> {
         Ok(match header.flag() {
-            // A file of the oldest dialect: a directory when its name says so.
+            // In the oldest dialect a name with a trailing slash is a directory.
             0 if name.ends_with(b"/") => Kind::Dir,
             0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink(self.short_enough(link()?)?),
@@ -230,7 +231,7 @@ impl<R: Read> Archive<R> {
             b'6' => Kind::Fifo,
             other => {
                 let other = std::ascii::escape_default(other);
-                return Err(Error::invalid(format!("members of type '{other}' are not known")));
+                return Err(Error::invalid(format!("members of type '{other}' are not supported")));
             }
         })
     }
@@ -286,7 +287,7 @@ impl<R: Read> Archive<R> {
     }
 }
 
-/// A name that pax and GNU headers may both give; where readers disagree about which wins, they must be equal.
+/// A name that pax and GNU headers may both contain; readers disagree about which wins, so they must be equal.
 fn one_name(pax: Option<Vec<u8>>, gnu: Option<Vec<u8>>, plain: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
     match (pax, gnu) {
         (Some(pax), Some(gnu)) if pax != gnu => Err(corrupt("pax and GNU headers give one member two names")),
@@ -299,7 +300,7 @@ fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the tar archive is damaged: {why}"))
 }
 
-/// A read error; one of ours that had to pass through [`std::io::Error`] keeps its kind and hint.
+/// A read error; one of this crate that passed through [`std::io::Error`] keeps its kind and hint.
 fn own(error: std::io::Error) -> Error {
     let kind = Cause::kind(&error);
     match error.downcast::<Error>() {
@@ -312,7 +313,8 @@ fn cut_off() -> Error {
     corrupt("it ends in the middle of a member")
 }
 
-/// The stream in pieces that never split a block: the buffer is always filled whole, and is whole blocks long.
+/// The stream in pieces that never split a block: the buffer is always filled completely, and has a whole number of
+/// blocks.
 struct Blocks<R> {
     stream: R,
     buffer: Box<[u8]>,
@@ -325,7 +327,7 @@ impl<R: Read> Blocks<R> {
         Self { stream, buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// Makes sure that something is in the buffer; false at the end of the stream.
+    /// Ensures that the buffer is not empty; false at the end of the stream.
     fn fill(&mut self) -> Result<bool> {
         if self.start < self.end {
             return Ok(true);
@@ -362,19 +364,19 @@ impl<R: Read> Blocks<R> {
     }
 }
 
-/// A member as [`list`] gives it: the headers and the data that was really there.
+/// A member returned by [`list`]: the headers and the data that really followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// What the headers say.
+    /// The merged headers.
     pub entry: Entry,
     /// The data.
     pub data: Vec<u8>,
 }
 
-/// All members of an archive held in memory: for tests and fuzzing, and small archives.
+/// All members of an archive in memory: for tests and fuzzing, and small archives.
 ///
 /// # Errors
-/// As [`Archive::next_entry`].
+/// Those of [`Archive::next_entry`].
 pub fn list(bytes: &[u8], limits: Limits) -> Result<Vec<Member>> {
     let mut archive = Archive::new(bytes, limits);
     let mut members = Vec::new();

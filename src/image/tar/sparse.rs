@@ -1,4 +1,4 @@
-//! Files with holes: the old GNU map and the three pax ones, GNU tar manual "Storing Sparse Files".
+//! Files with holes: the old GNU map and the three pax formats, GNU tar manual "Storing Sparse Files".
 
 use super::header::BLOCK;
 use super::number;
@@ -7,13 +7,14 @@ use crate::error::{Error, Kind, Result};
 /// A piece of stored data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where in the file it belongs.
+    /// The position in the file.
     pub offset: u64,
-    /// How many bytes it has.
+    /// The length in bytes.
     pub length: u64,
 }
 
-/// The checked map of a file with holes: segments in order, apart, inside the file, as long as the data in sum.
+/// The checked map of a file with holes: its segments are sorted, disjoint, inside the file, and add up to the stored
+/// data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sparse {
     /// The pieces, in the order of their data.
@@ -33,7 +34,7 @@ impl Sparse {
                 Some(next) if segment.offset >= end => next,
                 _ => return Err(corrupt("its segments overlap or leave the file")),
             };
-            // Segments lie apart and below real_size, so their sum cannot wrap.
+            // Segments are disjoint and below real_size, so their sum cannot wrap.
             sum = sum.saturating_add(segment.length);
         }
         if sum != stored {
@@ -43,7 +44,7 @@ impl Sparse {
     }
 }
 
-/// What `GNU.sparse.*` records said.
+/// The values of `GNU.sparse.*` records.
 #[derive(Debug, Default)]
 pub(super) struct PaxSparse {
     pub(super) name: Option<Vec<u8>>,
@@ -54,19 +55,19 @@ pub(super) struct PaxSparse {
     map_seen: bool,
 }
 
-/// How the map of a pax sparse file is given.
+/// The format of the map of a pax sparse file.
 #[derive(Debug)]
 pub(super) enum PaxMap {
-    /// There is none: an ordinary file.
+    /// No map: an ordinary file.
     Absent,
-    /// Formats 0.0 and 0.1: in the records.
+    /// Formats 0.0 and 0.1: the map is in the records.
     Here(Vec<Segment>, u64),
-    /// Format 1.0: at the start of the data.
+    /// Format 1.0: the map is at the start of the data.
     InData(u64),
 }
 
 impl PaxSparse {
-    /// Takes in the record `GNU.sparse.{name}`; `None` when its value makes no sense.
+    /// Stores the record `GNU.sparse.{name}`; `None` when its value is malformed.
     pub(super) fn set(&mut self, name: &[u8], value: &[u8], max_segments: u32) -> Option<()> {
         match name {
             b"major" => self.version.0 = Some(number::decimal(value)?),
@@ -98,7 +99,7 @@ impl PaxSparse {
         Some(())
     }
 
-    /// Which format it was, if any.
+    /// The format, if any.
     pub(super) fn map(self) -> Result<PaxMap> {
         match (self.version, self.real_size) {
             ((Some(1), Some(0)), Some(size)) if !self.map_seen => Ok(PaxMap::InData(size)),
@@ -132,7 +133,7 @@ fn numbers(text: &[u8], max: u32) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
-/// Reads the 24-byte descriptors of an old GNU header; an empty one ends the list.
+/// Parses the 24-byte descriptors of an old GNU header; an empty one ends the list.
 pub(super) fn old_descriptors(table: &[u8], segments: &mut Vec<Segment>, max: u32) -> Result<()> {
     for descriptor in table.chunks_exact(24) {
         if descriptor[0] == 0 || descriptor[12] == 0 {
@@ -147,7 +148,7 @@ pub(super) fn old_descriptors(table: &[u8], segments: &mut Vec<Segment>, max: u3
     Ok(())
 }
 
-/// The 1.0 map: decimal numbers, a line each, padded to whole blocks: the count, then offset and length of each.
+/// The 1.0 map: decimal numbers, one per line, padded to whole blocks: the count, then offset and length of each.
 #[derive(Debug, Default)]
 pub(super) struct DataMap {
     line: Vec<u8>,
@@ -157,7 +158,7 @@ pub(super) struct DataMap {
 }
 
 impl DataMap {
-    /// Takes in the next block; the segments once they are all there.
+    /// Parses the next block; returns the segments once all are complete.
     pub(super) fn feed(&mut self, block: &[u8; BLOCK], max: u32) -> Result<Option<Vec<Segment>>> {
         for byte in block {
             if *byte != b'\n' {
@@ -192,7 +193,7 @@ impl DataMap {
 }
 
 fn corrupt(why: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("the map of a sparse file is wrong: {why}"))
+    Error::new(Kind::Corrupt, format!("the map of a sparse file is damaged: {why}"))
 }
 
 fn too_many() -> Error {

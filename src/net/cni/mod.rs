@@ -128,8 +128,8 @@ impl Cni {
         }
     }
 
-    /// Whether pods can be attached now: there is a usable configuration, its plugins are installed, and those that
-    /// support STATUS (CNI 1.1) report readiness.
+    /// Returns whether pods can be attached now: there is a usable configuration, its plugins are installed, and those
+    /// that support STATUS (CNI 1.1) report readiness.
     ///
     /// # Errors
     /// The missing part, or the error of a plugin.

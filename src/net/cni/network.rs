@@ -14,7 +14,7 @@ pub struct Network {
     /// The CNI versions that the configuration offers.
     versions: Vec<String>,
     plugins: Vec<Plugin>,
-    /// Whether the configuration forbids GC (`disableGC`).
+    /// True if the configuration forbids GC (`disableGC`).
     no_garbage_collection: bool,
 }
 
@@ -151,8 +151,8 @@ fn versions(top: &Map<String, Value>) -> Result<Vec<String>> {
     }
 }
 
-/// Whether `text` is a safe name: plugins use the network's name in file names, and a program's name must not lead out
-/// of its directory.
+/// Returns whether `text` is a safe name: plugins use the network's name in file names, and a program's name must not
+/// lead out of its directory.
 fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))

@@ -78,7 +78,7 @@ pub(super) fn run(
     Err(failure(&said, &complaint).unwrap_or_else(|| Error::new(Kind::System, status.to_string())))
 }
 
-/// Whether the output file of a plugin is full.
+/// Returns whether the output file of a plugin is full.
 fn is_full(file: &mut std::fs::File) -> bool {
     const AT_ONCE: u64 = 256 << 10;
     file.stream_position().is_ok_and(|position| position + AT_ONCE > MAX_OUTPUT)

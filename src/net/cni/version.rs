@@ -25,12 +25,12 @@ impl Version {
         self.0
     }
 
-    /// Whether it has STATUS and GC. SPEC(cni 1.1.0)
+    /// Returns whether it has STATUS and GC. SPEC(cni 1.1.0)
     pub(super) fn has_status(self) -> bool {
         self.0 == "1.1.0"
     }
 
-    /// Whether DEL gets the result of ADD. SPEC(cni 0.4.0)
+    /// Returns whether DEL gets the result of ADD. SPEC(cni 0.4.0)
     pub(super) fn has_previous_result(self) -> bool {
         !self.0.starts_with("0.3.")
     }

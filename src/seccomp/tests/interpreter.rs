@@ -1,4 +1,4 @@
-//! The part of the kernel's classic BPF machine that filters may use: just enough to run what the compiler makes, and
+//! Interprets the part of the kernel's classic BPF that filters may use: enough to run the compiler's output, and as
 //! strict as the kernel's checker.
 
 use libc::sock_filter;
@@ -33,11 +33,11 @@ impl Data {
     }
 }
 
-/// How a program ended.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) verdict: u32,
-    /// Instructions, and among them conditional jumps.
+    /// The instructions executed, and the conditional jumps among them.
     pub(super) steps: usize,
     pub(super) comparisons: usize,
 }
@@ -63,7 +63,7 @@ pub(super) fn run(program: &[sock_filter], data: &Data) -> Run {
     }
 }
 
-/// What bpf_check_classic and seccomp_check_filter of the kernel ask of a program.
+/// The checks of the kernel's bpf_check_classic and seccomp_check_filter.
 pub(super) fn check(program: &[sock_filter]) {
     assert!((1..=4096).contains(&program.len()), "{} instructions", program.len());
     for (at, sock_filter { code, jt, jf, k }) in program.iter().enumerate() {

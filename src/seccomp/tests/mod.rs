@@ -1,4 +1,4 @@
-//! What compiled programs answer, found out by running them.
+//! Tests of compiled programs by running them.
 
 mod interpreter;
 mod oracle;
@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use self::interpreter::{Data, Run, run};
 use super::abi::Abi;
 
-/// A profile as JSON, which is how users write them.
+/// A profile from JSON, the form that users write.
 fn profile(json: &str) -> LinuxSeccomp {
     serde_json::from_str(json).unwrap()
 }
@@ -19,7 +19,7 @@ fn compiled(profile: &LinuxSeccomp, native: Abi) -> Vec<sock_filter> {
     super::instructions(profile, native).unwrap()
 }
 
-/// Runs `program` on the call `name` of `abi`.
+/// Runs `program` for the call `name` of `abi`.
 fn call(program: &[sock_filter], abi: Abi, name: &str, args: &[u64]) -> Run {
     let number = super::table::find(name).unwrap().number(abi).unwrap();
     run(program, &Data::new(abi.audit(), number, args))

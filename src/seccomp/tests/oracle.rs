@@ -1,4 +1,4 @@
-//! Compiled programs against the plainest possible reading of the profile, on random profiles and calls.
+//! Compares compiled programs with a direct evaluation of the profile, on random profiles and calls.
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompArgBuilder,
@@ -11,7 +11,7 @@ use super::interpreter::{Data, check, run};
 use crate::seccomp::abi::Abi;
 use crate::seccomp::{table, verdict};
 
-/// Calls with something special about them, and neighbours.
+/// Calls that are special in some way, and their neighbours.
 const NAMES: &[&str] = &[
     "read",
     "write",
@@ -95,7 +95,7 @@ const ARCHES: &[Arch] = &[
     Arch::ScmpArchNative,
 ];
 
-/// What `profile` says about a call.
+/// The verdict of `profile` for a call.
 fn expected(profile: &LinuxSeccomp, native: Abi, data: &Data) -> u32 {
     let default = verdict::of(profile.default_action(), profile.default_errno_ret()).unwrap();
     let abis = Abi::wanted(native, profile.architectures().as_deref().unwrap());
@@ -127,7 +127,7 @@ fn expected(profile: &LinuxSeccomp, native: Abi, data: &Data) -> u32 {
     if hides && young { super::ENOSYS } else { default }
 }
 
-/// The rule that decides, if one does: the first without conditions, else the first whose conditions hold.
+/// The verdict of the deciding rule, if any: the first without conditions, else the first whose conditions are true.
 fn decided(syscalls: &[LinuxSyscall], default: u32, abi: Abi, data: &Data) -> Option<u32> {
     let mut first = None;
     for syscall in syscalls {
@@ -151,7 +151,7 @@ fn decided(syscalls: &[LinuxSyscall], default: u32, abi: Abi, data: &Data) -> Op
     first
 }
 
-/// The number of socketcall or ipc, for calls also reached through these.
+/// The number of socketcall or ipc, for calls that these multiplex.
 fn multiplexer(name: &str, abi: Abi) -> Option<u32> {
     match name {
         "socket" | "connect" | "accept" | "send" if abi == Abi::X86 => Some(102),
@@ -169,7 +169,7 @@ fn is_multiplexed(name: &str, data: &Data) -> bool {
     }
 }
 
-/// Conditions on argument 0 are dropped, since it names the call.
+/// Conditions on argument 0 are dropped, because it selects the call.
 fn holds_behind(args: &[LinuxSeccompArg], abi: Abi, data: &Data) -> bool {
     let twice = has_twice(args);
     let rest: Vec<_> = args.iter().filter(|arg| arg.index() != 0).copied().collect();
@@ -266,7 +266,7 @@ fn profiles() -> impl Strategy<Value = LinuxSeccomp> {
         })
 }
 
-/// A call that a rule may be about, or one beside it, or any number; sometimes of a foreign architecture.
+/// A call that a rule may match, or one near it, or any number; sometimes of a foreign architecture.
 fn calls() -> impl Strategy<Value = Data> {
     let named = (select(NAMES), select(Abi::ALL.to_vec()), -1_i32..=1).prop_map(|(name, abi, off)| {
         let number = table::find(name).unwrap().number(abi).unwrap_or(abi.number_bits() | 400);
@@ -285,7 +285,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_program_answers_every_call_as_the_profile_reads(
+    fn a_program_has_the_verdicts_of_its_profile(
         profile in profiles(),
         native in select(vec![Abi::X8664, Abi::Arm, Abi::Aarch64]),
         calls in prop::collection::vec(calls(), 64),

@@ -1,4 +1,4 @@
-//! Cases by hand: one for each promise of the module's head.
+//! Hand-written cases: one for each promise in the module's documentation.
 
 use std::collections::BTreeSet;
 
@@ -379,7 +379,7 @@ fn the_default_profile_allows_work_and_denies_power() {
     }
 }
 
-/// The family is an `int` in the kernel: whatever the upper half of the register holds, the lower one counts.
+/// The kernel takes the family as `int`: only the lower half of the register matters.
 #[test]
 fn no_upper_half_of_a_register_opens_a_family_that_the_default_profile_closes() {
     let native = Abi::native().unwrap();
@@ -398,7 +398,7 @@ fn no_upper_half_of_a_register_opens_a_family_that_the_default_profile_closes() 
     }
 }
 
-/// Each ABI that the host runs besides its own has the same rules for families, and none a way around them.
+/// Every other ABI of the host has the same rules for families, and no way around them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn no_other_abi_of_the_host_opens_a_family_that_the_default_profile_closes() {

@@ -162,7 +162,7 @@ impl Check<'_> {
                 self.report(path, "it cannot be read");
                 return Ok(());
             }
-            Err(errno) => return Err(errno).doing(|| format!("look at \"{}\"", path.escape_ascii())),
+            Err(errno) => return Err(errno).doing(|| format!("inspect \"{}\"", path.escape_ascii())),
         };
         match self.kind(record, &stat) {
             Some(what) => {
@@ -285,7 +285,7 @@ impl Check<'_> {
         match self.stat(target) {
             Ok(other) if (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino) => {}
             Err(errno) if is_shortage(errno.raw_os_error()) => {
-                return Err(errno).doing(|| format!("look at \"{}\"", target.escape_ascii()));
+                return Err(errno).doing(|| format!("inspect \"{}\"", target.escape_ascii()));
             }
             _ => self.report(path, format!("it is no longer the same file as \"{}\"", target.escape_ascii())),
         }

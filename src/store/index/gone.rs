@@ -35,7 +35,7 @@ impl Gone {
         Ok(gone)
     }
 
-    /// Whether the object that record `number` created at `path` was removed later.
+    /// Returns whether the object that record `number` created at `path` was removed later.
     pub(super) fn removes(&self, path: &[u8], number: u64) -> bool {
         if self.last.is_empty() {
             return false;

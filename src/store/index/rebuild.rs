@@ -28,7 +28,7 @@ pub(crate) fn tar_bytes(index: File) -> Result<u64> {
     Err(cut_off())
 }
 
-/// Whether the tree still has all data of the tar: no member was replaced by a later one of the same layer.
+/// Returns whether the tree still has all data of the tar: no member was replaced by a later one of the same layer.
 ///
 /// # Errors
 /// `Corrupt` when the record is damaged.
