@@ -101,7 +101,11 @@ fn a_token_server_on_a_strange_host_gets_no_login() {
     let (registry, other) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));
     registry.small("app:1");
     registry.require(Auth::Bearer { realm: Some(format!("{}/token", other.url())), login: None });
-    logged_in("joe:secret").refused(&registry.name("app:1"), Kind::Denied, "is not sent to its token server 127.0.0.2");
+    logged_in("joe:secret").refused(
+        &registry.name("app:1"),
+        Kind::Denied,
+        "is not sent to its token server 127.0.0.2",
+    );
     assert_told_nothing(&other);
     // Without a login there is nothing to lose.
     place().pull(&registry.name("app:1")).unwrap_err();
