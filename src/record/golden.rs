@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::format::Format;
 use crate::linux::private;
 
-/// The variable that has missing files written. It overwrites none.
-const WRITE: &str = "CORACLE_WRITE_GOLDEN";
+/// The variable that has missing files written; those that are there are not overwritten.
+const WRITE: &str = "CORACLE_SNAPSHOTS";
 
 fn file(directory: &str, kind: &str, version: u16) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join(format!("{kind}.v{version}.golden"))
@@ -25,7 +25,7 @@ pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&st
             return;
         }
         Err(_) => panic!(
-            "there are no golden bytes for version {} of {}: run the test once with {WRITE}=1 and commit {}",
+            "there are no golden bytes for version {} of {}: run the test once with {WRITE}=write and commit {}",
             format.version,
             format.name,
             file.display()
@@ -37,7 +37,7 @@ pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&st
         written == golden,
         "what is written of {} changed, and its version is still {}: other releases would misread it.\n\
          Undo the change; or, when it is meant, raise the version in src/record/format.rs, keep reading version {} there, \
-         leave {} as it is, and run this test with {WRITE}=1 for a new file.\n\
+         leave {} as it is, and run this test with {WRITE}=write for a new file.\n\
          First difference (now, golden): {differs:#?}",
         format.name,
         format.version,

@@ -252,10 +252,13 @@ fn cve_2023_6476_annotations_of_a_bundle_change_nothing() {
 /// Where the sources read annotations, and what for. A new place belongs here only with a word on why what it reads can
 /// be trusted: annotations come from whoever wrote the pod, and with other runtimes have loosened limits
 /// (CVE-2023-6476) and run commands on the host (CVE-2024-3154, CVE-2026-53488).
-const READERS: [(&str, &str); 8] = [
+const READERS: [(&str, &str); 11] = [
     ("src/oci/create.rs", "keeps them for `state`"),
     ("src/oci/stop.rs", "the signal that stops it, which is looked up among those there are"),
     ("src/spec/mod.rs", "passes on the caller's, and none of the image but the signal that stops it"),
+    ("src/cli/launch/mod.rs", "passes on the image's signal that stops it"),
+    ("src/pod/request_from_cri/mod.rs", "looks for bandwidth limits and CDI devices, which it checks"),
+    ("src/pod/request_from_cri/tests/volumes.rs", "writes them"),
     ("src/pod/sandbox/list.rs", "gives them back to kubelet"),
     ("src/pod/sandbox/run.rs", "passes them to network plugins that ask for them"),
     ("src/pod/stats.rs", "gives them back to kubelet"),
