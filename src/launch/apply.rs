@@ -14,7 +14,7 @@ use rustix::process::{
 use super::deadline::Deadline;
 use super::opens::Open;
 use super::plan::Plan;
-use super::prepare::{self, Given};
+use super::prepare::{self, Inputs};
 use super::wire::{self, Failure, Permission, ReceiveError, Report};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
@@ -27,9 +27,9 @@ use crate::sys::process::Spawned;
 /// How long a killed process may take to die.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 
-/// A process that takes its steps, and the socket it reports on. Dropped before it is let go, it is killed.
+/// A process that is being set up, and the socket it reports on. Dropping it before `let_go` kills the process.
 #[derive(Debug)]
-pub struct Launched<'p> {
+pub struct NewProcess<'p> {
     plan: &'p Plan,
     parent: &'p dyn Spawner,
     process: Spawned,
@@ -113,12 +113,12 @@ impl Spawner for OwnWithStreams {
 /// Something the plan needs cannot be opened, or the kernel refuses the clone, the maps or the cgroup.
 pub fn spawn<'p>(
     plan: &'p Plan,
-    mut given: Given,
+    mut inputs: Inputs,
     group: Option<&Group>,
     parent: &'p dyn Spawner,
     limit: Duration,
-) -> Result<Launched<'p>> {
-    let fds = prepare::open_all(plan, &mut given)?;
+) -> Result<NewProcess<'p>> {
+    let fds = prepare::open_all(plan, &mut inputs)?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
@@ -130,9 +130,9 @@ pub fn spawn<'p>(
     let oom_file = group.and_then(Group::oom_file);
     let process = parent.spawn(SpawnRequest { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
-    let launched = Launched { plan, parent, process, sync: ours, fds, deadline, let_go: false };
-    launched.set_up_from_outside(group)?;
-    Ok(launched)
+    let new = NewProcess { plan, parent, process, sync: ours, fds, deadline, let_go: false };
+    new.set_up_from_outside(group)?;
+    Ok(new)
 }
 
 /// Whose child the new process becomes.
@@ -215,7 +215,7 @@ impl Drop for Home {
     }
 }
 
-impl Launched<'_> {
+impl NewProcess<'_> {
     /// The process's pid in our PID namespace.
     pub fn pid(&self) -> i32 {
         self.process.pid
@@ -267,7 +267,7 @@ impl Launched<'_> {
     /// Lets the process take its last steps.
     ///
     /// # Errors
-    /// The socket is broken; that the process is gone is for [`Launched::follow`] to say.
+    /// The socket is broken; that the process is gone is for [`NewProcess::follow`] to say.
     pub fn go(&self) -> Result<()> {
         self.permit(Permission::Go)
     }
@@ -400,7 +400,7 @@ impl Launched<'_> {
     }
 }
 
-impl Drop for Launched<'_> {
+impl Drop for NewProcess<'_> {
     fn drop(&mut self) {
         if !self.let_go {
             self.kill();

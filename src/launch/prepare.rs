@@ -17,7 +17,7 @@ use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// Descriptors that the caller brings along.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct Inputs {
     /// The root filesystem, mounted and attached nowhere yet.
     pub root: Option<OwnedFd>,
     /// The socket that receives the terminal.
@@ -32,18 +32,18 @@ pub struct Given {
 ///
 /// # Errors
 /// Something cannot be opened, or the plan needs what the caller did not bring.
-pub fn open_all(plan: &Plan, given: &mut Given) -> Result<Vec<OwnedFd>> {
+pub fn open_all(plan: &Plan, inputs: &mut Inputs) -> Result<Vec<OwnedFd>> {
     let mut opened = Vec::with_capacity(plan.opens.0.len());
     for open in &plan.opens.0 {
-        let fd = open_one(open, given, &opened)?;
+        let fd = open_one(open, inputs, &opened)?;
         opened.push(fd);
     }
     Ok(opened)
 }
 
-fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedFd> {
+fn open_one(open: &Open, inputs: &mut Inputs, opened: &[OwnedFd]) -> Result<OwnedFd> {
     let bring = |fd: Option<OwnedFd>, what: &str| {
-        fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which was not given")))
+        fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which the caller did not pass")))
     };
     match open {
         Open::Namespace { path, kind } => namespace(path, *kind),
@@ -55,10 +55,10 @@ fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedF
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
         }
-        Open::Root => bring(given.root.take(), "a mounted root filesystem"),
-        Open::Console => bring(given.console.take(), "a console socket"),
-        Open::StartSocket => bring(given.start_socket.take(), "a start socket"),
-        Open::Process => bring(given.process.take(), "a process"),
+        Open::Root => bring(inputs.root.take(), "a mounted root filesystem"),
+        Open::Console => bring(inputs.console.take(), "a console socket"),
+        Open::StartSocket => bring(inputs.start_socket.take(), "a start socket"),
+        Open::Process => bring(inputs.process.take(), "a process"),
         Open::Proc { namespace, parameters } => {
             let namespace = opened
                 .get(namespace.0)

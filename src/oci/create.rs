@@ -12,10 +12,10 @@ use super::Runtime;
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::apply::{self, Launched, Spawner};
+use crate::launch::apply::{self, NewProcess, Spawner};
 use crate::launch::deadline::{Deadline, SET_UP_LIMIT};
 use crate::launch::plan::Plan;
-use crate::launch::prepare::Given;
+use crate::launch::prepare::Inputs;
 use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::{hooks, namespaces};
 use crate::linux::private;
@@ -148,19 +148,19 @@ pub(super) fn make(
     let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
     let root =
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
-    let given = Given { root, console, start_socket, process: None };
+    let inputs = Inputs { root, console, start_socket, process: None };
     let parent = options.parent.as_deref().unwrap_or(&apply::Own);
     // Nor is what planned.
     unmap_code();
-    let mut launched = apply::spawn(&plan, given, Some(&group), parent, SET_UP_LIMIT)?;
+    let mut process = apply::spawn(&plan, inputs, Some(&group), parent, SET_UP_LIMIT)?;
     paths.borrow_mut().clone_from(group.paths());
     let record =
-        |launched: &Launched<'_>| record(spec, id, options, launched, &group, runtime.systemd_cgroup);
-    let state = drive(&mut launched, spec, &layout, &record)?;
+        |process: &NewProcess<'_>| record(spec, id, options, process, &group, runtime.systemd_cgroup);
+    let state = drive(&mut process, spec, &layout, &record)?;
     if let Some(file) = &options.pid_file {
         write_pid_file(file, state.init_process_pid)?;
     }
-    let process = launched.let_go()?;
+    let process = process.let_go()?;
     undo.disarm();
     Ok(Made { layout, lock, state, process })
 }
@@ -228,11 +228,11 @@ fn record(
     spec: &Spec,
     id: &ContainerId,
     options: &CreateOptions,
-    launched: &Launched<'_>,
+    process: &NewProcess<'_>,
     group: &Group,
     systemd_cgroup: bool,
 ) -> Result<ContainerState> {
-    let pid = launched.pid();
+    let pid = process.pid();
     let stat = ProcStat::read(pid)?;
     let annotations: BTreeMap<_, _> = spec.annotations().clone().into_iter().flatten().collect();
     let mut labels = vec![format!("bundle={}", options.bundle.display())];
@@ -287,10 +287,10 @@ fn later_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
 
 /// From the clone to the point where the first process waits, or has become the payload.
 fn drive(
-    launched: &mut Launched<'_>,
+    process: &mut NewProcess<'_>,
     spec: &Spec,
     layout: &Layout,
-    record: &dyn Fn(&Launched<'_>) -> Result<ContainerState>,
+    record: &dyn Fn(&NewProcess<'_>) -> Result<ContainerState>,
 ) -> Result<ContainerState> {
     let hooks_in = spec.hooks().as_ref();
     if let Some(hooks) = hooks_in {
@@ -299,25 +299,25 @@ fn drive(
     let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
     private::write(&layout.config(), text, private::FILE)
         .doing(|| format!("write {}", layout.config().display()))?;
-    let mut state = record(launched)?;
-    give_state(launched, hooks_in, &state)?;
+    let mut state = record(process)?;
+    give_state(process, hooks_in, &state)?;
     // A process that forks is not the container's first one yet: in these namespaces it is, for hooks.
-    launched.follow_fork(|| run_hooks(hooks_in, &state))?;
-    if launched.pid() != state.init_process_pid {
-        state = record(launched)?;
-        give_state(launched, hooks_in, &state)?;
+    process.follow_fork(|| run_hooks(hooks_in, &state))?;
+    if process.pid() != state.init_process_pid {
+        state = record(process)?;
+        give_state(process, hooks_in, &state)?;
     }
     state.save(layout)?;
-    launched.go()?;
-    launched.follow(|| run_hooks(hooks_in, &state))?;
+    process.go()?;
+    process.follow(|| run_hooks(hooks_in, &state))?;
     Ok(state)
 }
 
-fn give_state(launched: &Launched<'_>, hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
+fn give_state(process: &NewProcess<'_>, hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
     if hooks.is_none() {
         return Ok(());
     }
-    launched.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)
+    process.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)
 }
 
 /// Runs what the new process waits for: prestart and createRuntime hooks.

@@ -16,7 +16,7 @@ use crate::id::ContainerId;
 use crate::launch::apply;
 use crate::launch::deadline::SET_UP_LIMIT;
 use crate::launch::plan::Plan;
-use crate::launch::prepare::Given;
+use crate::launch::prepare::Inputs;
 use crate::launch::request::{ExecRequest, Facts, Options};
 use crate::linux::proc_stat::ProcStat;
 use crate::record::{ContainerState, Layout, Lock};
@@ -187,10 +187,10 @@ impl Added<'_> {
         let plan = Plan::for_exec(&request)?;
         let process = target(self.state)?;
         let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
-        let given = Given { root, console, start_socket: None, process: Some(process) };
-        let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
-        launched.follow(|| Ok(()))?;
-        let spawned = launched.let_go()?;
+        let inputs = Inputs { root, console, start_socket: None, process: Some(process) };
+        let mut new = apply::spawn(&plan, inputs, Some(group), parent, self.limit)?;
+        new.follow(|| Ok(()))?;
+        let spawned = new.let_go()?;
         self.end_if_left_behind(&spawned);
         Ok(spawned)
     }
