@@ -3,6 +3,7 @@
 //! Nothing here allocates, locks or calls libc beyond system calls, and every string and number comes from the plan.
 //! Descriptors that are done with are forgotten, not closed: all are close-on-exec, so the kernel closes them at once.
 
+mod beneath;
 mod copy_up;
 mod descriptors;
 mod device;
@@ -10,7 +11,6 @@ mod hook;
 mod identity;
 mod mount;
 mod null;
-mod place;
 mod root;
 mod terminal;
 
@@ -72,7 +72,7 @@ struct Init<'a> {
 
 /// What the new process finds when it begins, besides its plan.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Start<'a> {
+pub(super) struct ChildInputs<'a> {
     /// What the plan has opened, in order.
     pub(super) fds: &'a [OwnedFd],
     /// Its end of the socket pair.
@@ -85,8 +85,8 @@ pub(super) struct Start<'a> {
 }
 
 /// Takes all steps; does not return. Call it only in the child of `sys::process::spawn`.
-pub(super) fn run(plan: &Plan, start: Start<'_>) -> Infallible {
-    let Start { fds, sync, keep, dies_with_parent } = start;
+pub(super) fn run(plan: &Plan, start: ChildInputs<'_>) -> Infallible {
+    let ChildInputs { fds, sync, keep, dies_with_parent } = start;
     sys::process::reset_signals();
     // Modes in the plan are what is meant, not what the caller's umask leaves of them.
     let umask = rustix::process::umask(Mode::empty());

@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::{At, Init, Outcome, copy_up, place};
+use super::{At, Init, Outcome, beneath, copy_up};
 use crate::launch::steps::{Below, MountStep, PointKind, Source};
 use crate::launch::wire::Op;
 use crate::sys::mount::{
@@ -28,7 +28,7 @@ pub(super) struct Masks {
 }
 
 /// A mount that is ready to be attached, with attributes that this kernel could not set while it was detached.
-struct Ready {
+struct ReadyMount {
     tree: OwnedFd,
     late: Option<MountAttr>,
 }
@@ -76,9 +76,9 @@ impl Init<'_> {
         }
         let ready = if is_bind || step.copy_up {
             let late = set_attr(tree.as_fd(), &step.attr, false)?;
-            Ready { tree, late }
+            ReadyMount { tree, late }
         } else {
-            Ready { tree, late: None }
+            ReadyMount { tree, late: None }
         };
         if let Some(attr) = &step.recursive_attr {
             mount_setattr(ready.tree.as_fd(), true, attr).at(Op::SetAttr)?;
@@ -98,18 +98,18 @@ impl Init<'_> {
         let resolve = if step.no_symlinks { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
         let root = self.root()?;
         match kind {
-            PointKind::Directory => place::open_directory(root, &step.point, resolve),
+            PointKind::Directory => beneath::open_directory(root, &step.point, resolve),
             PointKind::LikeSource if matches!(step.source, Source::Existing) => {
-                place::open(root, &step.point.path, OFlags::empty(), resolve).at(Op::Open)
+                beneath::open(root, &step.point.path, OFlags::empty(), resolve).at(Op::Open)
             }
-            PointKind::LikeSource if directory => place::open_directory(root, &step.point, resolve),
-            PointKind::LikeSource => place::open_file(root, &step.point),
+            PointKind::LikeSource if directory => beneath::open_directory(root, &step.point, resolve),
+            PointKind::LikeSource => beneath::open_file(root, &step.point),
         }
     }
 
     /// Hides a path: a directory under an empty one, anything else under a null device.
     pub(super) fn mask(&mut self, path: &Below) -> Outcome {
-        let target = match place::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        let target = match beneath::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other.at(Op::Open)?,
         };
@@ -135,7 +135,7 @@ impl Init<'_> {
     }
 
     pub(super) fn make_read_only(&self, path: &Below) -> Outcome {
-        let target = match place::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        let target = match beneath::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other.at(Op::Open)?,
         };

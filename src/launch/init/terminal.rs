@@ -9,7 +9,7 @@ use rustix::process::{Uid, ioctl_tiocsctty};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::{At, Init, Outcome, mount, place, root};
+use super::{At, Init, Outcome, beneath, mount, root};
 use crate::launch::steps::Slot;
 use crate::launch::wire::{self, Op};
 use crate::sys::process::dup_onto;
@@ -72,14 +72,14 @@ fn open_master(base: BorrowedFd<'_>) -> Outcome<std::os::fd::OwnedFd> {
 }
 
 fn bind_console(base: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Outcome {
-    let parent = place::open(base, c"dev", OFlags::DIRECTORY, ResolveFlags::empty()).at(Op::Open)?;
+    let parent = beneath::open(base, c"dev", OFlags::DIRECTORY, ResolveFlags::empty()).at(Op::Open)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(&parent, c"console", flags, Mode::from_raw_mode(0o600)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err((Op::Open, errno)),
     }
-    let target =
-        place::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS).at(Op::Open)?;
+    let target = beneath::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)
+        .at(Op::Open)?;
     let tree = mount::clone_of(slave, false)?;
     mount::attach_to(&tree, &target)?;
     forget(tree);
