@@ -20,7 +20,7 @@ use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::{hooks, namespaces};
 use crate::linux::private;
 use crate::linux::proc_stat::ProcStat;
-use crate::record::{Config, ContainerState, Extra, Layout, Lock, note_group};
+use crate::record::{BundleConfig, ContainerState, Extra, Layout, Lock, note_group};
 use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
 use crate::undo::Undo;
@@ -50,7 +50,7 @@ pub struct CreateOptions {
 
 /// A container that was just made, its first process waiting or running.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct Created {
     pub(super) layout: Layout,
     pub(super) lock: Lock,
     pub(super) state: ContainerState,
@@ -63,12 +63,12 @@ pub(super) struct Made {
 /// The configuration is not valid, or something cannot be set up; nothing is left behind then.
 pub fn create(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &CreateOptions) -> Result<()> {
     let console = connect_console(spec, options.console_socket.as_deref())?;
-    make(runtime, id, spec, options, Start::Waits, console).map(drop)
+    make(runtime, id, spec, options, StartMode::Waits, console).map(drop)
 }
 
 /// Whether the payload waits for `start`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum StartMode {
     Waits,
     AtOnce,
 }
@@ -99,9 +99,9 @@ pub(super) fn make(
     id: &ContainerId,
     spec: &Spec,
     options: &CreateOptions,
-    start: Start,
+    start: StartMode,
     console: Option<OwnedFd>,
-) -> Result<Made> {
+) -> Result<Created> {
     // What read the configuration is not needed again: the peak of a start is what a small board has to have.
     unmap_code();
     let mut undo = Undo::new();
@@ -131,7 +131,7 @@ pub(super) fn make(
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
         wait_for_record: true,
-        wait_for_start: start == Start::Waits,
+        wait_for_start: start == StartMode::Waits,
         parent_attaches: group.dir_fd().is_none(),
     };
     let bundle = &options.bundle;
@@ -145,7 +145,7 @@ pub(super) fn make(
         options: options_of_plan,
     };
     let plan = Plan::for_init(&request)?;
-    let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
+    let start_socket = (start == StartMode::Waits).then(|| listen_for_start(&layout)).transpose()?;
     let root =
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
     let inputs = Inputs { root, console, start_socket, process: None };
@@ -162,7 +162,7 @@ pub(super) fn make(
     }
     let process = process.let_go()?;
     undo.disarm();
-    Ok(Made { layout, lock, state, process })
+    Ok(Created { layout, lock, state, process })
 }
 
 /// Ends what is in a cgroup that was made in vain, and removes it.
@@ -245,7 +245,7 @@ fn record(
         init_process_pid: pid,
         init_process_start: stat.map_or(0, |s| s.start_time),
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
-        config: Config { rootfs, labels },
+        config: BundleConfig { rootfs, labels },
         cgroup_paths: group.paths().clone(),
         namespace_paths,
         coracle: Extra {

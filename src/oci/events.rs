@@ -18,7 +18,7 @@ const COUNTED_WITHIN: Duration = Duration::from_millis(20);
 
 /// One thing that is told of a container.
 #[derive(Debug)]
-pub enum Report {
+pub enum ContainerEvent {
     /// What it uses; once in every interval.
     Use(Box<Stats>),
     /// A process of it was killed because its memory limit was met.
@@ -33,7 +33,7 @@ pub fn follow(
     runtime: &Runtime,
     id: &ContainerId,
     interval: Duration,
-    mut tell: impl FnMut(&Report) -> Result<()>,
+    mut tell: impl FnMut(&ContainerEvent) -> Result<()>,
 ) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
@@ -48,7 +48,7 @@ pub fn follow(
         if Instant::now() >= next {
             next += interval;
             match group.stats() {
-                Ok(stats) => tell(&Report::Use(Box::new(stats)))?,
+                Ok(stats) => tell(&ContainerEvent::Use(Box::new(stats)))?,
                 Err(error) if error.kind() == Kind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -72,7 +72,7 @@ struct Kills {
 
 impl Kills {
     /// Tells of those that came since; whether there were any.
-    fn tell(&mut self, group: &Group, tell: &mut impl FnMut(&Report) -> Result<()>) -> Result<bool> {
+    fn tell(&mut self, group: &Group, tell: &mut impl FnMut(&ContainerEvent) -> Result<()>) -> Result<bool> {
         let now = match group.oom_kills() {
             Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             other => other?,
@@ -80,7 +80,7 @@ impl Kills {
         let new = self.told..now;
         self.told = now;
         for _ in new.clone() {
-            tell(&Report::OutOfMemory)?;
+            tell(&ContainerEvent::OutOfMemory)?;
         }
         Ok(!new.is_empty())
     }

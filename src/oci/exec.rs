@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::lifecycle::{Event, Status};
-use super::{Runtime, attach, create};
+use super::{Runtime, create, foreground};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
@@ -61,7 +61,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let mut process = process.clone();
     let terminal = process.terminal().unwrap_or(false);
     if terminal && !options.detach && options.console_socket.is_none() {
-        attach::take_our_size(&mut process);
+        foreground::inherit_terminal_size(&mut process);
     }
     let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
     crate::spec::user::complete_home(&mut process, &root);
@@ -75,7 +75,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
                 .hint("give --console-socket"));
         }
         (true, None, false) => {
-            let (ours, theirs) = attach::console_pair()?;
+            let (ours, theirs) = foreground::console_pair()?;
             (Some(ours), Some(theirs))
         }
     };
@@ -88,8 +88,8 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
         create::write_pid_file(file, spawned.pid)?;
     }
     let Some(signals) = signals else { return Ok(0) };
-    let master = ours.map(|ours| attach::receive_master(&ours)).transpose()?;
-    attach::attend(&spawned, &signals, master)
+    let master = ours.map(|ours| foreground::receive_master(&ours)).transpose()?;
+    foreground::proxy_until_exit(&spawned, &signals, master)
 }
 
 /// A process that was added with streams of its own.

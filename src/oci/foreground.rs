@@ -27,7 +27,7 @@ pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Has a process that gets a terminal begin with the size of ours, unless its configuration has one: a program may look at
 /// it before the terminal has come here.
-pub(super) fn take_our_size(process: &mut Process) {
+pub(super) fn inherit_terminal_size(process: &mut Process) {
     if process.console_size().is_none()
         && let Ok(size) = tcgetwinsize(rustix::stdio::stdin())
     {
@@ -55,7 +55,7 @@ pub(super) fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// Waits for a process's end, passes on every signal that arrives and everything that is typed.
-pub(super) fn attend(process: &Spawned, signals: &OwnedFd, master: Option<OwnedFd>) -> Result<i32> {
+pub(super) fn proxy_until_exit(process: &Spawned, signals: &OwnedFd, master: Option<OwnedFd>) -> Result<i32> {
     let mut terminal = master.map(Proxy::new).transpose()?;
     loop {
         let mut polled =

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Spec;
 
-use super::create::{CreateOptions, Start, connect_console, make};
-use super::{Runtime, attach, delete, start};
+use super::create::{CreateOptions, StartMode, connect_console, make};
+use super::{Runtime, delete, foreground, start};
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{Layout, Lock};
@@ -31,12 +31,12 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
     let mut sized = None;
     if proxied && let Some(process) = spec.process() {
         let mut process = process.clone();
-        attach::take_our_size(&mut process);
+        foreground::inherit_terminal_size(&mut process);
         sized.insert(spec.clone()).set_process(Some(process));
     }
     let spec = sized.as_ref().unwrap_or(spec);
     let (ours, console) = if proxied {
-        let (ours, theirs) = attach::console_pair()?;
+        let (ours, theirs) = foreground::console_pair()?;
         (Some(ours), Some(theirs))
     } else {
         (None, connect_console(spec, options.create.console_socket.as_deref())?)
@@ -44,12 +44,12 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
     // Before there is anything that a signal could have to be passed on to: none gets lost.
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
-    let made = make(runtime, id, spec, &options.create, Start::AtOnce, console)?;
+    let made = make(runtime, id, spec, &options.create, StartMode::AtOnce, console)?;
     start::poststart(&made.state)?;
     drop(made.lock);
     let Some(signals) = signals else { return Ok(0) };
-    let master = ours.map(|ours| attach::receive_master(&ours)).transpose();
-    let ended = master.and_then(|master| attach::attend(&made.process, &signals, master));
+    let master = ours.map(|ours| foreground::receive_master(&ours)).transpose();
+    let ended = master.and_then(|master| foreground::proxy_until_exit(&made.process, &signals, master));
     if !options.keep {
         clean_up(&made.layout)?;
     }
@@ -68,7 +68,7 @@ pub fn run_in_keeper(
     create: &CreateOptions,
     console: Option<OwnedFd>,
 ) -> Result<()> {
-    let made = make(runtime, id, spec, create, Start::AtOnce, console)?;
+    let made = make(runtime, id, spec, create, StartMode::AtOnce, console)?;
     start::poststart(&made.state)
 }
 

@@ -12,7 +12,7 @@ use crate::linux::private;
 
 /// What is written.
 #[derive(Serialize, Deserialize)]
-struct Note<P> {
+struct GroupNote<P> {
     paths: P,
 }
 
@@ -23,7 +23,7 @@ struct Note<P> {
 pub fn note_group(layout: &Layout, paths: &BTreeMap<String, PathBuf>) -> Result<()> {
     let file = layout.cgroup();
     let doing = || format!("write {}", file.display());
-    let text = CGROUP_NOTE.to_json(&Note { paths }).map_err(|e| e.while_doing(doing()))?;
+    let text = CGROUP_NOTE.to_json(&GroupNote { paths }).map_err(|e| e.while_doing(doing()))?;
     private::write(&file, text, private::FILE).doing(doing)
 }
 
@@ -45,7 +45,7 @@ fn decode(text: &[u8]) -> Result<BTreeMap<String, PathBuf>, Unreadable> {
     match CGROUP_NOTE.json_version(text)? {
         // Version 1 was the bare list.
         1 => CGROUP_NOTE.from_json(text),
-        _ => CGROUP_NOTE.from_json::<Note<_>>(text).map(|note| note.paths),
+        _ => CGROUP_NOTE.from_json::<GroupNote<_>>(text).map(|note| note.paths),
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn golden_notes() {
         let paths = BTreeMap::from([(String::new(), PathBuf::from("/sys/fs/cgroup/a"))]);
-        let written = CGROUP_NOTE.to_json(&Note { paths: &paths }).unwrap();
+        let written = CGROUP_NOTE.to_json(&GroupNote { paths: &paths }).unwrap();
         assert_eq!(decode(&written), Ok(paths.clone()));
         golden::check("src/record/golden", "cgroup", CGROUP_NOTE, &[("one", written)]);
         assert_eq!(decode(br#"{"":"/sys/fs/cgroup/a"}"#), Ok(paths), "version 1");

@@ -29,7 +29,7 @@ pub struct ContainerState {
     pub created: String,
     /// The part of the configuration that other tools read.
     #[serde(default)]
-    pub config: Config,
+    pub config: BundleConfig,
     /// cgroup directories: by controller on v1, under the empty name on v2.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
@@ -43,7 +43,7 @@ pub struct ContainerState {
 
 /// runc's `config` object, as far as others read it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
-pub struct Config {
+pub struct BundleConfig {
     /// The root filesystem.
     #[serde(default)]
     pub rootfs: PathBuf,
