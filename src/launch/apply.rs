@@ -165,7 +165,7 @@ fn clone_in_place(
     let mut keep: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).chain([sync.as_raw_fd()]).collect();
     keep.sort_unstable();
     let dies_with_parent = relation == Relation::Child;
-    let start = init::Start { fds, sync, keep: &keep, dies_with_parent };
+    let start = init::ChildInputs { fds, sync, keep: &keep, dies_with_parent };
     let child = || {
         for (number, fd) in (0..).zip(streams.into_iter().flatten()) {
             // Both are open: this cannot fail.

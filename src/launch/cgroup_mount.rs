@@ -26,7 +26,8 @@ pub(super) fn push(
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
-    let view = View { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
+    let view =
+        HierarchyView { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
     if facts.unified {
         let own = facts.cgroup_paths.get("").map(std::path::PathBuf::as_path);
         steps.push(view.step(mount.destination(), view.unified_source(own)?, view.attr)?);
@@ -68,13 +69,13 @@ pub(super) fn again_read_only(step: &MountStep) -> Step {
     }))
 }
 
-struct View<'a> {
+struct HierarchyView<'a> {
     mount: &'a Mount,
     attr: MountAttr,
     private: bool,
 }
 
-impl View<'_> {
+impl HierarchyView<'_> {
     fn step(&self, point: &Path, source: Source, attr: MountAttr) -> Result<Step> {
         Ok(Step::Mount(Box::new(MountStep {
             source,

@@ -57,7 +57,7 @@ pub(super) struct Moment {
 
 /// One row: what must not be while others than the host can see the process.
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct ExposureRule {
     /// What is forbidden.
     pub(super) forbidden: fn(&Moment) -> bool,
     /// Its name, and what it would allow.
@@ -65,22 +65,25 @@ pub(super) struct Rule {
 }
 
 /// The rules.
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[ExposureRule] = &[
+    ExposureRule {
         forbidden: |m| m.has_host_root,
         because: "root or working directory of the host: /proc/PID/root leads out",
     },
-    Rule {
+    ExposureRule {
         forbidden: |m| m.has_host_descriptors,
         because: "descriptors of the host: pidfd_getfd(2), /proc/PID/fd",
     },
-    Rule {
+    ExposureRule {
         forbidden: |m| m.has_host_ids,
         because: "ids of the host: files that it makes belong to the host's root",
     },
-    Rule { forbidden: |m| m.has_caller_identity, because: "the caller's user instead of the payload's" },
-    Rule { forbidden: |m| m.has_host_capabilities, because: "capabilities that a tracer could use" },
-    Rule { forbidden: |m| m.has_caller_keyring, because: "the caller's keys: keyctl(2)" },
+    ExposureRule {
+        forbidden: |m| m.has_caller_identity,
+        because: "the caller's user instead of the payload's",
+    },
+    ExposureRule { forbidden: |m| m.has_host_capabilities, because: "capabilities that a tracer could use" },
+    ExposureRule { forbidden: |m| m.has_caller_keyring, because: "the caller's keys: keyctl(2)" },
 ];
 
 /// Where a plan begins: right after clone3.

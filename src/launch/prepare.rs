@@ -43,7 +43,9 @@ pub fn open_all(plan: &Plan, inputs: &mut Inputs) -> Result<Vec<OwnedFd>> {
 
 fn open_one(open: &Open, inputs: &mut Inputs, opened: &[OwnedFd]) -> Result<OwnedFd> {
     let bring = |fd: Option<OwnedFd>, what: &str| {
-        fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which the caller did not pass")))
+        fd.ok_or_else(|| {
+            Error::new(Kind::Bug, format!("the plan needs {what}, which the caller did not pass"))
+        })
     };
     match open {
         Open::Namespace { path, kind } => namespace(path, *kind),

@@ -169,8 +169,8 @@ impl Databases {
         gid.ok_or_else(|| malformed("group", name, "/etc/group"))
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        lines(&self.passwd).filter_map(Entry::parse)
+    fn entries(&self) -> impl Iterator<Item = PasswdEntry<'_>> {
+        lines(&self.passwd).filter_map(PasswdEntry::parse)
     }
 
     /// The groups that list this user as a member. Lines without a valid id are left out, as getgrent(3) leaves them out.
@@ -196,14 +196,14 @@ impl Databases {
 }
 
 /// A line of /etc/passwd; passwd(5).
-struct Entry<'a> {
+struct PasswdEntry<'a> {
     name: &'a str,
     /// User and group id, where both are valid.
     ids: Option<(u32, u32)>,
     home: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> PasswdEntry<'a> {
     /// `None` for a line without a name: as a member's name the empty one would match each group without members.
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
