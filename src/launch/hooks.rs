@@ -1,7 +1,7 @@
-//! Hooks: programs run at fixed points of a container's life, its state on their stdin.
+//! Hooks: programs that run at fixed points of a container's life and read its state from stdin.
 //!
-//! libcontainer's `run_hooks` is not used: it wants its own `State` type, throws the hook's output away and leaves a
-//! thread behind for each timeout; a killed hook is never reaped. Here the hook's stderr goes into the error.
+//! libcontainer's `run_hooks` is not used: it needs its own `State` type, discards the hook's output, leaves a thread
+//! behind for each timeout, and never reaps a killed hook. Here the error contains the hook's stderr.
 
 use std::io::{Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -16,13 +16,13 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::child::{memory_file, output_file, read_output, wait};
 use crate::sys::process::StringArray;
 
-/// How much of a hook's stderr an error shows.
+/// Characters of a hook's stderr that an error shows.
 const SHOWN_STDERR: usize = 4096;
 
-/// How much a hook may write to its stderr.
+/// Bytes that a hook may write to its stderr.
 const LONGEST_STDERR: u64 = 1 << 20;
 
-/// The step that runs hooks in the new process itself.
+/// The step that runs hooks inside the new process's namespaces.
 ///
 /// # Errors
 /// `Invalid`, as [`check`].
@@ -64,10 +64,10 @@ pub fn check(point: &str, hook: &Hook) -> Result<()> {
     }
 }
 
-/// Runs hooks of one point in this process's namespaces, one after the other; the first that fails ends it.
+/// Runs the hooks of one point in the caller's namespaces, in order, and stops at the first that fails.
 ///
 /// # Errors
-/// The hook cannot be run, fails, is killed, or takes longer than its timeout.
+/// The hook cannot be started, fails, is killed, or exceeds its timeout.
 pub fn run(point: &str, hooks: &[Hook], state: &str) -> Result<()> {
     for hook in hooks {
         check(point, hook)?;
@@ -84,14 +84,14 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     }
     let env = hook.env().as_deref().unwrap_or_default();
     command.env_clear().envs(env.iter().filter_map(|e| e.split_once('=')));
-    // Files in memory, not pipes: a hook that leaves a daemon behind, or reads nothing, cannot make us wait.
+    // Files in memory, not pipes: with pipes, a hook that leaves a daemon behind or reads nothing could block us.
     let mut stderr_file = output_file(LONGEST_STDERR)?;
     let mut stdin = memory_file()?;
     stdin
         .write_all(state.as_bytes())
         .and_then(|()| stdin.rewind())
         .doing(|| "write the container's state")?;
-    let stderr = stderr_file.try_clone().doing(|| "keep its stderr")?;
+    let stderr = stderr_file.try_clone().doing(|| "duplicate its stderr")?;
     let child = command.stdin(stdin).stdout(Stdio::null()).stderr(stderr).spawn();
     let mut child = child.doing(|| "start it")?;
     let limit = hook.timeout().map(|seconds| Duration::from_secs(seconds.unsigned_abs()));

@@ -1,4 +1,4 @@
-//! Device nodes.
+//! Creates device nodes.
 
 use std::mem::forget;
 
@@ -19,7 +19,7 @@ impl Init<'_> {
         let (parent, name) = beneath::open_parent(self.root()?, &step.node)?;
         let kind = FileType::from_raw_mode(step.mode);
         match mknodat(&parent, name, kind, Mode::from_raw_mode(step.mode), step.dev) {
-            // The image may have brought the node; anything else under its name is refused.
+            // The image may contain the node; any other file of that name is refused.
             Err(Errno::EXIST) => {
                 let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).at(Op::Stat)?;
                 let same = FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == step.dev;
@@ -27,7 +27,7 @@ impl Init<'_> {
                     return Err((Op::Mknod, Errno::EXIST));
                 }
             }
-            // Not for us to make, as in a user namespace that nobody told us of.
+            // mknod(2) is denied, as in a user namespace that the configuration does not mention.
             Err(Errno::PERM) if kind != FileType::Fifo => {
                 return Err((Op::Mknod, Errno::PERM));
             }
