@@ -1,4 +1,5 @@
-//! `run`: create, start, stay until the end, delete; or with `detach` leave after the start.
+//! `run`: creates and starts a container, waits until it ends and deletes it; with `detach` it returns after the
+//! start.
 
 use std::os::fd::OwnedFd;
 
@@ -10,18 +11,18 @@ use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{Layout, Lock};
 
-/// How a container is run.
+/// Options of running a container.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// How it is created.
+    /// Options of the create.
     pub create: CreateOptions,
-    /// Leave after the start.
+    /// Return after the start.
     pub detach: bool,
-    /// Leave the stopped container in place.
+    /// Do not delete the stopped container.
     pub keep: bool,
 }
 
-/// Runs a container; the payload's exit code, or 128 + the signal that ended it. 0 when detached.
+/// Runs a container. Returns the payload's exit code, 128 + the signal that ended it, or 0 when detached.
 ///
 /// # Errors
 /// As `create` and `start`; nothing is left behind then.
@@ -41,7 +42,7 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
     } else {
         (None, connect_console(spec, options.create.console_socket.as_deref())?)
     };
-    // Before there is anything that a signal could have to be passed on to: none gets lost.
+    // Block signals before the process exists, so that none gets lost.
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
     let made = make(runtime, id, spec, &options.create, StartMode::AtOnce, console)?;
@@ -56,8 +57,8 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
     ended
 }
 
-/// Runs a container whose parent is another process (`create.parent`), which cares for it from then on; `console` is the end
-/// of a socket pair that gets its terminal.
+/// Runs a container as a child of the keeper (`create.parent`), which attends it from then on; `console` is the end
+/// of a socket pair that receives its terminal.
 ///
 /// # Errors
 /// As [`run`].
@@ -72,7 +73,7 @@ pub fn run_in_keeper(
     start::poststart(&made.state)
 }
 
-/// Deletes the container that has ended, unless somebody else did.
+/// Deletes the container that has ended, unless another verb did.
 fn clean_up(layout: &Layout) -> Result<()> {
     let _lock = match Lock::take(layout) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),

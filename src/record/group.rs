@@ -1,4 +1,4 @@
-//! The directories of a container's cgroup, before it has a record that says so.
+//! A note of the directories of a container's cgroup, written before the container has a record.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use super::format::{CGROUP_NOTE, Unreadable};
 use crate::error::{Doing, Result};
 use crate::linux::private;
 
-/// What is written.
+/// The content of the note.
 #[derive(Serialize, Deserialize)]
 struct GroupNote<P> {
     paths: P,
 }
 
-/// Notes which directories will be made.
+/// Writes down which directories will be created.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -27,7 +27,7 @@ pub fn note_group(layout: &Layout, paths: &BTreeMap<String, PathBuf>) -> Result<
     private::write(&file, text, private::FILE).doing(doing)
 }
 
-/// What was noted; nothing where the note is missing or torn, for then no directory was made yet.
+/// Reads the note. Returns nothing if it is missing or incomplete, because then no directory was created yet.
 ///
 /// # Errors
 /// `Unsupported` when another release wrote it.
