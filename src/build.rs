@@ -1,5 +1,5 @@
-//! Tells the linker which functions a start executes, so that they lie side by side: see benches/start-order; and which
-//! linker to be. Tells the program which commit it is of.
+//! Passes the order of the functions that a start executes to the linker, so that they are next to each other (see
+//! benches/start-order), selects the linker, and passes the commit to the program.
 
 use std::process::Command;
 
@@ -10,15 +10,16 @@ fn main() {
         let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bin=coracle=-Wl,-T,{here}/src/start.ld");
     }
-    // With over 16 MB of code, which takes a build for tests, GNU ld 2.40 loses the Thumb bit of memcpy's resolver, and
-    // such a program dies before its main.
+    // With over 16 MB of code, which a test build has, GNU ld 2.40 loses the Thumb bit of memcpy's resolver, and such
+    // a program crashes before its main.
     if is("CARGO_CFG_TARGET_ARCH", "arm") && is("PROFILE", "debug") {
         println!("cargo:rustc-link-arg=-fuse-ld=gold");
     }
     println!("cargo:rustc-env=CORACLE_COMMIT={}", commit(is("PROFILE", "release")));
 }
 
-/// What `CORACLE_COMMIT` says, or git; git only for releases, for the whole crate is compiled anew when the answer changes.
+/// The value of `CORACLE_COMMIT`, or the commit that git reports. git is asked only for releases, because the whole
+/// crate is recompiled when the answer changes.
 fn commit(is_release: bool) -> String {
     println!("cargo:rerun-if-env-changed=CORACLE_COMMIT");
     if let Ok(given) = std::env::var("CORACLE_COMMIT") {
@@ -28,7 +29,7 @@ fn commit(is_release: bool) -> String {
         let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
         String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
     };
-    // Sources that are unpacked into another project's repository are not of its commits.
+    // Sources unpacked inside another project's repository do not belong to its commits.
     let is_ours = || git(&["rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
     if !is_release || !is_ours() {
         return "unknown".to_owned();

@@ -1,4 +1,4 @@
-//! Content names: `sha256:` and 64 lowercase hex digits, checked once and then safe to use as a file name.
+//! Digests: `sha256:` and 64 lowercase hex digits, checked once and then safe to use as a file name.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -30,8 +30,8 @@ mod with_sha2 {
     }
 }
 
-/// ring has assembly for 32-bit ARM, where sha2 takes half as many instructions again (benches/README.md). Only images are
-/// large enough for that to count, so the OCI runtime alone does without ring.
+/// ring has assembly for 32-bit ARM, where sha2 executes half as many instructions again (benches/README.md). That
+/// matters only for images, so the OCI runtime alone is built without ring.
 #[cfg(all(any(test, target_arch = "arm"), feature = "node"))]
 mod with_ring {
     use ring::digest::{Context, SHA256};
@@ -64,7 +64,7 @@ mod with_ring {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest whose 32 bytes are these.
+    /// The digest with these 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -76,7 +76,7 @@ impl Digest {
         hasher.finish()
     }
 
-    /// Reads the one accepted form, so that no digest ever reaches a path unchecked (CVE-2024-3727).
+    /// Parses the one accepted form, so that no unchecked digest reaches a path (CVE-2024-3727).
     ///
     /// # Errors
     /// `Invalid` when it is anything else: another algorithm, upper case, a wrong length, a path.
@@ -156,22 +156,22 @@ impl std::str::FromStr for Digest {
     }
 }
 
-/// A digest that is fed piece by piece; also a [`Write`] that cannot fail.
+/// Computes a digest incrementally; also a [`Write`] that cannot fail.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// A hasher that has seen nothing.
+    /// A hasher without input.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in the next bytes.
+    /// Hashes more bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of everything taken in.
+    /// The digest of all bytes hashed.
     pub fn finish(self) -> Digest {
         Digest(self.0.finish())
     }

@@ -1,4 +1,4 @@
-//! The one error shape: what was being done, to what, why it failed, and what to do about it.
+//! The one error type: what was being done, to what, why it failed, and what to do about it.
 //!
 //! A message is lower case, has no full stop and never says "failed to": the chain says what failed. It is either
 //! returned or logged, never both; `cli::report` prints it and picks the exit code from its [`Kind`].
@@ -10,34 +10,34 @@ use std::fmt;
 /// A result whose error is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure it is: decides exit codes and, later, gRPC codes.
+/// The kind of a failure: decides exit codes and gRPC codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The thing named does not exist.
     NotFound,
-    /// The thing to be made is there already.
+    /// The thing to be created exists already.
     Exists,
-    /// The thing is there, but in a state that does not allow this.
+    /// The thing exists, but its state does not allow this.
     WrongState,
-    /// What the caller gave is malformed or contradicts itself.
+    /// The input is malformed or contradicts itself.
     Invalid,
     /// The kernel or a policy refuses.
     Denied,
     /// This kernel, host or build cannot do it.
     Unsupported,
-    /// Somebody else is at it.
+    /// Another operation uses the thing.
     Busy,
-    /// What is stored, or was received, is damaged or lies.
+    /// Stored or received data is damaged or has the wrong digest.
     Corrupt,
     /// A peer on the network cannot be reached.
     Unreachable,
     /// It took longer than allowed.
     TimedOut,
-    /// Whoever asked does not want it any more.
+    /// The caller cancelled the operation.
     Cancelled,
     /// A system call failed for a reason outside the other kinds.
     System,
-    /// A broken promise of this program's own code.
+    /// An invariant of this program's own code is broken.
     Bug,
 }
 
@@ -57,38 +57,39 @@ impl Error {
         Self(Box::new(Inner { kind, doing: doing.into(), source: None, hint: None }))
     }
 
-    /// Shorthand for bad input, the commonest kind.
+    /// Shorthand for bad input, the most common kind.
     pub fn invalid(doing: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Invalid, doing)
     }
 
-    /// Names the cause.
+    /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// Says what the reader can do about it.
+    /// Adds a hint on what the reader can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Wraps this error in the phrase for what was being done; kind stays, and so does the hint below.
+    /// Wraps this error in the phrase for what was being done; the kind and the hint below are kept.
     #[must_use]
     pub fn doing(self, doing: impl Into<Cow<'static, str>>) -> Self {
         let kind = self.0.kind;
         Self::new(kind, doing).because(self)
     }
 
-    /// What sort of failure it is.
+    /// The kind of the failure.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// Whether its cause is a want of descriptors or memory, which says nothing of the thing that was looked at.
+    /// Whether its cause is a shortage of descriptors or memory, which says nothing about the thing that was
+    /// accessed.
     pub fn is_shortage(&self) -> bool {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = next {
@@ -149,7 +150,7 @@ impl StdError for Error {
 
 /// Errors of other crates that can become an [`Error`] once somebody says what was being done.
 pub trait Cause: Into<Box<dyn StdError + Send + Sync>> {
-    /// The kind this cause stands for.
+    /// The kind that this cause maps to.
     fn kind(&self) -> Kind;
 }
 
@@ -197,7 +198,7 @@ impl Cause for serde_json::Error {
     }
 }
 
-/// The kind a bare errno stands for; see errno(3).
+/// The kind that an errno maps to; see errno(3).
 pub fn kind_of_errno(code: i32) -> Kind {
     match code {
         libc::ENOENT | libc::ESRCH => Kind::NotFound,
@@ -210,7 +211,7 @@ pub fn kind_of_errno(code: i32) -> Kind {
     }
 }
 
-/// Whether an errno means a want of descriptors or memory: see [`Error::is_shortage`].
+/// Whether an errno means a shortage of descriptors or memory; see [`Error::is_shortage`].
 pub fn is_shortage(code: i32) -> bool {
     matches!(code, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
 }

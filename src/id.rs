@@ -1,4 +1,4 @@
-//! Names that were checked once, at the edge: inside, nothing "should be valid".
+//! Names that are checked once, where they enter the program; inside it they need no further checks.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// The longest container id, in bytes: it becomes a file name and a cgroup name.
 const MAX_ID: usize = 255;
 
-/// The id of a container: letters, digits and `_`, `+`, `-`, `.`, as runc accepts, and no path trick.
+/// The id of a container: letters, digits and `_`, `+`, `-`, `.`, as runc accepts; it cannot lead out of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(String);
 

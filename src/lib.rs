@@ -1,11 +1,11 @@
 //! Coracle: a container runtime for constrained devices.
 //!
-//! The modules below stand in layer order: each uses only what stands above it (`tests/it/layering.rs` holds the
-//! table and fails when a `use` breaks it).
+//! The modules below are in layer order: each uses only modules above it (`tests/it/layering.rs` has the table and
+//! fails when a `use` breaks it).
 
 #[expect(
     unsafe_code,
-    reason = "the one place for system calls that no safe wrapper offers; each block states its invariant"
+    reason = "the only module with unsafe code: system calls without a safe wrapper; each block states its invariant"
 )]
 pub mod sys;
 

@@ -1,4 +1,4 @@
-//! What is said besides the one error that ends a run: warnings, to stderr or to the file of `--log`.
+//! Warnings and debug messages, to stderr or to the file of `--log`; the error that ends a run is returned instead.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -7,24 +7,24 @@ type Sink = Box<dyn Fn(&str, &str) + Send>;
 
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 
-/// Sends all that is said from here on to `sink`, as level and message.
+/// Sends all further messages to `sink`, as level and message.
 pub fn set_sink(sink: impl Fn(&str, &str) + Send + 'static) {
-    if let Ok(mut place) = SINK.lock() {
-        *place = Some(Box::new(sink));
+    if let Ok(mut current) = SINK.lock() {
+        *current = Some(Box::new(sink));
     }
 }
 
-/// Something the user should know that did not stop the work.
+/// Logs something the user should know that did not stop the work.
 pub fn warning(message: &str) {
     say("warning", message);
 }
 
-/// Something for whoever looks for the cause of a problem (`--debug`).
+/// Logs a detail for finding the cause of a problem (`--debug`).
 pub fn debug(message: &str) {
     say("debug", message);
 }
 
-/// The error that ends the run; what the user sees of it is printed elsewhere.
+/// Logs the error that ends the run; it is printed to the user elsewhere.
 pub fn error(message: &str) {
     say("error", message);
 }

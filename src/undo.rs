@@ -1,26 +1,26 @@
-//! Undo as a value: each gain pushes how it is given back; success disarms.
+//! Undo as a value: each step pushes how to undo it; success disarms.
 
 use std::fmt;
 
-/// One gain: its name, and how it is given back.
+/// One step: its name, and how to undo it.
 type Gain = (&'static str, Box<dyn FnOnce()>);
 
-/// What to take back, last gain first, unless disarmed.
+/// The steps to undo on drop, last one first, unless disarmed.
 #[derive(Default)]
 pub struct Undo(Vec<Gain>);
 
 impl Undo {
-    /// Nothing gained yet.
+    /// An undo list without steps.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Remembers how to give back what was just gained; `what` names it for debugging.
+    /// Adds how to undo the step just done; `what` names it for debugging.
     pub fn push(&mut self, what: &'static str, take_back: impl FnOnce() + 'static) {
         self.0.push((what, Box::new(take_back)));
     }
 
-    /// All went well: everything stays.
+    /// Disarms: everything stays as it is.
     pub fn disarm(mut self) {
         self.0.clear();
     }

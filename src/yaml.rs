@@ -1,23 +1,23 @@
-//! YAML that somebody else wrote.
+//! Parses untrusted YAML.
 
 use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::error::{Error, Result};
 
-/// How deep lists and maps may lie in each other.
+/// The greatest depth of nested lists and maps.
 const DEPTH: usize = 64;
 
-/// The largest file that is read, in bytes.
+/// The largest accepted text, in bytes.
 pub const LONGEST: u64 = 8 << 20;
 
-/// The first document of a text; `Null` when it has none.
+/// Parses the first document of a text; `Null` if there is none.
 ///
-/// The parser calls itself for each level, so that a few kilobytes of brackets would end this process, and copies what an
-/// alias stands for, so that a few lines would take all memory. Both are refused before it begins.
+/// The parser recurses for each level, so a few kilobytes of brackets would overflow the stack, and it copies the
+/// value of an alias, so a few lines would use up all memory. Both are refused before parsing.
 ///
 /// # Errors
-/// `Invalid` with the place of what is wrong.
+/// `Invalid` with the line of the mistake.
 pub fn load(text: &str) -> Result<Yaml> {
     let mut depth = 0_usize;
     let mut parser = Parser::new(text.chars());
@@ -57,7 +57,7 @@ mod tests {
         for deep in ["[", "{a: ", "- "] {
             for levels in [DEPTH + 1, 100_000] {
                 let error = load(&deep.repeat(levels)).unwrap_err();
-                // Beyond some depth the scanner refuses by itself.
+                // Beyond some depth the scanner itself refuses.
                 let chain = error.chain();
                 assert!(chain.contains("levels") || chain.contains("recursion"), "{chain}");
             }

@@ -13,7 +13,7 @@ use crate::error::{Doing, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::{Attached, Client};
 use crate::keeper::{Frame, Stream};
-use crate::oci::attach::RawMode;
+use crate::oci::foreground::RawMode;
 
 /// Show a container's output from now on, and give it what is typed
 ///
@@ -45,7 +45,7 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> Result<ExitCode> {
         .map_err(|e| e.doing(format!("attach to container {id}")))?;
     let signals = crate::sys::signal::capture_all().doing(|| "wait for signals")?;
     let _raw = attached.terms().terminal.then(RawMode::enter);
-    let mut session = Session { stdin_open: attached.terms().stdin, attached, keys: Keys::default() };
+    let mut session = AttachSession { stdin_open: attached.terms().stdin, attached, keys: Keys::default() };
     session.resize();
     match session.follow(context, &id, &signals)? {
         Next::Ended(code) => Ok(ExitCode::from(code)),
@@ -53,13 +53,13 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> Result<ExitCode> {
     }
 }
 
-struct Session {
+struct AttachSession {
     attached: Attached,
     stdin_open: bool,
     keys: Keys,
 }
 
-impl Session {
+impl AttachSession {
     fn follow(&mut self, context: &Context, id: &ContainerId, signals: &OwnedFd) -> Result<Next> {
         loop {
             let stdin = rustix::stdio::stdin();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Context, Given, report};
+use super::{Context, Overrides, report};
 use crate::error::{Doing, Result};
 use crate::serve::config::{self, CgroupDriver, Config};
 
@@ -30,20 +30,20 @@ impl ConfigFile {
     ///
     /// # Errors
     /// A file says something that cannot be.
-    pub(super) fn load(&self, given: &Given) -> Result<Config> {
+    pub(super) fn load(&self, overrides: &Overrides) -> Result<Config> {
         let file = self.config.clone().unwrap_or_else(|| config::FILE.into());
         let mut config = config::load(&file, self.config.is_some())?;
-        let places = [
-            (&given.root, &mut config.root),
-            (&given.store, &mut config.store),
-            (&given.run, &mut config.run),
+        let paths = [
+            (&overrides.root, &mut config.root),
+            (&overrides.store, &mut config.store),
+            (&overrides.run, &mut config.run),
         ];
-        for (given, place) in places {
-            if let Some(given) = given {
-                *place = std::path::absolute(given).doing(|| format!("find {}", given.display()))?;
+        for (path, setting) in paths {
+            if let Some(path) = path {
+                *setting = std::path::absolute(path).doing(|| format!("find {}", path.display()))?;
             }
         }
-        if given.systemd_cgroup {
+        if overrides.systemd_cgroup {
             config.cgroup_driver = CgroupDriver::Systemd;
         }
         Ok(config)
@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, args: &ConfigArgs) -> Result<ExitCode> {
     if args.default {
         report::print(config::DEFAULT)?;
     } else {
-        report::print(&config::to_toml(&args.config.load(&context.given)?)?)?;
+        report::print(&config::to_toml(&args.config.load(&context.overrides)?)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use super::{Context, report};
 use crate::cgroup::Stats;
 use crate::error::Result;
 use crate::id::ContainerId;
-use crate::oci::events::Report;
+use crate::oci::events::ContainerEvent;
 
 /// Print what a container uses, and when its memory ran out, as JSON
 #[derive(Debug, clap::Args)]
@@ -43,16 +43,16 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
 /// Runs `coracle events`.
 pub(super) fn run(context: &Context, args: &EventsArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    let tell = |report: &Report| {
+    let tell = |report: &ContainerEvent| {
         let line = match report {
-            Report::Use(stats) => json!({ "type": "stats", "id": id.as_str(), "data": data(stats) }),
-            Report::OutOfMemory => json!({ "type": "oom", "id": id.as_str() }),
+            ContainerEvent::Use(stats) => json!({ "type": "stats", "id": id.as_str(), "data": data(stats) }),
+            ContainerEvent::OutOfMemory => json!({ "type": "oom", "id": id.as_str() }),
         };
         report::print(&format!("{line}\n"))
     };
     let runtime = context.runtime();
     let told = if args.stats {
-        crate::oci::ps::stats(&runtime, &id).and_then(|stats| tell(&Report::Use(Box::new(stats))))
+        crate::oci::ps::stats(&runtime, &id).and_then(|stats| tell(&ContainerEvent::Use(Box::new(stats))))
     } else {
         crate::oci::events::follow(&runtime, &id, args.interval, tell)
     };

@@ -8,7 +8,7 @@ use crate::record::PublicState;
 
 /// How lists are printed
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
+pub(super) enum ListFormat {
     /// For people
     #[default]
     Table,
@@ -21,7 +21,7 @@ pub(super) enum Format {
 pub(super) struct ListArgs {
     /// Print a table or JSON
     #[arg(short, long, value_enum, default_value_t)]
-    format: Format,
+    format: ListFormat,
     /// Print only names
     #[arg(short, long)]
     quiet: bool,
@@ -32,8 +32,8 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<ExitCode> {
     let states = crate::oci::state::list(&context.runtime())?;
     let text = match (args.quiet, args.format) {
         (true, _) => states.iter().map(|s| format!("{}\n", s.id)).collect(),
-        (false, Format::Json) => serde_json::to_string(&states).doing(|| "write the list")? + "\n",
-        (false, Format::Table) => table(&states),
+        (false, ListFormat::Json) => serde_json::to_string(&states).doing(|| "write the list")? + "\n",
+        (false, ListFormat::Table) => table(&states),
     };
     report::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -66,14 +66,14 @@ pub struct Context {
     /// Ask systemd for a scope instead of making cgroups ourselves (`--systemd-cgroup`).
     pub systemd_cgroup: bool,
     #[cfg(feature = "node")]
-    /// Which of these were said, and are no defaults.
-    pub given: Given,
+    /// Settings from the command line or the environment; they override the configuration of `serve`.
+    pub overrides: Overrides,
 }
 
 #[cfg(feature = "node")]
-/// What stood on the command line or in the environment.
+/// Settings that the command line or the environment names; the others have their defaults.
 #[derive(Debug, Clone, Default)]
-pub struct Given {
+pub struct Overrides {
     /// `--root`
     pub root: Option<PathBuf>,
     /// `--store`
@@ -114,7 +114,7 @@ struct GlobalArgs {
     log: Option<PathBuf>,
     /// Format of the log file
     #[arg(long, value_enum, default_value_t)]
-    log_format: report::Format,
+    log_format: report::LogFormat,
     /// Say more
     #[arg(long)]
     debug: bool,
@@ -255,7 +255,7 @@ fn context(global: &GlobalArgs) -> Context {
     let or = |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
     let root = directory(&global.root, "CORACLE_ROOT");
     #[cfg(feature = "node")]
-    let given = Given {
+    let overrides = Overrides {
         root: root.clone(),
         store: directory(&global.store, "CORACLE_STORE"),
         run: directory(&global.run, "CORACLE_RUN"),
@@ -266,11 +266,11 @@ fn context(global: &GlobalArgs) -> Context {
         cache: PathBuf::from("/run/coracle/cache"),
         systemd_cgroup: global.systemd_cgroup,
         #[cfg(feature = "node")]
-        store: or(&given.store, "/var/lib/coracle"),
+        store: or(&overrides.store, "/var/lib/coracle"),
         #[cfg(feature = "node")]
-        run: or(&given.run, crate::keeper::RUN),
+        run: or(&overrides.run, crate::keeper::RUN),
         #[cfg(feature = "node")]
-        given,
+        overrides,
     }
 }
 

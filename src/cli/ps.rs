@@ -2,7 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use super::list::Format;
+use super::list::ListFormat;
 use super::{Context, report};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
@@ -12,7 +12,7 @@ use crate::id::ContainerId;
 pub(super) struct PsArgs {
     /// Print what ps(1) says of them, or only their pids as JSON
     #[arg(short, long, value_enum, default_value_t)]
-    format: Format,
+    format: ListFormat,
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,
@@ -27,8 +27,8 @@ pub(super) fn run(context: &Context, args: &PsArgs) -> Result<ExitCode> {
     let pids = crate::oci::ps::pids(&context.runtime(), &id)
         .map_err(|e| e.doing(format!("list the processes of container {id}")))?;
     let text = match args.format {
-        Format::Json => serde_json::to_string(&pids).doing(|| "write the list")? + "\n",
-        Format::Table => select(&ps(&args.options)?, &pids)?,
+        ListFormat::Json => serde_json::to_string(&pids).doing(|| "write the list")? + "\n",
+        ListFormat::Table => select(&ps(&args.options)?, &pids)?,
     };
     report::print(&text)?;
     Ok(ExitCode::SUCCESS)

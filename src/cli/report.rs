@@ -13,7 +13,7 @@ const FAILURE: u8 = 1;
 
 /// Format of the log file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// time="..." level=error msg="..."
     #[default]
     Text,
@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// Sends warnings, and with `debug` more, to standard error and to the log file.
-pub fn log_to(file: Option<PathBuf>, format: Format, debug: bool) {
+pub fn log_to(file: Option<PathBuf>, format: LogFormat, debug: bool) {
     crate::log::set_sink(move |level, message| {
         if level == "debug" && !debug {
             return;
@@ -123,11 +123,11 @@ pub fn print(text: &str) -> crate::error::Result<()> {
     }
 }
 
-fn append(path: &Path, format: Format, level: &str, message: &str) {
+fn append(path: &Path, format: LogFormat, level: &str, message: &str) {
     let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let line = match format {
-        Format::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
-        Format::Text => format!("time={time:?} level={level} msg={message:?}"),
+        LogFormat::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
+        LogFormat::Text => format!("time={time:?} level={level} msg={message:?}"),
     };
     // Nobody is left to tell about a log that cannot be written.
     if let Ok(mut file) = private::append_named(path) {

@@ -22,9 +22,9 @@ pub(super) struct ServeArgs {
 pub(super) fn run(context: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let socket = args.socket.as_ref().map(std::path::absolute).transpose();
     let socket = crate::error::Doing::doing(socket, || "find the socket's directory")?;
-    let (file, given) = (args.config.clone(), context.given.clone());
+    let (file, overrides) = (args.config.clone(), context.overrides.clone());
     serve::run(move || {
-        let mut config = file.load(&given)?;
+        let mut config = file.load(&overrides)?;
         config.socket = socket.clone().unwrap_or(config.socket);
         Ok(config)
     })?;

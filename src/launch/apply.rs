@@ -1,4 +1,4 @@
-//! Carrying a plan out, from the parent's side: clone, id maps, cgroups, hooks, and word of how it went.
+//! Applying a plan, the parent's side: clone, id maps, cgroups, hooks, and reading the child's reports.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use rustix::process::{
 use super::deadline::Deadline;
 use super::opens::Open;
 use super::plan::Plan;
-use super::prepare::{self, Given};
+use super::prepare::{self, Inputs};
 use super::wire::{self, Failure, Permission, ReceiveError, Report};
 use super::{explain, init, listener};
 use crate::cgroup::Group;
@@ -24,12 +24,13 @@ use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::process::Spawned;
 
-/// How long a killed process may take to die.
+/// How long to wait for a killed process to end.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 
-/// A process that takes its steps, and the socket it reports on. Dropped before it is let go, it is killed.
+/// A process that is being set up, and the socket it reports on. Dropping it before [`NewProcess::let_go`] kills the
+/// process.
 #[derive(Debug)]
-pub struct Launched<'p> {
+pub struct NewProcess<'p> {
     plan: &'p Plan,
     parent: &'p dyn Spawner,
     process: Spawned,
@@ -39,34 +40,34 @@ pub struct Launched<'p> {
     let_go: bool,
 }
 
-/// What a new process is made from.
+/// Everything a [`Spawner`] needs to clone a new process.
 #[derive(Debug)]
 pub struct SpawnRequest<'a> {
-    /// What it will do.
+    /// The plan whose steps the process executes.
     pub plan: &'a Plan,
-    /// What the plan has opened, in order.
+    /// The descriptors of the plan's slots, in order.
     pub fds: &'a [OwnedFd],
-    /// Its end of the socket pair.
+    /// The child's end of the socket pair.
     pub sync: BorrowedFd<'a>,
-    /// The cgroup v2 directory that it starts in.
+    /// The cgroup v2 directory the process is cloned into.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The file of its cgroup with an `oom_kill` line.
+    /// The file of the process's cgroup that counts OOM kills (`oom_kill`).
     pub oom_file: Option<PathBuf>,
 }
 
-/// Who clones the new process and so becomes its parent.
+/// Clones the new process and thereby decides which process is its parent.
 pub trait Spawner: std::fmt::Debug {
-    /// Clones the process and has it take its steps.
+    /// Clones the process, which then executes its steps.
     ///
     /// # Errors
     /// The kernel refuses.
     fn spawn(&self, request: SpawnRequest<'_>) -> Result<Spawned>;
 
-    /// Takes the copy as which the process goes on in its place: `pid` is a child of the parent's, and nobody has reaped
-    /// it. The process before it has ended, or is ended.
+    /// Tracks the forked copy `pid` instead of the process `before`, when the plan forks again inside the PID
+    /// namespace. `pid` is a child of the same parent and has not been reaped; `before` has ended or is about to.
     ///
     /// # Errors
-    /// The copy cannot be opened, or the process before it does not end.
+    /// The copy cannot be opened, or `before` does not end.
     fn adopt(&self, before: &Spawned, pid: i32) -> Result<Spawned> {
         let known = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Bug, "the new process has no pid"))?;
         let pidfd = pidfd_open(known, PidfdFlags::empty()).doing(|| format!("open process {pid}"))?;
@@ -76,7 +77,7 @@ pub trait Spawner: std::fmt::Debug {
     }
 }
 
-/// This process is the parent.
+/// The calling process becomes the parent.
 #[derive(Debug, Clone, Copy)]
 pub struct Own;
 
@@ -86,7 +87,7 @@ impl Spawner for Own {
     }
 }
 
-/// This process's parent becomes the new one's: for a child that was made only to launch.
+/// The caller's parent becomes the parent (CLONE_PARENT): for a child that exists only to launch.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnParent;
 
@@ -96,7 +97,8 @@ impl Spawner for OwnParent {
     }
 }
 
-/// This process is the parent, and these become the new process's standard input, output and error.
+/// The calling process becomes the parent, and these descriptors become the new process's standard input, output and
+/// error.
 #[derive(Debug)]
 pub struct OwnWithStreams(pub [OwnedFd; 3]);
 
@@ -106,19 +108,19 @@ impl Spawner for OwnWithStreams {
     }
 }
 
-/// Has `parent` clone the process into its namespaces and its cgroup, and has it take its first steps. All of the set-up
-/// takes no longer than `limit`, hooks not counted.
+/// Clones the process with `parent` into its namespaces and its cgroup, and performs the set-up that the parent does
+/// from outside. The whole set-up may take `limit`, not counting hooks.
 ///
 /// # Errors
-/// Something the plan needs cannot be opened, or the kernel refuses the clone, the maps or the cgroup.
+/// A descriptor of the plan cannot be opened, or the kernel refuses the clone, the id maps or the cgroup.
 pub fn spawn<'p>(
     plan: &'p Plan,
-    mut given: Given,
+    mut inputs: Inputs,
     group: Option<&Group>,
     parent: &'p dyn Spawner,
     limit: Duration,
-) -> Result<Launched<'p>> {
-    let fds = prepare::open_all(plan, &mut given)?;
+) -> Result<NewProcess<'p>> {
+    let fds = prepare::open_all(plan, &mut inputs)?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
@@ -130,28 +132,29 @@ pub fn spawn<'p>(
     let oom_file = group.and_then(Group::oom_file);
     let process = parent.spawn(SpawnRequest { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
-    let launched = Launched { plan, parent, process, sync: ours, fds, deadline, let_go: false };
-    launched.set_up_from_outside(group)?;
-    Ok(launched)
+    let new = NewProcess { plan, parent, process, sync: ours, fds, deadline, let_go: false };
+    new.set_up_from_outside(group)?;
+    Ok(new)
 }
 
-/// Whose child the new process becomes.
+/// Which process the new one becomes a child of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
-    /// The caller's, which waits until it is set up.
+    /// A child of the caller, which waits until the set-up is done.
     Child,
-    /// The caller's parent's: the caller ends after the clone.
+    /// A sibling of the caller; the caller exits after the clone.
     Sibling,
 }
 
-/// The parent enters what only a child can be created in, clones, and goes back to where it was.
+/// Enters those namespaces that a process can only be created in, clones, and returns to the caller's own namespaces.
 fn clone_in_place(
     request: &SpawnRequest<'_>,
     relation: Relation,
     streams: Option<&[OwnedFd; 3]>,
 ) -> Result<Spawned> {
     let SpawnRequest { plan, fds, sync, cgroup, .. } = *request;
-    // The new process is a copy of this one, and whoever is in its PID namespace already sees it from its first moment on.
+    // The new process is a copy of this one, and other processes in its PID namespace can see it from the first
+    // moment.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .doing(|| "keep others from tracing this process")?;
     let _home = Home::leave(plan, fds)?;
@@ -165,10 +168,10 @@ fn clone_in_place(
     let mut keep: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).chain([sync.as_raw_fd()]).collect();
     keep.sort_unstable();
     let dies_with_parent = relation == Relation::Child;
-    let start = init::Start { fds, sync, keep: &keep, dies_with_parent };
+    let start = init::ChildInputs { fds, sync, keep: &keep, dies_with_parent };
     let child = || {
         for (number, fd) in (0..).zip(streams.into_iter().flatten()) {
-            // Both are open: this cannot fail.
+            // Both descriptors are open, so this cannot fail.
             let _ = sys::process::dup_onto(fd.as_fd(), number);
         }
         init::run(plan, start)
@@ -183,7 +186,7 @@ fn clone_in_place(
     })
 }
 
-/// The parent's own namespaces, entered again when dropped.
+/// The parent's own namespaces; dropping this re-enters them.
 struct Home(Vec<(OwnedFd, i32)>);
 
 impl Home {
@@ -209,19 +212,20 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         for (own, kind) in self.0.drain(..).rev() {
-            // We were there a moment ago, with the same rights: this cannot be refused.
+            // The parent was in this namespace a moment ago with the same rights, so this cannot be refused.
             let _ = sys::process::setns(own.as_fd(), kind);
         }
     }
 }
 
-impl Launched<'_> {
-    /// The process's pid in our PID namespace.
+impl NewProcess<'_> {
+    /// The process's pid in the caller's PID namespace.
     pub fn pid(&self) -> i32 {
         self.process.pid
     }
 
-    /// What is done to the child from outside while it waits, if it has to.
+    /// Does what only the parent can do: id maps, cgroup v1, oom_score_adj; then lets the child go on if it waits for
+    /// that.
     fn set_up_from_outside(&self, group: Option<&Group>) -> Result<()> {
         if let Some(maps) = &self.plan.namespaces.maps {
             user_namespace::write_maps(self.pid(), maps)?;
@@ -243,13 +247,13 @@ impl Launched<'_> {
 
     fn permit(&self, permission: Permission) -> Result<()> {
         match wire::permit(self.sync.as_fd(), permission) {
-            // It is gone: `follow` says why.
+            // The process is gone; `follow` reports why.
             Err(Errno::PIPE | Errno::CONNRESET) | Ok(()) => Ok(()),
             Err(errno) => Err(errno).doing(|| "let the process go on"),
         }
     }
 
-    /// Puts the container's state into the files that hooks inside read.
+    /// Writes the container's state to the file that hooks inside the container read.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -264,19 +268,19 @@ impl Launched<'_> {
         Ok(())
     }
 
-    /// Lets the process take its last steps.
+    /// Lets the process execute its last steps.
     ///
     /// # Errors
-    /// The socket is broken; that the process is gone is for [`Launched::follow`] to say.
+    /// The socket is broken. A process that has ended is no error here; [`NewProcess::follow`] reports it.
     pub fn go(&self) -> Result<()> {
         self.permit(Permission::Go)
     }
 
-    /// Follows the process until it has forked into the PID namespace that it joins, if the plan has it do so: from then on
-    /// its pid is that of the container's process. `hooks` runs when it waits for them.
+    /// Reads reports until the process has forked into the PID namespace it joins, if the plan has it fork: from then
+    /// on `pid` is the container's process. Runs `hooks` when the process waits for them.
     ///
     /// # Errors
-    /// What failed inside, as text; or the process died.
+    /// The step that failed in the process, or the signal that killed it.
     pub fn follow_fork(&mut self, hooks: impl FnMut() -> Result<()>) -> Result<()> {
         match self.plan.forks() {
             true => self.follow_until(hooks, true),
@@ -284,10 +288,11 @@ impl Launched<'_> {
         }
     }
 
-    /// Follows the process until it is ready or has become the payload; `hooks` runs when it waits for them.
+    /// Reads reports until the process is ready or has executed the payload. Runs `hooks` when the process waits for
+    /// them.
     ///
     /// # Errors
-    /// What failed inside, as text; or the process died.
+    /// The step that failed in the process, or the signal that killed it.
     pub fn follow(&mut self, hooks: impl FnMut() -> Result<()>) -> Result<()> {
         self.follow_until(hooks, false)
     }
@@ -296,7 +301,7 @@ impl Launched<'_> {
         loop {
             let message = match wire::receive_report(self.sync.as_fd(), &self.deadline) {
                 Err(ReceiveError::Errno(Errno::TIMEDOUT)) => return Err(self.took_too_long()),
-                other => other.doing(|| "hear from the new process")?,
+                other => other.doing(|| "read a report of the new process")?,
             };
             let Some(message) = message else { return self.ended() };
             match message.report {
@@ -309,7 +314,7 @@ impl Launched<'_> {
                 Report::Failed(failure) => return Err(self.explain(failure)),
                 Report::Forked(pid) => {
                     let pid = if pid == 0 { message.sender } else { pid };
-                    // Both processes say it.
+                    // The original and the copy both report the fork.
                     if pid == self.pid() {
                         continue;
                     }
@@ -336,7 +341,7 @@ impl Launched<'_> {
             .hint("did something inside the container stop it, or does one of its filesystems hang?")
     }
 
-    /// End of file: the payload runs, or the process died on the way.
+    /// End of file means that the payload was executed, or that the process died before.
     fn ended(&self) -> Result<()> {
         if matches!(ProcStat::read(self.pid()), Ok(Some(stat)) if stat.has_executed) {
             return Ok(());
@@ -348,11 +353,11 @@ impl Launched<'_> {
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = match waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options) {
-            // Its parent is another process, which reports whether the program ran, and how it ended.
+            // Another process is the parent: it reports whether the program ran and how it ended.
             Err(Errno::CHILD) => return Ok(()),
             other => other.doing(|| "wait for the process")?,
         };
-        // Nobody else reaps it, so this is the process, and not another that has its pid by now.
+        // This process is the only one that could reap it, so the pid has not been reused.
         if matches!(ProcStat::read(self.pid()), Ok(Some(stat)) if stat.has_executed) {
             return Ok(());
         }
@@ -371,12 +376,13 @@ impl Launched<'_> {
 
     fn kill(&self) {
         let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
-        // Whoever is its parent: what it held is to be free when this returns. A process that waits for a filesystem, or
-        // that a freezer of cgroup v1 holds, does not die of SIGKILL before that lets go of it.
+        // Wait for the end whichever process is the parent, so that what the process held is free when this returns.
+        // A process that waits for a filesystem, or that the freezer of cgroup v1 holds, dies of SIGKILL only when
+        // released.
         let _ = Deadline::after(DEATH_LIMIT).wait_readable(self.process.pidfd.as_fd());
     }
 
-    /// Kills the copy that the process has become, where it has said so and nobody has heard it yet.
+    /// Kills the copy that the process forked, if the report of that fork has not been read yet.
     fn kill_copy(&mut self) {
         let now = Deadline::after(Duration::ZERO);
         while let Ok(Some(message)) = wire::receive_report(self.sync.as_fd(), &now) {
@@ -392,7 +398,7 @@ impl Launched<'_> {
         }
     }
 
-    /// The process is on its own now; its pidfd is the caller's.
+    /// Leaves the process running and hands its pidfd to the caller.
     pub fn let_go(mut self) -> Result<Spawned> {
         self.let_go = true;
         let pidfd = self.process.pidfd.try_clone().doing(|| "keep the process's pidfd")?;
@@ -400,7 +406,7 @@ impl Launched<'_> {
     }
 }
 
-impl Drop for Launched<'_> {
+impl Drop for NewProcess<'_> {
     fn drop(&mut self) {
         if !self.let_go {
             self.kill();

@@ -1,7 +1,8 @@
-//! The `cgroup` mount type: what the container sees of its cgroups, on v2 and on v1.
+//! The `cgroup` mount type: what a container sees of its cgroups, on v2 and on v1.
 //!
-//! v2 is one mount. v1 is a tmpfs with one mount per hierarchy and a link for each controller that shares one. With a
-//! cgroup namespace the mounts are new ones, rooted there; without, the container's own cgroup directories are bound.
+//! v2 is one mount. v1 is a tmpfs with one mount per hierarchy and a symbolic link for each controller that shares a
+//! hierarchy. With a cgroup namespace the mounts are new instances, rooted at the namespace; without one, the
+//! container's own cgroup directories are bind-mounted.
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Mount
 /// Pushes the steps for one cgroup mount.
 ///
 /// # Errors
-/// `Unsupported` when this process has no cgroup to show.
+/// `Unsupported` when the host has no cgroups mounted.
 pub(super) fn push(
     mount: &Mount,
     namespaces: &Namespaces,
@@ -26,7 +27,8 @@ pub(super) fn push(
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
-    let view = View { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
+    let view =
+        HierarchyView { mount, attr: options.attr, private: namespaces.private & libc::CLONE_NEWCGROUP != 0 };
     if facts.unified {
         let own = facts.cgroup_paths.get("").map(std::path::PathBuf::as_path);
         steps.push(view.step(mount.destination(), view.unified_source(own)?, view.attr)?);
@@ -56,7 +58,7 @@ pub(super) fn push(
     Ok(())
 }
 
-/// The step that makes a mount read-only once what has to be made in it is made.
+/// The step that makes a mount read-only after everything inside it was created.
 pub(super) fn again_read_only(step: &MountStep) -> Step {
     Step::Mount(Box::new(MountStep {
         source: Source::Existing,
@@ -68,13 +70,13 @@ pub(super) fn again_read_only(step: &MountStep) -> Step {
     }))
 }
 
-struct View<'a> {
+struct HierarchyView<'a> {
     mount: &'a Mount,
     attr: MountAttr,
     private: bool,
 }
 
-impl View<'_> {
+impl HierarchyView<'_> {
     fn step(&self, point: &Path, source: Source, attr: MountAttr) -> Result<Step> {
         Ok(Step::Mount(Box::new(MountStep {
             source,

@@ -1,7 +1,7 @@
-//! Checks of a configuration that need nothing but the configuration: what fails here has left nothing behind.
+//! Checks that need only the configuration: a bundle that fails here has left nothing behind.
 //!
-//! libcontainer's validator covers only the version, the root and the process; own code covers what runc checks, and
-//! names the field.
+//! libcontainer's validator covers only the version, the root and the process. This module covers what runc checks,
+//! and names the field.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::request::Facts;
 use crate::error::{Error, Kind, Result};
 use crate::linux::ids;
 
-/// Checks all that does not depend on namespaces.
+/// Checks everything that does not depend on namespaces.
 ///
 /// # Errors
 /// `Invalid` or `Unsupported`, naming the field.
@@ -87,7 +87,7 @@ pub(super) fn process(process: &Process, facts: &Facts) -> Result<()> {
     Ok(())
 }
 
-/// setresuid(2) takes -1 for "no change": a process that is to become it would stay root.
+/// setresuid(2) takes -1 as "no change", so a process that is to become that user would stay root.
 fn user(process: &Process) -> Result<()> {
     let user = process.user();
     ids::check("process.user.uid", user.uid())?;
@@ -116,7 +116,7 @@ fn mounts(spec: &Spec) -> Result<()> {
                 mount.destination()
             )));
         }
-        // A second mount may cover the first on purpose; the same one twice is a mistake.
+        // A second mount may cover the first on purpose; listing the same mount twice is a mistake.
         if mounts[..index].contains(mount) {
             return Err(Error::invalid(format!("mounts: {:?} is listed twice", mount.destination())));
         }
@@ -124,10 +124,10 @@ fn mounts(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Checks what has to agree with the namespaces.
+/// Checks fields that need a namespace of the container's own.
 ///
 /// # Errors
-/// `Invalid`, naming the field and the namespace that is missing.
+/// `Invalid`, naming the field and the missing namespace.
 pub(super) fn against_namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
     let needs = |field: &str, kind: i32, name: &str| {
         if namespaces.private & kind != 0 {
@@ -159,7 +159,7 @@ pub(super) fn against_namespaces(spec: &Spec, linux: &Linux, namespaces: &Namesp
     Ok(())
 }
 
-/// Sysctls that an IPC namespace keeps apart; ipc_namespaces(7).
+/// Sysctls that each IPC namespace has its own value of; ipc_namespaces(7).
 const IPC_SYSCTLS: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
@@ -187,16 +187,18 @@ fn sysctl(name: &str, spec: &Spec, needs: &dyn Fn(&str, i32, &str) -> Result<()>
     match dotted.as_str() {
         "kernel.domainname" => needs(&field, libc::CLONE_NEWUTS, "uts"),
         "kernel.hostname" if spec.hostname().is_some() => {
-            Err(Error::invalid(format!("{field} and hostname say the same thing twice")))
+            Err(Error::invalid(format!("{field} and hostname  both set the hostname")))
         }
         "kernel.hostname" => needs(&field, libc::CLONE_NEWUTS, "uts"),
-        _ => Err(Error::invalid(format!("{field} is not of a namespace: it would change the host"))
-            .hint("only net.*, fs.mqueue.* and the ipc and uts sysctls are allowed")),
+        _ => {
+            Err(Error::invalid(format!("{field}  does not belong to a namespace: it would change the host"))
+                .hint("only net.*, fs.mqueue.* and the ipc and uts sysctls are allowed"))
+        }
     }
 }
 
-/// A sysctl name as a path below /proc/sys; sysctl(8): the first separator decides, `net/ipv4/conf/eth0.1/x` is a path
-/// with a dot in it.
+/// A sysctl name as a path below /proc/sys. As in sysctl(8) the first separator decides: `net/ipv4/conf/eth0.1/x` is
+/// a path with a dot in it.
 pub(super) fn sysctl_path(name: &str) -> String {
     let swap = |c| match c {
         '.' => '/',

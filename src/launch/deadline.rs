@@ -1,7 +1,7 @@
-//! How long the set-up of a process may take.
+//! The time limit of a process's set-up.
 //!
-//! A process in the same PID namespace may stop the one that is set up (SIGSTOP), a filesystem below a mount may hang:
-//! whoever waits for the set-up waits no longer than this.
+//! A process in the same PID namespace may stop (SIGSTOP) the one that is being set up, and a filesystem may hang.
+//! The parent waits no longer than this limit.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How long a set-up takes at most, hooks not counted: thousands of times as long as it takes on a board.
+/// The longest a set-up may take, not counting hooks: thousands of times what it takes on a small board.
 pub const SET_UP_LIMIT: Duration = Duration::from_secs(30);
 
-/// A point in time after which nothing is waited for.
+/// A point in time at which waiting ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     limit: Duration,
@@ -20,33 +20,33 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now.
+    /// The deadline `limit` from now.
     pub fn after(limit: Duration) -> Self {
         Self { limit, end: Instant::now() + limit }
     }
 
-    /// How long there was at the beginning.
+    /// The limit this deadline started with.
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// How long there is left.
+    /// The time left; zero after the deadline.
     pub fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Does something that has a limit of its own, or none by its nature: its time does not count.
+    /// Runs `action` without counting its time, because it has a limit of its own (a hook's timeout) or none.
     pub fn suspend<T>(&mut self, action: impl FnOnce() -> T) -> T {
         let before = Instant::now();
-        let answer = action();
+        let result = action();
         self.end += before.elapsed();
-        answer
+        result
     }
 
-    /// Waits until there is something to read, or the end of file.
+    /// Waits until `fd` is readable or at end of file.
     ///
     /// # Errors
-    /// `ETIMEDOUT` when the time is up; the errno of poll(2).
+    /// `ETIMEDOUT` at the deadline; the errno of poll(2).
     pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         loop {
             let left = self.left();

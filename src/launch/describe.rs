@@ -1,4 +1,4 @@
-//! What a user reads when a step fails: the middle of "cannot start the container: mount proc on /proc: ...".
+//! Steps as error messages: the middle of "cannot start the container: mount proc on /proc: ...".
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The device nodes of a container: the default set, the configured ones, and the links beside them.
+//! The device nodes of a container: the default ones, the configured ones, and the symbolic links in /dev.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::toolbox::default_devices;
 use crate::error::{Error, Result};
 use crate::linux::ids;
 
-/// Links that every container has in /dev. SPEC(runtime 1.2 #dev-symbolic-links)
+/// Symbolic links that every container has in /dev. SPEC(runtime 1.2 #dev-symbolic-links)
 const LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -20,15 +20,15 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
-/// Whether a mount brings a /dev of the host with it, which is then left as it is.
+/// Whether the mount binds a host directory on /dev, which is then left as it is.
 pub(super) fn is_bind_on_dev(mount: &Mount) -> bool {
     let options = mount.options().as_deref().unwrap_or_default();
     let dev = mount.destination().components().eq(Path::new("/dev").components());
     dev && (mount.typ().as_deref() == Some("bind") || MountOptions::parse(options).bind.is_some())
 }
 
-/// Pushes the nodes and links. With `bind` the host's nodes are bound instead of made: mknod(2) is not for user
-/// namespaces.
+/// Pushes the nodes and links. With `bind` the host's nodes are bind-mounted, because mknod(2) is not allowed in a
+/// user namespace.
 ///
 /// # Errors
 /// `Invalid` for a node without a path or with a number out of range.

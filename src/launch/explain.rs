@@ -1,4 +1,4 @@
-//! What a user reads when a step failed inside: the step, the operation, its errno, and a hint for the commonest.
+//! Errors from failed steps: the step, the operation, its errno, and a hint for the common ones.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::wire::{Failure, Op};
 use crate::error::Error;
 use crate::sys;
 
-/// The cause of an error that says that the container's program could not be executed: all else had been set up.
+/// The cause of an error in which only executing the container's program failed: everything before had been set up.
 #[derive(Debug)]
 pub struct NotExecuted(sys::Error);
 
@@ -26,7 +26,7 @@ impl std::error::Error for NotExecuted {
     }
 }
 
-/// The operation, with what it was at.
+/// The name of the operation, with the filesystem parameter it failed at.
 fn call(step: Option<&Step>, failure: Failure) -> String {
     let parameter = match (step, failure.op) {
         (Some(Step::Mount(mount)), Op::FsConfig | Op::FsCreate) => match &mount.source {
@@ -46,7 +46,7 @@ fn call(step: Option<&Step>, failure: Failure) -> String {
     }
 }
 
-/// A failure inside, as an error: the step, the operation and errno, and a hint for the commonest.
+/// Turns a failure report into an error: the step, the operation, its errno, and a hint for the common ones.
 pub(super) fn explain(plan: &Plan, step: Option<&Step>, failure: Failure) -> Error {
     let cause = sys::Error::new(call(step, failure), failure.errno);
     let kind = crate::error::Cause::kind(&cause);

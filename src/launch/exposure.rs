@@ -1,8 +1,8 @@
-//! What others can see of a process that is being set up, and what of the host it still holds.
+//! What other processes can see of one that is being set up, and what of the host it still holds.
 //!
-//! The order of a plan's steps follows from this table. Between clone3(2) and execve(2) the process is ours, but those who
-//! are in its PID namespace can already see it: they may signal it, stop it and, with CAP_SYS_PTRACE or the same ids, trace
-//! it and look into it through /proc. So before others can see it nothing of the host may be left in it.
+//! The order of a plan's steps follows from this table. Between clone3(2) and execve(2) the process runs our code,
+//! but processes in its PID namespace can already see it: they may signal it, stop it and, with CAP_SYS_PTRACE or the
+//! same ids, trace it and read it through /proc. So before it becomes visible, nothing of the host may be left in it.
 //!
 //! | moment | seen by | root, cwd | descriptors | ids | capabilities | keyring |
 //! |---|---|---|---|---|---|---|
@@ -15,31 +15,32 @@
 //! | fork into the PID namespace | those inside | the container's | socket, start socket, terminal | the payload's | the payload's, what the last steps need | own |
 //! | execve | those inside | the container's | what is passed on | the payload's | the payload's | own |
 //!
-//! From clone3 on it is not dumpable: prctl(2), PR_SET_DUMPABLE. A tracer needs CAP_SYS_PTRACE over the user namespace in
-//! which our program was executed, the host's, not over the one that was joined; ptrace(2).
+//! From clone3 on the process is not dumpable: prctl(2), PR_SET_DUMPABLE. A tracer needs CAP_SYS_PTRACE in the user
+//! namespace in which our program was executed (the host's), not in the one that was joined; ptrace(2).
 //!
-//! Three cases are not better than that. A new PID namespace has nobody else in it until the payload runs, so there is
-//! nothing to be seen. Without a PID namespace of its own, a container is seen by the host and by other such containers
-//! all the time. And from a new user namespace there is no way into a PID namespace of the host's: a container that has
-//! both is cloned in it, half the host's, and only its not being dumpable keeps others out.
+//! Three cases fall short of the table. A new PID namespace has no other process in it until the payload runs, so no
+//! one can look. Without a PID namespace of its own, a container is visible to the host and to other such containers
+//! all the time. And a process in a new user namespace cannot enter a PID namespace that the host owns: a container
+//! with both is cloned into the PID namespace while it still holds the host's resources, and only being undumpable
+//! keeps others out.
 
 use super::namespaces::Namespaces;
 use super::plan::Plan;
 use super::steps::Step;
 
-/// Who can see a process.
+/// Which processes can see the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Nobody but the host: it is not in a PID namespace of a container's, or alone in it.
+    /// Only the host: the process is in no container's PID namespace, or alone in it.
     Host,
     /// Processes of a container or a pod.
     Inside,
 }
 
-/// A process between two steps.
+/// The state of the process between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
-    /// Who can see it.
+    /// Which processes can see it.
     pub(super) audience: Audience,
     /// Its root and working directory are the host's.
     pub(super) has_host_root: bool,
@@ -55,35 +56,38 @@ pub(super) struct Moment {
     pub(super) has_caller_keyring: bool,
 }
 
-/// One row: what must not be while others than the host can see the process.
+/// One rule: what the process must not have while processes other than the host's can see it.
 #[derive(Debug)]
-pub(super) struct Rule {
-    /// What is forbidden.
+pub(super) struct ExposureRule {
+    /// Whether a moment breaks the rule.
     pub(super) forbidden: fn(&Moment) -> bool,
-    /// Its name, and what it would allow.
+    /// What the process would expose.
     pub(super) because: &'static str,
 }
 
-/// The rules.
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+/// All rules.
+pub(super) const RULES: &[ExposureRule] = &[
+    ExposureRule {
         forbidden: |m| m.has_host_root,
         because: "root or working directory of the host: /proc/PID/root leads out",
     },
-    Rule {
+    ExposureRule {
         forbidden: |m| m.has_host_descriptors,
         because: "descriptors of the host: pidfd_getfd(2), /proc/PID/fd",
     },
-    Rule {
+    ExposureRule {
         forbidden: |m| m.has_host_ids,
         because: "ids of the host: files that it makes belong to the host's root",
     },
-    Rule { forbidden: |m| m.has_caller_identity, because: "the caller's user instead of the payload's" },
-    Rule { forbidden: |m| m.has_host_capabilities, because: "capabilities that a tracer could use" },
-    Rule { forbidden: |m| m.has_caller_keyring, because: "the caller's keys: keyctl(2)" },
+    ExposureRule {
+        forbidden: |m| m.has_caller_identity,
+        because: "the caller's user instead of the payload's",
+    },
+    ExposureRule { forbidden: |m| m.has_host_capabilities, because: "capabilities that a tracer could use" },
+    ExposureRule { forbidden: |m| m.has_caller_keyring, because: "the caller's keys: keyctl(2)" },
 ];
 
-/// Where a plan begins: right after clone3.
+/// The moment right after clone3.
 fn beginning(plan: &Plan) -> Moment {
     let Namespaces { new, parent_joins, .. } = &plan.namespaces;
     let alone = new & libc::CLONE_NEWPID != 0;
@@ -99,7 +103,7 @@ fn beginning(plan: &Plan) -> Moment {
     }
 }
 
-/// What a step changes.
+/// Applies what a step changes.
 fn after(step: &Step, before: Moment) -> Moment {
     match step {
         Step::SessionKeyring(_) => Moment { has_caller_keyring: false, ..before },
@@ -112,13 +116,13 @@ fn after(step: &Step, before: Moment) -> Moment {
         }
         Step::Identity(_) => Moment { has_caller_identity: false, ..before },
         Step::ReduceCapabilities { .. } => Moment { has_host_capabilities: false, ..before },
-        // It closes what is not needed before it forks.
+        // The process closes descriptors it no longer needs before it forks.
         Step::ForkInside => Moment { audience: Audience::Inside, has_host_descriptors: false, ..before },
         _ => before,
     }
 }
 
-/// The rules that a plan breaks: after which step, and why that must not be.
+/// The rules that a plan breaks, with the step after which it does and the reason for the rule.
 pub(super) fn violations(plan: &Plan) -> Vec<(usize, &'static str)> {
     let mut moment = beginning(plan);
     let mut found = Vec::new();
@@ -140,7 +144,7 @@ mod tests {
     use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType as Type, Spec};
     use std::path::Path;
 
-    /// A container whose namespaces are new, or joined by a path where one is given.
+    /// A container whose namespaces are new, or joined where a path is given.
     fn spec(namespaces: &[(Type, Option<&str>)], change: impl FnOnce(&mut Spec)) -> Spec {
         let mut spec = Spec::default();
         let list = namespaces.iter().map(|(kind, path)| {
@@ -229,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Every step that takes something of the host away, put behind the fork, is found.
+    /// Moving any step that gives up something of the host behind the fork is reported.
     #[test]
     fn a_step_in_the_wrong_place_is_found() {
         for (name, plan) in plans().into_iter().filter(|(_, plan)| plan.forks()) {
@@ -264,7 +268,7 @@ mod tests {
         assert!(violations(&plan).iter().any(|(step, _)| *step == 0));
     }
 
-    /// The last steps need no more than what was left to them: the kernel would refuse them else.
+    /// The last steps need no capability beyond the reduced sets; otherwise the kernel would refuse them.
     #[test]
     fn capabilities_are_reduced_before_anybody_is_told_that_all_is_ready() {
         for (name, plan) in plans() {

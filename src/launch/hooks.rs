@@ -1,31 +1,28 @@
-//! Hooks: programs run at fixed points of a container's life, its state on their stdin.
+//! Hooks: programs that run at fixed points of a container's life and read its state from stdin.
 //!
-//! libcontainer's `run_hooks` is not used: it wants its own `State` type, throws the hook's output away and leaves a
-//! thread behind for each timeout; a killed hook is never reaped. Here the hook's stderr goes into the error.
+//! libcontainer's `run_hooks` is not used: it needs its own `State` type, discards the hook's output, leaves a thread
+//! behind for each timeout, and never reaps a killed hook. Here the error contains the hook's stderr.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::steps::{HookStep, Slot, Step};
 use super::text::{cpath, cstring};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::linux::child::{memory_file, output_file, read_output, wait};
 use crate::sys::process::StringArray;
 
-/// How much of a hook's stderr an error shows.
+/// Characters of a hook's stderr that an error shows.
 const SHOWN_STDERR: usize = 4096;
 
-/// How much a hook may write to its stderr.
+/// Bytes that a hook may write to its stderr.
 const LONGEST_STDERR: u64 = 1 << 20;
 
-/// The step that runs hooks in the new process itself.
+/// The step that runs hooks inside the new process's namespaces.
 ///
 /// # Errors
 /// `Invalid`, as [`check`].
@@ -67,10 +64,10 @@ pub fn check(point: &str, hook: &Hook) -> Result<()> {
     }
 }
 
-/// Runs hooks of one point in this process's namespaces, one after the other; the first that fails ends it.
+/// Runs the hooks of one point in the caller's namespaces, in order, and stops at the first that fails.
 ///
 /// # Errors
-/// The hook cannot be run, fails, is killed, or takes longer than its timeout.
+/// The hook cannot be started, fails, is killed, or exceeds its timeout.
 pub fn run(point: &str, hooks: &[Hook], state: &str) -> Result<()> {
     for hook in hooks {
         check(point, hook)?;
@@ -87,14 +84,14 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     }
     let env = hook.env().as_deref().unwrap_or_default();
     command.env_clear().envs(env.iter().filter_map(|e| e.split_once('=')));
-    // Files in memory, not pipes: a hook that leaves a daemon behind, or reads nothing, cannot make us wait.
-    let mut said = output_file(LONGEST_STDERR)?;
+    // Files in memory, not pipes: with pipes, a hook that leaves a daemon behind or reads nothing could block us.
+    let mut stderr_file = output_file(LONGEST_STDERR)?;
     let mut stdin = memory_file()?;
     stdin
         .write_all(state.as_bytes())
         .and_then(|()| stdin.rewind())
         .doing(|| "write the container's state")?;
-    let stderr = said.try_clone().doing(|| "keep its stderr")?;
+    let stderr = stderr_file.try_clone().doing(|| "duplicate its stderr")?;
     let child = command.stdin(stdin).stdout(Stdio::null()).stderr(stderr).spawn();
     let mut child = child.doing(|| "start it")?;
     let limit = hook.timeout().map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
@@ -107,70 +104,12 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let text = output_of(&mut said).unwrap_or_default();
+    let text = read_output(&mut stderr_file).unwrap_or_default();
     let text: String = String::from_utf8_lossy(&text).trim().chars().take(SHOWN_STDERR).collect();
     Err(Error::new(
         Kind::System,
         if text.is_empty() { status.to_string() } else { format!("{status}: {text}") },
     ))
-}
-
-/// A file in memory, for what a child is to read or has to say.
-///
-/// # Errors
-/// memfd_create(2) fails.
-pub fn memory_file() -> Result<File> {
-    memfd_create(c"hook", MemfdFlags::CLOEXEC).map(File::from).doing(|| "make a file in memory")
-}
-
-/// A file in memory that takes this many bytes of what a child has to say; more is an error for the child that writes
-/// it. Without the limit a child that talks without end would take all memory.
-///
-/// # Errors
-/// memfd_create(2) or the seal fails.
-pub fn output_file(limit: u64) -> Result<File> {
-    let doing = || "make a file in memory";
-    let file = memfd_create(c"output", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map(File::from);
-    let file = file.doing(doing)?;
-    // It has its full length from the beginning, and may not grow: how much was written is its position.
-    file.set_len(limit).doing(doing)?;
-    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL).doing(doing)?;
-    Ok(file)
-}
-
-/// What was written to an [`output_file`].
-///
-/// # Errors
-/// It cannot be read.
-pub fn output_of(file: &mut File) -> Result<Vec<u8>> {
-    let doing = || "read its output";
-    let length = file.stream_position().doing(doing)?;
-    let mut bytes = Vec::new();
-    file.rewind().doing(doing)?;
-    file.take(length).read_to_end(&mut bytes).doing(doing)?;
-    Ok(bytes)
-}
-
-/// Waits for the end of a child, and no longer than `limit`; none when it still runs then.
-///
-/// # Errors
-/// The child cannot be waited for.
-pub fn wait(child: &mut Child, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
-    if let Some(limit) = limit {
-        let deadline = Instant::now() + limit;
-        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).doing(|| "watch it")?;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => break,
-                Err(e) => return Err(e).doing(|| "wait for it"),
-            }
-        }
-    }
-    child.wait().map(Some).doing(|| "wait for it")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Handing a seccomp listener to the agent that `linux.seccomp.listenerPath` names.
+//! Sending a seccomp listener to the agent that `linux.seccomp.listenerPath` names.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -7,10 +7,10 @@ use super::wire;
 use crate::error::{Doing, Result};
 use crate::seccomp::Listener;
 
-/// Connects to the agent and sends it the descriptor with the process's state. SPEC(runtime 1.2 #containerprocessstate)
+/// Connects to the agent and sends it the listener with the process's state. SPEC(runtime 1.2 #containerprocessstate)
 ///
 /// # Errors
-/// The agent does not listen, or hangs up.
+/// The agent does not listen, or closes the connection.
 pub(super) fn hand_over(target: Option<&Listener>, fd: OwnedFd, pid: i32) -> Result<()> {
     let Some(target) = target else { return Ok(()) };
     let state = serde_json::json!({

@@ -1,8 +1,9 @@
-//! Making containers: plan, then apply.
+//! Spawning containers and exec processes: plan, then apply.
 //!
 //! A configuration becomes a [`plan::Plan`], which is data: a flat list of [`steps::Step`]s with everything
-//! precomputed. [`apply::spawn`] clones one process into its namespaces and its cgroup; [`init`] takes the steps there
-//! and becomes the payload. A container's first process and an exec are two lists over the same steps.
+//! precomputed. [`apply::spawn`] clones one process into its namespaces and its cgroup; that process executes the
+//! steps ([`init`]) and then the payload. A container's first process and an exec are two lists of the same kinds of
+//! step.
 //!
 //! ```text
 //! Spec + facts --plan--> Plan --prepare--> descriptors --spawn--> child: init::run ... execve

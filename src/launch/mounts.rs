@@ -1,6 +1,6 @@
-//! From the `mounts` of a configuration to mount steps.
+//! Turns the `mounts` of a configuration into mount steps.
 //!
-//! libcontainer's `parse_mount` is not used here: it forgets which flags were cleared, the order of propagation types,
+//! libcontainer's `parse_mount` is not used here: it drops which flags were cleared, the order of propagation types,
 //! `nosymfollow`, `tmpcopyup` and id maps, all of which mount_setattr(2) needs.
 
 use std::path::Path;
@@ -21,25 +21,26 @@ use crate::sys::mount::{
 /// Mount options sorted by what the kernel does with them. SPEC(runtime 1.2 #linux-mount-options)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct MountOptions {
-    /// `bind` or `rbind`; with whether it is recursive.
+    /// `bind` (false) or `rbind` (true: recursive).
     pub(super) bind: Option<bool>,
-    /// `remount`: change the mount that is there.
+    /// `remount`: change the existing mount.
     pub(super) remount: bool,
     /// Attributes of the mount.
     pub(super) attr: MountAttr,
-    /// Attributes of the mount and all below it.
+    /// Attributes of the mount and of all mounts below it.
     pub(super) recursive_attr: Option<MountAttr>,
-    /// Propagation types with whether they are recursive.
+    /// Propagation types, each with whether it is recursive.
     pub(super) propagation: Vec<(u64, bool)>,
-    /// `idmap` or `ridmap`; with whether it is recursive.
+    /// `idmap` (false) or `ridmap` (true: recursive).
     pub(super) idmap: Option<bool>,
     /// `tmpcopyup`.
     pub(super) copy_up: bool,
-    /// What the filesystem itself gets.
+    /// Options for the filesystem itself.
     pub(super) data: Vec<(String, Option<String>)>,
 }
 
-/// Option name, attribute bits, whether they are set or cleared. An access-time mode clears its whole field first.
+/// Option name, attribute bits, and whether the option sets or clears them. An access-time mode first clears the
+/// whole access-time field.
 const ATTRIBUTES: [(&str, u64, bool); 21] = [
     ("ro", ATTR_RDONLY, true),
     ("rw", ATTR_RDONLY, false),
@@ -71,7 +72,7 @@ const PROPAGATION: [(&str, u64); 4] = [
     ("unbindable", crate::sys::mount::UNBINDABLE),
 ];
 
-/// All options that are known besides what filesystems know, for `features`.
+/// All options known here, not counting those of filesystems, for the verb `features`.
 pub const MOUNT_OPTIONS: &[&str] = &[
     "async",
     "atime",
@@ -126,14 +127,14 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "unbindable",
 ];
 
-/// A propagation type by name, `r` in front meaning recursive.
+/// A propagation type by its name; a leading `r` means recursive.
 pub(super) fn propagation(name: &str) -> Option<(u64, bool)> {
     let find = |name: &str| PROPAGATION.iter().find(|(n, _)| *n == name).map(|(_, flag)| *flag);
     find(name).map(|flag| (flag, false)).or_else(|| find(name.strip_prefix('r')?).map(|flag| (flag, true)))
 }
 
 impl MountOptions {
-    /// Sorts a list of options; what no rule knows is the filesystem's.
+    /// Sorts a list of options; unknown ones are passed to the filesystem.
     pub(super) fn parse(options: &[String]) -> Self {
         let mut this = Self::default();
         for option in options {
@@ -186,22 +187,22 @@ fn apply_attribute(attr: &mut MountAttr, name: &str, bits: u64, set: bool) {
     }
 }
 
-/// What a mount step depends on besides the mount itself.
+/// Facts that a mount step depends on besides the mount itself.
 #[derive(Debug)]
 pub(super) struct MountContext<'a> {
-    /// Relative bind sources start here.
+    /// The directory that relative bind sources start from.
     pub(super) bundle: &'a Path,
-    /// The child will be in another user namespace: the parent opens host trees for it.
+    /// The child will be in another user namespace, so the parent opens host trees for it.
     pub(super) parent_opens: bool,
-    /// Propagation given to trees that the parent opens.
+    /// The propagation type set on trees that the parent opens.
     pub(super) propagation: u64,
-    /// The container's own id maps, for `idmap` without maps of its own.
+    /// The container's own id maps, for an `idmap` option on a mount without maps of its own.
     pub(super) maps: Option<&'a IdMaps>,
     /// SELinux label for new filesystems.
     pub(super) mount_label: Option<&'a str>,
 }
 
-/// The step for one mount that is not a cgroup mount.
+/// The step for one mount whose type is not `cgroup`.
 ///
 /// # Errors
 /// `Invalid` when the destination or the source is missing or not allowed.
@@ -230,12 +231,13 @@ pub(super) fn mount_step(mount: &Mount, context: &MountContext<'_>, opens: &mut 
         recursive_attr: options.recursive_attr,
         propagation: options.propagation,
         copy_up: options.copy_up,
-        // An image whose /proc or /sys is a link would get them mounted elsewhere (CVE-2019-19921).
+        // If the image's /proc or /sys were a symbolic link, the filesystem would be mounted elsewhere
+        // (CVE-2019-19921).
         no_symlinks: matches!(fstype, "proc" | "sysfs"),
     })
 }
 
-/// The files of /proc that something like lxcfs may cover; all else below /proc stays what the kernel says.
+/// The files of /proc that a mount such as lxcfs's may cover; everything else below /proc stays the kernel's.
 const COVERABLE: [&str; 12] = [
     "proc/cpuinfo",
     "proc/diskstats",
@@ -318,7 +320,7 @@ fn idmap(
     }
 }
 
-/// fsconfig(2) takes strings of up to 255 bytes.
+/// The longest string that fsconfig(2) takes, in bytes.
 const LONGEST_VALUE: usize = 255;
 
 fn filesystem_source(

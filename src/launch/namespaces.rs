@@ -1,12 +1,13 @@
-//! Which namespaces are made, which are joined, and in which order.
+//! Which namespaces are created, which are joined, and in which order.
 //!
-//! clone3 makes what can be made by it. What it cannot: a cgroup namespace (clone roots it at the parent's cgroup) and
-//! a time namespace (clone freezes its offsets); the child unshares these. Joining is the child's work, but for the
-//! PID namespace, which only a child can be created in, and for everything when the user namespace is new: once inside
-//! it, the child has no rights over namespaces that the host owns. Those the parent enters, and leaves after the clone.
+//! clone3 creates most namespaces. The child unshares two kinds: a cgroup namespace (clone would root it at the
+//! parent's cgroup) and a time namespace (clone would freeze its offsets). The child joins namespaces itself, except
+//! for the PID namespace, which only a new child can be in, and except when the user namespace is new: inside it, the
+//! child has no rights over namespaces that the host owns. The parent enters those before the clone and leaves them
+//! after it.
 //!
-//! A PID namespace that is joined has others in it, who could stop or trace a process that is still half the host's. So
-//! the child enters it last, by a fork, when nothing of the host is left in it.
+//! A joined PID namespace contains other processes, which could stop or trace a process that still holds resources of
+//! the host. So the child enters it last, by a fork, when it holds nothing of the host any more.
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
@@ -21,24 +22,24 @@ use crate::linux::id_map::IdMaps;
 pub struct Namespaces {
     /// `CLONE_NEW*` for clone3.
     pub clone_flags: i32,
-    /// What the parent enters around the clone: slot and `CLONE_NEW*`.
+    /// The namespaces the parent enters around the clone: slot and `CLONE_NEW*`.
     pub parent_joins: Vec<(super::steps::Slot, i32)>,
-    /// Entering a PID namespace that is joined: the step before the process forks into it.
+    /// How a joined PID namespace is entered: the step before the process forks into it.
     #[serde(skip)]
     pub joined_pid: Option<Step>,
-    /// A user namespace that is joined, and has to own what is made: its slot. Only a parent that ends after the clone can
-    /// enter it first, for there is no way back.
+    /// The slot of a joined user namespace that has to own the new namespaces. Only a parent that exits after the
+    /// clone can enter it first, because a process cannot return from it.
     pub owner: Option<super::steps::Slot>,
-    /// All kinds that are not the host's: made or joined.
+    /// `CLONE_NEW*` of all namespaces that are not the host's, created or joined.
     pub private: i32,
-    /// All kinds that are new.
+    /// `CLONE_NEW*` of all namespaces that are created.
     pub new: i32,
-    /// Id maps to write, where the user namespace is new.
+    /// The id maps to write when the user namespace is new.
     #[serde(skip)]
     pub maps: Option<IdMaps>,
 }
 
-/// The `CLONE_NEW*` of a type.
+/// The `CLONE_NEW*` flag of a namespace type.
 pub fn clone_flag(kind: LinuxNamespaceType) -> i32 {
     match kind {
         LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
@@ -56,7 +57,7 @@ pub fn clone_flag(kind: LinuxNamespaceType) -> i32 {
 pub const CLONE_NEWTIME: i32 = 0x80;
 
 impl Namespaces {
-    /// Sorts `linux.namespaces` into what is made and what is joined; pushes the joining and unsharing steps.
+    /// Sorts `linux.namespaces` into those to create and those to join; pushes the steps that join and unshare.
     ///
     /// # Errors
     /// `Invalid` for a type that is listed twice, and for id maps without a user namespace or the reverse.
@@ -88,7 +89,7 @@ impl Namespaces {
         Ok(this)
     }
 
-    /// Whether a user namespace is made or joined.
+    /// Whether a user namespace is created or joined.
     pub fn has_user(&self) -> bool {
         self.private & libc::CLONE_NEWUSER != 0
     }
@@ -131,7 +132,7 @@ impl Namespaces {
                 self.owner = Some(slot);
                 continue;
             }
-            // From a new user namespace there is no way into one that the host owns.
+            // A process in a new user namespace may not join a namespace that the host owns.
             if new_user && (kind == libc::CLONE_NEWPID || kind & REVERSIBLE != 0) {
                 self.parent_joins.push((slot, kind));
                 continue;
@@ -144,7 +145,7 @@ impl Namespaces {
             if kind == libc::CLONE_NEWUSER {
                 after.insert(0, join(false));
             } else if kind == libc::CLONE_NEWNS {
-                // Last: the paths of all others have been opened, but entering it changes root and working directory.
+                // Join the mount namespace last: it changes root and working directory.
                 after.push(join(false));
             } else if joined_user {
                 before.push(join(true));
@@ -158,14 +159,14 @@ impl Namespaces {
     }
 }
 
-/// The text for /proc/self/timens_offsets.
+/// The lines for /proc/self/timens_offsets.
 ///
 /// # Errors
 /// `Invalid` for a clock that has no offset in a time namespace.
 pub fn time_offsets(linux: &Linux) -> Result<Option<std::ffi::CString>> {
     let Some(offsets) = linux.time_offsets().as_ref().filter(|o| !o.is_empty()) else { return Ok(None) };
     let mut text = String::new();
-    // In one order, whatever that of the map: a plan is the same for the same configuration.
+    // Sorted, whatever the order of the map: the same configuration gives the same plan.
     for (clock, offset) in std::collections::BTreeMap::from_iter(offsets) {
         if clock != "monotonic" && clock != "boottime" {
             return Err(Error::new(Kind::Invalid, format!("linux.timeOffsets: there is no clock {clock:?}"))

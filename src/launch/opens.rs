@@ -1,4 +1,4 @@
-//! What the parent opens before the clone: the child finds each thing at a known position.
+//! Descriptors that the parent opens before the clone: the child finds each one at a known position.
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::steps::Slot;
 use crate::linux::id_map::IdMaps;
 
-/// Something that the parent opens, or is handed, before the clone, so that the child finds it at a known number.
+/// A descriptor that the parent opens, or receives from its caller, before the clone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Open {
     /// A namespace file.
@@ -24,17 +24,17 @@ pub enum Open {
         /// Where.
         #[serde(skip)]
         path: PathBuf,
-        /// With the mounts below it.
+        /// Whether the mounts below it are copied too.
         recursive: bool,
-        /// `MS_*` for the copy, so that it does not spread to the host.
+        /// The propagation type of the copy (`MS_*`), so that mounts in it do not propagate to the host.
         propagation: u64,
-        /// Id maps, with whether they hold for all mounts below too.
+        /// Id maps, and whether they apply to all mounts below too.
         #[serde(skip)]
         idmap: Option<(IdMaps, bool)>,
     },
     /// A directory of the host.
     Directory(#[serde(skip)] PathBuf),
-    /// The root filesystem: mounted and attached nowhere yet, or for a further process the root directory of the first.
+    /// The root filesystem: a detached mount, or for an exec the root directory of the container's first process.
     Root,
     /// The socket that receives the terminal.
     Console,
@@ -44,21 +44,21 @@ pub enum Open {
     Process,
     /// A file that holds the container's state for hooks that the child runs.
     HookState,
-    /// A procfs of the PID namespace in another slot, attached nowhere.
+    /// A detached procfs of the PID namespace in another slot.
     Proc {
         /// The slot.
         namespace: Slot,
-        /// For fsconfig(2), in order.
+        /// Parameters for fsconfig(2), in order.
         parameters: Vec<(CString, Option<CString>)>,
     },
 }
 
-/// The list of what is opened; its positions are the [`Slot`]s.
+/// The list of descriptors; a [`Slot`] is a position in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opens(pub Vec<Open>);
 
 impl Opens {
-    /// Adds one and says where it will be.
+    /// Adds a descriptor and returns its slot.
     pub fn push(&mut self, open: Open) -> Slot {
         self.0.push(open);
         Slot(self.0.len() - 1)

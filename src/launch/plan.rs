@@ -1,11 +1,12 @@
-//! The plan: everything that making a container, or adding a process to one, will do, as data.
+//! The plan: everything that creating a container, or adding a process to one, will do, as data.
 //!
-//! Making a plan touches nothing: it reads the configuration and a few facts about the host, checks all there is to
-//! check, and leaves steps in the order in which the new process takes them. A bundle that is not valid fails here,
-//! before anything exists that would have to be undone.
+//! Planning changes nothing on the host. It reads the configuration and a few facts about the host, performs all
+//! checks, and produces the steps in the order in which the new process executes them. An invalid bundle is refused
+//! here, before anything exists that would have to be undone.
 //!
-//! libcontainer serves where its part is right and off the hot path (`toolbox`). Its mount parser, rootfs, hooks, id mapper and console are not
-//! used: they work with paths as strings, allocate after the clone, or want its own `State`; see each module's head.
+//! libcontainer is used where it fits and off the hot path (`toolbox`). Its mount parser, rootfs, hooks, id mapper
+//! and console are not used: they handle paths as strings, allocate after the clone, or need its own `State`; see the
+//! head of each module.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,25 +23,25 @@ use super::text::{below, cpath, cstring};
 use super::{cgroup_mount, check, devices, hooks, process};
 use crate::error::{Error, Result};
 
-/// How long a hook without a timeout may take inside, where something may stop it.
+/// The timeout of a hook inside that has none of its own, because something in the container may stop the hook.
 const UNLIMITED_HOOK: Duration = Duration::from_secs(600);
 
-/// What a launch will do.
+/// Everything that creating a container or adding a process to it will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// What the parent opens first.
+    /// The descriptors that the parent opens first.
     pub opens: Opens,
-    /// Namespaces: what clone3 makes and what the parent enters around it.
+    /// Namespaces: which ones clone3 creates and which ones the parent enters around it.
     pub namespaces: Namespaces,
-    /// What the child does.
+    /// The steps of the child.
     pub steps: Vec<Step>,
-    /// The first descriptor that is not passed on to the payload: 3, and more with `--preserve-fds`.
+    /// The first descriptor that is not passed to the payload: 3, or more with `--preserve-fds`.
     pub first_closed: u32,
-    /// What it then executes.
+    /// The program that the child executes at the end.
     pub program: Program,
-    /// Written by the parent to /proc/PID/oom_score_adj.
+    /// The value that the parent writes to /proc/PID/oom_score_adj.
     pub oom_score_adj: Option<i32>,
-    /// Where the seccomp listener goes.
+    /// The agent that receives the seccomp listener.
     #[serde(skip)]
     pub listener: Option<crate::seccomp::Listener>,
 }
@@ -96,7 +97,7 @@ impl Plan {
         })
     }
 
-    /// Plans one more process in a running container: other steps, same kinds.
+    /// Plans an additional process in a running container.
     ///
     /// # Errors
     /// As [`Plan::for_init`].
@@ -119,7 +120,7 @@ impl Plan {
             steps.push(Step::JoinProcess { slot: target, kinds: private });
         }
         if private & libc::CLONE_NEWNS == 0 {
-            // There is no mount namespace whose root would become ours.
+            // Without a mount namespace to join, the container's root has to be entered with chroot.
             steps.push(Step::Chroot(opens.push(Open::Root)));
         }
         if namespaces.has_user() {
@@ -157,12 +158,12 @@ impl Plan {
         })
     }
 
-    /// Whether the process goes on as a forked copy of itself: [`Step::ForkInside`].
+    /// Whether the process continues as a forked copy of itself: [`Step::ForkInside`].
     pub fn forks(&self) -> bool {
         self.steps.contains(&Step::ForkInside)
     }
 
-    /// How long the hooks that the process itself runs may take.
+    /// The longest time that the hooks inside the process may take.
     pub fn time_of_hooks(&self) -> Duration {
         let hooks = self.steps.iter().flat_map(|step| match step {
             Step::RunHooks { hooks, .. } => hooks.as_slice(),
@@ -173,13 +174,13 @@ impl Plan {
             .sum()
     }
 
-    /// The descriptor slots of one kind of thing.
+    /// The slots whose descriptors match.
     pub fn slot_of(&self, wanted: &Open) -> Option<Slot> {
         self.opens.0.iter().position(|open| open == wanted).map(Slot)
     }
 }
 
-/// The root directory, made absolute against the bundle.
+/// The root directory; a relative one starts from the bundle.
 fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     let Some(root) = spec.root().as_ref() else {
         return Err(Error::invalid("root is missing from the configuration"));
@@ -207,7 +208,8 @@ fn enter_namespaces(
     let joins_mounts = joins.pop_if(|s| matches!(s, Step::Join { kind: libc::CLONE_NEWNS, .. }));
     steps.append(&mut joins);
     if namespaces.new & namespaces::CLONE_NEWTIME != 0 {
-        // Before the ids change: after that the kernel keeps us from our own files in /proc, see PR_SET_DUMPABLE(2const).
+        // Before the ids change: after that the kernel denies a process its own files in /proc, see
+        // PR_SET_DUMPABLE(2const).
         steps.push(Step::UnshareTime { offsets: namespaces::time_offsets(linux)? });
     }
     if namespaces.has_user() {
@@ -223,7 +225,7 @@ fn enter_namespaces(
     Ok(namespaces)
 }
 
-/// The steps from the host's mount tree to the container's.
+/// The steps that lead from the host's mount tree to the container's.
 fn build_root(
     request: &InitRequest<'_>,
     linux: &Linux,
@@ -236,9 +238,10 @@ fn build_root(
     let asked = linux.rootfs_propagation().as_deref().unwrap_or_default();
     let root_propagation = root_propagation(asked)?;
     let isolate = root_propagation.map_or(crate::sys::mount::SLAVE, |(flag, _)| flag);
-    // An unbindable tree could not be cloned, which is how everything is mounted from here on.
+    // Everything from here on is mounted by cloning trees, and an unbindable tree cannot be cloned.
     let isolate = if isolate == crate::sys::mount::UNBINDABLE { crate::sys::mount::PRIVATE } else { isolate };
-    // In a shared root the child has to make the mount of `/` private, and what it opens there would be the host's no more.
+    // If the root is shared, the child has to make the mount of `/` private first, and what it opened there
+    // afterwards would no longer be the host's.
     let parent_opens = namespaces.has_user() || isolate == crate::sys::mount::SHARED;
     let source = if request.root_is_given {
         Source::Opened(opens.push(Open::Root))
@@ -315,7 +318,7 @@ fn push_mounts(
         let mut step = mount_step(mount, context, opens)?;
         mount_proc_of_joined(&mut step, namespaces, opens);
         if step.point.path.as_bytes() == b"dev" && matches!(step.source, Source::Filesystem { .. }) {
-            // The nodes come after the mount, so its being read-only has to come after the nodes.
+            // The device nodes are created in the mount, so it can become read-only only after them.
             let read_only = step.attr.set & crate::sys::mount::ATTR_RDONLY;
             step.attr.set &= !crate::sys::mount::ATTR_RDONLY;
             read_only_dev = (read_only != 0).then(|| cgroup_mount::again_read_only(&step));
@@ -340,7 +343,7 @@ fn push_mounts(
     Ok(())
 }
 
-/// The step that makes the terminal.
+/// The step that opens the terminal.
 fn terminal(process: &oci_spec::runtime::Process, console: bool, opens: &mut Opens) -> Step {
     let side = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
     let size = process.console_size().map(|s| (side(s.height()), side(s.width())));
@@ -362,7 +365,8 @@ fn push_hooks_point(request: &InitRequest<'_>, opens: &mut Opens, steps: &mut Ve
     Ok(())
 }
 
-/// A procfs shows the PID namespace of the process that makes it: one that the child is not in yet is for the parent to make.
+/// A procfs shows the PID namespace of the process that creates it, so the parent creates it when the child is not in
+/// that namespace yet.
 fn mount_proc_of_joined(step: &mut MountStep, namespaces: &Namespaces, opens: &mut Opens) {
     let Some(Step::Join { slot, .. }) = namespaces.joined_pid else { return };
     if let Source::Filesystem { fstype, parameters } = &mut step.source

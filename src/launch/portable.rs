@@ -1,4 +1,4 @@
-//! How those parts of a plan travel that are the kernel's types or another crate's: serde knows nothing of them.
+//! Serialization of those parts of a plan whose types are the kernel's or another crate's, which serde does not know.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

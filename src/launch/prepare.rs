@@ -1,4 +1,4 @@
-//! What the parent opens before the clone, so that the child finds each thing at a known descriptor.
+//! Opens the plan's descriptors before the clone, so that the child finds each one at a known number.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
-/// Descriptors that the caller brings along.
+/// Descriptors that the caller passes to the launch.
 #[derive(Debug, Default)]
-pub struct Given {
-    /// The root filesystem, mounted and attached nowhere yet.
+pub struct Inputs {
+    /// The root filesystem, as a detached mount.
     pub root: Option<OwnedFd>,
     /// The socket that receives the terminal.
     pub console: Option<OwnedFd>,
@@ -28,22 +28,24 @@ pub struct Given {
     pub process: Option<OwnedFd>,
 }
 
-/// Opens everything, in the order of the plan's slots.
+/// Opens all descriptors, in the order of the plan's slots.
 ///
 /// # Errors
-/// Something cannot be opened, or the plan needs what the caller did not bring.
-pub fn open_all(plan: &Plan, given: &mut Given) -> Result<Vec<OwnedFd>> {
+/// Something cannot be opened, or the caller did not pass a descriptor that the plan needs.
+pub fn open_all(plan: &Plan, inputs: &mut Inputs) -> Result<Vec<OwnedFd>> {
     let mut opened = Vec::with_capacity(plan.opens.0.len());
     for open in &plan.opens.0 {
-        let fd = open_one(open, given, &opened)?;
+        let fd = open_one(open, inputs, &opened)?;
         opened.push(fd);
     }
     Ok(opened)
 }
 
-fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedFd> {
+fn open_one(open: &Open, inputs: &mut Inputs, opened: &[OwnedFd]) -> Result<OwnedFd> {
     let bring = |fd: Option<OwnedFd>, what: &str| {
-        fd.ok_or_else(|| Error::new(Kind::Bug, format!("the plan needs {what}, which was not given")))
+        fd.ok_or_else(|| {
+            Error::new(Kind::Bug, format!("the plan needs {what}, which the caller did not pass"))
+        })
     };
     match open {
         Open::Namespace { path, kind } => namespace(path, *kind),
@@ -55,10 +57,10 @@ fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedF
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
         }
-        Open::Root => bring(given.root.take(), "a mounted root filesystem"),
-        Open::Console => bring(given.console.take(), "a console socket"),
-        Open::StartSocket => bring(given.start_socket.take(), "a start socket"),
-        Open::Process => bring(given.process.take(), "a process"),
+        Open::Root => bring(inputs.root.take(), "a mounted root filesystem"),
+        Open::Console => bring(inputs.console.take(), "a console socket"),
+        Open::StartSocket => bring(inputs.start_socket.take(), "a start socket"),
+        Open::Process => bring(inputs.process.take(), "a process"),
         Open::Proc { namespace, parameters } => {
             let namespace = opened
                 .get(namespace.0)
@@ -69,7 +71,7 @@ fn open_one(open: &Open, given: &mut Given, opened: &[OwnedFd]) -> Result<OwnedF
     }
 }
 
-/// A namespace file, made sure to be one of its kind: NS_GET_NSTYPE of ioctl_nsfs(2) by way of setns' own check.
+/// Opens a namespace file and checks its type (NS_GET_NSTYPE of ioctl_nsfs(2)).
 fn namespace(path: &Path, kind: i32) -> Result<OwnedFd> {
     let doing = || format!("open the namespace {}", path.display());
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(doing)?;

@@ -1,7 +1,8 @@
-//! The `process` of a configuration: program, user, capabilities, limits, labels; the last steps of every plan.
+//! The `process` of a configuration: program, user, capabilities, limits, labels; these are the last steps of every
+//! plan.
 //!
-//! Capability names become numbers through libcontainer's and caps' tables. libcontainer's `drop_privileges` is not
-//! used: it goes through hash sets and one prctl per capability of each set; masks need two capset calls.
+//! Capability names become numbers through the tables of libcontainer and caps. libcontainer's `drop_privileges` is
+//! not used: it uses hash sets and one prctl per capability of each set, where masks need two capset calls.
 
 use std::path::Path;
 
@@ -21,33 +22,34 @@ use super::toolbox::CapabilityExt;
 use crate::error::{Error, Result};
 use crate::sys::process::{SchedAttr, StringArray};
 
-/// Where a program without a slash is looked for when the environment has no PATH.
+/// The search path for a program without a slash when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the steps depend on that make a process the payload.
+/// Inputs of the last steps, those that turn the process into the payload.
 #[derive(Debug)]
 pub(super) struct Tail<'a> {
     /// The process.
     pub(super) process: &'a Process,
-    /// Its compiled filter.
+    /// Its compiled seccomp filter.
     pub(super) seccomp: Option<&'a crate::seccomp::Program>,
-    /// Choices of the caller.
+    /// The caller's options.
     pub(super) options: Options,
-    /// Hooks that run right before the program.
+    /// The startContainer hooks, which run right before the program.
     pub(super) start_hooks: Option<&'a [Hook]>,
     /// `linux.personality`.
     pub(super) personality: Option<&'a LinuxPersonality>,
 }
 
-/// Capabilities that steps of ours need: numbers of capabilities(7).
+/// Capabilities that our own steps need, as numbers of capabilities(7).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_SYS_NICE: u64 = 1 << 23;
 
 impl Tail<'_> {
-    /// Pushes all that can be done before the process can be seen from inside: limits, working directory, user, and at
-    /// the end only those capabilities are left which the payload or [`Tail::push_last`] needs.
+    /// Pushes everything that can be done before processes inside can see this one: limits, working directory, user.
+    /// At the end only the capabilities are left that the payload or [`Tail::push_last`] needs.
     ///
-    /// Limits need rights that go with the user. The bounding set needs CAP_SETPCAP, so it goes before the user changes.
+    /// Limits are raised before the user changes, because that takes away the right to raise them. The bounding set
+    /// needs CAP_SETPCAP, so it is dropped before the user changes too.
     ///
     /// # Errors
     /// `Invalid` or `Unsupported`, naming the field.
@@ -78,11 +80,12 @@ impl Tail<'_> {
         Ok(())
     }
 
-    /// Pushes what only the process that becomes the payload can do: `forked` says that it is a copy of the one that did
-    /// all before.
+    /// Pushes what only the process that becomes the payload can do; `forked` says that this process is a copy of the
+    /// one that executed all steps before.
     ///
-    /// The filter is installed as late as can be, so that it need not allow what we do ourselves: without no_new_privs
-    /// that takes CAP_SYS_ADMIN, so it comes before the final sets, with it after them.
+    /// The filter is installed as late as possible, so that it need not allow our own system calls. Without
+    /// no_new_privs that takes CAP_SYS_ADMIN, so the filter comes before the final capability sets; with it, after
+    /// them.
     ///
     /// # Errors
     /// `Invalid` or `Unsupported`, naming the field.
@@ -96,7 +99,8 @@ impl Tail<'_> {
         }
         push_labels(process, steps)?;
         if let Some(scheduler) = process.scheduler() {
-            // A forked copy does not inherit every policy: sched(7), "Resetting scheduling policy for child processes".
+            // A forked copy does not inherit every scheduling policy: sched(7), "Resetting scheduling policy for
+            // child processes".
             steps.push(Step::Scheduler(sched_attr(scheduler)?));
         }
         if self.options.wait_for_record {
@@ -104,7 +108,7 @@ impl Tail<'_> {
         }
         let notifies = self.seccomp.is_some_and(|s| s.listener.is_some());
         if notifies {
-            // The listener has to reach its socket while the creator is still there to fetch it.
+            // The creator has to fetch the listener before it exits.
             self.push_privileges(steps);
         }
         if self.options.wait_for_start {
@@ -147,12 +151,13 @@ impl Tail<'_> {
         self.process.no_new_privileges().unwrap_or(false)
     }
 
-    /// A security module may refuse to change the label of a process that has no_new_privs: then that comes after it.
+    /// A security module may refuse to change the label of a process with no_new_privs, so no_new_privs is set after
+    /// the label.
     fn restricts_privileges_early(&self) -> bool {
         self.restricts_privileges() && !needs_label(self.process)
     }
 
-    /// The capabilities that [`Tail::push_last`]'s steps need, and those which the payload gets.
+    /// The capabilities that the steps of [`Tail::push_last`] need, and those of the payload.
     fn needed_at_last(&self, masks: CapabilityMasks) -> u64 {
         let mut needed = masks.permitted | masks.inheritable;
         if needs_label(self.process) || (self.seccomp.is_some() && !self.restricts_privileges()) {
@@ -165,8 +170,8 @@ impl Tail<'_> {
     }
 }
 
-/// Pushes what concerns session and keyring: before any namespace is joined or made, so that a container which used its
-/// quota of keys up cannot keep the caller's keyring from being left behind.
+/// Pushes the steps for session and keyring, before any namespace is joined or created: a container that has used up
+/// its quota of keys must not be able to make the process keep the caller's keyring.
 ///
 /// # Errors
 /// `Invalid` for a name with a NUL byte.
@@ -294,7 +299,7 @@ fn push_labels(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
     Ok(())
 }
 
-/// Capability lists as bit masks.
+/// Turns capability lists into bit masks.
 fn masks(sets: Option<&LinuxCapabilities>) -> CapabilityMasks {
     let mask = |set: &Option<Capabilities>| {
         set.iter().flatten().fold(0_u64, |mask, capability| mask | number(capability.to_cap()))
@@ -312,7 +317,7 @@ fn number(capability: Capability) -> u64 {
     1 << capability.index()
 }
 
-/// What is executed, with the places to look for it.
+/// The program to execute, with the paths to try.
 ///
 /// # Errors
 /// `Invalid` when there are no arguments, or a string holds a NUL byte.

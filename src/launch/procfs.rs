@@ -1,7 +1,8 @@
-//! A procfs of a PID namespace that this process is not in.
+//! A procfs of a PID namespace that the calling process is not in.
 //!
-//! A procfs shows the PID namespace of whoever makes it. Since Linux 6.17 another can be named; before that a child enters
-//! it, and those inside see that child: it keeps nothing but the right to mount and a socket.
+//! A procfs shows the PID namespace of the process that creates it. Since Linux 6.17 another one can be named. Before
+//! that, a child has to enter the namespace, where the processes inside can see it: it keeps nothing but the right to
+//! mount and a socket.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -24,13 +25,13 @@ use crate::sys;
 /// Filesystem parameters, as for fsconfig(2).
 type Parameters = [(CString, Option<CString>)];
 
-/// Makes a procfs of the PID namespace, attached nowhere.
+/// Creates a detached procfs of the PID namespace.
 ///
 /// # Errors
 /// The kernel refuses the namespace or a parameter.
 pub(super) fn of_namespace(namespace: BorrowedFd<'_>, parameters: &Parameters) -> Result<OwnedFd> {
     match make(Some(namespace), parameters) {
-        // KERNEL(6.17): the parameter is not known.
+        // KERNEL(6.17): older kernels do not know the parameter.
         Err(Errno::INVAL) => by_child(namespace, parameters),
         other => other,
     }
@@ -54,7 +55,7 @@ fn make(namespace: Option<BorrowedFd<'_>>, parameters: &Parameters) -> std::resu
 }
 
 fn by_child(namespace: BorrowedFd<'_>, parameters: &Parameters) -> std::result::Result<OwnedFd, Errno> {
-    // Before the clone, for the copies are seen inside from their first moment on.
+    // Before the clone, because processes inside see the copies from their first moment.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut keep = [namespace.as_raw_fd(), theirs.as_raw_fd()];
@@ -64,14 +65,14 @@ fn by_child(namespace: BorrowedFd<'_>, parameters: &Parameters) -> std::result::
     drop(theirs);
     let deadline = Deadline::after(SET_UP_LIMIT);
     let made = wire::receive_fd(ours.as_fd(), &deadline);
-    // It ends by itself once nothing of it is left inside, unless somebody there has stopped its child.
+    // The child exits by itself when its own child inside is gone, unless a process there has stopped that one.
     let _ = deadline.wait_readable(child.pidfd.as_fd());
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
     let _ = waitpid(rustix::process::Pid::from_raw(child.pid), WaitOptions::empty());
     made
 }
 
-/// The child: has a child of its own inside, for entering a PID namespace counts for those only.
+/// Runs in the child and forks a child of its own inside: entering a PID namespace takes effect only for children.
 fn enter_and_make(
     namespace: BorrowedFd<'_>,
     parameters: &Parameters,
@@ -101,8 +102,8 @@ fn enter_and_make(
     sys::process::exit_now(i32::from(made().is_err()))
 }
 
-/// Leaves the host's mount namespace, and makes an empty filesystem that is attached nowhere the root: not even `..` leads
-/// from there to the host's. Child-safe.
+/// Leaves the host's mount namespace and makes an empty, detached filesystem the root: not even `..` leads from there
+/// to the host's. Child-safe.
 fn leave_root() -> std::result::Result<(), Errno> {
     sys::process::unshare(libc::CLONE_NEWNS)?;
     let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -116,7 +117,7 @@ fn leave_root() -> std::result::Result<(), Errno> {
 mod tests {
     use super::*;
 
-    /// A PID namespace with one process in it, which ends when this is dropped.
+    /// A PID namespace with one process in it, which is killed on drop.
     struct Inhabited(sys::process::Spawned);
 
     impl Inhabited {

@@ -1,4 +1,4 @@
-//! What is asked of a launch, and the facts about the host that the plan depends on.
+//! The input of a plan: the request, and the facts about the host that the plan depends on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,26 +8,26 @@ use oci_spec::runtime::{Process, Spec};
 use crate::error::{Doing, Result};
 use crate::id::ContainerId;
 
-/// A container to be made.
+/// A request to create a container.
 #[derive(Debug, Clone, Copy)]
 pub struct InitRequest<'a> {
     /// Its id.
     pub id: &'a ContainerId,
     /// Its configuration.
     pub spec: &'a Spec,
-    /// The directory that relative paths of the configuration start from.
+    /// The directory that relative paths in the configuration start from.
     pub bundle: &'a Path,
-    /// The root filesystem comes as a descriptor: `root.path` is for the record only.
+    /// Whether the root filesystem is passed as a descriptor; `root.path` then is only recorded.
     pub root_is_given: bool,
-    /// What the host is like.
+    /// Facts about the host.
     pub facts: &'a Facts,
     /// Its compiled seccomp filter.
     pub seccomp: Option<&'a crate::seccomp::Program>,
-    /// What the caller chose besides.
+    /// The caller's options.
     pub options: Options,
 }
 
-/// A process to be added to a running container.
+/// A request to add a process to a running container.
 #[derive(Debug, Clone, Copy)]
 pub struct ExecRequest<'a> {
     /// The container's id.
@@ -36,37 +36,37 @@ pub struct ExecRequest<'a> {
     pub spec: &'a Spec,
     /// The process.
     pub process: &'a Process,
-    /// What the host is like.
+    /// Facts about the host.
     pub facts: &'a Facts,
     /// Its compiled seccomp filter.
     pub seccomp: Option<&'a crate::seccomp::Program>,
-    /// What the caller chose besides.
+    /// The caller's options.
     pub options: Options,
 }
 
-/// Choices of the command line that change the plan.
+/// Options of the command line that change the plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
     /// MS_MOVE and chroot instead of pivot_root (`--no-pivot`).
     pub no_pivot: bool,
     /// Keep the caller's session keyring (`--no-new-keyring`).
     pub no_new_keyring: bool,
-    /// Descriptors from 3 on that the payload inherits (`--preserve-fds`).
+    /// How many descriptors, from 3 on, the payload inherits (`--preserve-fds`).
     pub preserve_fds: u32,
     /// The payload waits until the parent has recorded the container.
     pub wait_for_record: bool,
     /// The payload waits for a later `start` instead of running at once.
     pub wait_for_start: bool,
-    /// The child has to wait until the parent moved it to its cgroups.
+    /// The child waits until the parent has moved it to its cgroups.
     pub parent_attaches: bool,
 }
 
-/// What the host is like, as far as plans depend on it.
+/// Facts about the host that plans depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// AppArmor is on.
+    /// AppArmor is enabled.
     pub apparmor: bool,
-    /// SELinux is on.
+    /// SELinux is enabled.
     pub selinux: bool,
     /// The host runs cgroup v2.
     pub unified: bool,
@@ -74,7 +74,7 @@ pub struct Facts {
     pub hierarchies: Vec<Hierarchy>,
     /// The container's cgroup directories: by controller on v1, under the empty name on v2.
     pub cgroup_paths: BTreeMap<String, PathBuf>,
-    /// We are in a user namespace: mknod is not ours to do.
+    /// The caller is in a user namespace, where mknod is not allowed.
     pub in_user_namespace: bool,
 }
 
@@ -83,15 +83,15 @@ pub struct Facts {
 pub struct Hierarchy {
     /// Its directory name: `memory`, `cpu,cpuacct`, `systemd`.
     pub name: String,
-    /// The mount options that name it: `memory`; `cpu` and `cpuacct`; `none` and `name=systemd`.
+    /// The mount options that select it: `memory`; `cpu` and `cpuacct`; `none` and `name=systemd`.
     pub options: Vec<String>,
 }
 
 impl Facts {
-    /// Looks at the host, no further than `spec` makes necessary.
+    /// Reads the facts that `spec` makes necessary.
     ///
     /// # Errors
-    /// /proc is not there or does not answer.
+    /// /proc cannot be read.
     pub fn gather(spec: &Spec, unified: bool, cgroup_paths: BTreeMap<String, PathBuf>) -> Result<Self> {
         let process = spec.process().as_ref();
         let asks_apparmor =

@@ -1,10 +1,11 @@
-//! The binary protects itself from what it runs (CVE-2019-5736).
+//! Protects this program's executable from the containers it runs (CVE-2019-5736).
 //!
-//! A process in a container can reach the executable of whoever enters it through /proc/PID/exe, and write to it once
-//! nobody runs it any more: then the next container is started by the attacker's code. Copying the binary to sealed
-//! memory at each start, as others do, costs time and its size in memory. Here it runs again from a detached read-only
-//! mount of itself: a write through that fails with EROFS. Once nobody holds the mount's descriptor it belongs to no
-//! mount namespace, so nobody can make it writable again, not even with CAP_SYS_ADMIN.
+//! A process in a container can open the executable of a process that enters the container, through /proc/PID/exe,
+//! and write to it once it no longer runs: the next container would then be started by the attacker's code. Copying
+//! the binary to sealed memory at each start, as other runtimes do, costs time and its size in memory. Coracle
+//! instead executes itself again from a detached read-only mount of its executable: writing through that mount fails
+//! with EROFS. When the last descriptor of the mount is closed, it belongs to no mount namespace, so no process can
+//! make it writable again, not even with CAP_SYS_ADMIN.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,11 +23,11 @@ use crate::sys::process::{StringArray, execve_fd};
 const SELF: &std::ffi::CStr = c"/proc/self/exe";
 const SELF_PATH: &str = "/proc/self/exe";
 
-/// The variable that tells a program that runs from a mount of its own where it came from.
+/// The environment variable with the original path of a program that runs from such a mount.
 const PATH: &str = "CORACLE_EXE";
 
-/// The path of this program's executable, from which a newer one may be started. A detached mount has no path: what
-/// [`ensure`] left in the environment says it then.
+/// The path of this program's executable, from which a newer one may be started. A detached mount has no path:
+/// [`ensure`] left it in the environment.
 pub fn own_path() -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
@@ -37,11 +38,11 @@ pub fn own_path() -> Option<PathBuf> {
     std::env::var_os(PATH).map(PathBuf::from)
 }
 
-/// Makes sure that nothing can write to this executable through this process; may start it anew, with the same
-/// arguments and environment. Call it before anything else, and before any thread.
+/// Ensures that nothing can write to this executable through this process; may execute it again, with the same
+/// arguments and environment. Call this before anything else, and before any thread is started.
 ///
 /// # Errors
-/// Neither a read-only mount nor a sealed copy can be made.
+/// Neither a read-only mount nor a sealed copy can be created.
 pub fn ensure() -> Result<()> {
     let exe = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "open /proc/self/exe")?;
@@ -50,7 +51,7 @@ pub fn ensure() -> Result<()> {
     }
     let safe = match read_only_mount() {
         Ok(fd) => fd,
-        // Before 5.12, or without CAP_SYS_ADMIN.
+        // The kernel is older than 5.12, or CAP_SYS_ADMIN is missing.
         Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => sealed_copy()?,
         Err(errno) => return Err(errno).doing(|| "mount this executable read-only"),
     };
@@ -68,7 +69,8 @@ pub fn ensure() -> Result<()> {
     Err(execve_fd(safe.as_fd(), &argv, &StringArray::new(env))).doing(|| "start this executable anew")
 }
 
-/// On a read-only filesystem, or in a sealed memory file: nothing to do. Images with a read-only root pay nothing.
+/// On a read-only filesystem or in a sealed memory file nothing needs to be done, so images with a read-only root pay
+/// no cost.
 fn is_protected(exe: &OwnedFd) -> bool {
     let read_only = rustix::fs::fstatvfs(exe).is_ok_and(|s| s.f_flag.contains(StatVfsMountFlags::RDONLY));
     read_only || is_sealed()

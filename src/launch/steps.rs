@@ -1,8 +1,9 @@
-//! The steps that a new process takes between clone and execve, as data.
+//! The steps that a new process executes between clone and execve, as data.
 //!
-//! A step holds everything it needs, in the form the kernel takes it (C strings, flags, numbers), so that taking it
-//! needs no allocation and no decision that could have been made before. `init` takes them; `describe` says what a user
-//! reads when one fails. Steps travel to the keeper (`portable`); what only messages need stays behind (`serde(skip)`).
+//! A step holds everything it needs in the form the kernel takes (C strings, flags, numbers), so that executing it
+//! allocates nothing and decides nothing that could be decided before. `init` executes the steps; `describe` names
+//! them in error messages. Plans are sent to the keeper (`portable`); fields that only messages need are not sent
+//! (`serde(skip)`).
 
 use std::ffi::CString;
 use std::fmt;
@@ -13,7 +14,7 @@ use super::portable;
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{SchedAttr, StringArray};
 
-/// The number of a descriptor in the plan's list of things the parent opens; see [`super::opens::Open`].
+/// The position of a descriptor in the plan's list; see [`super::opens::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot(pub usize);
 
@@ -22,75 +23,77 @@ pub struct Slot(pub usize);
 pub struct Below {
     /// The whole path, relative to the root: `dev/pts`; `.` for the root itself.
     pub path: CString,
-    /// Each proper prefix with the component that follows it, to make what is missing: (`.`, `dev`), (`dev`, `pts`).
+    /// Each proper prefix with the component that follows it, to create missing directories: (`.`, `dev`),
+    /// (`dev`, `pts`).
     pub makers: Vec<(CString, CString)>,
 }
 
-/// What a mount point has to be.
+/// The kind of file a mount point has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PointKind {
-    /// A directory; made with its parents when missing.
+    /// A directory; it is created with its parents if missing.
     Directory,
-    /// A directory if the source is one, else a file; made when missing.
+    /// A directory if the source is one, else a file; it is created if missing.
     LikeSource,
 }
 
-/// Where a mount comes from.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
-    /// A new instance of a filesystem: its type, and its parameters as keys with or without a value.
+    /// A new instance of a filesystem.
     Filesystem {
-        /// As in /proc/filesystems.
+        /// The filesystem type, as in /proc/filesystems.
         fstype: CString,
-        /// For fsconfig(2), in order; `source` among them.
+        /// The parameters for fsconfig(2), in order, each with or without a value; `source` is one of them.
         parameters: Vec<(CString, Option<CString>)>,
     },
-    /// A new filesystem with an option too long for fsconfig(2), which takes 255 bytes: by mount(2).
+    /// A new filesystem with an option too long for fsconfig(2), which takes 255 bytes: mounted with mount(2).
     Legacy {
-        /// As in /proc/filesystems.
+        /// The filesystem type, as in /proc/filesystems.
         fstype: CString,
-        /// What mountinfo shows as the source.
+        /// The source that mountinfo shows.
         source: CString,
         /// All options, joined by commas.
         data: CString,
     },
-    /// A tree of the host that the child clones itself.
+    /// A host tree that the child clones itself.
     Host {
-        /// Absolute.
+        /// Absolute path of the tree.
         path: CString,
-        /// `rbind`: with the mounts below it.
+        /// Whether the mounts below are cloned too (`rbind`).
         recursive: bool,
     },
-    /// A detached tree that the parent opened, because the child could not (user namespace) or may not (id map).
+    /// A detached tree that the parent opened, because the child cannot (user namespace) or is not allowed to (id
+    /// map).
     Opened(Slot),
-    /// The mount that is there already (`remount`).
+    /// The existing mount (`remount`).
     Existing,
 }
 
-/// One mount of the container's root.
+/// One mount below the container's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountStep {
-    /// From where.
+    /// The source.
     pub source: Source,
-    /// Onto what.
+    /// The mount point.
     pub point: Below,
     /// What the mount point has to be.
     pub kind: PointKind,
     /// Attributes of the mount itself.
     #[serde(with = "portable::MountAttrs")]
     pub attr: MountAttr,
-    /// Attributes of the mount and all below it (`rro` and its kin).
+    /// Attributes of the mount and of all mounts below it (`rro` and similar options).
     #[serde(with = "portable::optional_attr")]
     pub recursive_attr: Option<MountAttr>,
-    /// Propagation types (`MS_*`) to give, in order, each with whether it is recursive.
+    /// Propagation types (`MS_*`) to set, in order, each with whether it is recursive.
     pub propagation: Vec<(u64, bool)>,
-    /// `tmpcopyup`: the new filesystem begins with a copy of what the mount point holds.
+    /// `tmpcopyup`: copy the content of the mount point into the new filesystem.
     pub copy_up: bool,
-    /// No link may be followed on the way to the mount point.
+    /// Refuse symbolic links on the way to the mount point.
     pub no_symlinks: bool,
 }
 
-/// A device node, FIFO or, where mknod is not possible, a bind mount of the host's.
+/// A device node or FIFO; where mknod is not possible, a bind mount of the host's node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStep {
     /// Where.
@@ -101,11 +104,11 @@ pub struct DeviceStep {
     pub dev: u64,
     /// Owner and group.
     pub owner: (u32, u32),
-    /// Bind the host's node of this path instead.
+    /// The host's node to bind-mount instead.
     pub bind_from: Option<CString>,
 }
 
-/// A hook that runs inside the new process's namespaces, ready for execve.
+/// A hook that runs inside the new process's namespaces, in the form execve takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HookStep {
     /// The program.
@@ -116,7 +119,7 @@ pub struct HookStep {
     /// Its environment.
     #[serde(with = "portable::strings")]
     pub envp: StringArray,
-    /// Seconds after which it is killed and the container with it.
+    /// Timeout in seconds; at its end the hook is killed and the start of the container fails.
     pub timeout_s: Option<i64>,
 }
 
@@ -129,11 +132,11 @@ pub struct Identity {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Whether setgroups(2) may be called: not where the user namespace denies it.
+    /// Whether setgroups(2) is allowed; some user namespaces deny it.
     pub set_groups: bool,
 }
 
-/// Capability sets as bit masks: bit n is capability n of capabilities(7).
+/// Capability sets as bit masks; bit n is capability n of capabilities(7).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilityMasks {
     /// Bounding set.
@@ -156,7 +159,7 @@ pub struct Filter {
     pub instructions: Vec<libc::sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
-    /// Whether a listener descriptor comes back, to be fetched by the parent.
+    /// Whether installing the filter returns a listener, which the parent fetches.
     pub notify: bool,
 }
 
@@ -181,7 +184,7 @@ impl PartialEq for Filter {
     }
 }
 
-/// What the payload is.
+/// The program of the payload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// Paths to try in order: one when the name has a slash, else one per `PATH` entry.
@@ -194,96 +197,97 @@ pub struct Program {
     pub envp: StringArray,
 }
 
-/// One thing that the new process does.
+/// One action of the new process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
-    /// Wait until the parent has written id maps or moved us into our cgroups.
+    /// Wait until the parent has written the id maps or moved the process into its cgroups.
     AwaitParent,
-    /// setns(2) into a namespace the parent opened; `early` tries before the user namespace is entered and may fail.
+    /// Join a namespace that the parent opened, with setns(2).
     Join {
         /// The namespace.
         slot: Slot,
         /// Its `CLONE_NEW*`.
         kind: i32,
-        /// For the message: where it came from.
+        /// The path of the namespace, for messages.
         path: String,
-        /// An `EPERM` is passed over: a later step tries again with the rights of the user namespace.
+        /// Before the user namespace is joined: ignore `EPERM`, because a later step retries with the rights of the
+        /// user namespace.
         early: bool,
     },
-    /// setns(2) into several namespaces of the process behind a pidfd at once. KERNEL(5.8)
+    /// Join several namespaces of the process behind a pidfd with one setns(2). KERNEL(5.8)
     JoinProcess {
         /// The pidfd.
         slot: Slot,
-        /// `CLONE_NEW*`, joined.
+        /// `CLONE_NEW*` of the namespaces, combined.
         kinds: i32,
     },
-    /// Go on as a forked copy, which is the first of our processes that is in the PID namespace that was joined. The
-    /// processes inside see, signal and may trace the copy, so everything of the host must be gone before this step
-    /// (CVE-2016-9962): the table in `exposure.rs` says what, and is checked.
+    /// Continue as a forked copy, which is the first of our processes inside the joined PID namespace. The processes
+    /// there see, signal and may trace the copy, so the process must hold nothing of the host before this step
+    /// (CVE-2016-9962); `exposure.rs` lists what, and tests it.
     ForkInside,
-    /// Reopen those standard streams that are the host's /dev/null through a detached read-only mount, so that the
-    /// payload cannot chmod(2) or chown(2) the host's device with fchmod(2) on a stream it inherits.
+    /// Reopen standard streams that are the host's /dev/null through a detached read-only mount, so that the payload
+    /// cannot change the host's device with fchmod(2) or fchown(2) on an inherited stream.
     PrivateNull,
-    /// Take ids 0 of the user namespace just entered.
+    /// Become uid 0 and gid 0 of the user namespace just entered.
     BecomeNamespaceRoot {
         /// Whether setgroups(2) may be called.
         set_groups: bool,
     },
-    /// unshare(2) what cannot be made by clone: a cgroup namespace rooted at the cgroup we were moved to.
+    /// Create a cgroup namespace rooted at the process's cgroup, with unshare(2): clone cannot.
     UnshareCgroup,
-    /// A new time namespace: unshare, write the offsets, enter it.
+    /// Create a time namespace: unshare, write the offsets, enter it.
     UnshareTime {
         /// Lines for /proc/self/timens_offsets.
         offsets: Option<CString>,
     },
     /// setsid(2).
     NewSession,
-    /// A session keyring of our own.
+    /// Create a session keyring of this name.
     SessionKeyring(CString),
     /// Bring `lo` up in the new network namespace.
     LoopbackUp,
-    /// Cut the mount namespace off from the host's: propagation of `/`, recursively.
+    /// Stop mounts from propagating to the host: set the propagation of `/`, recursively.
     Isolate {
         /// `MS_SLAVE`, `MS_PRIVATE`, `MS_SHARED` or `MS_UNBINDABLE`.
         propagation: u64,
     },
-    /// Mount the root tree and hold its descriptor.
+    /// Mount the root tree and keep its descriptor.
     AttachRoot {
         /// The rootfs.
         source: Source,
     },
-    /// One mount.
+    /// Mount something below the root.
     Mount(Box<MountStep>),
-    /// A device node.
+    /// Create a device node.
     Device(Box<DeviceStep>),
-    /// A symbolic link below the root; one that is there already stays.
+    /// Create a symbolic link below the root; an existing file of that name stays.
     Symlink {
-        /// What it says.
+        /// The target of the link.
         target: CString,
-        /// Where it is.
+        /// The path of the link.
         link: Below,
     },
-    /// Make a directory with its parents.
+    /// Create a directory with its parents.
     Directory(Below),
-    /// Open a private /proc for labels and sysctls, which nothing in the container can cover (CVE-2025-52881): the one in
-    /// the slot, or a new one.
+    /// Open a private /proc for labels and sysctls, which nothing in the container can cover (CVE-2025-52881): the
+    /// one in the slot, or a new one.
     OpenProc(Option<Slot>),
-    /// Open a terminal on the container's devpts and send its master away.
+    /// Open a terminal on the container's devpts and send its master to the socket.
     OpenTerminal {
-        /// The socket that gets the master.
+        /// The socket that receives the master.
         slot: Slot,
-        /// Bind it on /dev/console too.
+        /// Whether to bind-mount the terminal on /dev/console too.
         console: bool,
         /// Rows and columns.
         size: Option<(u16, u16)>,
-        /// Who owns it.
+        /// The owner of the terminal.
         uid: u32,
     },
-    /// Tell the parent that the namespaces stand, and wait until its hooks have run.
+    /// Report to the parent that the namespaces are complete, and wait until its hooks have run.
     HooksPoint,
-    /// Run hooks in here, the container's state on their stdin.
+    /// Run hooks inside; they read the container's state from stdin.
     RunHooks {
-        /// For the message: the hook point.
+        /// The hook point, for messages.
         #[serde(skip)]
         point: &'static str,
         /// The hooks.
@@ -297,31 +301,31 @@ pub enum Step {
     Domainname(CString),
     /// Write a kernel parameter.
     Sysctl {
-        /// Below /proc/sys: `net/ipv4/ip_forward`.
+        /// The path below /proc/sys, such as `net/ipv4/ip_forward`.
         path: CString,
         /// What to write.
         value: CString,
     },
-    /// Hide a path.
+    /// Mask a path.
     Mask(Below),
     /// Make a path read-only.
     ReadOnly(Below),
-    /// Root becomes the root: pivot_root(2), and the old one is gone.
+    /// Make the container's root the root with pivot_root(2) and unmount the old one.
     PivotRoot {
-        /// Make the old root a slave first, so that taking it down does not spread.
+        /// Whether to make the old root a slave first, so that unmounting it does not propagate.
         shared: bool,
     },
-    /// Root becomes the root by chroot(2) onto the mount that covers `/` (`--no-pivot`).
+    /// Make the container's root the root with chroot(2) into the mount that covers `/` (`--no-pivot`).
     MoveRoot,
-    /// chroot(2) where there is no mount namespace of our own.
+    /// chroot(2) when the container shares the host's mount namespace.
     Chroot(Slot),
-    /// The root mount is read-only from here on.
+    /// Make the root mount read-only.
     ReadOnlyRoot,
-    /// Propagation of the new root.
+    /// Set the propagation of the new root.
     RootPropagation {
         /// `MS_*`.
         propagation: u64,
-        /// With all below.
+        /// Whether to include all mounts below.
         recursive: bool,
     },
     /// setrlimit(2).
@@ -329,7 +333,7 @@ pub enum Step {
         /// `RLIMIT_*`.
         #[serde(with = "portable::resource")]
         resource: rustix::process::Resource,
-        /// For the message.
+        /// The name of the limit, for messages.
         #[serde(skip)]
         name: &'static str,
         /// Soft limit.
@@ -343,16 +347,16 @@ pub enum Step {
     IoPriority(i32),
     /// personality(2).
     Personality(u64),
-    /// umask(2): the configured one, or again the caller's. SPEC(runtime 1.2 #posix-platform-user)
+    /// umask(2): the configured one, or the caller's again. SPEC(runtime 1.2 #posix-platform-user)
     Umask(Option<u32>),
-    /// Give the standard streams that are pipes, sockets or terminals to the payload's user.
+    /// Change the owner of standard streams that are pipes, sockets or terminals to the payload's user.
     GiveStreams {
         /// That user's id.
         uid: u32,
     },
-    /// Make the terminal the controlling terminal of our session, and our standard streams.
+    /// Make the terminal the session's controlling terminal and the standard streams.
     TakeTerminal,
-    /// Ask for a security label at the next execve: write to an attribute below /proc/self/attr.
+    /// Request a security label for the next execve: write to an attribute below /proc/self/attr.
     ExecLabel {
         /// `AppArmor` or `SELinux`.
         #[serde(skip)]
@@ -364,36 +368,38 @@ pub enum Step {
     },
     /// prctl(2) PR_SET_NO_NEW_PRIVS.
     NoNewPrivileges,
-    /// Drop from the bounding set what is not in the mask.
+    /// Drop all capabilities from the bounding set that are not in the mask.
     BoundingSet {
-        /// What stays.
+        /// The capabilities to keep.
         keep: u64,
     },
-    /// Become the user, keeping the permitted capabilities for a moment.
+    /// Become the user, keeping the permitted capabilities for the steps that follow.
     Identity(Identity),
-    /// Enter the working directory and make sure that it lies inside the root (CVE-2024-21626).
+    /// Enter the working directory and verify that it is inside the root (CVE-2024-21626).
     WorkingDirectory {
         /// As seen from the root.
         path: CString,
-        /// Root could enter what the user may not, or the other way round: being refused is not final.
+        /// Whether this is the attempt before the user changes: `EACCES` is not final, because the user may have
+        /// access to a directory that root has not.
         early: bool,
     },
-    /// Find the payload before anybody is told that the container is ready.
+    /// Find the payload's executable, before readiness is reported.
     FindProgram,
-    /// Drop every capability that neither the payload nor a later step needs: capabilities(7) numbers as bits.
+    /// Drop every capability that neither the payload nor a later step needs, as bits by the numbers of
+    /// capabilities(7).
     ReduceCapabilities {
-        /// What stays.
+        /// The capabilities to keep.
         keep: u64,
     },
-    /// Tell the parent that all is set up.
+    /// Report to the parent that the set-up is complete.
     Ready,
-    /// Wait for the parent's word before the payload may run.
+    /// Wait for the parent's permission to run the payload.
     AwaitGo,
-    /// Wait until somebody connects to the start socket.
+    /// Wait until `start` connects to the start socket.
     AwaitStart(Slot),
     /// Install the seccomp filter.
     Seccomp(Box<Filter>),
-    /// The final capability sets.
+    /// Set the final capability sets.
     Capabilities(CapabilityMasks),
     /// execve(2).
     Execute,

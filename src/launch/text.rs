@@ -1,4 +1,4 @@
-//! From configuration text to what the kernel takes: C strings and paths below the root.
+//! Turns configuration text into what the kernel takes: C strings and paths below the root.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use super::steps::Below;
 use crate::error::{Error, Result};
 
-/// A C string of a configuration field.
+/// Converts the text of a configuration field to a C string.
 ///
 /// # Errors
 /// `Invalid`, naming the field, when the text holds a NUL byte.
@@ -15,7 +15,7 @@ pub(super) fn cstring(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> 
     CString::new(text).map_err(|e| Error::invalid(format!("{field} holds a NUL byte")).because(e))
 }
 
-/// A C string of a path.
+/// Converts a path to a C string.
 ///
 /// # Errors
 /// As [`cstring`].
@@ -23,8 +23,8 @@ pub(super) fn cpath(field: &str, path: &Path) -> Result<CString> {
     cstring(field, path.as_os_str().as_bytes())
 }
 
-/// A path of the container, as seen from its root: cleaned of `.` and empty components; `..` goes up as far as the
-/// root, as it does inside.
+/// Converts a path as seen from the container's root: `.` and empty components are removed; `..` stops at the root,
+/// as it does inside.
 ///
 /// # Errors
 /// `Invalid`, naming the field, when the path is empty or holds a NUL byte.

@@ -1,8 +1,8 @@
-//! What is taken of libcontainer: the capabilities' numbers, the devices that every container has, whether AppArmor is on.
+//! The parts of libcontainer in use: capability numbers, the default devices, and whether AppArmor is enabled.
 //!
-//! libcontainer 0.7 does not compile where words have 32 bits (its tty and device code takes `u64` for `dev_t` and
-//! `i64` for `time_t`), and elsewhere takes a tenth of the time of a build: it is a feature, which the packages have. Without
-//! it `own` answers in its place; the test compares its answers with libcontainer's.
+//! libcontainer 0.7 does not compile on 32-bit targets (its tty and device code takes `u64` for `dev_t` and `i64` for
+//! `time_t`), and on others it takes a tenth of the build time. So it is a feature, which the packages enable.
+//! Without it, `own` takes its place; a test compares both.
 
 #[cfg(all(feature = "libcontainer", target_pointer_width = "64"))]
 pub(crate) use libcontainer::{
@@ -18,7 +18,7 @@ mod own {
 
     use oci_spec::runtime::{Capability, LinuxDevice, LinuxDeviceType};
 
-    /// The specification's capabilities as the kernel's.
+    /// The kernel's number of a capability of the specification.
     pub(crate) trait CapabilityExt {
         /// The kernel's.
         fn to_cap(&self) -> caps::Capability;
@@ -106,10 +106,10 @@ mod own {
         devices.map(device).into()
     }
 
-    /// Whether the kernel confines programs by AppArmor.
+    /// Whether AppArmor is enabled.
     ///
     /// # Errors
-    /// The kernel has no AppArmor at all.
+    /// The kernel is built without AppArmor.
     pub(crate) fn apparmor_is_enabled() -> io::Result<bool> {
         Ok(fs::read_to_string("/sys/module/apparmor/parameters/enabled")?.starts_with('Y'))
     }

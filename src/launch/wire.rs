@@ -1,10 +1,11 @@
-//! What parent and child say to each other between clone and execve: fixed-size messages over a socket pair.
+//! The messages between parent and child from clone to execve: fixed-size, over a socket pair.
 //!
-//! Both are the same program, but for two: a container's first process waits for a `start` that may be of another release,
-//! and a keeper's child reports to its client. So each message has the version of [`PLAN`], in the upper half of its first
-//! word, where 0 was before there were versions; such messages are read as long as they are the same.
+//! Both ends are the same program, with two exceptions: a container's first process waits for a `start` that may come
+//! from another release, and a keeper's child reports to its client. So each message has the version of [`PLAN`] in
+//! the upper half of its first word. Releases before there were versions have 0 there; their messages are accepted as
+//! long as the layout is the same.
 //!
-//! The child's end is close-on-exec: when the parent reads end of file and the child lives, the payload runs.
+//! The child's end is close-on-exec: end of file while the child lives means that the payload runs.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
@@ -24,52 +25,52 @@ use crate::record::format::{PLAN, Unreadable};
 /// Size of a message on the wire.
 const SIZE: usize = 20;
 
-/// What the child tells its parent.
+/// A message of the child to its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// The namespaces stand: run prestart and createRuntime hooks, then answer.
+    /// The namespaces are complete: the parent runs the prestart and createRuntime hooks, then replies.
     Hooks,
-    /// All is set up; the child waits for its start.
+    /// The set-up is complete; the child waits to be started.
     Ready,
-    /// The seccomp listener is descriptor n of the child: fetch it, then answer.
+    /// The seccomp listener is this descriptor of the child; the parent fetches it, then replies.
     Listener(i32),
-    /// The process goes on as a forked copy, which is a child of the same parent: its pid, or 0 when it says so itself. Each
-    /// of the two says it, for the copy may be stopped before it can, and the other may be killed.
+    /// The process continues as a forked copy, a child of the same parent. The original reports the pid, the copy
+    /// reports 0. Both report because the copy may be stopped before it can, and the original may be killed.
     Forked(i32),
     /// A step failed.
     Failed(Failure),
 }
 
-/// Which step failed at which operation and why.
+/// The step that failed, the operation and its errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     /// Position in the plan's steps.
     pub step: u32,
     /// The operation within the step.
     pub op: Op,
-    /// Which of several things the operation was at: a parameter of a filesystem, by position.
+    /// The item the operation was at, by position: for fsconfig, the parameter.
     pub detail: u32,
-    /// What the kernel answered.
+    /// The errno of the operation.
     pub errno: Errno,
 }
 
-/// What the parent tells the child: one byte each, for words may arrive before the child waits for them.
+/// A message of the parent to the child: one byte each, because they may arrive before the child waits for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Permission {
-    /// Id maps and cgroups are set up.
+    /// The id maps and cgroups are set up.
     SetUp = 1,
     /// The hooks have run.
     Hooks = 2,
     /// The seccomp listener was fetched.
     Listener = 4,
-    /// Take the last steps.
+    /// Execute the last steps.
     Go = 8,
 }
 
 macro_rules! ops {
     ($($name:ident = $text:literal),* $(,)?) => {
-        /// An operation of a step, by the name under which strace shows it.
+        /// An operation of a step, by the name that strace shows.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u32)]
         pub enum Op { $(#[doc = $text] $name),* }
@@ -159,7 +160,7 @@ impl Report {
         bytes
     }
 
-    /// Reads a message back.
+    /// Parses a message.
     fn decode(bytes: &[u8]) -> Result<Self, ReceiveError> {
         let head = bytes.first_chunk().map(|head| u32::from_ne_bytes(*head)).ok_or(Errno::PROTO)?;
         match u16::try_from(head >> 16) {
@@ -190,12 +191,12 @@ impl Report {
     }
 }
 
-/// Why no message was received.
+/// The reason why no message was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReceiveError {
-    /// The errno of recvmsg(2); `EPROTO` for what is not a message; `ETIMEDOUT`.
+    /// The errno of recvmsg(2); `EPROTO` for a malformed message; `ETIMEDOUT`.
     Errno(Errno),
-    /// The sender is of another release.
+    /// The sender is another release with another version.
     Version(Unreadable),
 }
 
@@ -242,16 +243,16 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// A message, with the pid of its sender as the receiver sees it: 0 unless [`pass_credentials`] was asked for.
+/// A message with its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
-    /// What it says.
+    /// The content of the message.
     pub report: Report,
-    /// Who says it.
+    /// The pid of the sender as the receiver sees it; 0 unless [`pass_credentials`] was called.
     pub sender: i32,
 }
 
-/// Has [`receive_report`] learn who sends (unix(7), SO_PASSCRED).
+/// Makes the socket pass the sender's pid to [`receive_report`] (unix(7), SO_PASSCRED).
 ///
 /// # Errors
 /// The errno of setsockopt(2).
@@ -259,7 +260,7 @@ pub fn pass_credentials(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::sockopt::set_socket_passcred(socket, true)
 }
 
-/// Waits for one message until the deadline; `None` at end of file.
+/// Waits until the deadline for one message; `None` at end of file.
 ///
 /// # Errors
 /// See [`ReceiveError`].
@@ -272,8 +273,8 @@ pub fn receive_report(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Opt
         let mut into = [IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(socket, &mut into, &mut control, RecvFlags::empty()) {
             Err(Errno::INTR) => {}
-            // A child that dies without having read everything resets the connection. That is said once, and before
-            // what the child said last: reading again gets that, or the end of file.
+            // A child that dies with unread data resets the connection. The kernel reports that once, before the
+            // child's last messages; reading again returns those, or end of file.
             Err(Errno::CONNRESET) => {}
             other => break other?.bytes,
         }
@@ -289,7 +290,7 @@ pub fn receive_report(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Opt
     }
 }
 
-/// Waits until the other end is closed, and reads nothing. Child-safe.
+/// Waits until the other end is closed, without reading. Child-safe.
 pub fn await_end(socket: BorrowedFd<'_>) {
     let mut watched = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
     while poll(&mut watched, None) == Err(Errno::INTR) {}
@@ -311,7 +312,7 @@ fn read_whole(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> 
     }
 }
 
-/// Gives the child a permission.
+/// Sends the child a permission.
 ///
 /// # Errors
 /// The errno of send(2).
@@ -319,7 +320,7 @@ pub fn permit(socket: BorrowedFd<'_>, permission: Permission) -> Result<(), Errn
     send(socket, &[permission as u8])
 }
 
-/// Waits for a permission; `had` keeps those that came before their time. End of file is `EPIPE`: the parent is gone.
+/// Waits for a permission; `had` keeps those that arrived early. End of file is `EPIPE`: the parent is gone.
 /// Child-safe.
 ///
 /// # Errors
@@ -335,7 +336,7 @@ pub fn await_permission(socket: BorrowedFd<'_>, wanted: Permission, had: &mut u8
     Ok(())
 }
 
-/// Sends a descriptor with a few bytes that say what it is. Child-safe.
+/// Sends a descriptor with a few bytes that describe it. Child-safe.
 ///
 /// # Errors
 /// The errno of sendmsg(2).
@@ -349,7 +350,7 @@ pub fn send_fd(socket: BorrowedFd<'_>, name: &[u8], fd: BorrowedFd<'_>) -> Resul
     rustix::net::sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Waits until the deadline for a descriptor that [`send_fd`] sends.
+/// Receives a descriptor sent with [`send_fd`], waiting until the deadline.
 ///
 /// # Errors
 /// The errno of recvmsg(2); `EPIPE` when none comes; `ETIMEDOUT`.
@@ -473,7 +474,7 @@ mod tests {
         for permission in [Permission::SetUp, Permission::Hooks, Permission::Listener, Permission::Go] {
             samples.push(("permission", vec![permission as u8]));
         }
-        // Operations travel as their position.
+        // Operations are sent as their position.
         let operations = Op::ALL.iter().map(|op| format!("{op:?}={};", *op as u32)).collect::<String>();
         samples.push(("operations", operations.into_bytes()));
         if cfg!(target_endian = "little") {
@@ -481,13 +482,13 @@ mod tests {
         }
     }
 
-    /// All types that a plan is made of, with their fields and variants in the order in which they travel.
+    /// All types of a plan, with their fields and variants in wire order.
     #[test]
     #[cfg(feature = "node")]
     fn golden_plans() {
         use serde_reflection::{Tracer, TracerConfig};
         let mut tracer = Tracer::new(TracerConfig::default());
-        // The types with variants each on their own: inside another type only the first variant is seen.
+        // Types with variants are listed on their own: inside another type only the first variant is seen.
         tracer.trace_simple_type::<super::super::opens::Open>().unwrap();
         tracer.trace_simple_type::<super::super::steps::Source>().unwrap();
         tracer.trace_simple_type::<super::super::steps::PointKind>().unwrap();

@@ -5,7 +5,7 @@ use oci_spec::runtime::LinuxIdMapping;
 use super::ids::NO_ID;
 use crate::error::{Error, Result};
 
-/// The most lines of uid_map and gid_map. KERNEL(4.15)
+/// The greatest number of lines in uid_map and gid_map. KERNEL(4.15)
 const MOST: usize = 340;
 
 /// Contents of uid_map and gid_map; user_namespaces(7).
@@ -18,7 +18,7 @@ pub struct IdMaps {
 }
 
 impl IdMaps {
-    /// Joins mappings to the text the kernel wants.
+    /// Joins mappings to the text the kernel expects.
     pub fn new(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Self {
         Self { uid: lines(uid), gid: lines(gid) }
     }
@@ -28,10 +28,10 @@ fn lines(maps: &[LinuxIdMapping]) -> String {
     maps.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
 }
 
-/// Checks mappings as the kernel does, which answers EINVAL to everything and names nothing.
+/// Checks mappings as the kernel does, because the kernel reports only EINVAL without a name.
 ///
 /// # Errors
-/// `Invalid`, naming the field and the mapping: it has no ids, goes past the largest id, or overlaps another.
+/// `Invalid`, naming the field and the mapping: it is empty, exceeds the largest id, or overlaps another.
 pub fn check(field: &str, maps: &[LinuxIdMapping]) -> Result<()> {
     if maps.len() > MOST {
         return Err(Error::invalid(format!("{field}: {} mappings are more than {MOST}", maps.len())));

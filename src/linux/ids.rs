@@ -1,15 +1,15 @@
-//! User and group ids as text: what is a number, what is a name, and what is neither.
+//! User and group ids as text: tells numbers from names and refuses everything else.
 //!
-//! A number is never looked up as a name: the line `1000:x:0:0::/:` of an image's /etc/passwd would otherwise make root of
-//! user 1000 (CVE-2016-3697, CVE-2026-46680). The largest number means "leave it as it is" to setresuid(2) and chown(2):
-//! a process that is to become it stays root.
+//! A number is never looked up as a name: otherwise the line `1000:x:0:0::/:` of an image's /etc/passwd would make
+//! user 1000 root (CVE-2016-3697, CVE-2026-46680). The largest number means "leave unchanged" to setresuid(2) and
+//! chown(2): a process that is to become that user would stay root.
 
 use crate::error::{Error, Result};
 
-/// `(uid_t)-1`, which is no id.
+/// `(uid_t)-1`, which is not an id.
 pub const NO_ID: u32 = u32::MAX;
 
-/// The most supplementary groups of a process: as many as launch can set without allocating.
+/// The greatest number of supplementary groups of a process: as many as launch can set without allocating.
 pub const MOST_GROUPS: usize = 256;
 
 /// The longest name, in bytes: LOGIN_NAME_MAX of limits.h.
@@ -17,12 +17,12 @@ const LONGEST_NAME: usize = 256;
 
 const RANGE: &str = "ids are decimal numbers from 0 to 4294967294";
 
-/// Reads an id: decimal digits and nothing else. `None` for everything that is no id, 4294967295 among it.
+/// Parses an id: decimal digits only. `None` for everything that is not an id, including 4294967295.
 pub fn parse(text: &str) -> Option<u32> {
     is_number(text).then(|| text.parse().ok()).flatten().filter(|id| *id != NO_ID)
 }
 
-/// Reads an id of a flag or a field.
+/// Parses an id of a flag or a field.
 ///
 /// # Errors
 /// `Invalid`, naming the field.
@@ -30,7 +30,7 @@ pub fn parse_field(field: &str, text: &str) -> Result<u32> {
     parse(text).ok_or_else(|| Error::invalid(format!("{field} {:?} is not an id", shown(text))).hint(RANGE))
 }
 
-/// Refuses the number that is no id.
+/// Refuses the number that is not an id.
 ///
 /// # Errors
 /// `Invalid`, naming the field.
@@ -55,10 +55,10 @@ pub enum Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    /// Reads a name or a number; `what` is "user" or "group", for the message.
+    /// Parses a name or a number; `what` is "user" or "group", for messages.
     ///
     /// # Errors
-    /// `Invalid` for a number that is no id, and for what neither is a number nor can be a name.
+    /// `Invalid` for a number that is not an id, and for text that is neither a number nor a possible name.
     pub fn parse(what: &str, text: &'a str) -> Result<Self> {
         let refuse = |why: &str| {
             Err(Error::invalid(format!("{what} {:?} {why}", shown(text)))
@@ -83,7 +83,8 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Whether C would read this as a number in another base, as in 0x10: it would be a name to some and a number to others.
+/// Whether C would parse this as a number in another base, such as 0x10: some tools would take it for a name and some
+/// for a number.
 fn is_of_other_base(text: &str) -> bool {
     let digits = text.strip_prefix('0').and_then(|rest| rest.strip_prefix(['x', 'X', 'o', 'O', 'b', 'B']));
     digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -92,17 +93,17 @@ fn is_of_other_base(text: &str) -> bool {
 /// `user[:group]`, as image configurations and `--user` have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserSpec<'a> {
-    /// The user; root where the text is empty.
+    /// The user; root if the text is empty.
     pub user: Account<'a>,
-    /// The main group, where it is named.
+    /// The main group, if named.
     pub group: Option<Account<'a>>,
 }
 
 impl<'a> UserSpec<'a> {
-    /// Reads it.
+    /// Parses `user[:group]`.
     ///
     /// # Errors
-    /// As [`Account::parse`]; a part that is empty is an error.
+    /// As [`Account::parse`]; also for an empty part.
     pub fn parse(text: &'a str) -> Result<Self> {
         if text.is_empty() {
             return Ok(Self { user: Account::Id(0), group: None });
@@ -116,7 +117,7 @@ impl<'a> UserSpec<'a> {
     }
 }
 
-/// Text of an image or a request for a message: a long one is cut.
+/// Quotes text of an image or a request for a message; long text is cut.
 fn shown(text: &str) -> String {
     const MOST: usize = 64;
     let mut short: String = text.chars().take(MOST).collect();

@@ -1,5 +1,6 @@
-//! Typed facts of the kernel that stand above system calls.
+//! Linux facilities as typed functions, one step above the system calls of `sys`.
 
+pub mod child;
 pub mod id_map;
 pub mod ids;
 pub mod private;

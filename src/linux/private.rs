@@ -1,11 +1,11 @@
-//! The one place where product code makes files and directories: with the mode it names, whatever the umask.
+//! The only module of product code that creates files and directories: with the mode it names, whatever the umask.
 //!
-//! umask(2) belongs to whoever calls us. With 0 it would leave hooks and secrets open to every local user, with 0777 it
-//! would take the container's root away from the container. So a file is made with the mode as an upper bound, which no
-//! umask widens, and set to it afterwards, which no umask narrows. A test reads the sources for other ways to make files.
+//! umask(2) is the caller's choice. 0 would leave hooks and secrets open to every local user, and 0777 would deny the
+//! container its own root. So a file is created with the mode as an upper bound, which no umask widens, and set to
+//! the mode afterwards, which no umask narrows. A test searches the sources for other ways to create files.
 //!
-//! What others may have put at a path is never written through: no symbolic link is followed at its end, and what is there
-//! has to be a regular file; a FIFO or a device is refused without waiting for it.
+//! Files that others may have put at a path are never written through: symbolic links at the end of a path are not
+//! followed, and an existing file has to be a regular file. A FIFO or a device is refused without blocking.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -21,33 +21,33 @@ use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// A directory that only its owner enters.
+/// Mode of a directory that only its owner can enter.
 pub const DIR: u32 = 0o700;
 
-/// A file that only its owner reads and writes.
+/// Mode of a file that only its owner can read and write.
 pub const FILE: u32 = 0o600;
 
-/// What everybody in a container may read and only root may write: its /etc/hosts, as others make it.
+/// Mode of a file that all users in a container can read and only root can write, such as /etc/hosts.
 pub const SHARED_FILE: u32 = 0o644;
 
-/// A directory like that.
+/// Mode of such a directory.
 pub const SHARED_DIR: u32 = 0o755;
 
-/// A log, as containerd makes those of containers: agents that collect logs run with root's group.
+/// Mode of a log, the same as containerd's: agents that collect logs run with root's group.
 pub const LOG: u32 = 0o640;
 
 type Io<T> = std::io::Result<T>;
 
-/// Makes a directory with exactly this mode.
+/// Creates a directory with exactly this mode.
 ///
 /// # Errors
-/// As mkdir(2): `AlreadyExists` among them.
+/// As mkdir(2), including `AlreadyExists`.
 pub fn make_dir(path: &Path, mode: u32) -> Io<()> {
     mkdirat(CWD, path, Mode::from_raw_mode(mode))?;
     settle(path, mode)
 }
 
-/// Makes a directory, and those above it that are missing, each with exactly this mode. One that exists stays as it is.
+/// Creates a directory and its missing parents, each with exactly this mode. An existing one keeps its mode.
 ///
 /// # Errors
 /// As mkdir(2).
@@ -63,7 +63,7 @@ pub fn make_dirs(path: &Path, mode: u32) -> Io<()> {
     }
 }
 
-/// The umask may have taken bits: only then there is something to set. What was just made is nobody else's yet.
+/// Sets the mode if the umask removed bits. No other process uses the new directory yet.
 fn settle(path: &Path, mode: u32) -> Io<()> {
     let meta = path.symlink_metadata()?;
     if meta.permissions().mode() & 0o7777 != mode && !meta.is_symlink() {
@@ -72,16 +72,17 @@ fn settle(path: &Path, mode: u32) -> Io<()> {
     Ok(())
 }
 
-/// Makes a directory of ours, or checks that the one that is there is: no link, our own, and closed to others from now on.
+/// Creates a private directory, or checks the existing one: not a symbolic link, owned by us. Its rights for other
+/// users are removed.
 ///
 /// # Errors
-/// `Denied` for one of another user, `Invalid` for a symbolic link or what is no directory.
+/// `Denied` if another user owns it, `Invalid` for a symbolic link or another kind of file.
 pub fn own_dir(path: &Path) -> Result<()> {
     let (fd, stat) = made_or_found(path)?;
     tighten(&fd, &stat).doing(|| format!("close {} to other users", path.display()))
 }
 
-/// What stands in a run directory; see [`own_run_dir`].
+/// The files that a run directory contains; see [`own_run_dir`].
 const OF_RUN_DIR: [&str; 11] = [
     "cache",
     "cni",
@@ -96,8 +97,8 @@ const OF_RUN_DIR: [&str; 11] = [
     "serve.lock",
 ];
 
-/// As [`own_dir`], for a directory that the user names and which might be one of the system's, as /run: where something of
-/// others stands in it, it stays as it is, and must not be writable for others.
+/// As [`own_dir`], for a directory that the user names and which might be one of the system's, such as /run. If it
+/// contains foreign files, its mode is left as it is, and must not let others write to it.
 ///
 /// # Errors
 /// As [`own_dir`]; `Denied` for one that others can write to.
@@ -115,8 +116,8 @@ pub fn own_run_dir(path: &Path) -> Result<()> {
     refuse_writable(path, &stat)
 }
 
-/// Makes a directory that the user names, or checks that the one that is there is ours to use. It stays as open as it is,
-/// for it may be one of the system's; only directories made in it are closed.
+/// Creates a directory that the user names, or checks that we own the existing one. Its mode is not changed, because
+/// it may be one of the system's; only directories created in it are private.
 ///
 /// # Errors
 /// As [`own_run_dir`].
@@ -136,7 +137,7 @@ pub fn own_parent_dir(path: &Path) -> Result<()> {
 }
 
 fn refuse_writable(path: &Path, stat: &Stat) -> Result<()> {
-    // In a sticky directory others can add names, but neither rename nor remove ours.
+    // In a sticky directory others can add files, but neither rename nor remove ours.
     if stat.st_mode & 0o022 != 0 && stat.st_mode & 0o1000 == 0 {
         let doing = format!("{} can be written by other users", path.display());
         let hint = format!("close it: chmod go-w {}", path.display());
@@ -146,7 +147,7 @@ fn refuse_writable(path: &Path, stat: &Stat) -> Result<()> {
 }
 
 fn made_or_found(path: &Path) -> Result<(OwnedFd, Stat)> {
-    // A slash at the end would have a link followed.
+    // With a trailing slash a symbolic link would be followed.
     let path: PathBuf = path.components().collect();
     make_dirs(&path, DIR).doing(|| format!("make {}", path.display()))?;
     let doing = || format!("open {}", path.display());
@@ -172,7 +173,7 @@ fn check_owner(path: &Path, stat: &Stat) -> Result<()> {
     Err(Error::new(Kind::Denied, doing).hint("use another directory, or remove this one"))
 }
 
-/// Takes the rights of group and others away from what is ours.
+/// Removes the rights of group and others from a directory of ours.
 ///
 /// # Errors
 /// As fchmod(2).
@@ -183,14 +184,15 @@ pub fn tighten(fd: impl AsFd, stat: &Stat) -> Io<()> {
     Ok(())
 }
 
-/// Opens a regular file below a directory, made with exactly this mode where `flags` have `CREATE`. It never waits.
+/// Opens a regular file below a directory; with `CREATE` in `flags` it is created with exactly this mode. Never
+/// blocks.
 ///
 /// # Errors
-/// As open(2); `InvalidInput` for what is no regular file.
+/// As open(2); `InvalidInput` for another kind of file.
 pub fn open_at(dir: impl AsFd, name: impl rustix::path::Arg, flags: OFlags, mode: u32) -> Io<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match openat(dir, name, flags, Mode::from_raw_mode(mode)) {
-        // A FIFO that nobody reads, a socket, a symbolic link.
+        // A FIFO without a reader, a socket, or a symbolic link.
         Err(Errno::NXIO | Errno::LOOP) => return Err(not_regular()),
         opened => opened?,
     };
@@ -200,7 +202,7 @@ pub fn open_at(dir: impl AsFd, name: impl rustix::path::Arg, flags: OFlags, mode
     }
     if flags.contains(OFlags::CREATE) && stat.st_mode & 0o7777 != mode {
         match fchmod(&file, Mode::from_raw_mode(mode)) {
-            // It was there before, and is another's, who may let us write all the same.
+            // The file existed and belongs to another user, who may still allow us to write.
             Err(Errno::PERM) => {}
             set => set?,
         }
@@ -212,7 +214,7 @@ fn not_regular() -> std::io::Error {
     std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")
 }
 
-/// Opens a regular file that is there.
+/// Opens an existing regular file.
 ///
 /// # Errors
 /// As [`open_at`].
@@ -237,8 +239,8 @@ fn limited(file: File, limit: u64) -> Io<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`read`], of a file that the node's administrator names: it may be a link to one, or a pipe that is written to, as a
-/// shell's `<(...)` is. It does not wait for a FIFO that nobody writes to.
+/// As [`read`], for a file that the node's administrator names: it may be a symbolic link, or a pipe with a writer,
+/// as a shell's `<(...)` is. Does not block on a FIFO without a writer.
 ///
 /// # Errors
 /// As [`read`].
@@ -254,8 +256,8 @@ pub fn read_named(path: &Path, limit: u64) -> Io<Vec<u8>> {
     limited(file.into(), limit)
 }
 
-/// Opens a log that the caller of a verb names, to append to it. It may be a link, a terminal or a pipe, as /dev/stderr is;
-/// it does not wait for a FIFO that nobody reads.
+/// Opens the log that the caller of a verb names, for appending. It may be a symbolic link, a terminal or a pipe, as
+/// /dev/stderr is. Does not block on a FIFO without a reader.
 ///
 /// # Errors
 /// As open(2).
@@ -272,12 +274,12 @@ pub fn append_named(path: &Path) -> Io<File> {
     }
 }
 
-/// Opens the log of a container, to append to it; a missing one is made. Those who can write to the directories above it,
-/// as a pod may that collects logs, could lead it elsewhere: no symbolic link is followed anywhere in `path`, and what is
-/// there has to be a regular file without other names. It never waits.
+/// Opens the log of a container for appending, creating it if missing. Processes that can write to the directories
+/// above it, such as a pod that collects logs, could redirect it: no symbolic link is followed anywhere in `path`,
+/// and an existing file has to be a regular file with one name. Never blocks.
 ///
 /// # Errors
-/// As open(2); `InvalidInput` with the reason for what is no such file.
+/// As open(2); `InvalidInput` with the reason for a file that is not acceptable.
 pub fn open_log(path: &Path) -> Io<File> {
     let flags = OFlags::WRONLY
         | OFlags::APPEND
@@ -296,7 +298,7 @@ pub fn open_log(path: &Path) -> Io<File> {
         opened = open(flags | OFlags::CREATE | OFlags::EXCL, LOG);
         match &opened {
             Ok(file) => fchmod(file, Mode::from_raw_mode(LOG))?,
-            // Another made it meanwhile.
+            // Another process created it meanwhile.
             Err(Errno::EXIST) => opened = open(flags, 0),
             Err(_) => {}
         }
@@ -316,7 +318,7 @@ pub fn open_log(path: &Path) -> Io<File> {
     Ok(file.into())
 }
 
-/// Makes the directories that are missing at `below`, a relative path, in `directory`: no symbolic link is followed there.
+/// Creates the missing directories of the relative path `below` in `directory`, following no symbolic links.
 ///
 /// # Errors
 /// As mkdir(2) and open(2); `NotADirectory` for a link.
@@ -337,7 +339,7 @@ pub fn make_dirs_below(directory: &Path, below: &Path, mode: u32) -> Io<()> {
     Ok(())
 }
 
-/// Opens a file to write it from the start.
+/// Opens a file for writing, truncated; creates it if missing.
 ///
 /// # Errors
 /// As [`open_at`].
@@ -345,15 +347,15 @@ pub fn create(path: &Path, mode: u32) -> Io<File> {
     open_at(CWD, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, mode)
 }
 
-/// Makes a file that is not there yet.
+/// Creates a file that does not exist yet.
 ///
 /// # Errors
-/// As [`open_at`]: `AlreadyExists` among them.
+/// As [`open_at`], including `AlreadyExists`.
 pub fn create_new(path: &Path, mode: u32) -> Io<File> {
     open_at(CWD, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)
 }
 
-/// Opens a file to append to it.
+/// Opens a file for appending.
 ///
 /// # Errors
 /// As [`open_at`].
@@ -361,7 +363,7 @@ pub fn append(path: &Path, mode: u32) -> Io<File> {
     open_at(CWD, path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE, mode)
 }
 
-/// Opens a file for reading and writing that is made when it is missing: one to lock.
+/// Opens a file for reading and writing, creating it if missing: for locks.
 ///
 /// # Errors
 /// As [`open_at`].
@@ -377,10 +379,11 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> Io<()> {
     create(path, mode)?.write_all(bytes.as_ref())
 }
 
-/// Replaces a file whole, by way of `new` beside it: of an earlier try, or of whoever guessed the name, nothing is used.
+/// Replaces a file atomically by renaming `new`, a file beside it. An existing `new`, left by an earlier try or
+/// planted, is discarded.
 ///
 /// # Errors
-/// As [`create_new`], write(2) and rename(2); the file is then as before.
+/// As [`create_new`], write(2) and rename(2); the old file then is unchanged.
 pub fn replace(path: &Path, new: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> Io<()> {
     match std::fs::remove_file(new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -392,7 +395,7 @@ pub fn replace(path: &Path, new: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> I
     })
 }
 
-/// Makes a FIFO.
+/// Creates a FIFO.
 ///
 /// # Errors
 /// As mknod(2).
@@ -401,7 +404,7 @@ pub fn fifo(path: &Path, mode: u32) -> Io<()> {
     settle(path, mode)
 }
 
-/// Sets the mode of a socket that was just bound, in a directory of ours.
+/// Sets the mode of a socket just bound in a directory of ours.
 ///
 /// # Errors
 /// As chmod(2).
@@ -463,7 +466,7 @@ mod tests {
             assert!(create(&at(name), FILE).is_err(), "{name}");
             assert!(append(&at(name), FILE).is_err(), "{name}");
         }
-        // With a reader it can be opened, and is still none.
+        // With a reader the FIFO can be opened, and is still refused.
         let _reader = openat(CWD, at("fifo"), OFlags::RDWR, Mode::empty()).unwrap();
         assert!(append(&at("fifo"), FILE).is_err());
         symlink(at("victim"), at("state.new")).unwrap();
@@ -479,7 +482,7 @@ mod tests {
         let at = |name: &str| home.join(name);
         with_umask(0o777, || open_log(&at("new")).unwrap());
         assert_eq!(mode(&at("new")), LOG);
-        // Whoever opened it up for a collector meant that.
+        // An administrator who opened it up for a log collector did so on purpose.
         std::fs::set_permissions(at("new"), Permissions::from_mode(SHARED_FILE)).unwrap();
         open_log(&at("new")).unwrap();
         assert_eq!(mode(&at("new")), SHARED_FILE);
@@ -533,7 +536,7 @@ mod tests {
         set("run", 0o711);
         own_run_dir(&at("run")).unwrap();
         assert_eq!(mode(&at("run")), DIR);
-        // One with something of others in it may be /run itself.
+        // A directory with foreign files in it may be /run itself.
         std::fs::create_dir(at("run/systemd")).unwrap();
         set("run", 0o755);
         own_run_dir(&at("run")).unwrap();

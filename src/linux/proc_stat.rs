@@ -1,4 +1,4 @@
-//! Which process a pid is: with its start time a pid names one process for ever. proc_pid_stat(5)
+//! Identifies processes: a pid together with its start time names one process for ever. proc_pid_stat(5)
 
 use std::os::fd::OwnedFd;
 
@@ -7,21 +7,21 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// "Forked but didn't exec": linux/sched.h. ps(1) shows it as the flag 1.
+/// "Forked but didn't exec", from linux/sched.h; ps(1) shows it as flag 1.
 const PF_FORKNOEXEC: u64 = 0x40;
 
-/// What /proc/PID/stat says that we care about.
+/// The fields of /proc/PID/stat in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcStat {
-    /// `R`, `S`, `Z`, ...
+    /// The state: `R`, `S`, `Z`, ...
     pub state: char,
-    /// The pid of its parent; 0 when that is in a PID namespace further out.
+    /// The pid of its parent; 0 if the parent is in an outer PID namespace.
     pub parent: i32,
-    /// Clock ticks since boot.
+    /// The start time in clock ticks since boot.
     pub start_time: u64,
-    /// It has executed a program since it was forked: PF_FORKNOEXEC of linux/sched.h is not set.
+    /// Whether it has executed a program since it was forked: PF_FORKNOEXEC of linux/sched.h is not set.
     pub has_executed: bool,
-    /// How it ended, as wait(2) has it; 0 while it lives, and for those who may not know.
+    /// The wait(2) status of its end; 0 while it lives, and for readers without permission.
     pub exit_status: i32,
 }
 
@@ -29,7 +29,7 @@ impl ProcStat {
     /// Reads a process's stat; `None` when there is no such process.
     ///
     /// # Errors
-    /// /proc does not answer, or not as documented.
+    /// /proc cannot be read, or has an unknown format.
     pub fn read(pid: i32) -> Result<Option<Self>> {
         let path = format!("/proc/{pid}/stat");
         match std::fs::read(&path) {
@@ -43,12 +43,13 @@ impl ProcStat {
         }
     }
 
-    /// Whether the process has ended and only waits to be reaped.
+    /// Whether the process is a zombie.
     pub fn is_dead(self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
-    /// The name may hold anything, spaces and parentheses too: fields are counted from its last parenthesis.
+    /// The name may contain anything, including spaces and parentheses, so fields are counted from the last
+    /// parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
@@ -63,18 +64,19 @@ impl ProcStat {
     }
 }
 
-/// A pidfd of the process that has this pid and start time; `None` when there is none any more. The start time is read
-/// when the pidfd is open, so it is that of the process that the pidfd is of.
+/// A pidfd of the process with this pid and start time; `None` when it no longer exists. The start time is read after
+/// the pidfd is open, so it belongs to the pidfd's process.
 ///
 /// # Errors
-/// The pidfd cannot be opened for another reason, such as a want of descriptors: that says nothing of the process.
+/// The pidfd cannot be opened for another reason, such as a shortage of descriptors, which says nothing about the
+/// process.
 pub fn open(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
-    // A record that was written to may hold any number, and rustix panics at a negative one.
+    // A record that was tampered with may contain any number, and rustix panics at a negative one.
     let Some(known) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
     let pidfd = match pidfd_open(known, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(Errno::SRCH) => return Ok(None),
-        // The pid is that of a thread by now.
+        // The pid has been reused by a thread.
         Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(errno).doing(|| format!("open process {pid}")),
     };
@@ -104,7 +106,7 @@ mod tests {
         let mut executed = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         assert!(ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().has_executed);
         executed.kill().unwrap();
-        // A zombie tells it, too.
+        // A zombie has it, too.
         while !ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().is_dead() {}
         assert!(ProcStat::read(executed.id().cast_signed()).unwrap().unwrap().has_executed);
         executed.wait().unwrap();

@@ -1,4 +1,4 @@
-//! User namespaces that are held by a child for a moment. user_namespaces(7)
+//! User namespaces that a short-lived child keeps alive. user_namespaces(7)
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,10 +7,10 @@ use super::id_map::IdMaps;
 use crate::error::{Doing, Result};
 use crate::sys::process;
 
-/// A user namespace with the maps, for mount_setattr(2): held by a child just long enough to be opened.
+/// Creates a user namespace with the maps, for mount_setattr(2). A child keeps it alive until it is opened.
 ///
 /// # Errors
-/// It cannot be made, or the maps are refused.
+/// The namespace cannot be created, or the kernel refuses the maps.
 pub fn open(maps: &IdMaps) -> Result<OwnedFd> {
     with_namespaces(libc::CLONE_NEWUSER, maps, |pid| {
         let path = format!("/proc/{pid}/ns/user");
@@ -18,16 +18,16 @@ pub fn open(maps: &IdMaps) -> Result<OwnedFd> {
     })
 }
 
-/// Makes namespaces of these kinds, owned by a user namespace with the maps, for as long as `use_them` takes: it gets the
-/// pid of a child that is in them.
+/// Creates namespaces of these kinds, owned by a user namespace with the maps, and keeps them alive while `use_them`
+/// runs. `use_them` gets the pid of a child inside.
 ///
 /// # Errors
-/// They cannot be made, or what `use_them` answers.
+/// The namespaces cannot be created, or the error of `use_them`.
 pub fn with_namespaces<T>(kinds: i32, maps: &IdMaps, use_them: impl FnOnce(i32) -> Result<T>) -> Result<T> {
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")?;
     let flags = u64::from((kinds | libc::CLONE_NEWUSER).cast_unsigned());
     let holder = process::spawn(flags, None, || {
-        // Reads until the parent is done, or dead: then the pipe has no writer any more.
+        // Reads until the parent is done or has died: then the pipe has no writer any more.
         let mut byte = [0];
         process::close_inherited(theirs.as_raw_fd());
         let _ = rustix::io::read(&ours, &mut byte);
@@ -46,7 +46,7 @@ pub fn with_namespaces<T>(kinds: i32, maps: &IdMaps, use_them: impl FnOnce(i32) 
 /// Writes the id maps of a process's new user namespace.
 ///
 /// # Errors
-/// The kernel refuses them: overlapping, not allowed for this user, or not there.
+/// The kernel refuses the maps: they overlap, the user may not set them, or the ids do not exist.
 pub fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
     for (file, text) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
         let path = format!("/proc/{pid}/{file}");

@@ -6,13 +6,13 @@ use oci_spec::runtime::Spec;
 
 use crate::error::{Doing, Error, Kind, Result};
 
-/// The largest configuration that is read, in bytes.
+/// The largest accepted configuration, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
 
-/// Reads a bundle's configuration; the bundle's path comes back absolute.
+/// Reads a bundle's configuration; also returns the bundle's absolute path.
 ///
 /// # Errors
-/// `NotFound` without a bundle or a configuration, `Invalid` with what is wrong in it and where.
+/// `NotFound` if the bundle or its configuration does not exist, `Invalid` naming the field that is wrong.
 pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
     let absolute = std::path::absolute(bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
     let path = absolute.join("config.json");
@@ -23,7 +23,10 @@ pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
         .map_err(|e| e.hint(hint))?
         .len();
     if size > MAX_CONFIG {
-        return Err(Error::invalid(format!("{} has {size} bytes: that is no configuration", path.display())));
+        return Err(Error::invalid(format!(
+            "{} has {size}  bytes: too large for a configuration",
+            path.display()
+        )));
     }
     let text = std::fs::read(&path).doing(|| format!("read {}", path.display())).map_err(|e| e.hint(hint))?;
     let mut spec = parse(&path, &text)?;
@@ -39,7 +42,7 @@ fn parse(path: &Path, text: &[u8]) -> Result<Spec> {
         if e.is_syntax() || e.is_eof() {
             return Error::new(Kind::Invalid, format!("{} is not JSON", path.display())).because(e);
         }
-        // Read again with a record of where it is: too slow for every start, but it names the field.
+        // Parse again with a tracker of the path, which is too slow for every start but names the field.
         let field =
             serde_path_to_error::deserialize::<_, Spec>(&mut serde_json::Deserializer::from_slice(text))
                 .map_or_else(|e| e.path().to_string(), |_| String::new());
@@ -54,6 +57,8 @@ fn parse(path: &Path, text: &[u8]) -> Result<Spec> {
 /// As [`load`].
 pub fn load_process(path: &Path) -> Result<oci_spec::runtime::Process> {
     let text = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| Error::new(Kind::Invalid, format!("{} is not a process", path.display())).because(e))
+    serde_json::from_slice(&text).map_err(|e| {
+        Error::new(Kind::Invalid, format!("{}  is not a valid process configuration", path.display()))
+            .because(e)
+    })
 }

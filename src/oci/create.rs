@@ -1,4 +1,4 @@
-//! `create`: everything but the payload.
+//! `create`: sets up a container without running its payload.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,45 +12,45 @@ use super::Runtime;
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::launch::apply::{self, Launched, Spawner};
+use crate::launch::apply::{self, NewProcess, Spawner};
 use crate::launch::deadline::{Deadline, SET_UP_LIMIT};
 use crate::launch::plan::Plan;
-use crate::launch::prepare::Given;
+use crate::launch::prepare::Inputs;
 use crate::launch::request::{Facts, InitRequest, Options};
 use crate::launch::{hooks, namespaces};
 use crate::linux::private;
 use crate::linux::proc_stat::ProcStat;
-use crate::record::{Config, ContainerState, Extra, Layout, Lock, note_group};
+use crate::record::{BundleConfig, ContainerState, Extra, Layout, Lock, note_group};
 use crate::sys::memory::unmap_code;
 use crate::sys::process::Spawned;
 use crate::undo::Undo;
 
-/// How a container is created.
+/// Options of creating a container.
 #[derive(Debug, Clone, Default)]
 pub struct CreateOptions {
-    /// The bundle, absolute.
+    /// The absolute path of the bundle.
     pub bundle: PathBuf,
-    /// A listening unix socket that gets the terminal.
+    /// A listening unix socket that receives the terminal's master.
     pub console_socket: Option<PathBuf>,
-    /// Where the pid of the first process is written.
+    /// The file that the pid of the first process is written to.
     pub pid_file: Option<PathBuf>,
-    /// MS_MOVE and chroot instead of pivot_root.
+    /// Use MS_MOVE and chroot instead of pivot_root.
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Descriptors from 3 on that the payload inherits.
+    /// How many descriptors, from 3 on, the payload inherits.
     pub preserve_fds: u32,
-    /// The root filesystem, mounted and attached nowhere, in place of the one that `root.path` names.
+    /// The root filesystem as a detached mount, instead of `root.path`.
     pub root: Option<std::sync::Arc<OwnedFd>>,
-    /// Count what it uses, though nothing is limited: for statistics that are to be complete.
+    /// Enable accounting in the cgroup even without limits, for complete statistics.
     pub accounted: bool,
-    /// Who becomes the first process's parent, when it is not the caller.
+    /// Spawns the first process; none makes it a child of the caller.
     pub parent: Option<std::rc::Rc<dyn Spawner>>,
 }
 
-/// A container that was just made, its first process waiting or running.
+/// A container that was just created, with its first process waiting or running.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct Created {
     pub(super) layout: Layout,
     pub(super) lock: Lock,
     pub(super) state: ContainerState,
@@ -60,20 +60,20 @@ pub(super) struct Made {
 /// Creates a container; its first process waits for `start`.
 ///
 /// # Errors
-/// The configuration is not valid, or something cannot be set up; nothing is left behind then.
+/// The configuration is invalid, or the set-up fails; nothing is left behind then.
 pub fn create(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &CreateOptions) -> Result<()> {
     let console = connect_console(spec, options.console_socket.as_deref())?;
-    make(runtime, id, spec, options, Start::Waits, console).map(drop)
+    make(runtime, id, spec, options, StartMode::Waits, console).map(drop)
 }
 
-/// Whether the payload waits for `start`.
+/// When the payload runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum StartMode {
     Waits,
     AtOnce,
 }
 
-/// Connects to the console socket when a terminal is asked for, and insists that both or neither are.
+/// Connects to the console socket; refuses a socket without a terminal and a terminal without a socket.
 pub(super) fn connect_console(spec: &Spec, path: Option<&Path>) -> Result<Option<OwnedFd>> {
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
     match (terminal, path) {
@@ -93,16 +93,17 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(stream.into())
 }
 
-/// Makes a container. All that was gained is given back when anything fails.
+/// Creates a container; undoes everything when a step fails.
 pub(super) fn make(
     runtime: &Runtime,
     id: &ContainerId,
     spec: &Spec,
     options: &CreateOptions,
-    start: Start,
+    start: StartMode,
     console: Option<OwnedFd>,
-) -> Result<Made> {
-    // What read the configuration is not needed again: the peak of a start is what a small board has to have.
+) -> Result<Created> {
+    // Drop the code pages of the JSON parser: they count into the peak RSS of a start, which small boards must have
+    // free.
     unmap_code();
     let mut undo = Undo::new();
     if options.root.is_none() {
@@ -131,7 +132,7 @@ pub(super) fn make(
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
         wait_for_record: true,
-        wait_for_start: start == Start::Waits,
+        wait_for_start: start == StartMode::Waits,
         parent_attaches: group.dir_fd().is_none(),
     };
     let bundle = &options.bundle;
@@ -145,27 +146,27 @@ pub(super) fn make(
         options: options_of_plan,
     };
     let plan = Plan::for_init(&request)?;
-    let start_socket = (start == Start::Waits).then(|| listen_for_start(&layout)).transpose()?;
+    let start_socket = (start == StartMode::Waits).then(|| listen_for_start(&layout)).transpose()?;
     let root =
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
-    let given = Given { root, console, start_socket, process: None };
+    let inputs = Inputs { root, console, start_socket, process: None };
     let parent = options.parent.as_deref().unwrap_or(&apply::Own);
-    // Nor is what planned.
+    // Drop the code pages of the planner too.
     unmap_code();
-    let mut launched = apply::spawn(&plan, given, Some(&group), parent, SET_UP_LIMIT)?;
+    let mut process = apply::spawn(&plan, inputs, Some(&group), parent, SET_UP_LIMIT)?;
     paths.borrow_mut().clone_from(group.paths());
     let record =
-        |launched: &Launched<'_>| record(spec, id, options, launched, &group, runtime.systemd_cgroup);
-    let state = drive(&mut launched, spec, &layout, &record)?;
+        |process: &NewProcess<'_>| record(spec, id, options, process, &group, runtime.systemd_cgroup);
+    let state = drive(&mut process, spec, &layout, &record)?;
     if let Some(file) = &options.pid_file {
         write_pid_file(file, state.init_process_pid)?;
     }
-    let process = launched.let_go()?;
+    let process = process.let_go()?;
     undo.disarm();
-    Ok(Made { layout, lock, state, process })
+    Ok(Created { layout, lock, state, process })
 }
 
-/// Ends what is in a cgroup that was made in vain, and removes it.
+/// Kills the processes in the cgroup of a failed create, and removes it.
 pub(super) fn give_back(paths: &BTreeMap<String, PathBuf>) {
     if let Ok(group) = Group::from_paths(paths) {
         let _ = group.kill_all(libc::SIGKILL);
@@ -173,7 +174,7 @@ pub(super) fn give_back(paths: &BTreeMap<String, PathBuf>) {
     }
 }
 
-/// The root filesystem has to be a directory; said here, where there is nothing to undo.
+/// Checks that the root filesystem is a directory, before there is anything to undo.
 fn check_root(spec: &Spec, bundle: &Path) -> Result<()> {
     let Some(root) = spec.root() else { return Ok(()) };
     let path = bundle.join(root.path());
@@ -196,8 +197,8 @@ fn plan_group(runtime: &Runtime, id: &ContainerId, spec: &Spec) -> Result<(cgrou
     Ok((plan, mode))
 }
 
-/// The socket on which `start` arrives. Its path goes through our own descriptor of the directory: a socket's path is
-/// limited to 107 bytes, a root's is not.
+/// Creates the socket on which `start` arrives. It is addressed through our own descriptor of the directory, because
+/// a socket's path is limited to 107 bytes and the root's is not.
 fn listen_for_start(layout: &Layout) -> Result<OwnedFd> {
     let doing = || format!("listen on {}", layout.start_socket().display());
     let socket =
@@ -211,7 +212,8 @@ fn listen_for_start(layout: &Layout) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The start socket's address, short whatever the root's length; valid while the descriptor in it lives.
+/// The start socket's address, short whatever the length of the root's path; valid while the descriptor in it is
+/// open.
 pub(super) fn short_address(layout: &Layout) -> Result<(SocketAddrUnix, OwnedFd)> {
     use std::os::fd::AsRawFd;
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
@@ -228,11 +230,11 @@ fn record(
     spec: &Spec,
     id: &ContainerId,
     options: &CreateOptions,
-    launched: &Launched<'_>,
+    process: &NewProcess<'_>,
     group: &Group,
     systemd_cgroup: bool,
 ) -> Result<ContainerState> {
-    let pid = launched.pid();
+    let pid = process.pid();
     let stat = ProcStat::read(pid)?;
     let annotations: BTreeMap<_, _> = spec.annotations().clone().into_iter().flatten().collect();
     let mut labels = vec![format!("bundle={}", options.bundle.display())];
@@ -245,7 +247,7 @@ fn record(
         init_process_pid: pid,
         init_process_start: stat.map_or(0, |s| s.start_time),
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
-        config: Config { rootfs, labels },
+        config: BundleConfig { rootfs, labels },
         cgroup_paths: group.paths().clone(),
         namespace_paths,
         coracle: Extra {
@@ -273,7 +275,7 @@ fn namespace_path(kind: oci_spec::runtime::LinuxNamespaceType, pid: i32) -> (Str
     (key.to_owned(), PathBuf::from(format!("/proc/{pid}/ns/{file}")))
 }
 
-/// The hooks that are still to come once the container is created.
+/// The hooks that run after the container is created.
 fn later_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
     let some = |list: &Option<Vec<Hook>>| list.clone().filter(|l| !l.is_empty());
     let (poststart, poststop) = (some(hooks?.poststart()), some(hooks?.poststop()));
@@ -285,12 +287,12 @@ fn later_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
     Some(later)
 }
 
-/// From the clone to the point where the first process waits, or has become the payload.
+/// Follows the first process from the clone until it waits for `start` or has executed the payload.
 fn drive(
-    launched: &mut Launched<'_>,
+    process: &mut NewProcess<'_>,
     spec: &Spec,
     layout: &Layout,
-    record: &dyn Fn(&Launched<'_>) -> Result<ContainerState>,
+    record: &dyn Fn(&NewProcess<'_>) -> Result<ContainerState>,
 ) -> Result<ContainerState> {
     let hooks_in = spec.hooks().as_ref();
     if let Some(hooks) = hooks_in {
@@ -299,28 +301,29 @@ fn drive(
     let text = serde_json::to_vec(spec).doing(|| "write the configuration")?;
     private::write(&layout.config(), text, private::FILE)
         .doing(|| format!("write {}", layout.config().display()))?;
-    let mut state = record(launched)?;
-    give_state(launched, hooks_in, &state)?;
-    // A process that forks is not the container's first one yet: in these namespaces it is, for hooks.
-    launched.follow_fork(|| run_hooks(hooks_in, &state))?;
-    if launched.pid() != state.init_process_pid {
-        state = record(launched)?;
-        give_state(launched, hooks_in, &state)?;
+    let mut state = record(process)?;
+    give_state(process, hooks_in, &state)?;
+    // A process that forks is not the container's first process yet, but for hooks it is already in the right
+    // namespaces.
+    process.follow_fork(|| run_hooks(hooks_in, &state))?;
+    if process.pid() != state.init_process_pid {
+        state = record(process)?;
+        give_state(process, hooks_in, &state)?;
     }
     state.save(layout)?;
-    launched.go()?;
-    launched.follow(|| run_hooks(hooks_in, &state))?;
+    process.go()?;
+    process.follow(|| run_hooks(hooks_in, &state))?;
     Ok(state)
 }
 
-fn give_state(launched: &Launched<'_>, hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
+fn give_state(process: &NewProcess<'_>, hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
     if hooks.is_none() {
         return Ok(());
     }
-    launched.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)
+    process.give_state(&serde_json::to_string(&state.public("creating")).doing(|| "write the state")?)
 }
 
-/// Runs what the new process waits for: prestart and createRuntime hooks.
+/// Runs the hooks that the new process waits for: prestart and createRuntime.
 fn run_hooks(hooks: Option<&Hooks>, state: &ContainerState) -> Result<()> {
     let Some(hooks) = hooks else { return Ok(()) };
     let text = serde_json::to_string(&state.public("creating")).doing(|| "write the state")?;
@@ -335,21 +338,21 @@ fn check_hooks(configured: &Hooks) -> Result<()> {
     Ok(())
 }
 
-/// Writes a pid as others expect to read it: whole or not at all.
+/// Writes a pid file atomically.
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let doing = || format!("write the pid file {}", path.display());
     let name = path.file_name().ok_or_else(|| Error::invalid(format!("pid file {path:?} has no name")))?;
     let temporary = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-    // Engines read it that may run as another user.
+    // Engines that run as another user may read the file.
     private::replace(path, &temporary, pid.to_string(), private::SHARED_FILE).doing(doing)
 }
 
-/// Waits until the payload runs after a start; shared with `start`.
+/// Waits until the payload runs; shared with `start`.
 pub(super) fn hear_start(socket: &OwnedFd) -> Result<()> {
     use crate::launch::wire::{Report, receive_report};
     let deadline = Deadline::after(SET_UP_LIMIT);
-    let heard =
-        receive_report(socket.as_fd(), &deadline).doing(|| "hear from the container's first process")?;
+    let heard = receive_report(socket.as_fd(), &deadline)
+        .doing(|| "read a report of the container's first process")?;
     match heard.map(|message| message.report) {
         Some(Report::Failed(failure)) => {
             let cause = crate::sys::Error::new(failure.op.to_string(), failure.errno);

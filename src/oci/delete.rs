@@ -1,4 +1,4 @@
-//! `delete`: all that is left of a container.
+//! `delete`: removes everything that is left of a container.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use crate::id::ContainerId;
 use crate::launch::hooks;
 use crate::record::{ContainerState, Layout, Lock, noted_group};
 
-/// How long a killed container may take to die.
+/// How long to wait for a killed container to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Removes the container's cgroup and state; with `force` kills it first, and an absent one is no error.
+/// Removes the container's cgroup and state. With `force` it kills the container first, and a missing one is no
+/// error.
 ///
 /// # Errors
-/// `WrongState` when it has not stopped, `NotFound` when there is none.
+/// `WrongState` when the container has not stopped, `NotFound` when it does not exist.
 pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let taken = if force { take_by_force(&layout) } else { Lock::take(&layout) };
@@ -27,7 +28,7 @@ pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
         other => other?,
     };
     let state = match ContainerState::load(&layout) {
-        // A create that was killed before it wrote its record, or a record that is damaged.
+        // A create was killed before it wrote the record, or the record is damaged.
         Err(e) if force && matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => {
             super::create::give_back(&noted_group(&layout)?);
             return layout.remove();
@@ -43,19 +44,21 @@ pub fn delete(runtime: &Runtime, id: &ContainerId, force: bool) -> Result<()> {
     remove(&layout, &state)
 }
 
-/// The lock of a container that is to be killed anyway: a verb that waits for one of its processes ends with that.
+/// Takes the lock of a container that will be killed in any case: a verb that waits for one of its processes ends
+/// with the kill.
 fn take_by_force(layout: &Layout) -> Result<Lock> {
     match Lock::take_within(layout, Duration::ZERO) {
         Err(e) if e.kind() == Kind::Busy => {}
         other => return other,
     }
-    // Without its first process the rest of a PID namespace ends; the group has what a create was killed over.
+    // Killing the first process ends the whole PID namespace; the cgroup note has the processes of a create that was
+    // killed.
     let paths = match ContainerState::load(layout) {
         Ok(state) => {
             let _ = super::kill::signal_init(&state, libc::SIGKILL);
             state.cgroup_paths
         }
-        // Another release made it: nothing of it is killed.
+        // Another release created it: none of its processes are killed.
         Err(e) if e.kind() == Kind::Unsupported => return Err(e),
         Err(_) => noted_group(layout)?,
     };
@@ -65,10 +68,10 @@ fn take_by_force(layout: &Layout) -> Result<Lock> {
     Lock::take_within(layout, PATIENCE)
 }
 
-/// Takes away what a stopped container leaves: leftover processes, cgroup, record; then runs its poststop hooks.
+/// Removes what a stopped container leaves behind: processes, cgroup, record; then runs its poststop hooks.
 pub(super) fn remove(layout: &Layout, state: &ContainerState) -> Result<()> {
     if let Ok(group) = Group::from_paths(&state.cgroup_paths) {
-        // A container that shares its PID namespace leaves processes behind when its first one ends.
+        // A container that shares its PID namespace may leave processes behind when its first one ends.
         let shares_pids = !state.namespace_paths.contains_key("NEWPID");
         if shares_pids {
             let _ = group.kill_all(libc::SIGKILL);

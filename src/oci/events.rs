@@ -1,4 +1,4 @@
-//! `events`: what a container uses, time and again, and each kill for want of memory, until its end.
+//! `events`: reports a container's resource usage periodically, and each OOM kill, until the container ends.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -13,27 +13,27 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{ContainerState, Layout};
 
-/// How soon after the wake-up a kill is in the count.
+/// How long after the wake-up a kill takes to appear in the count.
 const COUNTED_WITHIN: Duration = Duration::from_millis(20);
 
-/// One thing that is told of a container.
+/// An event of a container.
 #[derive(Debug)]
-pub enum Report {
-    /// What it uses; once in every interval.
+pub enum ContainerEvent {
+    /// The resource usage, reported once per interval.
     Use(Box<Stats>),
-    /// A process of it was killed because its memory limit was met.
+    /// A process was killed because the container reached its memory limit.
     OutOfMemory,
 }
 
-/// Tells of a container until it ends, at once and then every `interval`, and of each kill when it happens.
+/// Reports usage immediately and then every `interval`, and each OOM kill when it happens, until the container ends.
 ///
 /// # Errors
-/// `WrongState` when it does not run; `tell` fails.
+/// `WrongState` when the container does not run; the errors of `report`.
 pub fn follow(
     runtime: &Runtime,
     id: &ContainerId,
     interval: Duration,
-    mut tell: impl FnMut(&Report) -> Result<()>,
+    mut report: impl FnMut(&ContainerEvent) -> Result<()>,
 ) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;
@@ -42,51 +42,56 @@ pub fn follow(
     let process = process.ok_or_else(|| Error::new(Kind::WrongState, "the container has ended"))?;
     let group = Group::from_paths(&state.cgroup_paths)?;
     let memory = group.watch_memory()?;
-    let mut kills = Kills { told: group.oom_kills()? };
+    let mut kills = Kills { reported: group.oom_kills()? };
     let mut next = Instant::now();
     loop {
         if Instant::now() >= next {
             next += interval;
             match group.stats() {
-                Ok(stats) => tell(&Report::Use(Box::new(stats)))?,
+                Ok(stats) => report(&ContainerEvent::Use(Box::new(stats)))?,
                 Err(error) if error.kind() == Kind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
         let (ended, memory_met) = wait(process.as_fd(), memory.as_ref().map(AsFd::as_fd), next)?;
-        if memory_met && !kills.tell(&group, &mut tell)? {
-            // v1 wakes us before it counts.
+        if memory_met && !kills.report_new(&group, &mut report)? {
+            // cgroup v1 notifies before it counts the kill.
             std::thread::sleep(COUNTED_WITHIN);
         }
-        kills.tell(&group, &mut tell)?;
+        kills.report_new(&group, &mut report)?;
         if ended {
             return Ok(());
         }
     }
 }
 
-/// The kills that were told of.
+/// The OOM kills reported so far.
 struct Kills {
-    told: u64,
+    reported: u64,
 }
 
 impl Kills {
-    /// Tells of those that came since; whether there were any.
-    fn tell(&mut self, group: &Group, tell: &mut impl FnMut(&Report) -> Result<()>) -> Result<bool> {
+    /// Reports the kills since the last call; returns whether there were any.
+    fn report_new(
+        &mut self,
+        group: &Group,
+        report: &mut impl FnMut(&ContainerEvent) -> Result<()>,
+    ) -> Result<bool> {
         let now = match group.oom_kills() {
             Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             other => other?,
         };
-        let new = self.told..now;
-        self.told = now;
+        let new = self.reported..now;
+        self.reported = now;
         for _ in new.clone() {
-            tell(&Report::OutOfMemory)?;
+            report(&ContainerEvent::OutOfMemory)?;
         }
         Ok(!new.is_empty())
     }
 }
 
-/// Waits until the process ends, something happens to the memory, or `deadline`; whether it was the first or the second.
+/// Waits for the end of the process, a memory event, or `deadline`; returns whether the process ended and whether a
+/// memory event arrived.
 fn wait(process: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>, deadline: Instant) -> Result<(bool, bool)> {
     let left = deadline.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
@@ -96,10 +101,10 @@ fn wait(process: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>, deadline: Insta
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(errno).doing(|| "wait for the container"),
     }
-    let happened = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-    if let Some(memory) = memory.filter(|_| happened) {
-        // Only taken off: what happened is in the cgroup's files.
+    let memory_event = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
+    if let Some(memory) = memory.filter(|_| memory_event) {
+        // Only drain the notification; the details are in the cgroup's files.
         let _ = rustix::io::read(memory, &mut [0; 4096]);
     }
-    Ok((!polled[0].revents().is_empty(), happened))
+    Ok((!polled[0].revents().is_empty(), memory_event))
 }

@@ -1,4 +1,4 @@
-//! `exec`: one more process in a running container.
+//! `exec`: adds a process to a running container.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -9,35 +9,35 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::lifecycle::{Event, Status};
-use super::{Runtime, attach, create};
+use super::{Runtime, create, foreground};
 use crate::cgroup::Group;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::apply;
 use crate::launch::deadline::SET_UP_LIMIT;
 use crate::launch::plan::Plan;
-use crate::launch::prepare::Given;
+use crate::launch::prepare::Inputs;
 use crate::launch::request::{ExecRequest, Facts, Options};
 use crate::linux::proc_stat::ProcStat;
 use crate::record::{ContainerState, Layout, Lock};
 use crate::sys::process::Spawned;
 
-/// How a process is added.
+/// Options of adding a process.
 #[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
-    /// A listening unix socket that gets the terminal.
+    /// A listening unix socket that receives the terminal's master.
     pub console_socket: Option<PathBuf>,
-    /// Where its pid is written.
+    /// The file that the pid is written to.
     pub pid_file: Option<PathBuf>,
-    /// Leave once it runs.
+    /// Return when the process runs.
     pub detach: bool,
-    /// Descriptors from 3 on that it inherits.
+    /// How many descriptors, from 3 on, the process inherits.
     pub preserve_fds: u32,
-    /// Add it to a paused container too; it runs when that is resumed.
+    /// Allow a paused container; the process runs when the container is resumed.
     pub ignore_paused: bool,
 }
 
-/// The configuration that a container was created from.
+/// Reads the configuration that a container was created from.
 ///
 /// # Errors
 /// `NotFound` when there is no such container.
@@ -50,18 +50,19 @@ pub fn spec_of(runtime: &Runtime, id: &ContainerId) -> Result<Spec> {
         .map_err(|e| Error::new(Kind::Corrupt, format!("{} is damaged", path.display())).because(e))
 }
 
-/// Adds a process to a running container; its exit code, or 128 + the signal that ended it. 0 when detached.
+/// Adds a process to a running container and waits for it. Returns its exit code, 128 + the signal that ended it, or
+/// 0 when detached.
 ///
 /// # Errors
 /// `WrongState` when the container does not run; the process cannot be set up or executed.
 pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &ExecOptions) -> Result<i32> {
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
-    // A file system that the container serves itself can keep this waiting: the lock is not held yet.
+    // A filesystem that the container serves itself can block this, so the lock is not held yet.
     let mut process = process.clone();
     let terminal = process.terminal().unwrap_or(false);
     if terminal && !options.detach && options.console_socket.is_none() {
-        attach::take_our_size(&mut process);
+        foreground::inherit_terminal_size(&mut process);
     }
     let root = PathBuf::from(format!("/proc/{}/root", ContainerState::load(&layout)?.init_process_pid));
     crate::spec::user::complete_home(&mut process, &root);
@@ -75,7 +76,7 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
                 .hint("give --console-socket"));
         }
         (true, None, false) => {
-            let (ours, theirs) = attach::console_pair()?;
+            let (ours, theirs) = foreground::console_pair()?;
             (Some(ours), Some(theirs))
         }
     };
@@ -88,21 +89,21 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
         create::write_pid_file(file, spawned.pid)?;
     }
     let Some(signals) = signals else { return Ok(0) };
-    let master = ours.map(|ours| attach::receive_master(&ours)).transpose()?;
-    attach::attend(&spawned, &signals, master)
+    let master = ours.map(|ours| foreground::receive_master(&ours)).transpose()?;
+    foreground::proxy_until_exit(&spawned, &signals, master)
 }
 
-/// A process that was added with streams of its own.
+/// A process that was added with the caller's streams.
 #[derive(Debug)]
 pub struct Piped {
     /// The process; the caller waits for it.
     pub process: Spawned,
-    /// A cgroup that has only it and its children, where the host can have one.
+    /// A cgroup for only this process and its children, if the host supports one.
     pub apart: Option<Group>,
 }
 
-/// Adds a process with these arguments to a running container, otherwise like the container's own, with these standard
-/// streams; `name` is for a cgroup of its own. It waits no longer than `limit`.
+/// Adds a process with these arguments and standard streams to a running container, otherwise like the container's
+/// own process. `name` names a cgroup of its own. The set-up takes at most `limit`.
 ///
 /// # Errors
 /// As [`exec`]; `Busy` or `TimedOut` when the time is up.
@@ -137,23 +138,23 @@ pub fn exec_piped(
     }
 }
 
-/// A process to be added.
+/// An exec in progress: a process to be added.
 struct Added<'a> {
     spec: &'a Spec,
     process: &'a Process,
     options: &'a ExecOptions,
     state: &'a ContainerState,
     id: &'a ContainerId,
-    /// How long it may take until the program runs.
+    /// How long the set-up may take.
     limit: Duration,
 }
 
 impl Added<'_> {
-    /// Whoever deletes the container kills what is in its cgroup once its first process has ended. The new process is in
-    /// there by now: it was killed with the others, or it was late and is killed here.
+    /// A concurrent delete kills the processes in the cgroup once the container's first process has ended. The new
+    /// process is in the cgroup by now: either it was killed with the others, or it came too late and is killed here.
     fn end_if_left_behind(&self, spawned: &Spawned) {
         if target(self.state).is_err() {
-            // That it has ended is as good.
+            // The process may have ended already.
             let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
         }
     }
@@ -187,17 +188,18 @@ impl Added<'_> {
         let plan = Plan::for_exec(&request)?;
         let process = target(self.state)?;
         let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
-        let given = Given { root, console, start_socket: None, process: Some(process) };
-        let mut launched = apply::spawn(&plan, given, Some(group), parent, self.limit)?;
-        launched.follow(|| Ok(()))?;
-        let spawned = launched.let_go()?;
+        let inputs = Inputs { root, console, start_socket: None, process: Some(process) };
+        let mut new = apply::spawn(&plan, inputs, Some(group), parent, self.limit)?;
+        new.follow(|| Ok(()))?;
+        let spawned = new.let_go()?;
         self.end_if_left_behind(&spawned);
         Ok(spawned)
     }
 }
 
-/// The state of a container that admits the event. The lock is let go: what comes next waits for a process that whoever is
-/// in the container can stop, and meanwhile others stop or delete the container.
+/// Reads the state of a container, checks that it admits the event, and releases the lock: the next steps wait for a
+/// process that processes in the container can stop, and others must be able to stop or delete the container
+/// meanwhile.
 fn admitted(layout: &Layout, event: Event, _lock: Lock) -> Result<ContainerState> {
     let state = ContainerState::load(layout)?;
     Status::of(&state, layout)?.admits(event)?;
@@ -209,21 +211,21 @@ fn has_mount_namespace(spec: &Spec) -> bool {
     namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
 }
 
-/// The root directory of the container's first process.
+/// Opens the root directory of the container's first process.
 fn root_of(state: &ContainerState) -> Result<OwnedFd> {
     let path = format!("/proc/{}/root", state.init_process_pid);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {path}"))?;
-    // It was that process's if the process is still the same.
+    // If the pid still belongs to that process, the root was that process's.
     target(state)?;
     Ok(root)
 }
 
-/// A pidfd of the container's first process, made sure of by its start time.
+/// A pidfd of the container's first process, verified by its start time.
 fn target(state: &ContainerState) -> Result<OwnedFd> {
     let gone = || Error::new(Kind::WrongState, "container not running");
     let pidfd = super::kill::open_init(state)?.ok_or_else(gone)?;
-    // It may have ended and wait to be reaped.
+    // The process may be a zombie.
     match ProcStat::read(state.init_process_pid)? {
         Some(stat) if !stat.is_dead() => Ok(pidfd),
         _ => Err(gone()),

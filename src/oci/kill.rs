@@ -1,4 +1,4 @@
-//! `kill`: a signal to a container.
+//! `kill`: sends a signal to a container.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{ContainerState, Layout, Lock};
 
-/// How long a verb that is working on the container may take to come to its end: a container that is being created is to
-/// be created before it gets a signal. One that takes longer may wait for what the signal ends.
+/// How long to wait for another verb that holds the container's lock: a container being created should be complete
+/// before it gets a signal. A verb that takes longer may be waiting for a process that the signal ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup. It waits a moment for
-/// another verb to end, and then does without the lock.
+/// Sends `signal` to the container's first process, or with `all` to every process in its cgroup. Waits briefly for
+/// the container's lock, and then goes on without it.
 ///
 /// # Errors
-/// `WrongState` when the container does not run; with `all` a stopped one may still have processes to kill.
+/// `WrongState` when the container does not run. With `all`, a stopped one may still have processes to kill.
 pub fn kill(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let _lock = match Lock::take_within(&Layout::new(&runtime.root, id), PATIENCE) {
         Err(error) if error.kind() == Kind::Busy => None,
@@ -29,7 +29,7 @@ pub fn kill(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool) -> Resu
     kill_at_once(runtime, id, signal, all)
 }
 
-/// As [`kill`], for those who know that the container is created: whatever another verb waits for, they do not.
+/// As [`kill`] without waiting for the lock, for callers who know that the container has been created.
 ///
 /// # Errors
 /// As [`kill`].
@@ -43,16 +43,16 @@ pub fn kill_at_once(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool)
     status.admits(Event::Kill)?;
     signal_init(&state, signal)?;
     if status == Status::Paused && signal == libc::SIGKILL {
-        // A frozen process dies only once it is thawed.
+        // A frozen process dies only when it is thawed.
         Group::from_paths(&state.cgroup_paths)?.thaw()?;
     }
     Ok(())
 }
 
-/// The container's first process; `None` when it has ended and been reaped.
+/// A pidfd of the container's first process; `None` when it has ended and been reaped.
 ///
 /// # Errors
-/// It cannot be opened for another reason: whether it has ended is not known then.
+/// The pidfd cannot be opened for another reason, so it is unknown whether the process has ended.
 pub(super) fn open_init(state: &ContainerState) -> Result<Option<OwnedFd>> {
     crate::linux::proc_stat::open(state.init_process_pid, state.init_process_start)
 }
@@ -67,12 +67,12 @@ pub(super) fn signal_init(state: &ContainerState, signal: i32) -> Result<()> {
         .doing(|| format!("send {signal:?} to process {}", state.init_process_pid))
 }
 
-/// A signal by number, real-time ones included.
+/// Converts a number to a signal, including real-time ones.
 pub fn signal_from(number: i32) -> Option<Signal> {
     crate::sys::signal::from_number(number)
 }
 
-/// A signal's number from its number or name, with or without SIG; real-time ones as RTMIN+n and RTMAX-n.
+/// Parses a signal from its number or name, with or without SIG; real-time signals as RTMIN+n and RTMAX-n.
 ///
 /// # Errors
 /// `Invalid` when there is no such signal.

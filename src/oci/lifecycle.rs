@@ -1,4 +1,4 @@
-//! The life of a container as a table.
+//! The life cycle of a container as a table.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use crate::error::{Error, Kind, Result};
 use crate::linux::proc_stat::ProcStat;
 use crate::record::{ContainerState, Layout};
 
-/// Where a container is in its life. SPEC(runtime 1.2 #state), with runc's `paused`.
+/// The status of a container. SPEC(runtime 1.2 #state), with runc's `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Its process waits for the start.
+    /// Its first process waits for `start`.
     Created,
-    /// Its process is the payload.
+    /// Its first process is the payload.
     Running,
     /// All its processes are frozen.
     Paused,
-    /// Its process has ended.
+    /// Its first process has ended.
     Stopped,
 }
 
-/// What somebody wants of it.
+/// An operation that a status may admit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// `start`
@@ -44,10 +44,10 @@ pub enum Event {
 }
 
 impl Status {
-    /// Looks where a container is now.
+    /// Determines a container's current status.
     ///
     /// # Errors
-    /// /proc or the cgroup does not answer.
+    /// /proc or the cgroup cannot be read.
     pub fn of(state: &ContainerState, layout: &Layout) -> Result<Self> {
         let alive = ProcStat::read(state.init_process_pid)?
             .is_some_and(|stat| stat.start_time == state.init_process_start && !stat.is_dead());
@@ -63,10 +63,10 @@ impl Status {
         })
     }
 
-    /// Whether the event is allowed now.
+    /// Checks whether the status admits the event.
     ///
     /// # Errors
-    /// `WrongState`, saying which state it is in.
+    /// `WrongState`, naming the status.
     pub fn admits(self, event: Event) -> Result<()> {
         use Event as E;
         use Status as S;
@@ -90,7 +90,7 @@ impl Status {
         let error = Error::new(
             Kind::WrongState,
             match (self, event) {
-                // What containerd looks for in the message of a kill.
+                // containerd searches the message of a kill for this text.
                 (Self::Stopped, Event::Kill) => "container not running".to_owned(),
                 _ => format!("cannot {event} a container that is {self}"),
             },

@@ -1,11 +1,11 @@
 //! The OCI runtime verbs: one file each. SPEC(runtime 1.2 #operations)
 
-pub mod attach;
 pub mod bundle;
 pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod foreground;
 pub mod freeze;
 pub mod kill;
 pub mod lifecycle;

@@ -1,4 +1,4 @@
-//! `ps`, `update` and `events --stats`: what a container's cgroup says and is told.
+//! `ps`, `update` and `events --stats`: read and change a container's cgroup.
 
 use oci_spec::runtime::LinuxResources;
 
@@ -17,7 +17,7 @@ pub fn pids(runtime: &Runtime, id: &ContainerId) -> Result<Vec<i32>> {
     group(runtime, id, Event::Ps)?.pids()
 }
 
-/// What a container uses.
+/// The resource usage of a container.
 ///
 /// # Errors
 /// `WrongState` when it does not run.
@@ -25,7 +25,7 @@ pub fn stats(runtime: &Runtime, id: &ContainerId) -> Result<Stats> {
     group(runtime, id, Event::Ps)?.stats()
 }
 
-/// Gives a container other limits.
+/// Changes the limits of a container.
 ///
 /// # Errors
 /// `WrongState` when it does not run; the kernel refuses a limit.

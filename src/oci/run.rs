@@ -1,27 +1,28 @@
-//! `run`: create, start, stay until the end, delete; or with `detach` leave after the start.
+//! `run`: creates and starts a container, waits until it ends and deletes it; with `detach` it returns after the
+//! start.
 
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Spec;
 
-use super::create::{CreateOptions, Start, connect_console, make};
-use super::{Runtime, attach, delete, start};
+use super::create::{CreateOptions, StartMode, connect_console, make};
+use super::{Runtime, delete, foreground, start};
 use crate::error::{Doing, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{Layout, Lock};
 
-/// How a container is run.
+/// Options of running a container.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// How it is created.
+    /// Options of the create.
     pub create: CreateOptions,
-    /// Leave after the start.
+    /// Return after the start.
     pub detach: bool,
-    /// Leave the stopped container in place.
+    /// Do not delete the stopped container.
     pub keep: bool,
 }
 
-/// Runs a container; the payload's exit code, or 128 + the signal that ended it. 0 when detached.
+/// Runs a container. Returns the payload's exit code, 128 + the signal that ended it, or 0 when detached.
 ///
 /// # Errors
 /// As `create` and `start`; nothing is left behind then.
@@ -31,33 +32,33 @@ pub fn run(runtime: &Runtime, id: &ContainerId, spec: &Spec, options: &RunOption
     let mut sized = None;
     if proxied && let Some(process) = spec.process() {
         let mut process = process.clone();
-        attach::take_our_size(&mut process);
+        foreground::inherit_terminal_size(&mut process);
         sized.insert(spec.clone()).set_process(Some(process));
     }
     let spec = sized.as_ref().unwrap_or(spec);
     let (ours, console) = if proxied {
-        let (ours, theirs) = attach::console_pair()?;
+        let (ours, theirs) = foreground::console_pair()?;
         (Some(ours), Some(theirs))
     } else {
         (None, connect_console(spec, options.create.console_socket.as_deref())?)
     };
-    // Before there is anything that a signal could have to be passed on to: none gets lost.
+    // Block signals before the process exists, so that none gets lost.
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
-    let made = make(runtime, id, spec, &options.create, Start::AtOnce, console)?;
+    let made = make(runtime, id, spec, &options.create, StartMode::AtOnce, console)?;
     start::poststart(&made.state)?;
     drop(made.lock);
     let Some(signals) = signals else { return Ok(0) };
-    let master = ours.map(|ours| attach::receive_master(&ours)).transpose();
-    let ended = master.and_then(|master| attach::attend(&made.process, &signals, master));
+    let master = ours.map(|ours| foreground::receive_master(&ours)).transpose();
+    let ended = master.and_then(|master| foreground::proxy_until_exit(&made.process, &signals, master));
     if !options.keep {
         clean_up(&made.layout)?;
     }
     ended
 }
 
-/// Runs a container whose parent is another process (`create.parent`), which cares for it from then on; `console` is the end
-/// of a socket pair that gets its terminal.
+/// Runs a container as a child of the keeper (`create.parent`), which attends it from then on; `console` is the end
+/// of a socket pair that receives its terminal.
 ///
 /// # Errors
 /// As [`run`].
@@ -68,11 +69,11 @@ pub fn run_in_keeper(
     create: &CreateOptions,
     console: Option<OwnedFd>,
 ) -> Result<()> {
-    let made = make(runtime, id, spec, create, Start::AtOnce, console)?;
+    let made = make(runtime, id, spec, create, StartMode::AtOnce, console)?;
     start::poststart(&made.state)
 }
 
-/// Deletes the container that has ended, unless somebody else did.
+/// Deletes the container that has ended, unless another verb did.
 fn clean_up(layout: &Layout) -> Result<()> {
     let _lock = match Lock::take(layout) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),

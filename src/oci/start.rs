@@ -1,4 +1,4 @@
-//! `start`: the payload of a created container.
+//! `start`: runs the payload of a created container.
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
@@ -13,7 +13,7 @@ use crate::record::{ContainerState, Layout, Lock};
 /// Starts a created container and runs its poststart hooks.
 ///
 /// # Errors
-/// `WrongState` when it is not created; the payload cannot be executed; a hook fails.
+/// `WrongState` when the container's status is not created; the payload cannot be executed; a hook fails.
 pub fn start(runtime: &Runtime, id: &ContainerId) -> Result<()> {
     let layout = Layout::new(&runtime.root, id);
     let _lock = Lock::take(&layout)?;
@@ -28,7 +28,7 @@ pub fn start(runtime: &Runtime, id: &ContainerId) -> Result<()> {
     poststart(&state)
 }
 
-/// Runs the poststart hooks. SPEC(runtime 1.2 #lifecycle): one that fails is a warning, and the others still run.
+/// Runs the poststart hooks. A failing one is a warning, and the others still run: SPEC(runtime 1.2 #lifecycle).
 pub(super) fn poststart(state: &ContainerState) -> Result<()> {
     let list = state.coracle.hooks.as_ref().and_then(|h| h.poststart().as_ref());
     let Some(list) = list.filter(|l| !l.is_empty()) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! `state`: what a container is and where it is in its life.
+//! `state`: the state of one container or of all.
 
 use super::Runtime;
 use super::lifecycle::Status;
@@ -18,7 +18,7 @@ pub fn state(runtime: &Runtime, id: &ContainerId) -> Result<PublicState> {
     Ok(PublicState { exit, ..state.public(&status.to_string()) })
 }
 
-/// The public states of all containers; one that vanishes meanwhile, or is damaged, is left out.
+/// The public states of all containers. One that is deleted meanwhile, or whose record is damaged, is left out.
 ///
 /// # Errors
 /// The root cannot be read.

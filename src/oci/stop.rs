@@ -1,4 +1,4 @@
-//! `stop`: a signal that asks, then one that does not.
+//! `stop`: sends a container its stop signal, then SIGKILL.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::record::{ContainerState, Layout};
 
-/// The annotation with the signal that an image wants to be stopped by. SPEC(image 1.1 #conversion)
+/// The annotation with the stop signal of an image. SPEC(image 1.1 #conversion)
 pub const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
 
-/// How long a killed process may take to die.
+/// How long to wait for a killed process to end.
 const LAST: Duration = Duration::from_secs(10);
 
-/// Stops a container: sends it the signal that `choose` finds in its annotations, and kills it after `grace`. One that has
-/// stopped already is no error. Answers whether it ended by itself.
+/// Stops a container: sends the signal that `choose` picks from its annotations, and SIGKILL after `grace`. A
+/// container that has stopped already is no error. Returns whether it ended before SIGKILL.
 ///
 /// # Errors
-/// `NotFound` when there is none; `TimedOut` when not even a kill ends it.
+/// `NotFound` when there is none; `TimedOut` when even SIGKILL does not end it.
 pub fn stop(
     runtime: &Runtime,
     id: &ContainerId,
@@ -37,7 +37,7 @@ pub fn stop(
     let asks = choose(state.coracle.annotations.get(STOP_SIGNAL).map(String::as_str));
     for (signal, patience) in [(asks, grace), (libc::SIGKILL, LAST)] {
         match super::kill::kill(runtime, id, signal, false) {
-            // It has ended just now, or somebody removed it when it had.
+            // The container has just ended, or another verb has removed it.
             Err(e) if matches!(e.kind(), Kind::WrongState | Kind::NotFound) => return Ok(true),
             other => other?,
         }

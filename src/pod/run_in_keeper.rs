@@ -20,7 +20,7 @@ use crate::keeper::client::{Client, KeeperSpawner, keeper_program};
 use crate::keeper::{Order, POD_INIT};
 use crate::linux::private;
 use crate::oci::create::CreateOptions;
-use crate::oci::{attach, delete, run};
+use crate::oci::{delete, foreground, run};
 use crate::record::{ContainerState, Layout};
 use crate::spec::namespace;
 use crate::undo::Undo;
@@ -71,7 +71,7 @@ impl Pods {
         let id = ContainerId::parse(id)?;
         let tty = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
         let (ours, theirs) =
-            if tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
+            if tty { foreground::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
         let layout = Layout::new(&self.settings.root, &id);
         let order = Order { exit_file: Some(layout.exit()), ..order };
         let keeper = Client::connect_or_start(&self.settings.run)?;

@@ -1,4 +1,4 @@
-//! How a container ended. The keeper writes it as text, `key=value` a line, and reports it to its clients.
+//! How a container ended. The keeper writes it as text, one `key=value` per line, and reports it to its clients.
 
 use std::io::ErrorKind;
 
@@ -11,20 +11,20 @@ use crate::error::{Doing, Result};
 /// How a container ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The status; 128 + the signal that ended it; 255 when it is unknown.
+    /// The exit status; 128 + the signal that ended it; 255 when unknown.
     pub code: u8,
-    /// The signal that ended it.
+    /// The signal that ended it, if one did.
     pub signal: Option<i32>,
-    /// The kernel killed one of its processes because memory was short.
+    /// Whether the OOM killer killed one of its processes.
     pub oom: bool,
-    /// No keeper saw the end, and the kernel does not report it any more.
+    /// Whether the end is unknown: no keeper saw it, and the kernel no longer reports it.
     pub unknown: bool,
-    /// When the keeper learnt of it: nanoseconds since 1970, UTC.
+    /// When the keeper saw the end, in nanoseconds since 1970, UTC.
     pub at_ns: i64,
 }
 
 impl Exit {
-    /// From the status that wait(2) reports.
+    /// Converts the status that wait(2) reports.
     pub fn from_status(status: i32) -> Self {
         let byte = |n: i32| u8::try_from(n & 0xff).unwrap_or(u8::MAX);
         match status & 0x7f {
@@ -33,7 +33,7 @@ impl Exit {
         }
     }
 
-    /// An end that nobody saw.
+    /// An end that no keeper saw.
     pub fn unknown() -> Self {
         Self { code: 255, unknown: true, ..Self::default() }
     }
@@ -41,7 +41,7 @@ impl Exit {
     /// Reads a container's exit file; `None` while there is none.
     ///
     /// # Errors
-    /// `Unsupported` when another release wrote it, `Corrupt` when it cannot be understood.
+    /// `Unsupported` when another release wrote it, `Corrupt` when it cannot be parsed.
     pub fn load(layout: &Layout) -> Result<Option<Self>> {
         let path = layout.exit();
         let doing = || format!("read {}", path.display());
@@ -64,17 +64,17 @@ impl Exit {
         )
     }
 
-    /// Reads what [`Exit::to_text`] wrote.
+    /// Parses the text that [`Exit::to_text`] writes.
     ///
     /// # Errors
-    /// It is of another release, or no such text.
+    /// Another release wrote it, or it cannot be parsed.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let damaged = || EXIT.damaged("a value is missing, or is none");
         let version = value("version").map_or(Ok(1), str::parse).map_err(|_| damaged())?;
         EXIT.check(version)?;
         let at_ns = match version {
-            // Version 1 had the time for people only.
+            // Version 1 had the time only as text for people.
             1 => value("at")
                 .and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok()?.timestamp_nanos_opt()),
             _ => value("at_ns").and_then(|at| at.parse().ok()),
@@ -130,7 +130,7 @@ mod tests {
         let error = Exit::parse(&text.replace("version=2", "version=7")).unwrap_err();
         assert!(error.to_string().contains("version 7 of the record of a container's end"), "{error}");
         for length in 0..text.len() {
-            // Without its last digits a number is another one, and one without its newline is whole.
+            // A number cut short is a different number; a text that lacks only its final newline is complete.
             if !text[..length].contains("at_ns=1") {
                 assert!(Exit::parse(&text[..length]).is_err(), "{length} bytes");
             }

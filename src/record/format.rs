@@ -1,6 +1,6 @@
-//! The formats by which one process tells another something: messages, plans, records on disk. The other process may be of
-//! another release, so each of them begins with a version, and a reader that does not know the version it finds reports it
-//! by name and changes nothing. This file is the only place that says which versions there are and how they are framed.
+//! The formats that processes exchange: messages, plans, records on disk. The other process may be another release,
+//! so each of them begins with a version, and a reader that does not know the version reports it by name and changes
+//! nothing. This file is the only place that defines the versions and the framing.
 //!
 //! ```text
 //! binary   0xC0 | tag of the format u8 | version u16 LE | body
@@ -8,10 +8,11 @@
 //! text     version=N, then key=value, one a line
 //! ```
 //!
-//! Version 1 of most formats is what was written before there were versions: it has no head, and 0xC0 begins none of it.
+//! Version 1 of most formats is what releases wrote before there were versions: it has no head, and none of it begins
+//! with 0xC0.
 //!
-//! Whoever changes what is written raises the version here, keeps reading the version before (an upgrade must find its
-//! containers), and adds golden bytes for the new one: see [`golden`](super::golden).
+//! A change of what is written needs a higher version here, a reader for the version before (an upgrade must find its
+//! containers), and golden bytes for the new one: see [`golden`](super::golden).
 
 use std::fmt;
 
@@ -22,24 +23,24 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Kind};
 
-/// The first byte of everything binary.
+/// The first byte of every binary format.
 const MARK: u8 = 0xC0;
 
-/// The length of the head of everything binary, in bytes.
+/// The length of the head of every binary format, in bytes.
 pub const HEAD: usize = 4;
 
-/// The version of what a client and a keeper, or a parent and the process it launches, exchange. It is one number, because
-/// a client that has found its keeper to speak it hands plans over without asking again.
+/// The version of what a client and a keeper, or a parent and the process it launches, exchange. It is one number,
+/// because a client that knows its keeper speaks it sends plans without asking again.
 const WIRE: u16 = 2;
 
-/// A format: what it is called in messages, and the version of it that this program writes.
+/// A format: its name in messages, and the version that this program writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
-    /// As in "version 3 of {name}".
+    /// The name, as in "version 3 of {name}".
     pub name: &'static str,
-    /// Tells binary formats apart.
+    /// Distinguishes binary formats.
     tag: u8,
-    /// What this program writes.
+    /// The version that this program writes.
     pub version: u16,
     /// The oldest version that this program reads.
     oldest: u16,
@@ -49,44 +50,45 @@ pub struct Format {
 pub const KEEPER_PROTOCOL: Format = Format::new("the keeper's protocol", b'K', WIRE);
 /// The plan of a process, as the keeper gets it, and the messages between that process and its parent.
 pub const PLAN: Format = Format::new("the plan of a process", b'P', WIRE);
-/// What the keeper has on disk of each container.
+/// The keeper's record of a container on disk.
 pub const KEEPER_RECORD: Format = Format::new("the keeper's record of a container", b'R', 2).reads_from(1);
-/// The state that a keeper leaves to the program that it executes in its place.
+/// The state that a keeper passes to the program it executes in its place.
 pub const KEEPER_SNAPSHOT: Format = Format::new("the keeper's state", b'S', 3).reads_from(2);
 /// How a container ended.
 pub const EXIT: Format = Format::new("the record of a container's end", b'E', 2).reads_from(1);
-/// By which a client finds out which version its keeper speaks, and has it execute its program: the same in all versions.
+/// The messages by which a client asks which version its keeper speaks, and has it execute the client's program: the
+/// same in all versions.
 pub const GREETING: Format = Format::new("the keeper's greeting", b'H', 1);
-/// What became of a pod.
+/// The state of a pod.
 pub const SANDBOX_RECORD: Format = Format::new("the record of a pod", b'p', 2).reads_from(1);
-/// What became of a pod's container.
+/// The state of a pod's container.
 pub const CONTAINER_RECORD: Format = Format::new("the record of a pod's container", b'c', 2).reads_from(1);
-/// What kubelet asked for: of a pod or a container.
+/// kubelet's request for a pod or a container.
 pub const POD_REQUEST: Format = Format::new("the request for a pod or container", b'q', 2).reads_from(1);
 /// An interface that is attached to a network.
 pub const ATTACHMENT: Format = Format::new("the record of an attached interface", b'n', 2).reads_from(1);
 /// The object `coracle` of a container's state.json, whose other keys are runc's.
 pub const STATE: Format = Format::new("the state of a container", b's', 1).reads_from(0);
-/// The directories of a cgroup that is being made.
+/// The directories of a cgroup that is being created.
 pub const CGROUP_NOTE: Format = Format::new("the note of a container's cgroup", b'g', 2).reads_from(1);
 /// The archives of images that were imported.
 pub const ARCHIVES: Format = Format::new("the list of imported archives", b'a', 2).reads_from(1);
 
-/// Why something cannot be read.
+/// Why a message or record cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It has a version that this program does not know.
+    /// Its version is unknown to this program.
     Version {
         /// The format.
         format: Format,
         /// The version.
         found: u16,
     },
-    /// It is not what it should be.
+    /// It is damaged.
     Damaged {
         /// The format.
         format: Format,
-        /// What does not fit.
+        /// What is wrong.
         why: String,
     },
 }
@@ -100,22 +102,22 @@ impl Format {
         Self { oldest, ..self }
     }
 
-    /// Whether this program reads that version.
+    /// Whether this program can read that version.
     pub fn reads(self, version: u16) -> bool {
         (self.oldest..=self.version).contains(&version)
     }
 
-    /// What everything binary of this format begins with.
+    /// The head of this binary format.
     pub fn head(self) -> [u8; HEAD] {
         let [low, high] = self.version.to_le_bytes();
         [MARK, self.tag, low, high]
     }
 
-    /// The version of something binary and its body, whether this program reads that version or not. What has no head is of
-    /// version 1.
+    /// Splits binary data into its version and its body, whether this program can read that version or not. Data
+    /// without a head has version 1.
     ///
     /// # Errors
-    /// `Damaged` when the head is cut off, or is another format's.
+    /// `Damaged` when the head is incomplete, or belongs to another format.
     pub fn split(self, bytes: &[u8]) -> Result<(u16, &[u8]), Unreadable> {
         match *bytes {
             [MARK, tag, low, high, ref body @ ..] if tag == self.tag => {
@@ -150,16 +152,16 @@ impl Format {
         Unreadable::Damaged { format: self, why: why.to_string() }
     }
 
-    /// Writes a body in postcard behind a head.
+    /// Encodes a value: a head and a body in postcard.
     ///
     /// # Errors
-    /// `Damaged` when the body cannot be written.
+    /// `Damaged` when the value cannot be encoded.
     #[cfg(feature = "node")]
     pub fn encode(self, body: &impl Serialize) -> Result<Vec<u8>, Unreadable> {
         postcard::to_extend(body, self.head().to_vec()).map_err(|e| self.damaged(e))
     }
 
-    /// Reads what [`Format::encode`] wrote in this version: all of it, and nothing behind it.
+    /// Decodes what [`Format::encode`] wrote in this version: the whole body, without trailing bytes.
     ///
     /// # Errors
     /// `Version` for any other version, `Damaged`.
@@ -171,7 +173,7 @@ impl Format {
         }
     }
 
-    /// Reads a body in postcard: all of it, and nothing behind it.
+    /// Decodes a body in postcard: all of it, without trailing bytes.
     ///
     /// # Errors
     /// `Damaged`.
@@ -184,10 +186,10 @@ impl Format {
         }
     }
 
-    /// Writes a structure as JSON that begins with the version.
+    /// Encodes a structure as JSON that begins with the version.
     ///
     /// # Errors
-    /// `Damaged` when it is no structure.
+    /// `Damaged` when the value is not a structure.
     pub fn to_json(self, body: &impl Serialize) -> Result<Vec<u8>, Unreadable> {
         #[derive(Serialize)]
         struct Versioned<'a, T> {
@@ -198,7 +200,7 @@ impl Format {
         serde_json::to_vec(&Versioned { version: self.version, body }).map_err(|e| self.damaged(e))
     }
 
-    /// Reads JSON with a version, or without one: then it is of version 1.
+    /// Decodes JSON; without a version it is version 1.
     ///
     /// # Errors
     /// `Version` for a version that this program does not read, `Damaged`.
@@ -207,10 +209,10 @@ impl Format {
         serde_json::from_slice(text).map_err(|e| self.damaged(e))
     }
 
-    /// The version of some JSON, whether this program reads it or not.
+    /// The version of JSON text, whether this program can read it or not.
     ///
     /// # Errors
-    /// `Damaged` when it is no JSON, or its version is no number.
+    /// `Damaged` when it is not JSON, or its version is not a number.
     pub fn json_version(self, text: &[u8]) -> Result<u16, Unreadable> {
         #[derive(serde::Deserialize)]
         struct Head {
@@ -244,12 +246,12 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl Unreadable {
-    /// Whether another release wrote it, so that it must be left as it is.
+    /// Whether another release wrote it, so that it must not be changed.
     pub fn is_of_another_release(&self) -> bool {
         matches!(self, Self::Version { .. })
     }
 
-    /// The error for something that cannot be read: `Unsupported` when another release wrote it, else `Corrupt`.
+    /// Converts to an error: `Unsupported` when another release wrote the data, else `Corrupt`.
     pub fn while_doing(self, doing: impl Into<std::borrow::Cow<'static, str>>) -> Error {
         let kind = if self.is_of_another_release() { Kind::Unsupported } else { Kind::Corrupt };
         let hint = self.hint();

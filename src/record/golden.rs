@@ -1,18 +1,18 @@
-//! Golden bytes: what this release writes stands in the repository, so that nobody changes it without noticing.
+//! Golden bytes: the repository contains what this release writes, so that a change of it fails a test.
 
 use std::path::{Path, PathBuf};
 
 use super::format::Format;
 use crate::linux::private;
 
-/// The variable that has missing files written; those that are there are not overwritten.
+/// The environment variable that makes the test write missing files. It overwrites none.
 const WRITE: &str = "CORACLE_SNAPSHOTS";
 
 fn file(directory: &str, kind: &str, version: u16) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join(format!("{kind}.v{version}.golden"))
 }
 
-/// Compares samples of what is written in this version with the golden ones. Each has a name of one word.
+/// Compares samples in this version with the golden ones. The name of a sample is one word.
 #[track_caller]
 pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&str, Vec<u8>)]) {
     let file = file(directory, kind, format.version);
@@ -46,7 +46,7 @@ pub(crate) fn check(directory: &str, kind: &str, format: Format, samples: &[(&st
     );
 }
 
-/// The samples of a version, as they stand in the repository.
+/// The samples of a version in the repository.
 #[track_caller]
 pub(crate) fn samples(directory: &str, kind: &str, version: u16) -> Vec<(String, Vec<u8>)> {
     let text = std::fs::read_to_string(file(directory, kind, version)).unwrap();
@@ -57,7 +57,7 @@ pub(crate) fn samples(directory: &str, kind: &str, version: u16) -> Vec<(String,
     text.lines().map(sample).collect()
 }
 
-/// What [`slice::escape_ascii`] wrote, read back.
+/// The inverse of [`slice::escape_ascii`].
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
@@ -79,8 +79,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Feeds a reader every beginning of a sample, and the sample with every other version in its head: it must answer each
-/// with an error, and to an unknown version with one that names it.
+/// Calls a reader with every prefix of a sample, and with the sample under every other version: it must return an
+/// error each time, which names an unknown version.
 #[track_caller]
 pub(crate) fn refuses_what_it_does_not_know(
     format: Format,

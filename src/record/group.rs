@@ -1,4 +1,4 @@
-//! The directories of a container's cgroup, before it has a record that says so.
+//! A note of the directories of a container's cgroup, written before the container has a record.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,24 +10,24 @@ use super::format::{CGROUP_NOTE, Unreadable};
 use crate::error::{Doing, Result};
 use crate::linux::private;
 
-/// What is written.
+/// The content of the note.
 #[derive(Serialize, Deserialize)]
-struct Note<P> {
+struct GroupNote<P> {
     paths: P,
 }
 
-/// Notes which directories will be made.
+/// Writes down which directories will be created.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn note_group(layout: &Layout, paths: &BTreeMap<String, PathBuf>) -> Result<()> {
     let file = layout.cgroup();
     let doing = || format!("write {}", file.display());
-    let text = CGROUP_NOTE.to_json(&Note { paths }).map_err(|e| e.while_doing(doing()))?;
+    let text = CGROUP_NOTE.to_json(&GroupNote { paths }).map_err(|e| e.while_doing(doing()))?;
     private::write(&file, text, private::FILE).doing(doing)
 }
 
-/// What was noted; nothing where the note is missing or torn, for then no directory was made yet.
+/// Reads the note. Returns nothing if it is missing or incomplete, because then no directory was created yet.
 ///
 /// # Errors
 /// `Unsupported` when another release wrote it.
@@ -45,7 +45,7 @@ fn decode(text: &[u8]) -> Result<BTreeMap<String, PathBuf>, Unreadable> {
     match CGROUP_NOTE.json_version(text)? {
         // Version 1 was the bare list.
         1 => CGROUP_NOTE.from_json(text),
-        _ => CGROUP_NOTE.from_json::<Note<_>>(text).map(|note| note.paths),
+        _ => CGROUP_NOTE.from_json::<GroupNote<_>>(text).map(|note| note.paths),
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn golden_notes() {
         let paths = BTreeMap::from([(String::new(), PathBuf::from("/sys/fs/cgroup/a"))]);
-        let written = CGROUP_NOTE.to_json(&Note { paths: &paths }).unwrap();
+        let written = CGROUP_NOTE.to_json(&GroupNote { paths: &paths }).unwrap();
         assert_eq!(decode(&written), Ok(paths.clone()));
         golden::check("src/record/golden", "cgroup", CGROUP_NOTE, &[("one", written)]);
         assert_eq!(decode(br#"{"":"/sys/fs/cgroup/a"}"#), Ok(paths), "version 1");

@@ -1,4 +1,4 @@
-//! The only place that joins state paths.
+//! The paths of a container's state; no other module joins them.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ impl Layout {
         &self.directory
     }
 
-    /// What is known of the container.
+    /// The container's record.
     pub fn state(&self) -> PathBuf {
         self.directory.join("state.json")
     }
@@ -33,22 +33,22 @@ impl Layout {
         self.directory.join("config.json")
     }
 
-    /// Where the init waits for its start.
+    /// The socket on which the init waits for `start`.
     pub fn start_socket(&self) -> PathBuf {
         self.directory.join("start.sock")
     }
 
-    /// The directories of its cgroup, noted before they are made.
+    /// The note of its cgroup's directories, written before they are created.
     pub(super) fn cgroup(&self) -> PathBuf {
         self.directory.join("cgroup.json")
     }
 
-    /// How the container ended, when a keeper saw it.
+    /// The exit file, if a keeper saw the container end.
     pub fn exit(&self) -> PathBuf {
         self.directory.join("exit")
     }
 
-    /// Makes the directory, and the root above it.
+    /// Creates the directory, and the root above it.
     ///
     /// # Errors
     /// `Exists` when the id is in use.
@@ -66,7 +66,7 @@ impl Layout {
         }
     }
 
-    /// Removes the directory with all in it; absent is fine.
+    /// Removes the directory and its content; a missing one is no error.
     ///
     /// # Errors
     /// Something in it cannot be removed.
@@ -83,21 +83,22 @@ impl Layout {
         }
     }
 
-    /// Where a new state is written before it takes the old one's place.
+    /// The file a new record is written to before it replaces the old one.
     pub(super) fn temporary_state(&self) -> PathBuf {
         self.directory.join("state.json.new")
     }
 }
 
-/// Closes the directories of all containers below a root: an earlier version made them so that others could enter.
+/// Removes the rights of other users from all containers' directories below a root: an earlier version created them
+/// with such rights.
 ///
 /// # Errors
-/// The root cannot be read, or one is not ours.
+/// The root cannot be read, or a directory is not ours.
 pub fn close_all(root: &Path) -> Result<()> {
     ids(root)?.iter().try_for_each(|id| private::own_dir(Layout::new(root, id).directory()))
 }
 
-/// The ids of all containers below a root, sorted; none when the root is not there.
+/// The ids of all containers below a root, sorted; none if the root does not exist.
 ///
 /// # Errors
 /// The root cannot be read.

@@ -1,4 +1,4 @@
-//! One verb at a time on one container.
+//! The lock of a container: one verb at a time.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::Layout;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 
-/// The pauses between two tries of a lock that another verb has.
+/// The pauses between tries to take a lock that another verb holds.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Holds a container for one verb; let go when dropped, and by the kernel when the process dies.
+/// The lock of a container, held by one verb. Released on drop, and by the kernel when the process dies.
 #[derive(Debug)]
 pub struct Lock {
     directory: OwnedFd,
@@ -22,13 +22,14 @@ pub struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Not left to close(2): a container's process that waits for its start has a copy of the descriptor.
+        // Unlock explicitly: a container's process that waits for its start has a copy of the descriptor, so close(2)
+        // would not unlock.
         let _ = flock(&self.directory, FlockOperation::Unlock);
     }
 }
 
 impl Lock {
-    /// Waits until no other verb works on the container.
+    /// Takes the lock, waiting until no other verb holds it.
     ///
     /// # Errors
     /// `NotFound` when there is no such container, or it was deleted meanwhile.
@@ -44,7 +45,7 @@ impl Lock {
     /// As [`Lock::take`], but waits no longer than `limit`.
     ///
     /// # Errors
-    /// As [`Lock::take`]; `Busy` when another verb works on the container all the time.
+    /// As [`Lock::take`]; `Busy` when another verb still holds the lock after `limit`.
     pub fn take_within(layout: &Layout, limit: Duration) -> Result<Self> {
         let end = Instant::now() + limit;
         Self::take_by(layout, &|directory| {
@@ -72,7 +73,7 @@ impl Lock {
                 other => other.doing(|| format!("open {}", path.display()))?,
             };
             lock(&directory)?;
-            // While we waited, the container may have been deleted, and another made under its name.
+            // While this verb waited, the container may have been deleted, and another created with the same id.
             let (held, there) = (fstat(&directory), stat(path));
             match (held, there) {
                 (Ok(held), Ok(there)) if held.st_ino == there.st_ino && held.st_dev == there.st_dev => {

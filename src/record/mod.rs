@@ -25,4 +25,4 @@ pub use exit::Exit;
 pub use group::{note_group, noted_group};
 pub use layout::{Layout, close_all, ids};
 pub use lock::Lock;
-pub use state::{Config, ContainerState, Extra, OCI_VERSION, PublicState};
+pub use state::{BundleConfig, ContainerState, Extra, OCI_VERSION, PublicState};

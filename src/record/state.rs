@@ -1,4 +1,4 @@
-//! `state.json`: what is known of a container, in runc's format, and its public form for `state` and hooks.
+//! `state.json`: a container's record, in runc's format, and its public form for `state` and hooks.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,34 +16,35 @@ use super::{Exit, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 
-/// A container's record. The keys that runc's `state.json` has are spelled as there; what only we need is in `coracle`.
+/// A container's record. Keys that runc's `state.json` has too are spelled as there; those that only Coracle needs
+/// are in `coracle`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct ContainerState {
     /// The container's id.
     pub id: String,
-    /// Pid of its first process.
+    /// The pid of its first process.
     pub init_process_pid: i32,
-    /// Start time of that process in clock ticks since boot: with the pid, its identity.
+    /// The start time of that process in clock ticks since boot, which together with the pid identifies it.
     pub init_process_start: u64,
-    /// When it was created, RFC 3339, UTC.
+    /// The time of its creation, RFC 3339, UTC.
     pub created: String,
     /// The part of the configuration that other tools read.
     #[serde(default)]
-    pub config: Config,
-    /// cgroup directories: by controller on v1, under the empty name on v2.
+    pub config: BundleConfig,
+    /// The cgroup directories: by controller on v1, under the empty name on v2.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
     /// Namespaces of the first process by their clone flag.
     #[serde(default)]
     pub namespace_paths: BTreeMap<String, PathBuf>,
-    /// What only we need.
+    /// The part that only Coracle needs.
     #[serde(default)]
     pub coracle: Extra,
 }
 
-/// runc's `config` object, as far as others read it.
+/// runc's `config` object, as far as other tools read it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
-pub struct Config {
+pub struct BundleConfig {
     /// The root filesystem.
     #[serde(default)]
     pub rootfs: PathBuf,
@@ -52,10 +53,10 @@ pub struct Config {
     pub labels: Vec<String>,
 }
 
-/// What runc's format has no place for.
+/// Fields that runc's format does not have.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Extra {
-    /// Of this object.
+    /// The version of this object.
     #[serde(default)]
     pub version: u16,
     /// The bundle directory.
@@ -64,10 +65,10 @@ pub struct Extra {
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Hooks that come after the creation.
+    /// Hooks that run after the creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
-    /// Its processes keep the session keyring of whoever starts them (`--no-new-keyring`).
+    /// Its processes keep their caller's session keyring (`--no-new-keyring`).
     #[serde(default)]
     pub no_new_keyring: bool,
     /// The cgroup belongs to a systemd scope.
@@ -75,35 +76,35 @@ pub struct Extra {
     pub systemd_cgroup: bool,
 }
 
-/// What `state` prints and hooks read. SPEC(runtime 1.2 #state)
+/// The state that `state` prints and hooks read. SPEC(runtime 1.2 #state)
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PublicState {
-    /// Version of the specification that this form follows.
+    /// The version of the specification that this form follows.
     #[serde(rename = "ociVersion")]
     pub oci_version: String,
     /// The container's id.
     pub id: String,
-    /// creating, created, running, paused or stopped.
+    /// The status: creating, created, running, paused or stopped.
     pub status: String,
-    /// Pid of its first process; 0 when stopped.
+    /// The pid of its first process; 0 when stopped.
     pub pid: i32,
     /// The bundle directory.
     pub bundle: PathBuf,
     /// The root filesystem.
     pub rootfs: PathBuf,
-    /// When it was created.
+    /// The time of its creation.
     pub created: String,
-    /// Who owns the state.
+    /// The owner of the state.
     pub owner: String,
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// How it ended, when a keeper saw it.
+    /// How it ended, if a keeper saw the end.
     #[serde(flatten, skip_serializing_if = "Option::is_none", serialize_with = "public_exit")]
     pub exit: Option<Exit>,
 }
 
-/// An exit as programs read it in the output of `state` and `list`.
+/// An exit in the form that programs read in the output of `state` and `list`.
 fn public_exit<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -123,14 +124,15 @@ fn public_exit<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Er
     public.serialize(to)
 }
 
-/// The version of the runtime specification that is followed.
+/// The version of the runtime specification that Coracle follows.
 pub const OCI_VERSION: &str = "1.2.1";
 
 impl ContainerState {
     /// Reads a container's record.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `Corrupt` when it cannot be understood, `Unsupported` when another release wrote it.
+    /// `NotFound` when there is none, `Corrupt` when it cannot be parsed, `Unsupported` when another release wrote
+    /// it.
     pub fn load(layout: &Layout) -> Result<Self> {
         let path = layout.state();
         let read = || -> std::io::Result<(u32, Vec<u8>)> {
@@ -143,13 +145,11 @@ impl ContainerState {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent(layout)),
             other => other.doing(|| format!("read {}", path.display()))?,
         };
-        // There are hooks in it, which are executed as us.
+        // The record contains hooks, which are executed as this user.
         let us = rustix::process::geteuid().as_raw();
         if owner != us {
             let what = format!("{} belongs to user {owner}, not to {us}", path.display());
-            return Err(
-                Error::new(Kind::Denied, what).hint("another user has put it there: use another --root")
-            );
+            return Err(Error::new(Kind::Denied, what).hint("another user created it: use another --root"));
         }
         let doing = || format!("read {}", path.display());
         STATE.check(Self::version(&text)).map_err(|e| e.while_doing(doing()))?;
@@ -161,7 +161,7 @@ impl ContainerState {
         })
     }
 
-    /// The version of a record; 0 where there is none, as in runc's.
+    /// The version of a record; 0 if it has none, as in runc's.
     fn version(text: &[u8]) -> u16 {
         #[derive(Deserialize)]
         struct Whole {
@@ -174,7 +174,7 @@ impl ContainerState {
         serde_json::from_slice::<Whole>(text).map_or(0, |whole| whole.coracle.version)
     }
 
-    /// Replaces a container's record whole. It lives on a tmpfs, so nothing is synced.
+    /// Replaces a container's record atomically. It is on a tmpfs, so it is not synced.
     ///
     /// # Errors
     /// The file cannot be written.

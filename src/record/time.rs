@@ -1,5 +1,5 @@
-//! Points in time as records have them: nanoseconds since 1970, and RFC 3339 for people. The keeper stamps every batch of
-//! lines with one, so this allocates no more than the text.
+//! Time stamps of records: nanoseconds since 1970, and RFC 3339 for people. The keeper stamps every batch of lines,
+//! so formatting allocates only the text.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -9,8 +9,8 @@ pub fn now_ns() -> i64 {
     tv_sec.saturating_mul(1_000_000_000).saturating_add(tv_nsec)
 }
 
-/// A time in UTC with nine digits of a second. The date comes from days by the rule of the Gregorian calendar with years
-/// that begin in March: a leap day is then the last of its year.
+/// Formats a time in UTC with nine digits of a second. The date is computed from days by the rule of the Gregorian
+/// calendar, with years that begin in March: a leap day then is the last of its year.
 pub fn rfc3339(ns: i64) -> String {
     let (days, of_day) = (ns.div_euclid(86_400_000_000_000), ns.rem_euclid(86_400_000_000_000));
     let (second, nano) = (of_day / 1_000_000_000, of_day % 1_000_000_000);

@@ -1,4 +1,4 @@
-//! What a container has where nobody asks for anything else: the one table, for `launch`, `spec` and pods.
+//! The defaults of a container: one table, for `launch`, `spec` and pods.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,13 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Mount};
 
 use super::mounts::mount;
 
-/// PATH of images that name none.
+/// The PATH of containers whose image sets none.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// /dev/shm of a container that asks for no other size, in bytes: docker's and containerd's 64 MiB.
+/// The default size of /dev/shm in bytes: docker's and containerd's 64 MiB.
 pub const SHM_SIZE: i64 = 64 << 20;
 
-/// What docker and containerd grant.
+/// The default capabilities, the same as docker's and containerd's.
 pub const CAPABILITIES: [Capability; 14] = [
     Capability::Chown,
     Capability::DacOverride,
@@ -30,7 +30,7 @@ pub const CAPABILITIES: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
-/// Paths that show or reach the host.
+/// Paths that show or affect the host, and are masked.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -46,7 +46,7 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 
-/// Paths that change the host when they are written to.
+/// Paths through which writes would change the host, and which are read-only.
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The namespaces of a container that shares none.
@@ -59,17 +59,17 @@ pub const NAMESPACES: [LinuxNamespaceType; 6] = [
     LinuxNamespaceType::Network,
 ];
 
-/// Paths that are hidden from a container that is not privileged.
+/// The paths masked in a container that is not privileged.
 pub fn masked_paths() -> Vec<PathBuf> {
     MASKED_PATHS.map(PathBuf::from).into()
 }
 
-/// Paths that a container that is not privileged cannot write to.
+/// The paths that are read-only in a container that is not privileged.
 pub fn readonly_paths() -> Vec<PathBuf> {
     READONLY_PATHS.map(PathBuf::from).into()
 }
 
-/// The kernel's filesystems, as docker and containerd mount them. `writable` is whether the container may write to /sys.
+/// The kernel's filesystems, mounted as docker and containerd do. `writable` makes /sys writable for the container.
 pub(super) fn mounts(shm_size: i64, bind_sys: bool, writable: bool) -> Vec<Mount> {
     let access = if writable { "rw" } else { "ro" };
     let shm_size = format!("size={shm_size}");

@@ -1,4 +1,4 @@
-//! Device nodes of the host for a container.
+//! Finds the host's device nodes that a container gets.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,11 @@ use rustix::fs::{FileType, stat};
 use super::request::{ContainerRequest, DeviceRequest};
 use crate::error::{Doing, Error, Result};
 
-/// The nodes that a request asks for, with what may be done with them. A privileged container gets all of the host's; where
-/// it asks for another at the same path, it gets that one.
+/// The nodes that a request asks for, with their access. A privileged container gets all of the host's nodes; one it
+/// requests explicitly takes precedence at its path.
 ///
 /// # Errors
-/// A device cannot be found, or is none.
+/// A device does not exist, or is another kind of file.
 pub fn resolve(request: &ContainerRequest) -> Result<Vec<(LinuxDevice, String)>> {
     let mut all = if request.privileged { all_of_host()? } else { Vec::new() };
     for DeviceRequest { host, inside, access } in &request.devices {
@@ -42,13 +42,13 @@ fn node(host: &Path, inside: PathBuf) -> Result<LinuxDevice> {
     Ok(device)
 }
 
-/// The node at a path of the host, to be at `inside`; or all below a directory.
+/// The node at a host path, to appear at `inside`; or all nodes below a directory.
 ///
 /// # Errors
-/// `Invalid` for what is neither; it cannot be found.
+/// `Invalid` for another kind of file; the path does not exist.
 pub fn below(host: &Path, inside: &Path) -> Result<Vec<LinuxDevice>> {
     let doing = || format!("find the device {}", host.display());
-    // A link is as good as what it leads to, and keeps its name inside.
+    // A symbolic link is followed, and its name is kept inside.
     let found = std::fs::canonicalize(host).doing(doing)?;
     if !found.is_dir() {
         return Ok(vec![node(&found, inside.to_owned())?]);
@@ -69,7 +69,7 @@ pub fn below(host: &Path, inside: &Path) -> Result<Vec<LinuxDevice>> {
     Ok(all)
 }
 
-/// Every node of the host's /dev but links, terminals and what each container has of its own.
+/// All nodes of the host's /dev except symbolic links, terminals and the nodes each container has of its own.
 ///
 /// # Errors
 /// /dev cannot be read.

@@ -1,4 +1,4 @@
-//! Volumes that an image asks for.
+//! The volumes that an image declares.
 
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
@@ -12,20 +12,20 @@ use super::user::open_beneath;
 use crate::error::{Doing, Result};
 use crate::linux::private;
 
-/// Where the kernel shows itself: what an image wants to keep there, the kernel has or refuses.
+/// Filesystems of the kernel: an image cannot have volumes there.
 const OF_THE_KERNEL: [&str; 4] = ["/proc", "/sys", "/dev/pts", "/dev/mqueue"];
 
-/// What every container has of its own, and what is no place for a volume; directories inside may be one.
+/// Paths that each container has of its own, and that cannot be a volume; directories inside them can.
 const OWN: [&str; 3] = ["/", "/dev", "/dev/shm"];
 
-/// Mounts for the image's volumes that nothing of the user's covers (`is_covered`). Where the image has the directory, the
-/// writable layer serves as well as a volume would; under a read-only root it is copied to memory. Where it has none, an
-/// empty one below `directory` is bound.
+/// Mounts for the image's volumes that no mount of the user covers (`is_covered`). If the image has the directory,
+/// the writable layer serves as well as a volume would; under a read-only root the directory is copied to memory. If
+/// the image does not have it, an empty directory below `directory` is bind-mounted.
 ///
-/// An image cannot hide /proc, /sys or /dev, nor what is mounted there: a volume at such a path, or at one that leads
-/// there by symbolic links, is left out, and so is one that is no directory in the image. (docker hands these on to runc,
-/// which refuses to start the container; podman leaves out some.) A path that is not absolute counts from the root, as
-/// containerd has it.
+/// An image cannot cover /proc, /sys or /dev, nor mounts below them: a volume at such a path, or at one that leads
+/// there by symbolic links, is ignored, and so is one that is not a directory in the image. (docker passes these to
+/// runc, which refuses to start the container; podman ignores some.) A relative path starts from the root, as in
+/// containerd.
 ///
 /// # Errors
 /// A directory cannot be made.
@@ -38,7 +38,7 @@ pub fn of_image(
 ) -> Result<Vec<Mount>> {
     let mut targets: Vec<PathBuf> =
         image.volumes().iter().flatten().map(|target| clean(Path::new(target))).collect();
-    // A directory stands before those inside it, so that none hides another; twice the same is one.
+    // A directory is mounted before those inside it, so that none covers another; a path listed twice counts once.
     targets.sort();
     targets.dedup();
     let mut mounts = Vec::new();
@@ -86,17 +86,17 @@ fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-/// What the image has at the path of a volume.
+/// The file that the image has at the path of a volume.
 enum Found {
-    /// A directory, which is at this path once symbolic links are followed.
+    /// A directory; this is its path after following symbolic links.
     Directory(PathBuf),
-    /// Nothing; this is the path at which it would be made.
+    /// Nothing; this is the path at which it would be created.
     Nothing(PathBuf),
-    /// Something that neither is a directory nor can hold one.
+    /// A file that is not a directory, or a path below one.
     Other,
 }
 
-/// How many links that lead nowhere are followed, one to the next.
+/// How many dangling symbolic links in a row are followed.
 const LINKS: usize = 40;
 
 fn in_image(root: &Path, target: &Path) -> Found {
@@ -114,8 +114,8 @@ fn in_image(root: &Path, target: &Path) -> Found {
     Found::Other
 }
 
-/// The nearest directory on the way to `target` that the image has, links followed, and what of `target` is left from
-/// there. `None` when something else is in the way.
+/// The deepest directory on the way to `target` that exists in the image, following symbolic links, and the rest of
+/// `target`. `None` when another kind of file is in the way.
 fn nearest(root: &Path, target: &Path) -> Option<(PathBuf, PathBuf)> {
     for ancestor in target.ancestors() {
         let file = match open_beneath(root, ancestor) {
@@ -125,7 +125,7 @@ fn nearest(root: &Path, target: &Path) -> Option<(PathBuf, PathBuf)> {
         };
         let stat = rustix::fs::fstat(&file).ok()?;
         let real = |path: &Path| std::fs::read_link(path).ok();
-        // Both as the kernel names them; the image's root may be mounted nowhere.
+        // Compare both as the kernel names them; the image's root may be a detached mount.
         let (base, path) = (real(root)?, real(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?);
         let there = clean(path.strip_prefix(&base).unwrap_or(&path));
         let rest = target.strip_prefix(ancestor).ok()?.to_owned();
@@ -134,7 +134,7 @@ fn nearest(root: &Path, target: &Path) -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// Why a volume at `target` is left out, if it is.
+/// The reason to ignore a volume at `target`, if there is one.
 fn refusal(target: &Path, found: &Found) -> Option<&'static str> {
     let is_kept = |path: &Path| {
         OF_THE_KERNEL.iter().any(|kept| path.starts_with(kept))

@@ -39,7 +39,7 @@ use crate::error::Result;
 use request::ContainerRequest;
 use user::ResolvedUser;
 
-/// What a request refers to, found in the image and made or decided on this host.
+/// Everything a request refers to, looked up in the image, created or decided on this host.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved {
     /// The mounted root filesystem.
@@ -54,13 +54,13 @@ pub struct Resolved {
     pub namespaces: Vec<LinuxNamespace>,
     /// `linux.cgroupsPath`
     pub cgroup: Option<PathBuf>,
-    /// Files of the host that the container gets, as /etc/hosts.
+    /// Host files mounted into the container, such as /etc/hosts.
     pub files: Vec<Mount>,
-    /// Where each of the request's mounts comes from, in their order.
+    /// The sources of the request's mounts, in their order.
     pub sources: Vec<PathBuf>,
     /// Mounts for the volumes of the image; see [`image_volumes`].
     pub image_volumes: Vec<Mount>,
-    /// Device nodes with what may be done with them; see [`devices::resolve`].
+    /// Device nodes with their access; see [`devices::resolve`].
     pub devices: Vec<(LinuxDevice, String)>,
     /// The seccomp profile; see [`security::seccomp`].
     pub seccomp: Option<LinuxSeccomp>,
@@ -70,10 +70,10 @@ pub struct Resolved {
     pub selinux_label: Option<String>,
 }
 
-/// The runtime configuration of a container.
+/// Builds the runtime configuration of a container.
 ///
 /// # Errors
-/// `Invalid` when there is no command or what is asked for contradicts itself; `Bug` when not every mount has its source.
+/// `Invalid` when there is no command or the request contradicts itself; `Bug` when a mount has no source.
 pub fn build(request: &ContainerRequest, resolved: &Resolved) -> Result<Spec> {
     let mut root = Root::default();
     root.set_path(resolved.root.clone()).set_readonly(Some(request.read_only_root));
@@ -115,7 +115,7 @@ fn linux(request: &ContainerRequest, resolved: &Resolved) -> Linux {
     linux
 }
 
-/// The limits, and rules for devices: none but those listed, or every one for a privileged container.
+/// The limits, and the rules for devices: only the listed ones are allowed, or all for a privileged container.
 fn resources(request: &ContainerRequest, resolved: &Resolved) -> LinuxResources {
     let mut all = LinuxDeviceCgroup::default();
     all.set_allow(request.privileged).set_access(Some("rwm".to_owned()));
@@ -129,7 +129,7 @@ fn resources(request: &ContainerRequest, resolved: &Resolved) -> LinuxResources 
     resources
 }
 
-/// A namespace to be made, or to be joined at a path.
+/// A namespace to create, or to join at a path.
 pub fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();
     namespace.set_typ(kind).set_path(path);

@@ -1,4 +1,4 @@
-//! The mounts of a container: the defaults, the files that it is given, and what it asks for.
+//! The mounts of a container: the defaults, the runtime's files, and the requested ones.
 
 use std::path::{Path, PathBuf};
 
@@ -25,11 +25,11 @@ pub fn mount(
     mount
 }
 
-/// All mounts in order: the defaults, `files`, what is asked for with its `sources`. What comes later takes the place of
-/// what comes before it at the same destination.
+/// All mounts in order: the defaults, `files`, the requested ones with their `sources`. A later mount replaces an
+/// earlier one at the same destination.
 ///
 /// # Errors
-/// `Bug` when not every mount that is asked for has its source.
+/// `Bug` when a requested mount has no source.
 pub(super) fn all(request: &ContainerRequest, files: &[Mount], sources: &[PathBuf]) -> Result<Vec<Mount>> {
     if sources.len() != request.mounts.len() {
         let (found, asked) = (sources.len(), request.mounts.len());
@@ -44,13 +44,13 @@ pub(super) fn all(request: &ContainerRequest, files: &[Mount], sources: &[PathBu
     Ok(mounts)
 }
 
-/// Whether the request mounts something at this path.
+/// Whether the request has a mount at this path.
 pub fn is_covered(request: &ContainerRequest, path: &Path) -> bool {
     request.mounts.iter().any(|mount| mount.destination == path)
 }
 
 impl MountRequest {
-    /// The mount of the runtime specification, for the source that was found on the host.
+    /// Converts to a mount of the runtime specification, with the source found on the host.
     fn resolve(&self, source: &Path) -> Mount {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         let kind = match self.source {
@@ -65,7 +65,7 @@ impl MountRequest {
     }
 }
 
-/// The propagation of the root that the mounts need.
+/// The root propagation that the mounts need.
 pub(super) fn root_propagation(request: &ContainerRequest) -> Option<String> {
     let most = request.mounts.iter().filter_map(|mount| mount.root_propagation).max()?;
     let option = match most {

@@ -22,7 +22,7 @@ pub(super) fn process(request: &ContainerRequest, resolved: &Resolved) -> Result
         .set_terminal(Some(asked.terminal))
         .set_user(ids)
         .set_args(Some(arguments(asked, &resolved.image)?))
-        // A runtime configuration is UTF-8: other values cannot stand in it.
+        // A runtime configuration is UTF-8, so other values cannot be passed.
         .set_env(Some(env.into_iter().filter_map(|entry| String::from_utf8(entry).ok()).collect()))
         .set_cwd(working_dir(asked, &resolved.image)?)
         .set_capabilities(Some(security::capability_sets(request, user.uid == 0)))
@@ -34,11 +34,11 @@ pub(super) fn process(request: &ContainerRequest, resolved: &Resolved) -> Result
     Ok(process)
 }
 
-/// The program and its arguments: an entrypoint replaces the image's and drops the image's command, arguments replace the
-/// image's command.
+/// The program and its arguments: a requested entrypoint replaces the image's and drops the image's command;
+/// requested arguments replace the image's command.
 ///
 /// # Errors
-/// `Invalid` when nothing is left to run, or an argument has a NUL.
+/// `Invalid` when there is nothing to run, or an argument contains a NUL byte.
 fn arguments(request: &ProcessRequest, image: &ImageConfig) -> Result<Vec<String>> {
     let of_image = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let mut all = request.entrypoint.clone().unwrap_or_else(|| of_image(image.entrypoint()));
@@ -57,7 +57,8 @@ fn arguments(request: &ProcessRequest, image: &ImageConfig) -> Result<Vec<String
     }
 }
 
-/// The environment as `NAME=VALUE`: the defaults, then the image's, then the request's; the last of a name counts.
+/// The environment as `NAME=VALUE`: the defaults, then the image's, then the request's; of equal names the last one
+/// counts.
 fn environment(
     request: &ProcessRequest,
     image: &ImageConfig,
@@ -169,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is in an environment, each name comes once, and its last value with it.
+        /// Each name appears once in the result, with its last value.
         #[test]
         fn an_environment_has_each_name_once(envs in proptest::collection::vec(("[A-C]", "[a-z=]{0,3}"), 0..8)) {
             let all = env(envs.iter().map(|(name, value)| variable(name, value.as_bytes())).collect(), &[]);

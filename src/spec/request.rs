@@ -1,7 +1,7 @@
-//! A container as it is asked for, whoever asks: flags of `launch` and messages of the CRI both become this.
+//! The request for a container: the flags of `launch` and the messages of the CRI are both converted to it.
 //!
-//! A request is data. It names files, users, devices and profiles, but nothing of that has been looked up; see
-//! [`Resolved`](super::Resolved) for what the host and the image have to say.
+//! A request is data. It names files, users, devices and profiles, but none of them has been looked up;
+//! [`Resolved`](super::Resolved) has what was found in the image and on the host.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,18 +9,19 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Capability, LinuxIdMapping, LinuxResources, PosixRlimit};
 use serde::{Deserialize, Serialize};
 
-/// A container that is asked for. What is left at its default comes from the image or from [`super::defaults`].
+/// A request for a container. Fields left at their default take their value from the image or from
+/// [`super::defaults`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ContainerRequest {
-    /// The program, its arguments and its surroundings.
+    /// The program, its arguments and environment.
     pub process: ProcessRequest,
     /// The user and main group of the process.
     pub user: UserRequest,
     /// The other groups of the process.
     pub groups: GroupsRequest,
-    /// The host name to set in a UTS namespace of the container's own; none leaves the name that the namespace has.
+    /// The host name to set in a UTS namespace of the container's own; none keeps the namespace's name.
     pub hostname: Option<String>,
-    /// Whether the container may do all that the host's root may.
+    /// Whether the container is privileged: it has all rights of the host's root.
     pub privileged: bool,
     /// Whether the root filesystem is read-only.
     pub read_only_root: bool,
@@ -28,35 +29,35 @@ pub struct ContainerRequest {
     pub mounts: Vec<MountRequest>,
     /// Size of the container's own /dev/shm in bytes.
     pub shm_size: Option<i64>,
-    /// Whether the host's /sys is bound in place of a new sysfs. A new one shows the network namespace, and can be
-    /// mounted only by who owns that.
+    /// Whether the host's /sys is bind-mounted instead of a new sysfs. A new one shows the network namespace, and
+    /// only the owner of that namespace can mount it.
     pub bind_sys: bool,
     /// Devices of the host.
     pub devices: Vec<DeviceRequest>,
     /// Names of CDI devices, `vendor/class=name`, each once.
     pub cdi_devices: Vec<String>,
-    /// The namespaces that it lives in.
+    /// The scopes of its namespaces.
     pub namespaces: NamespaceScopes,
-    /// What its process may do.
+    /// The capabilities of its process.
     pub capabilities: Capabilities,
-    /// seccomp(2)
+    /// The seccomp(2) profile.
     pub seccomp: Profile,
-    /// apparmor(7)
+    /// The apparmor(7) profile.
     pub apparmor: Profile,
     /// The SELinux label of its process.
     pub selinux_label: Option<String>,
-    /// Paths that are hidden from it.
+    /// Paths to mask.
     pub masked_paths: Vec<PathBuf>,
-    /// Paths that it cannot write to.
+    /// Paths to make read-only.
     pub readonly_paths: Vec<PathBuf>,
-    /// Limits of its cgroup. Rules for devices are not among them: they follow from the devices.
+    /// The limits of its cgroup, without rules for devices: those follow from the devices.
     pub resources: LinuxResources,
-    /// The cgroup above its own.
+    /// The parent of its cgroup.
     pub cgroup_parent: Option<PathBuf>,
-    /// Kernel parameters of its own namespaces.
+    /// Sysctls of its own namespaces.
     pub sysctls: BTreeMap<String, String>,
-    /// Annotations of the runtime configuration. An image's labels are never among them: annotations steer runtimes and
-    /// hooks (CVE-2026-53488).
+    /// Annotations of the runtime configuration. They never include an image's labels, because annotations control
+    /// runtimes and hooks (CVE-2026-53488).
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -65,23 +66,23 @@ pub struct ContainerRequest {
 pub struct ProcessRequest {
     /// Replaces the image's entrypoint and drops its command.
     pub entrypoint: Option<Vec<String>>,
-    /// Replaces the image's command when it is not empty.
+    /// Replaces the image's command unless empty.
     pub args: Vec<String>,
     /// Environment variables, in order; the last of a name counts.
     pub env: Vec<Variable>,
-    /// The working directory; the image's when none.
+    /// The working directory; none means the image's.
     pub working_dir: Option<PathBuf>,
     /// Whether it has a terminal.
     pub terminal: bool,
-    /// Whether it can gain nothing by execve(2).
+    /// Whether execve(2) cannot grant privileges (no_new_privs).
     pub no_new_privileges: bool,
-    /// setrlimit(2)
+    /// Resource limits, setrlimit(2).
     pub rlimits: Vec<PosixRlimit>,
-    /// proc_pid_oom_score_adj(5); that of the runtime is inherited when none.
+    /// The OOM score adjustment, proc_pid_oom_score_adj(5); none inherits the runtime's.
     pub oom_score_adj: Option<i32>,
 }
 
-/// An environment variable. Values need not be UTF-8.
+/// An environment variable. The value need not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variable {
     /// Its name, without `=`.
@@ -90,66 +91,66 @@ pub struct Variable {
     pub value: Vec<u8>,
 }
 
-/// A user or group, by number or by the name that it has in the image.
+/// A user or group, by number or by its name in the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Principal {
     /// By number.
     Id(u32),
-    /// By name, which is looked up in the image's /etc/passwd or /etc/group.
+    /// By name, to be looked up in the image's /etc/passwd or /etc/group.
     Name(String),
 }
 
-/// Who a process runs as.
+/// The user of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum UserRequest {
-    /// The user, and perhaps the group, that the image names; else root.
+    /// The user and group that the image names; else root.
     #[default]
     Image,
     /// This user.
     Named {
         /// The user.
         user: Principal,
-        /// The main group; that of the image's /etc/passwd when none, else 0.
+        /// The main group; none means the one in the image's /etc/passwd, else 0.
         group: Option<Principal>,
     },
 }
 
-/// The groups of a process beside its main one.
+/// The supplementary groups of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GroupsRequest {
-    /// Whether the groups that the image's /etc/group gives the user are among them.
+    /// Whether they include the user's groups in the image's /etc/group.
     pub from_image: GroupsFromImage,
-    /// Groups that are added.
+    /// Additional groups.
     pub added: Vec<Principal>,
 }
 
-/// When a user gets the groups of the image's /etc/group.
+/// When a user gets its groups in the image's /etc/group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum GroupsFromImage {
-    /// Always, as containerd has it.
+    /// Always, as in containerd.
     Always,
-    /// Unless a main group is named with the user, as docker has it.
+    /// Unless the request names a main group, as in docker.
     #[default]
     UnlessGroupIsNamed,
     /// Never: the CRI's strict policy.
     Never,
 }
 
-/// What is mounted into a container.
+/// A mount of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// What is mounted.
+    /// The source.
     pub source: MountSource,
-    /// Where, inside.
+    /// The mount point inside.
     pub destination: PathBuf,
     /// Options of the runtime specification.
     pub options: Vec<String>,
-    /// What the propagation of the container's root has to be for that of the mount to work: in a private root a mount gets
-    /// nothing that it could pass on.
+    /// The propagation that the container's root must have for the mount's propagation to work: a mount in a private
+    /// root receives no events that it could propagate.
     pub root_propagation: Option<Propagation>,
-    /// Owners are shown through these; empty for none.
+    /// Id map for owners; empty for none.
     pub uids: Vec<LinuxIdMapping>,
-    /// Groups are shown through these; as many as `uids`.
+    /// Id map for groups; as long as `uids`.
     pub gids: Vec<LinuxIdMapping>,
 }
 
@@ -158,7 +159,7 @@ pub struct MountRequest {
 pub enum MountSource {
     /// A file or directory of the host.
     Host(PathBuf),
-    /// An image of the store, or a path in one.
+    /// An image of the store, or a directory in one.
     Image {
         /// A name, digest or id.
         image: String,
@@ -169,27 +170,27 @@ pub enum MountSource {
     Tmpfs,
 }
 
-/// mount_namespaces(7)
+/// The propagation of a mount, mount_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Propagation {
-    /// The host's later mounts come in.
+    /// Later mounts of the host propagate into the container.
     Slave,
-    /// And the container's go out.
+    /// Mounts of the container propagate to the host too.
     Shared,
 }
 
 /// A device node of the host, or a directory of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRequest {
-    /// Where it is on the host.
+    /// The path on the host.
     pub host: PathBuf,
-    /// Where it shall be inside.
+    /// The path inside.
     pub inside: PathBuf,
-    /// Some of `rwm`: read, write, mknod.
+    /// The access: some of `rwm` (read, write, mknod).
     pub access: String,
 }
 
-/// The namespaces whose scope can be chosen.
+/// The scopes of the namespaces that can be chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NamespaceScopes {
     /// The network namespace.
@@ -198,7 +199,7 @@ pub struct NamespaceScopes {
     pub pid: Scope,
     /// The IPC namespace.
     pub ipc: Scope,
-    /// The user namespace; the host's when none.
+    /// The user namespace; none means the host's.
     pub user: Option<UserNamespace>,
 }
 
@@ -208,7 +209,7 @@ impl Default for NamespaceScopes {
     }
 }
 
-/// Whose namespace it is.
+/// The scope of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     /// The container's own.
@@ -217,11 +218,11 @@ pub enum Scope {
     Pod,
     /// The host's.
     Host,
-    /// That of another container of the pod, by id.
+    /// The namespace of another container of the pod, by id.
     Target(String),
 }
 
-/// The ids of a user namespace. Both lists have exactly one range, which begins at 0 inside.
+/// The id maps of a user namespace. Both lists have exactly one range, which begins at 0 inside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UserNamespace {
     /// User ids.
@@ -230,29 +231,29 @@ pub struct UserNamespace {
     pub gids: Vec<LinuxIdMapping>,
 }
 
-/// What is added to and taken from the default capabilities. The named ones count after `all`.
+/// Changes to the default capabilities. Named ones are applied after `all`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Whether every capability is added.
     pub add_all: bool,
     /// Whether every capability is dropped.
     pub drop_all: bool,
-    /// Added.
+    /// Capabilities to add.
     pub add: Vec<Capability>,
-    /// Dropped, from all sets.
+    /// Capabilities to drop from all sets.
     pub drop: Vec<Capability>,
-    /// Added, and kept by a program that is not root's.
+    /// Capabilities to add as ambient ones, which a process that is not root keeps.
     pub ambient: Vec<Capability>,
 }
 
 /// A profile of seccomp or AppArmor.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Profile {
-    /// None.
+    /// No profile.
     #[default]
     Unconfined,
-    /// The runtime's own.
+    /// The runtime's default profile.
     RuntimeDefault,
-    /// One of the host's: for seccomp the path of a file, for AppArmor the name of a loaded profile.
+    /// A profile of the host: for seccomp the path of a file, for AppArmor the name of a loaded profile.
     Localhost(String),
 }

@@ -1,4 +1,4 @@
-//! What a process may do: capabilities and system calls.
+//! Capabilities and seccomp profiles of a process.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::request::{Capabilities, ContainerRequest, Profile};
 use crate::error::{Doing, Error, Result};
 use crate::linux::private;
 
-/// The most that a seccomp profile has, in bytes.
+/// The greatest size of a seccomp profile, in bytes.
 const MAX_PROFILE: u64 = 4 << 20;
 
-/// A capability by name, with or without CAP_.
+/// Parses the name of a capability, with or without CAP_.
 ///
 /// # Errors
 /// `Invalid` for an unknown name.
@@ -27,10 +27,10 @@ pub fn capability(name: &str) -> Result<Capability> {
 }
 
 impl Capabilities {
-    /// Reads lists of names, in which `ALL` is every one.
+    /// Parses lists of names, in which `ALL` means every capability.
     ///
     /// # Errors
-    /// `Invalid` for an unknown name, and for `ALL` among the ambient ones.
+    /// `Invalid` for an unknown name, and for an ambient `ALL`.
     pub fn parse(add: &[String], drop: &[String], ambient: &[String]) -> Result<Self> {
         let is_all = |name: &String| name.eq_ignore_ascii_case("all");
         let named = |list: &[String]| -> Result<Vec<_>> {
@@ -54,7 +54,7 @@ fn every() -> HashSet<Capability> {
     caps::all().into_iter().filter_map(|known| capability(&known.to_string()).ok()).collect()
 }
 
-/// The capabilities that a container is granted: its bounding set.
+/// The capabilities that a container gets: its bounding set.
 pub fn granted(request: &ContainerRequest) -> HashSet<Capability> {
     let Capabilities { add_all, drop_all, add, drop, ambient } = &request.capabilities;
     let known = every();
@@ -67,9 +67,9 @@ pub fn granted(request: &ContainerRequest) -> HashSet<Capability> {
     all
 }
 
-/// The five sets. A program that is not root's keeps only the ambient capabilities through execve(2), so the others are not
-/// in its sets in the first place. The inheritable ones are the ambient ones: others would let a program with file
-/// capabilities have what its user was not given (CVE-2022-24769).
+/// The five capability sets. A process that is not root keeps only the ambient capabilities through execve(2), so the
+/// others are not put in its sets. The inheritable set equals the ambient one: other inheritable capabilities would
+/// let a program with file capabilities gain what its user does not have (CVE-2022-24769).
 pub(super) fn capability_sets(request: &ContainerRequest, is_root: bool) -> LinuxCapabilities {
     let granted = granted(request);
     let ambient: HashSet<Capability> =
@@ -84,11 +84,11 @@ pub(super) fn capability_sets(request: &ContainerRequest, is_root: bool) -> Linu
     sets
 }
 
-/// The seccomp profile that a container asks for: the default one for its capabilities, one that is read from a file, or
-/// none. A privileged container has none, whatever it asks for.
+/// The seccomp profile of a container: the default for its capabilities, one from a file, or none. A privileged
+/// container never has one.
 ///
 /// # Errors
-/// The file cannot be read, or is no profile.
+/// The file cannot be read or parsed.
 pub fn seccomp(request: &ContainerRequest) -> Result<Option<LinuxSeccomp>> {
     match &request.seccomp {
         _ if request.privileged => Ok(None),
@@ -98,11 +98,11 @@ pub fn seccomp(request: &ContainerRequest) -> Result<Option<LinuxSeccomp>> {
     }
 }
 
-/// Reads a profile in the form of the runtime specification, or in docker's as far as the two are the same.
+/// Parses a profile in the form of the runtime specification, or in docker's as far as both are the same.
 fn read_profile(path: &str) -> Result<LinuxSeccomp> {
     let text = private::read_named(Path::new(path), MAX_PROFILE)
         .doing(|| format!("read the seccomp profile {path}"))?;
-    serde_json::from_slice(&text).doing(|| format!("understand the seccomp profile {path}"))
+    serde_json::from_slice(&text).doing(|| format!("parse the seccomp profile {path}"))
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
     }
 
     proptest! {
-        /// No capability that is dropped is in any set, and ambient ones are in all.
+        /// No dropped capability is in any set, and ambient ones are in all.
         #[test]
         fn dropped_capabilities_are_gone(
             add in proptest::sample::subsequence(vec!["CHOWN", "KILL", "NET_RAW", "ALL"], 0..4),

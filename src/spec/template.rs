@@ -1,4 +1,4 @@
-//! What `coracle spec` writes: a configuration to start from.
+//! The configuration that `coracle spec` writes as a starting point.
 
 use oci_spec::runtime::{
     Capability, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, PosixRlimitBuilder,
@@ -10,15 +10,15 @@ use super::user::ResolvedUser;
 use super::{Resolved, build, defaults, namespace};
 use crate::error::{Error, Result};
 
-/// A shell in a read-only `rootfs` with few rights, as runc's `spec` has it; all else is as [`defaults`] say.
+/// A shell in a read-only `rootfs` with few rights, as runc's `spec`; everything else as in [`defaults`].
 ///
 /// # Errors
-/// None that can be met: the request is complete.
+/// None in practice, because the request is complete.
 pub fn spec() -> Result<Spec> {
     build(&shell(false)?, &found(&defaults::NAMESPACES))
 }
 
-/// The same for a user without privileges: one id is mapped, and there are no network namespace, limits and group for
+/// The same for a user without privileges: it maps one id, and has no network namespace, limits or group for
 /// terminals, which only root can have.
 ///
 /// # Errors
@@ -79,7 +79,7 @@ fn found(namespaces: &[LinuxNamespaceType]) -> Resolved {
     }
 }
 
-/// A mapping of root to this id.
+/// Maps root to this id.
 fn only(id: u32) -> Result<LinuxIdMapping> {
     let mapping = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(id).size(1_u32).build();
     mapping.map_err(|e| Error::invalid("map an id").because(e))

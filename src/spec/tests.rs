@@ -1,4 +1,4 @@
-//! What a request and what was found for it come to.
+//! Tests of the configuration built from a request.
 
 use std::path::Path;
 

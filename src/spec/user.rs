@@ -1,7 +1,8 @@
-//! Who a container runs as, looked up in the image's own /etc/passwd and /etc/group.
+//! Looks up the user of a container in the image's own /etc/passwd and /etc/group.
 //!
-//! The image's files are not to be trusted: they are opened beneath the root (a link to the host's leads nowhere),
-//! have to be regular (a FIFO would hang, a device could do anything), and are read up to a limit (CVE-2026-47262).
+//! The image's files are untrusted: they are opened beneath the root (so a symbolic link cannot lead to the host's),
+//! have to be regular files (a FIFO would block, opening a device could have effects), and are read up to a limit
+//! (CVE-2026-47262).
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,7 +15,7 @@ use super::request::{GroupsFromImage, GroupsRequest, Principal, UserRequest};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::ids::{self, Account, UserSpec};
 
-/// The most that is read of such a file, in bytes.
+/// The greatest size of such a file, in bytes.
 const LIMIT: u64 = 1 << 20;
 
 /// A user, found in the image.
@@ -36,10 +37,10 @@ impl Default for ResolvedUser {
     }
 }
 
-/// The ids of the user and the groups that a request names. `of_image` is the image's `user[:group]`.
+/// Resolves the user and the groups that a request names to ids. `of_image` is the image's `user[:group]`.
 ///
 /// # Errors
-/// `NotFound` for a name that the image does not have, `Invalid` for what is neither a name nor an id.
+/// `NotFound` for a name that the image does not have, `Invalid` for text that is neither a name nor an id.
 pub fn resolve(
     user: &UserRequest,
     groups: &GroupsRequest,
@@ -61,8 +62,8 @@ pub fn resolve(
         (GroupsFromImage::UnlessGroupIsNamed, Some(_)) | (GroupsFromImage::Never, _) => Vec::new(),
     };
     let added = groups.added.iter().map(|group| databases.group_id(group.account()));
-    // The main group is among the others, too: else a program that drops it would gain by files which that group is denied
-    // (CVE-2022-2989, CVE-2023-25173).
+    // The supplementary groups include the main group: otherwise a program that drops the main group would gain
+    // access to files that deny it to that group (CVE-2022-2989, CVE-2023-25173).
     found.groups = vec![found.gid];
     for group in of_image.into_iter().map(Ok).chain(added) {
         let group = group?;
@@ -77,7 +78,7 @@ pub fn resolve(
 }
 
 impl Principal {
-    /// Reads a name or a number; `what` is "user" or "group", for the message.
+    /// Parses a name or a number; `what` is "user" or "group", for messages.
     ///
     /// # Errors
     /// As [`Account::parse`].
@@ -103,7 +104,7 @@ impl From<Account<'_>> for Principal {
 }
 
 impl UserRequest {
-    /// Reads `user[:group]`.
+    /// Parses `user[:group]`.
     ///
     /// # Errors
     /// As [`UserSpec::parse`].
@@ -113,7 +114,7 @@ impl UserRequest {
     }
 }
 
-/// The two files of a root filesystem.
+/// /etc/passwd and /etc/group of a root filesystem.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Databases {
     passwd: String,
@@ -121,7 +122,7 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Reads them; a root without them has none.
+    /// Reads both files; a missing one counts as empty.
     ///
     /// # Errors
     /// One is not a regular file, or cannot be read.
@@ -132,11 +133,11 @@ impl Databases {
         Ok(Self { passwd: read_beneath(&root, "etc/passwd")?, group: read_beneath(&root, "etc/group")? })
     }
 
-    /// Looks a user up. A number stands for itself: the entry that has it as its uid, if there is one, gives the main
-    /// group, the home directory and the supplementary groups, as docker and containerd have it.
+    /// Looks up a user. A number needs no entry; if an entry has it as its uid, that entry determines the main group,
+    /// the home directory and the supplementary groups, as in docker and containerd.
     ///
     /// # Errors
-    /// `NotFound` for a name that is not there, `Invalid` for one whose line has no valid ids.
+    /// `NotFound` for an unknown name, `Invalid` for one whose line has no valid ids.
     pub fn user(&self, user: Account<'_>) -> Result<ResolvedUser> {
         let (uid, entry) = match user {
             Account::Id(uid) => (uid, self.entries().find(|entry| entry.ids.is_some_and(|ids| ids.0 == uid))),
@@ -157,7 +158,7 @@ impl Databases {
     /// A group's id, by name or number.
     ///
     /// # Errors
-    /// `NotFound` for a name that is not there, `Invalid` for one whose line has no valid id.
+    /// `NotFound` for an unknown name, `Invalid` for one whose line has no valid id.
     pub fn group_id(&self, group: Account<'_>) -> Result<u32> {
         let name = match group {
             Account::Id(gid) => return Ok(gid),
@@ -169,11 +170,11 @@ impl Databases {
         gid.ok_or_else(|| malformed("group", name, "/etc/group"))
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        lines(&self.passwd).filter_map(Entry::parse)
+    fn entries(&self) -> impl Iterator<Item = PasswdEntry<'_>> {
+        lines(&self.passwd).filter_map(PasswdEntry::parse)
     }
 
-    /// The groups that list this user as a member. Lines without a valid id are left out, as getgrent(3) leaves them out.
+    /// The groups that list this user as a member. Lines without a valid id are ignored, as getgrent(3) does.
     fn groups_of(&self, name: &str) -> Result<Vec<u32>> {
         let mut groups = Vec::new();
         for line in lines(&self.group) {
@@ -196,15 +197,15 @@ impl Databases {
 }
 
 /// A line of /etc/passwd; passwd(5).
-struct Entry<'a> {
+struct PasswdEntry<'a> {
     name: &'a str,
-    /// User and group id, where both are valid.
+    /// User and group id, if both are valid.
     ids: Option<(u32, u32)>,
     home: &'a str,
 }
 
-impl<'a> Entry<'a> {
-    /// `None` for a line without a name: as a member's name the empty one would match each group without members.
+impl<'a> PasswdEntry<'a> {
+    /// `None` for a line without a name: an empty name would match each group without members.
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -233,7 +234,8 @@ fn malformed(what: &str, name: &str, file: &str) -> Error {
         .hint("ids are decimal numbers from 0 to 4294967294")
 }
 
-/// Reads a file of the image. It is looked at before it is opened for reading: opening a device may already do something.
+/// Reads a file of the image. Its type is checked before it is opened for reading, because opening a device may
+/// already have effects.
 fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let doing = || format!("read the container's /{path}");
@@ -254,7 +256,7 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The home directory of a user by the root's /etc/passwd; `/` when it does not say.
+/// The home directory of a user in the root's /etc/passwd; `/` if it has none.
 pub fn home_of(root: &Path, uid: u32) -> String {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let passwd = rustix::fs::open(root, flags, Mode::empty())
@@ -264,7 +266,7 @@ pub fn home_of(root: &Path, uid: u32) -> String {
     databases.user(Account::Id(uid)).ok().and_then(|user| user.home).unwrap_or_else(|| "/".to_owned())
 }
 
-/// Sets HOME in an environment that has none, as runc does.
+/// Sets HOME in an environment without it, as runc does.
 pub fn complete_home(process: &mut oci_spec::runtime::Process, root: &Path) {
     let env = process.env().as_deref().unwrap_or_default();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
@@ -274,7 +276,7 @@ pub fn complete_home(process: &mut oci_spec::runtime::Process, root: &Path) {
     }
 }
 
-/// Opens what is at a path beneath a root (`O_PATH`), links followed inside it only.
+/// Opens a file beneath a root with `O_PATH`; symbolic links are followed inside the root only.
 ///
 /// # Errors
 /// The errno of openat2.
@@ -355,7 +357,7 @@ mod tests {
         assert_eq!(found, ResolvedUser { uid: 1000, gid: 0, groups: vec![0], home: Some("/".into()) });
         assert_eq!(hostile.resolve("web:1000").unwrap().gid, 1000);
         assert_eq!(hostile.group("1000").unwrap(), 1000);
-        // The entry without a name is none: it would be a member of each group without members.
+        // The entry without a name is ignored: it would be a member of each group without members.
         assert_eq!(hostile.resolve("7").unwrap().groups, [0]);
     }
 
@@ -374,7 +376,7 @@ mod tests {
         for bad in ["+5", "-1", " 5", "0x10", "1000:", ":1000", "0:4294967295", "0:top", "0:short", "0:neg"] {
             assert_eq!(databases.resolve(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
         }
-        // A number needs no line: what is wrong with the one that has it does not matter.
+        // A number needs no line, so errors in a line with that number do not matter.
         assert_eq!(databases.resolve("5").unwrap().gid, 5);
         assert_eq!(databases.groups_of("web").unwrap(), Vec::<u32>::new());
     }
@@ -431,7 +433,7 @@ mod tests {
         assert!(Databases::read(root.path()).unwrap_err().to_string().contains("not a regular file"));
         std::fs::remove_file(etc.join("passwd")).unwrap();
         std::fs::write(etc.join("passwd"), "inside:x:7:7::/:\n").unwrap();
-        // The link now leads to the image's own passwd, not the host's.
+        // The link leads to the image's own passwd, not the host's.
         assert!(Databases::read(root.path()).unwrap().group.contains("inside"));
     }
 }

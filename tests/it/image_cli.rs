@@ -25,7 +25,7 @@ fn coracle_image(store: &Path, line: &[&str]) -> Result<()> {
         run: "/nonexistent".into(),
         cache: "/nonexistent".into(),
         systemd_cgroup: false,
-        given: Default::default(),
+        overrides: Default::default(),
     };
     let line = Line::try_parse_from([&["image"], line].concat()).unwrap();
     run(&ctx, &line.args).map(drop)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::report::Report;
+use super::report::ProgressReport;
 use super::{say, shown_names};
 use crate::cli::Context;
 use crate::error::Result;
@@ -39,7 +39,7 @@ pub(super) fn run(ctx: &Context, args: &ImportArgs) -> Result<ExitCode> {
     };
     let source = open_source(&args.source)?;
     let store = Store::open(&ctx.store)?;
-    let report = Report::new();
+    let report = ProgressReport::new();
     let images = import(&store, source, &options, &report)?;
     for image in images {
         for name in shown_names(&image) {

@@ -38,11 +38,11 @@ pub(super) use report::progress;
 #[derive(Debug, clap::Args)]
 pub struct ImageArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ImageVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+enum ImageVerb {
     /// Read images from an OCI layout or an archive into the store
     Import(import::ImportArgs),
     /// Get images from registries
@@ -77,18 +77,18 @@ enum Verb {
 /// What the verb answers.
 pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
     match &args.verb {
-        Verb::Import(args) => import::run(ctx, args),
-        Verb::Pull(args) => pull::run(ctx, args),
-        Verb::Ls(args) => ls::run(ctx, args),
-        Verb::Rm(args) => rm::run(ctx, args),
-        Verb::Inspect(args) => inspect::run(ctx, args),
-        Verb::Tag(args) => tag::run(ctx, args),
-        Verb::Export(args) => export::run(ctx, args),
-        Verb::Verify(args) => verify::run(ctx, args),
-        Verb::Repair(args) => repair::run(ctx, args),
-        Verb::Gc(args) => gc::run(ctx, args),
-        Verb::Prune(args) => prune::run(ctx, args),
-        Verb::Df(args) => df::run(ctx, args),
+        ImageVerb::Import(args) => import::run(ctx, args),
+        ImageVerb::Pull(args) => pull::run(ctx, args),
+        ImageVerb::Ls(args) => ls::run(ctx, args),
+        ImageVerb::Rm(args) => rm::run(ctx, args),
+        ImageVerb::Inspect(args) => inspect::run(ctx, args),
+        ImageVerb::Tag(args) => tag::run(ctx, args),
+        ImageVerb::Export(args) => export::run(ctx, args),
+        ImageVerb::Verify(args) => verify::run(ctx, args),
+        ImageVerb::Repair(args) => repair::run(ctx, args),
+        ImageVerb::Gc(args) => gc::run(ctx, args),
+        ImageVerb::Prune(args) => prune::run(ctx, args),
+        ImageVerb::Df(args) => df::run(ctx, args),
     }
 }
 

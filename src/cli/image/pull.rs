@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::registry_args::RegistryArgs;
-use super::report::{Events, Quiet, Report};
+use super::report::{Events, ProgressReport, Quiet};
 use crate::cli::{Context, report};
 use crate::error::{Doing, Error, Result};
 use crate::image::platform;
@@ -55,7 +55,7 @@ pub(super) fn run(ctx: &Context, args: &PullArgs) -> Result<ExitCode> {
     let progress: Box<dyn Progress> = match (args.json, args.quiet) {
         (true, _) => Box::new(Events::new()),
         (_, true) => Box::new(Quiet),
-        _ => Box::new(Report::new()),
+        _ => Box::new(ProgressReport::new()),
     };
     let mut first: Option<Error> = None;
     for reference in &references {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::report::Report;
+use super::report::ProgressReport;
 use super::{RegistryArgs, chosen, finding_line, say};
 use crate::cli::Context;
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
             Box::new(FromRegistry(PullOptions { registry, ..PullOptions::default() }))
         }
     };
-    let repaired = repair(&store, &images, origin.as_ref(), &Report::new())?;
+    let repaired = repair(&store, &images, origin.as_ref(), &ProgressReport::new())?;
     if repaired.journal {
         say!("journal: written anew")?;
     }

@@ -22,23 +22,23 @@ const EVENT_EVERY: Duration = Duration::from_millis(500);
 
 /// Tells of an import on standard error: bars on a terminal, else what goes on, in a line every ten seconds.
 pub(in crate::cli) fn progress() -> Box<dyn Progress> {
-    Box::new(Report::new())
+    Box::new(ProgressReport::new())
 }
 
-pub(super) struct Report {
+pub(super) struct ProgressReport {
     bars: Option<MultiProgress>,
     work: Mutex<Work>,
 }
 
 struct Work {
-    layers: HashMap<Digest, Layer>,
+    layers: HashMap<Digest, LayerProgress>,
     /// Layers that are done.
     done: usize,
     /// When a line was last written.
     told: Instant,
 }
 
-struct Layer {
+struct LayerProgress {
     bar: Option<ProgressBar>,
     size_bytes: u64,
     done_bytes: u64,
@@ -66,7 +66,7 @@ impl Work {
     }
 }
 
-impl Report {
+impl ProgressReport {
     pub(super) fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
         let work = Work { layers: HashMap::new(), done: 0, told: Instant::now() };
@@ -99,10 +99,10 @@ fn style(bar: &ProgressBar, template: &str) {
     }
 }
 
-impl Progress for Report {
+impl Progress for ProgressReport {
     fn begin(&self, layer: &Digest, size_bytes: u64) {
         let bar = self.bar(layer, size_bytes);
-        self.work().layers.insert(*layer, Layer { bar, size_bytes, done_bytes: 0 });
+        self.work().layers.insert(*layer, LayerProgress { bar, size_bytes, done_bytes: 0 });
     }
 
     fn advance(&self, layer: &Digest, bytes: u64) {
@@ -213,7 +213,7 @@ mod tests {
         let mut work = Work { layers: HashMap::new(), done: 0, told: start };
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         for (name, done_bytes) in [("a", 1 << 20), ("b", 0)] {
-            let layer = Layer { bar: None, size_bytes: 3 << 20, done_bytes };
+            let layer = LayerProgress { bar: None, size_bytes: 3 << 20, done_bytes };
             work.layers.insert(Digest::of(name.as_bytes()), layer);
         }
         assert_eq!(work.line(at(9)), None);

@@ -24,9 +24,9 @@ use crate::store::{ImageRecord, Store};
 /// Marks a directory that goes with its container; it holds the path of the runtime's root, where the record is.
 const EPHEMERAL: &str = "rm";
 
-/// A container's directory; removed when dropped before [`Container::finish`], for then its launch failed.
+/// A container's directory; removed when dropped before [`ContainerDirectory::finish`], for then its launch failed.
 #[derive(Debug)]
-pub(super) struct Container {
+pub(super) struct ContainerDirectory {
     directory: PathBuf,
     ephemeral: bool,
     finished: bool,
@@ -45,7 +45,7 @@ pub(super) fn random_name() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-impl Container {
+impl ContainerDirectory {
     /// Makes the directory and holds the image.
     pub(super) fn make(
         runtime: &Runtime,
@@ -122,7 +122,7 @@ impl Container {
     }
 }
 
-impl Drop for Container {
+impl Drop for ContainerDirectory {
     fn drop(&mut self) {
         if !self.finished {
             self.kept_open.clear();

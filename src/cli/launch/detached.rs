@@ -3,21 +3,21 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{LaunchArgs, Prepared};
+use super::{LaunchArgs, PreparedLaunch};
 use crate::cli::{Context, report};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::{Client, KeeperSpawner};
 use crate::keeper::{Order, Stdin};
 use crate::launch::self_protect::own_path;
 use crate::oci::create::CreateOptions;
-use crate::oci::{attach, run};
+use crate::oci::{foreground, run};
 use crate::record::Layout;
 
 /// The container's log, in its directory in the store.
 pub(in crate::cli) const LOG: &str = "log";
 
-pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -> Result<()> {
-    let Prepared { id, spec, container, create } = prepared;
+pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: PreparedLaunch) -> Result<()> {
+    let PreparedLaunch { id, spec, container, create } = prepared;
     // The keeper follows no link to a log; those that lead to the store are the caller's.
     let directory =
         std::fs::canonicalize(container.directory()).doing(|| "find the container's directory")?;
@@ -35,7 +35,7 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: Prepared) -
         ..Order::default()
     };
     let (ours, theirs) =
-        if args.tty { attach::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
+        if args.tty { foreground::console_pair().map(|(o, t)| (Some(o), Some(t)))? } else { (None, None) };
     let spawner = Rc::new(KeeperSpawner::new(Client::connect_or_start(&context.run)?, order, ours));
     let create = CreateOptions { parent: Some(Rc::clone(&spawner) as Rc<_>), ..create };
     match run::run_in_keeper(&context.runtime(), &id, &spec, &create, theirs) {

@@ -17,7 +17,7 @@ use crate::spec::request::{
 
 /// The network of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Network {
+enum NetworkMode {
     /// Loopback only
     #[default]
     None,
@@ -98,7 +98,7 @@ pub(super) struct ContainerArgs {
     privileged: bool,
     /// The network: loopback only, or the host's
     #[arg(long, alias = "network", value_enum, default_value_t)]
-    net: Network,
+    net: NetworkMode,
     /// Limit a resource of each process, such as nofile=1024:4096
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
@@ -125,7 +125,7 @@ impl ContainerArgs {
     /// # Errors
     /// `Invalid` naming the flag that is malformed.
     pub(super) fn request(&self, command: &[String], terminal: bool) -> Result<ContainerRequest> {
-        let host_network = self.net == Network::Host;
+        let host_network = self.net == NetworkMode::Host;
         let network = if host_network { Scope::Host } else { Scope::Container };
         let masks = !self.privileged;
         let mut request = ContainerRequest {

@@ -28,7 +28,7 @@ use crate::spec::request::{ContainerRequest, MountSource, Profile, Scope};
 use crate::spec::{self, Resolved, defaults, image_volumes, user};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
-use container::Container;
+use container::ContainerDirectory;
 pub(super) use detached::LOG;
 
 /// Start a container from an image and stay with it, or leave it to the keeper
@@ -112,10 +112,10 @@ fn own_code(error: &Error) -> u8 {
 }
 
 /// A container that is about to be made.
-struct Prepared {
+struct PreparedLaunch {
     id: ContainerId,
     spec: Spec,
-    container: Container,
+    container: ContainerDirectory,
     create: CreateOptions,
 }
 
@@ -124,7 +124,7 @@ fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
     if args.detach {
         return detached::launch(context, args, prepared).map(|()| 0);
     }
-    let Prepared { id, spec, container, create } = prepared;
+    let PreparedLaunch { id, spec, container, create } = prepared;
     if !args.interactive && !args.tty {
         let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
         crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), 0).doing(|| "close standard input")?;
@@ -135,7 +135,7 @@ fn launch(context: &Context, args: &LaunchArgs) -> Result<i32> {
     code
 }
 
-fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
+fn prepare(context: &Context, args: &LaunchArgs) -> Result<PreparedLaunch> {
     let store = Store::open(&context.store)?;
     let image = find_image(&store, args)?;
     let config = store.config(&image)?.config().clone().unwrap_or_default();
@@ -146,7 +146,7 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
     if let Some(signal) = config.stop_signal() {
         request.annotations.entry(STOP_SIGNAL.to_owned()).or_insert_with(|| signal.clone());
     }
-    let container = Container::make(&context.runtime(), &store, &image, &id, args.rm)?;
+    let container = ContainerDirectory::make(&context.runtime(), &store, &image, &id, args.rm)?;
     let root = crate::image::rootfs::mount(&store.lower_dirs(&image), container.directory(), args.rm)?;
     let resolved = resolve(&request, config, &container, &root, &id)?;
     let spec = spec::build(&request, &resolved)?;
@@ -155,14 +155,14 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<Prepared> {
         root: Some(std::sync::Arc::new(root)),
         ..CreateOptions::default()
     };
-    Ok(Prepared { id, spec, container, create })
+    Ok(PreparedLaunch { id, spec, container, create })
 }
 
 /// What the request refers to, found in the image and on this host.
 fn resolve(
     request: &ContainerRequest,
     image: ImageConfig,
-    container: &Container,
+    container: &ContainerDirectory,
     root: &OwnedFd,
     id: &ContainerId,
 ) -> Result<Resolved> {

@@ -1,6 +1,6 @@
-//! `tmpcopyup`: a new filesystem begins with a copy of what its mount point holds.
+//! `tmpcopyup`: copies the content of the mount point into the new filesystem.
 //!
-//! Directories are walked by descriptor with a buffer on the stack for each level; names never become paths.
+//! Directories are walked by descriptor, with a buffer on the stack for each level; no paths are built from names.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -16,9 +16,9 @@ use rustix::process::{Gid, Uid};
 use super::Outcome;
 use crate::launch::wire::Op;
 
-/// Deeper trees than this are refused: each level takes stack.
+/// The greatest depth of a tree: each level takes stack.
 const DEEPEST: u32 = 64;
-/// How much one sendfile(2) may move.
+/// Bytes that one sendfile(2) may copy.
 const CHUNK: usize = 1 << 20;
 
 /// Copies the content of the directory `from` into the directory `to`.
@@ -90,7 +90,7 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: u32)
     }
 }
 
-/// Owner first: chown(2) clears set-user-ID.
+/// The owner is set first, because chown(2) clears the set-user-ID bit.
 fn give_fd(fd: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
     fchown(fd, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7777))

@@ -1,4 +1,4 @@
-//! Which descriptors stay open.
+//! Closes the descriptors that the payload must not inherit.
 
 use std::mem::MaybeUninit;
 
@@ -12,14 +12,14 @@ use crate::sys;
 /// The first number that is not a standard stream.
 const FIRST: u32 = 3;
 
-/// Closes every descriptor but those in `keep`, which is sorted and whose unused places are `i32::MAX`, the standard
-/// streams, and what the caller was given to pass on: numbers below `first` that do not close at execve by themselves.
+/// Closes every descriptor except those in `keep`, the standard streams, and those the caller asked to pass on:
+/// numbers below `first` without close-on-exec. `keep` is sorted; its unused entries are `i32::MAX`.
 ///
 /// # Errors
 /// The errno of close_range(2), or of reading /proc/self/fd where that call is missing.
 pub(super) fn close_all_but(first: u32, keep: &[i32]) -> Outcome {
     for number in FIRST..first {
-        // The caller may have been given fewer than it was told to pass on: what has such a number is its own then.
+        // The caller may hold fewer descriptors than it was asked to pass on; then one with such a number is its own.
         let number = number.cast_signed();
         if !keep.contains(&number) && sys::process::is_close_on_exec(number) {
             sys::process::close_inherited(number);
@@ -32,7 +32,7 @@ pub(super) fn close_all_but(first: u32, keep: &[i32]) -> Outcome {
     }
 }
 
-/// One by one, and not all numbers below RLIMIT_NOFILE: there may be a million, and what is open may lie above.
+/// Closes them one by one as listed in /proc: RLIMIT_NOFILE may be a million, and open descriptors may be above it.
 fn close_listed(first: u32, keep: &[i32]) -> Outcome {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open_ones = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).at(Op::Open)?;

@@ -1,4 +1,4 @@
-//! Device nodes.
+//! Creates device nodes.
 
 use std::mem::forget;
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Gid, Uid};
 
-use super::{At, Init, Outcome, mount, place};
+use super::{At, Init, Outcome, beneath, mount};
 use crate::launch::steps::DeviceStep;
 use crate::launch::wire::Op;
 
@@ -16,10 +16,10 @@ impl Init<'_> {
         if let Some(path) = &step.bind_from {
             return self.bind_device(step, path);
         }
-        let (parent, name) = place::open_parent(self.root()?, &step.node)?;
+        let (parent, name) = beneath::open_parent(self.root()?, &step.node)?;
         let kind = FileType::from_raw_mode(step.mode);
         match mknodat(&parent, name, kind, Mode::from_raw_mode(step.mode), step.dev) {
-            // The image may have brought the node; anything else under its name is refused.
+            // The image may contain the node; any other file of that name is refused.
             Err(Errno::EXIST) => {
                 let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).at(Op::Stat)?;
                 let same = FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == step.dev;
@@ -27,7 +27,7 @@ impl Init<'_> {
                     return Err((Op::Mknod, Errno::EXIST));
                 }
             }
-            // Not for us to make, as in a user namespace that nobody told us of.
+            // mknod(2) is denied, as in a user namespace that the configuration does not mention.
             Err(Errno::PERM) if kind != FileType::Fifo => {
                 return Err((Op::Mknod, Errno::PERM));
             }
@@ -43,11 +43,11 @@ impl Init<'_> {
     fn bind_device(&self, step: &DeviceStep, path: &std::ffi::CStr) -> Outcome {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(CWD, path, flags).at(Op::OpenTree)?;
-        let target = match place::open(self.root()?, &step.node.path, OFlags::NOFOLLOW, ResolveFlags::empty())
-        {
-            Err(Errno::NOENT) => place::open_file(self.root()?, &step.node)?,
-            other => other.at(Op::Open)?,
-        };
+        let target =
+            match beneath::open(self.root()?, &step.node.path, OFlags::NOFOLLOW, ResolveFlags::empty()) {
+                Err(Errno::NOENT) => beneath::open_file(self.root()?, &step.node)?,
+                other => other.at(Op::Open)?,
+            };
         mount::attach_to(&tree, &target)?;
         forget(tree);
         Ok(())

@@ -1,4 +1,4 @@
-//! Hooks that run inside: createContainer before the pivot, startContainer right before the payload.
+//! Runs hooks inside: createContainer before the pivot, startContainer right before the payload.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,7 +12,7 @@ use crate::launch::steps::HookStep;
 use crate::launch::wire::Op;
 use crate::sys::process::{dup_onto, execve, exit_now, spawn};
 
-/// Runs one hook and waits for its end, no longer than its timeout.
+/// Runs one hook and waits until it ends or its timeout passes.
 pub(super) fn run(hook: &HookStep, state: BorrowedFd<'_>) -> Outcome {
     seek(state, SeekFrom::Start(0)).at(Op::Open)?;
     let child = spawn(0, None, || {
@@ -40,7 +40,7 @@ pub(super) fn run(hook: &HookStep, state: BorrowedFd<'_>) -> Outcome {
     }
 }
 
-/// Whether the process ended before its time was up.
+/// Whether the process ended before the timeout.
 fn wait(pidfd: BorrowedFd<'_>, timeout_s: Option<i64>) -> Outcome<bool> {
     let Some(seconds) = timeout_s else { return Ok(true) };
     let timeout = Timespec { tv_sec: seconds, tv_nsec: 0 };

@@ -1,4 +1,4 @@
-//! Who the payload is: ids, capabilities, limits.
+//! Sets the payload's ids, capabilities and limits.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
@@ -13,11 +13,11 @@ use crate::launch::steps::{CapabilityMasks, Identity};
 use crate::launch::wire::Op;
 use crate::linux::ids::MOST_GROUPS;
 
-/// Ids 0 of the user namespace that was just entered.
+/// Becomes uid 0 and gid 0 of the user namespace that was just entered.
 pub(super) fn become_namespace_root(set_groups: bool) -> Outcome {
     if set_groups {
         match set_thread_groups(&[]) {
-            // Denied where an unprivileged user made the namespace: then there are no groups to drop.
+            // setgroups(2) is denied if an unprivileged user created the namespace; then there are no groups to drop.
             Err(Errno::PERM) => {}
             other => other.at(Op::SetGroups)?,
         }
@@ -31,7 +31,8 @@ fn set_ids(uid: u32, gid: u32) -> Outcome {
     set_thread_res_uid(uid, uid, uid).at(Op::SetIds)
 }
 
-/// Becomes the user. Capabilities stay permitted, and effective again, until the final sets: the filter may need them.
+/// Becomes the user. Capabilities stay permitted, and become effective again, until the final sets: installing the
+/// filter may need them.
 pub(super) fn assume(identity: &Identity) -> Outcome {
     if identity.uid != 0 {
         set_keep_capabilities(true).at(Op::Prctl)?;
@@ -49,20 +50,21 @@ pub(super) fn assume(identity: &Identity) -> Outcome {
 }
 
 fn set_groups(groups: &[u32]) -> Outcome {
-    // A Gid is a u32 of its own type: copied to the stack, for nothing here may allocate.
+    // Copied to the stack, because a Gid is its own type around u32 and nothing here may allocate.
     let mut list = [Gid::from_raw(0); MOST_GROUPS];
     let Some(list) = list.get_mut(..groups.len()) else { return Err((Op::SetGroups, Errno::TOOBIG)) };
     for (to, from) in list.iter_mut().zip(groups) {
         *to = Gid::from_raw(*from);
     }
     match set_thread_groups(list) {
-        // setgroups(2) is denied in a user namespace made without privilege; asking for no groups is then no harm.
+        // setgroups(2) is denied in a user namespace created without privilege; if no groups are asked for, that does
+        // not matter.
         Err(Errno::PERM) if groups.is_empty() => Ok(()),
         other => other.at(Op::SetGroups),
     }
 }
 
-/// Drops from the bounding set all that is not kept; the kernel says with `EINVAL` where its capabilities end.
+/// Drops all other capabilities from the bounding set; `EINVAL` marks the end of those that the kernel has.
 pub(super) fn drop_bounding(keep: u64) -> Outcome {
     for number in 0..64 {
         let capability = 1_u64 << number;
@@ -77,7 +79,7 @@ pub(super) fn drop_bounding(keep: u64) -> Outcome {
     Ok(())
 }
 
-/// Drops what is not to be kept from the permitted and effective sets.
+/// Drops all other capabilities from the permitted and effective sets.
 pub(super) fn reduce_capabilities(keep: u64) -> Outcome {
     let mut sets = capabilities(None).at(Op::Capset)?;
     let keep = CapabilitySet::from_bits_retain(keep);
@@ -86,7 +88,8 @@ pub(super) fn reduce_capabilities(keep: u64) -> Outcome {
     set_capabilities(None, sets).at(Op::Capset)
 }
 
-/// The final sets. What the kernel does not know, or we do not have, is left out, as runc does.
+/// Sets the final capability sets. Capabilities that the kernel does not know, or that this process does not have,
+/// are left out, as runc does.
 pub(super) fn set_final_capabilities(masks: &CapabilityMasks) -> Outcome {
     let have = capabilities(None).at(Op::Capset)?.permitted;
     let set = |mask: u64| CapabilitySet::from_bits_retain(mask) & have;
@@ -105,7 +108,7 @@ pub(super) fn set_final_capabilities(masks: &CapabilityMasks) -> Outcome {
     Ok(())
 }
 
-/// A limit; the largest number stands for none.
+/// A limit; the largest number means no limit.
 pub(super) fn set_limit(resource: Resource, soft: u64, hard: u64) -> Outcome {
     let limit = |value: u64| (value != u64::MAX).then_some(value);
     setrlimit(resource, Rlimit { current: limit(soft), maximum: limit(hard) }).at(Op::Rlimit)

@@ -1,8 +1,10 @@
-//! The new process: takes the plan's steps one after the other and becomes the payload.
+//! The new process: executes the plan's steps in order and becomes the payload.
 //!
-//! Nothing here allocates, locks or calls libc beyond system calls, and every string and number comes from the plan.
-//! Descriptors that are done with are forgotten, not closed: all are close-on-exec, so the kernel closes them at once.
+//! Nothing here allocates, locks or calls libc beyond system calls; every string and number comes from the plan.
+//! Descriptors that are no longer needed are forgotten, not closed: all are close-on-exec, so the kernel closes them
+//! together.
 
+mod beneath;
 mod copy_up;
 mod descriptors;
 mod device;
@@ -10,7 +12,6 @@ mod hook;
 mod identity;
 mod mount;
 mod null;
-mod place;
 mod root;
 mod terminal;
 
@@ -28,10 +29,10 @@ use super::steps::{Slot, Step};
 use super::wire::{self, Failure, Op, Permission, Report};
 use crate::sys;
 
-/// What a step comes to: done, or the operation that failed and its errno.
+/// The outcome of a step: done, or the operation that failed and its errno.
 type Outcome<T = ()> = Result<T, (Op, Errno)>;
 
-/// Names the operation of a failing call.
+/// Adds the operation to the errno of a failing call.
 trait At<T> {
     fn at(self, op: Op) -> Outcome<T>;
 }
@@ -42,27 +43,27 @@ impl<T> At<T> for Result<T, Errno> {
     }
 }
 
-/// The process while it takes its steps.
+/// The state of the process while it executes its steps.
 struct Init<'a> {
     plan: &'a Plan,
     fds: &'a [OwnedFd],
     sync: BorrowedFd<'a>,
-    /// Whoever connected to start us: from then on the one to tell of a failure.
+    /// The connection of `start`; once it exists, failures are reported there.
     starter: Option<OwnedFd>,
-    /// The container's root while it is not `/` yet.
+    /// The container's root before it becomes `/`.
     root: Option<OwnedFd>,
-    /// A /proc that nothing covers.
+    /// The private /proc, which no mount can cover.
     proc: Option<OwnedFd>,
     /// The terminal's slave.
     terminal: Option<OwnedFd>,
     masks: mount::Masks,
-    /// The parent waits for the set-up to end: this process ends with it.
+    /// The parent waits for the set-up: this process dies with it.
     dies_with_parent: bool,
-    /// Permissions that came before their time.
+    /// Permissions that arrived early.
     permitted: u8,
-    /// Which of several things a failing operation was at.
+    /// The position of the item that a failing operation was at.
     detail: std::cell::Cell<u32>,
-    /// What the caller had.
+    /// The caller's umask.
     umask: Mode,
     joined: i32,
     root_is_shared: bool,
@@ -70,25 +71,25 @@ struct Init<'a> {
     program: usize,
 }
 
-/// What the new process finds when it begins, besides its plan.
+/// What the new process inherits, besides its plan.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Start<'a> {
-    /// What the plan has opened, in order.
+pub(super) struct ChildInputs<'a> {
+    /// The descriptors of the plan's slots, in order.
     pub(super) fds: &'a [OwnedFd],
-    /// Its end of the socket pair.
+    /// The child's end of the socket pair.
     pub(super) sync: BorrowedFd<'a>,
-    /// The numbers of all of these, sorted: the only descriptors that stay open, besides those that are passed on.
+    /// The numbers of all of these, sorted: the only descriptors that stay open, besides those passed to the payload.
     pub(super) keep: &'a [i32],
-    /// The caller of clone3 waits for the set-up to end, and this process is to end with it: not so where the caller
-    /// has another process become the parent.
+    /// Whether this process dies with the caller of clone3, which waits for the set-up. Not so if the caller makes
+    /// another process the parent.
     pub(super) dies_with_parent: bool,
 }
 
-/// Takes all steps; does not return. Call it only in the child of `sys::process::spawn`.
-pub(super) fn run(plan: &Plan, start: Start<'_>) -> Infallible {
-    let Start { fds, sync, keep, dies_with_parent } = start;
+/// Executes all steps; does not return. Call it only in the child of `sys::process::spawn`.
+pub(super) fn run(plan: &Plan, start: ChildInputs<'_>) -> Infallible {
+    let ChildInputs { fds, sync, keep, dies_with_parent } = start;
     sys::process::reset_signals();
-    // Modes in the plan are what is meant, not what the caller's umask leaves of them.
+    // The modes in the plan are exact; the caller's umask must not change them.
     let umask = rustix::process::umask(Mode::empty());
     let mut init = Init {
         umask,
@@ -140,7 +141,7 @@ impl Init<'_> {
             Step::UnshareTime { offsets } => unshare_time(offsets.as_deref()),
             Step::NewSession => rustix::process::setsid().map(drop).at(Op::Setsid),
             Step::SessionKeyring(name) => match sys::process::join_session_keyring(name) {
-                // There are kernels without keys, and filters around us that deny them to all that we start, too.
+                // Some kernels have no keyrings, and a seccomp filter around us may deny them.
                 Err(Errno::NOSYS | Errno::PERM) => Ok(()),
                 other => other.at(Op::Keyring),
             },
@@ -216,15 +217,15 @@ impl Init<'_> {
         wire::await_permission(self.sync, wanted, &mut self.permitted).at(Op::Parent)
     }
 
-    /// Leaves what the clone brought along but the plan does not need: locks of the caller among it, and its end of our
-    /// socket, which would keep us from seeing that the caller has died.
+    /// Closes the inherited descriptors that the plan does not need: among them the caller's locks, and the caller's
+    /// end of the socket, which would hide from this process that the caller has died.
     fn begin(&mut self, keep: &[i32]) -> Outcome {
-        // A copy is as little dumpable as the original; whoever clones has seen to that.
+        // The process that cloned this one made itself undumpable, and the copy inherits that.
         self.die_with_parent()?;
         descriptors::close_all_but(self.plan.first_closed, keep)
     }
 
-    /// Reports the failing step to whoever waits for this process, which ends.
+    /// Reports the failing step to the process that waits for this one, and exits.
     fn fail(&self, step: u32, op: Op, errno: Errno) -> ! {
         let failure = Failure { step, op, detail: self.detail.get(), errno };
         let listener = self.starter.as_ref().map_or(self.sync, AsFd::as_fd);
@@ -232,8 +233,9 @@ impl Init<'_> {
         sys::process::exit_now(1)
     }
 
-    /// Lets nobody trace this process, or look into it, who could not trace a process of the host, and has it end with
-    /// its parent. A change of ids takes both back, the first where fs.suid_dumpable is 1: credentials(7), prctl(2).
+    /// Makes this process undumpable, so that only a process that may trace the host's processes can trace it or read
+    /// it, and makes it die with its parent. A change of ids undoes both, the first only where fs.suid_dumpable is 1:
+    /// credentials(7), prctl(2).
     fn guard(&self) -> Outcome {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .at(Op::Prctl)?;
@@ -244,7 +246,7 @@ impl Init<'_> {
         if self.dies_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
                 .at(Op::Prctl)?;
-            // It may have died before that.
+            // The parent may have died before the signal was set.
             if wire::peer_is_gone(self.sync) {
                 sys::process::exit_now(1);
             }
@@ -252,7 +254,7 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// The opposite of what [`Init::guard`] asks: the parent may go.
+    /// Undoes the death signal of [`Init::guard`]: from here on the parent may exit.
     fn outlive_parent(&mut self) -> Outcome {
         if std::mem::take(&mut self.dies_with_parent) {
             rustix::process::set_parent_process_death_signal(None).at(Op::Prctl)?;
@@ -260,16 +262,17 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// The copy goes on with the next step; this process says who that is, and has nothing left to do. The copy says itself
-    /// that it is there, too: that cannot get lost, whatever becomes of this process. But whoever is inside may stop the copy
-    /// before that, and then it has to be known all the same, for it to be killed and reaped.
+    /// The copy continues with the next step; the original reports the copy's pid and exits. The copy also reports
+    /// itself, so that its existence is known whatever happens to the original. But processes inside may stop the
+    /// copy before it does, and then the parent still has to know the pid to kill and reap it.
     fn fork_inside(&mut self) -> Outcome {
         self.close_all_but_needed(Some(self.sync));
         if let Some(pid) = sys::process::spawn_sibling().at(Op::Fork)? {
             let _ = wire::send_report(self.sync, Report::Forked(pid));
             match self.dies_with_parent {
                 true => sys::process::exit_now(0),
-                // Who tells the keeper of the copy does that while this process is still there: then the keeper kills it.
+                // The client reports the copy to the keeper while the original still exists, so that the keeper can
+                // kill the original then.
                 false => {
                     wire::await_end(self.sync);
                     sys::process::exit_now(0)
@@ -292,7 +295,7 @@ impl Init<'_> {
         if kind == libc::CLONE_NEWUSER { self.guard() } else { Ok(()) }
     }
 
-    /// A procfs instance of our own, attached nowhere: no mount in the container can stand in its way.
+    /// Opens a detached procfs of our own, which no mount in the container can cover.
     fn open_proc(&mut self, slot: Option<Slot>) -> Outcome {
         if let Some(slot) = slot {
             self.proc = Some(rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3).at(Op::Dup)?);
@@ -307,7 +310,7 @@ impl Init<'_> {
 
     fn write_proc(&self, path: &std::ffi::CStr, value: &[u8]) -> Outcome {
         let Some(proc) = &self.proc else { return Err((Op::Open, Errno::BADF)) };
-        // Links to other processes are followed by the kernel's own /proc/thread-self only; nothing leaves procfs.
+        // Magic links are refused; only the kernel's own /proc/thread-self is followed, and no path leaves procfs.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat2(proc, path, flags, Mode::empty(), resolve).at(Op::Open)?;
@@ -317,7 +320,7 @@ impl Init<'_> {
         }
     }
 
-    /// Writes to the first of several files that is there.
+    /// Writes to the first of several files that exists.
     fn write_first(&self, paths: &[std::ffi::CString], value: &[u8]) -> Outcome {
         let mut last = (Op::Open, Errno::NOENT);
         for path in paths {
@@ -338,7 +341,7 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Waits for `start`, maybe for days: holding nothing of the host but what is still needed.
+    /// Waits for `start`, maybe for days, so it holds nothing of the host that is no longer needed.
     fn await_start(&mut self, slot: Slot) -> Outcome {
         self.close_all_but_needed(None);
         let flags = rustix::net::SocketFlags::CLOEXEC;
@@ -352,21 +355,21 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Closes what only the steps so far have needed.
+    /// Closes the descriptors that no later step needs.
     fn close_all_but_needed(&mut self, sync: Option<BorrowedFd<'_>>) {
         const MOST: usize = 8;
         let mut keep = [i32::MAX; MOST];
         let opened = self.plan.opens.0.iter().zip(self.fds);
         let opened = opened.filter(|(open, _)| matches!(open, Open::StartSocket | Open::HookState));
-        // For the label, which is the last thing that is written there.
+        // The label is the last value written to /proc, so /proc stays open for it.
         let labels = self.plan.steps.iter().any(|step| matches!(step, Step::ExecLabel { .. }));
         let own = self.terminal.iter().chain(self.proc.iter().filter(|_| labels)).map(AsFd::as_fd);
         let needed = opened.map(|(_, fd)| fd.as_fd()).chain(sync).chain(own);
-        for (place, fd) in keep.iter_mut().zip(needed) {
-            *place = fd.as_raw_fd();
+        for (entry, fd) in keep.iter_mut().zip(needed) {
+            *entry = fd.as_raw_fd();
         }
         keep.sort_unstable();
-        // Where it cannot be done, all of them close at execve.
+        // If closing fails here, execve still closes all of them.
         let _ = descriptors::close_all_but(self.plan.first_closed, &keep);
         std::mem::forget((self.root.take(), std::mem::take(&mut self.masks)));
     }
@@ -399,7 +402,7 @@ impl Init<'_> {
     }
 }
 
-/// time_namespaces(7): the offsets can be written only while nobody is inside, and setns enters without a fork.
+/// The offsets can be written only while no process is inside, and setns enters without a fork; time_namespaces(7).
 fn unshare_time(offsets: Option<&std::ffi::CStr>) -> Outcome {
     sys::process::unshare(CLONE_NEWTIME).at(Op::Unshare)?;
     let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).at(Op::Open);

@@ -1,4 +1,4 @@
-//! Mounts: made detached, given their attributes, and only then attached to a place that is held by descriptor.
+//! Creates mounts detached, sets their attributes, and only then attaches them to a mount point held by descriptor.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::{At, Init, Outcome, copy_up, place};
+use super::{At, Init, Outcome, beneath, copy_up};
 use crate::launch::steps::{Below, MountStep, PointKind, Source};
 use crate::launch::wire::Op;
 use crate::sys::mount::{
@@ -20,15 +20,15 @@ use crate::sys::mount::{
     MountAttr, mount_setattr,
 };
 
-/// What masks paths: made at the first use, copied after.
+/// The mounts that mask paths: created at first use, then cloned.
 #[derive(Default)]
 pub(super) struct Masks {
     null: Option<OwnedFd>,
     directory: Option<OwnedFd>,
 }
 
-/// A mount that is ready to be attached, with attributes that this kernel could not set while it was detached.
-struct Ready {
+/// A mount ready to be attached, with the attributes that this kernel could not set while it was detached.
+struct ReadyMount {
     tree: OwnedFd,
     late: Option<MountAttr>,
 }
@@ -68,7 +68,7 @@ impl Init<'_> {
             [b'p', b'r', b'o', b'c'] | [b'p', b'r', b'o', b'c', b'/', ..]
         );
         if !names_proc && is_proc(&target)? {
-            // A link in the image led here (CVE-2025-52881).
+            // A symbolic link in the image led here (CVE-2025-52881).
             return Err((Op::OnProc, Errno::LOOP));
         }
         if step.copy_up {
@@ -76,9 +76,9 @@ impl Init<'_> {
         }
         let ready = if is_bind || step.copy_up {
             let late = set_attr(tree.as_fd(), &step.attr, false)?;
-            Ready { tree, late }
+            ReadyMount { tree, late }
         } else {
-            Ready { tree, late: None }
+            ReadyMount { tree, late: None }
         };
         if let Some(attr) = &step.recursive_attr {
             mount_setattr(ready.tree.as_fd(), true, attr).at(Op::SetAttr)?;
@@ -98,18 +98,18 @@ impl Init<'_> {
         let resolve = if step.no_symlinks { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
         let root = self.root()?;
         match kind {
-            PointKind::Directory => place::open_directory(root, &step.point, resolve),
+            PointKind::Directory => beneath::open_directory(root, &step.point, resolve),
             PointKind::LikeSource if matches!(step.source, Source::Existing) => {
-                place::open(root, &step.point.path, OFlags::empty(), resolve).at(Op::Open)
+                beneath::open(root, &step.point.path, OFlags::empty(), resolve).at(Op::Open)
             }
-            PointKind::LikeSource if directory => place::open_directory(root, &step.point, resolve),
-            PointKind::LikeSource => place::open_file(root, &step.point),
+            PointKind::LikeSource if directory => beneath::open_directory(root, &step.point, resolve),
+            PointKind::LikeSource => beneath::open_file(root, &step.point),
         }
     }
 
-    /// Hides a path: a directory under an empty one, anything else under a null device.
+    /// Masks a path: a directory with an empty one, anything else with a null device.
     pub(super) fn mask(&mut self, path: &Below) -> Outcome {
-        let target = match place::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        let target = match beneath::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other.at(Op::Open)?,
         };
@@ -117,7 +117,7 @@ impl Init<'_> {
             FileType::from_raw_mode(fstat(&target).at(Op::Stat)?.st_mode) == FileType::Directory;
         let attached = if is_directory { &self.masks.directory } else { &self.masks.null };
         let (tree, late) = match (attached, is_directory) {
-            // A copy has the attributes of what it is a copy of.
+            // A clone has the attributes of the original.
             (Some(attached), _) => (clone_of(attached.as_fd(), false)?, None),
             (None, true) => (empty_directory()?, None),
             (None, false) => self.null_mask()?,
@@ -135,7 +135,7 @@ impl Init<'_> {
     }
 
     pub(super) fn make_read_only(&self, path: &Below) -> Outcome {
-        let target = match place::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        let target = match beneath::open(self.root()?, &path.path, OFlags::empty(), ResolveFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other.at(Op::Open)?,
         };
@@ -173,7 +173,7 @@ fn filesystem(
         .at(Op::FsConfig)?;
     }
     fsconfig_create(&context).at(Op::FsCreate)?;
-    // What is copied up has to be written first: its attributes follow then.
+    // Copying up writes to the filesystem, so its attributes are set afterwards.
     let bits = if step.copy_up { 0 } else { step.attr.set };
     let attr = MountAttrFlags::from_bits_retain(u32::try_from(bits).unwrap_or(u32::MAX));
     let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).at(Op::FsMount)?;
@@ -186,7 +186,7 @@ pub(super) fn attach_to(tree: &OwnedFd, target: &OwnedFd) -> Outcome {
     move_mount(tree, c"", target, c"", flags).at(Op::MoveMount)
 }
 
-/// A detached copy of the mount at a descriptor.
+/// Clones the mount at a descriptor, detached.
 pub(super) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Outcome<OwnedFd> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -194,13 +194,13 @@ pub(super) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Outcome<OwnedFd> 
     open_tree(fd, c"", flags).at(Op::OpenTree)
 }
 
-/// Sets attributes; what cannot be set now because the kernel lacks mount_setattr(2) comes back for later.
+/// Sets attributes; returns those that have to be set later because the kernel lacks mount_setattr(2).
 pub(super) fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, attached: bool) -> Outcome<Option<MountAttr>> {
     if attr.set == 0 && attr.clear == 0 {
         return Ok(None);
     }
     match mount_setattr(fd, false, attr) {
-        // A user namespace may not clear what the host has locked; what is set still has to be.
+        // A user namespace may not clear attributes that the host has locked; those to set still have to be set.
         Err(Errno::PERM) if attr.clear != 0 => {
             mount_setattr(fd, false, &MountAttr { clear: 0, ..*attr }).at(Op::SetAttr)?;
             Ok(None)
@@ -211,7 +211,7 @@ pub(super) fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, attached: bool) -> 
     }
 }
 
-/// Sets the propagation type of the mount behind a descriptor. KERNEL(5.12), before it by mount(2).
+/// Sets the propagation type of the mount behind a descriptor. KERNEL(5.12), on older kernels with mount(2).
 pub(super) fn propagate(fd: BorrowedFd<'_>, propagation: u64, recursive: bool) -> Outcome {
     match mount_setattr(fd, recursive, &MountAttr { propagation, ..MountAttr::default() }) {
         Err(Errno::NOSYS) => {
@@ -251,7 +251,7 @@ fn mount_legacy(fstype: &CStr, source: &CStr, data: &CStr, step: &MountStep, tar
     rustix::mount::mount(source, own_link(target.as_fd()).as_c_str(), fstype, flags, data).at(Op::Mount)
 }
 
-/// `/proc/self/fd/N` without an allocation: the host's /proc is still in sight while mounts are made.
+/// `/proc/self/fd/N` without an allocation; the host's /proc is still visible while mounts are created.
 struct OwnLink([u8; 32]);
 
 impl OwnLink {

@@ -1,5 +1,5 @@
-//! The null device that the payload gets: never the host's own inode, which root of a container without a user namespace
-//! could chmod(2) or chown(2) for everybody.
+//! The payload's null device: never the host's own inode, which root of a container without a user namespace could
+//! chmod(2) or chown(2) for every process.
 
 use std::mem::forget;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,11 +13,11 @@ use crate::launch::wire::Op;
 use crate::sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr};
 use crate::sys::process::dup_onto;
 
-/// Read and write for everybody, as every /dev/null.
+/// Readable and writable for all users, as every /dev/null.
 const MODE: u32 = 0o666;
 
 impl Init<'_> {
-    /// Reopens the standard streams that are a null device: as the container's own, or one made for them.
+    /// Reopens the standard streams that are a null device, as the container's /dev/null or as a new one.
     pub(super) fn private_null(&self) -> Outcome {
         let mut replacement = None;
         for (number, stream) in
@@ -37,15 +37,15 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// What masked files are bound to, as a detached mount that is read-only where the kernel can do that before it is
-    /// attached (5.12): else the attributes come back, to be set after. CVE-2025-31133: that it is a null device is made
-    /// sure of.
+    /// The source of masked files, as a detached mount. It is read-only if the kernel can do that before it is
+    /// attached (5.12); otherwise the attributes are returned, to be set after. Verified to be a null device
+    /// (CVE-2025-31133).
     pub(super) fn null_mask(&self) -> Outcome<(OwnedFd, Option<MountAttr>)> {
         let host = host_null()?;
         let host_stat = fstat(&host).at(Op::Stat)?;
         let node = match open_null(self.root()?, OFlags::PATH, &host_stat)? {
             Some(own) => own,
-            // In a user namespace the host's node belongs to nobody inside, so nobody there can change it.
+            // In a user namespace no process inside owns the host's node, so none can change it.
             None if self.plan.namespaces.has_user() => host,
             None => made_null()?.map_or(Ok(host), |made| open_made(&made, OFlags::PATH))?,
         };
@@ -57,7 +57,7 @@ impl Init<'_> {
     }
 }
 
-/// A stream with an inode that is not the host's; none where no node can be made.
+/// A stream whose inode is not the host's; none if no node can be created.
 fn private_stream(host: &Stat) -> Outcome<Option<OwnedFd>> {
     let root = root::open_root()?;
     let own = open_null(root.as_fd(), OFlags::RDWR | OFlags::NOCTTY, host)?;
@@ -68,8 +68,8 @@ fn private_stream(host: &Stat) -> Outcome<Option<OwnedFd>> {
     }
 }
 
-/// The container's /dev/null, unless it is none, is another file, or has the host's inode. What somebody planted there
-/// instead does not become our terminal; to open a FIFO for reading and writing waits for nobody.
+/// The container's /dev/null; none if it is missing, another kind of file, or the host's inode. A planted terminal
+/// does not become our controlling terminal (O_NOCTTY), and opening a FIFO for reading and writing does not block.
 fn open_null(root: BorrowedFd<'_>, flags: OFlags, host: &Stat) -> Outcome<Option<OwnedFd>> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -81,7 +81,7 @@ fn open_null(root: BorrowedFd<'_>, flags: OFlags, host: &Stat) -> Outcome<Option
     Ok(is_own.then_some(opened))
 }
 
-/// A filesystem in memory, attached nowhere, with a null device as `null`; none where mknod(2) is not allowed.
+/// A detached tmpfs with a null device `null`; none if mknod(2) is not allowed.
 fn made_null() -> Outcome<Option<OwnedFd>> {
     let context = match fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC) {
         Err(Errno::PERM) => return Ok(None),

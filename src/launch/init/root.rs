@@ -1,4 +1,4 @@
-//! From the host's mount tree to the container's.
+//! Changes from the host's mount tree to the container's.
 
 use std::ffi::CStr;
 use std::mem::forget;
@@ -24,8 +24,8 @@ impl Init<'_> {
         propagate(c"/", propagation, true)
     }
 
-    /// Mounts the root tree over `/`, which is in reach of every user namespace, where the rootfs itself may not be:
-    /// lookups of the host's paths do not see it, for they start below it.
+    /// Mounts the root tree over `/`, which every user namespace can reach; it may not reach the rootfs itself.
+    /// Lookups of host paths do not see the mount, because they start below it.
     pub(super) fn attach_root(&mut self, source: &Source) -> Outcome {
         let tree = match source {
             Source::Host { path, recursive } => {
@@ -50,13 +50,15 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// pivot_root(2) onto itself: the old root ends up on top of the new one and is taken off.
+    /// pivot_root(2) with the same directory for both: the old root ends up mounted on top of the new one and is
+    /// unmounted.
     pub(super) fn pivot_root(&mut self, shared: bool) -> Outcome {
         let old = if shared { Some(open_root()?) } else { None };
         fchdir(self.root()?).at(Op::Chdir)?;
         pivot_root(c".", c".").at(Op::PivotRoot)?;
         if let Some(old) = old {
-            // Of the old root only: `.` would be the new one still, and its volumes are to stay the host's peers.
+            // Only the old root becomes a slave: `.` would still name the new one, whose volumes must stay peers of
+            // the host's mounts.
             fchdir(&old).at(Op::Chdir)?;
             forget(old);
             mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
@@ -102,7 +104,7 @@ impl Init<'_> {
             Err(Errno::ACCESS | Errno::PERM) if early => return Ok(()),
             other => other.at(Op::Chdir)?,
         }
-        // A leaked descriptor of the host would make a working directory outside (CVE-2024-21626).
+        // A leaked descriptor of the host would allow a working directory outside the root (CVE-2024-21626).
         if !cwd_is_inside_root().at(Op::CurrentDirectory)? {
             return Err((Op::OutsideRoot, Errno::XDEV));
         }
@@ -125,7 +127,7 @@ pub(super) fn change_root(directory: BorrowedFd<'_>) -> Outcome {
     chdir(c"/").at(Op::Chdir)
 }
 
-/// The root of this process as a place.
+/// Opens the root of this process with `O_PATH`.
 pub(super) fn open_root() -> Outcome<std::os::fd::OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(c"/", flags, Mode::empty()).at(Op::Open)

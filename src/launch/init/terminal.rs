@@ -1,4 +1,4 @@
-//! The terminal and the standard streams.
+//! Opens the terminal and sets up the standard streams.
 
 use std::mem::forget;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,13 +9,13 @@ use rustix::process::{Uid, ioctl_tiocsctty};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::{At, Init, Outcome, mount, place, root};
+use super::{At, Init, Outcome, beneath, mount, root};
 use crate::launch::steps::Slot;
 use crate::launch::wire::{self, Op};
 use crate::sys::process::dup_onto;
 
 impl Init<'_> {
-    /// Opens a terminal of the container's own devpts, so that its name means something inside.
+    /// Opens a terminal on the container's own devpts, so that its name is valid inside.
     pub(super) fn open_terminal(
         &mut self,
         slot: Slot,
@@ -66,27 +66,28 @@ fn open_master(base: BorrowedFd<'_>) -> Outcome<std::os::fd::OwnedFd> {
         other => other,
     }
     .at(Op::Open)?;
-    // A planted file under that name would be a way to get at whatever is bound next (CVE-2025-52565).
+    // A planted file of that name would redirect the bind mount that follows (CVE-2025-52565).
     let is_ptmx = fstat(&master).at(Op::Stat)?.st_rdev == rustix::fs::makedev(5, 2);
     if is_ptmx { Ok(master) } else { Err((Op::Pty, Errno::NOTTY)) }
 }
 
 fn bind_console(base: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Outcome {
-    let parent = place::open(base, c"dev", OFlags::DIRECTORY, ResolveFlags::empty()).at(Op::Open)?;
+    let parent = beneath::open(base, c"dev", OFlags::DIRECTORY, ResolveFlags::empty()).at(Op::Open)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(&parent, c"console", flags, Mode::from_raw_mode(0o600)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err((Op::Open, errno)),
     }
-    let target =
-        place::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS).at(Op::Open)?;
+    let target = beneath::open(parent.as_fd(), c"console", OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)
+        .at(Op::Open)?;
     let tree = mount::clone_of(slave, false)?;
     mount::attach_to(&tree, &target)?;
     forget(tree);
     Ok(())
 }
 
-/// Pipes, sockets and terminals that we pass on are to be usable by the user under their names in /proc/self/fd.
+/// Changes the owner of inherited pipes, sockets and terminals, so that the user can open them by their names in
+/// /proc/self/fd.
 pub(super) fn give_streams(uid: u32) {
     if uid == 0 {
         return;
@@ -98,7 +99,7 @@ pub(super) fn give_streams(uid: u32) {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let passed_on = matches!(kind, FileType::Fifo | FileType::Socket | FileType::CharacterDevice);
         if passed_on && stat.st_uid != uid && stat.st_rdev != null {
-            // Not ours to give in a user namespace that does not map the owner; the stream itself still works.
+            // In a user namespace that does not map the owner, chown(2) is denied; the stream itself still works.
             let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
         }
     }

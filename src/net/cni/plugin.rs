@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::launch::hooks::{memory_file, output_file, output_of, wait};
+use crate::linux::child::{memory_file, output_file, read_output, wait};
 
 /// The most bytes a plugin may write; results have a few kilobytes.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -85,7 +85,7 @@ fn is_full(file: &mut std::fs::File) -> bool {
 }
 
 fn text_of(file: &mut std::fs::File) -> Result<String> {
-    Ok(String::from_utf8_lossy(&output_of(file)?).into_owned())
+    Ok(String::from_utf8_lossy(&read_output(file)?).into_owned())
 }
 
 /// The error object of a plugin. SPEC(cni 1.1.0 #error)

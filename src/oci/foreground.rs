@@ -1,4 +1,4 @@
-//! Staying with a process: its signals, its terminal, its exit code.
+//! A foreground session: forwards signals, proxies the terminal and waits for the exit code.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::sys;
 use crate::sys::process::Spawned;
 
-/// The two ends over which a new terminal's master comes to us: ours, and the one for the plan.
+/// Creates a socket pair for a new terminal's master: our end, and the end for the plan.
 ///
 /// # Errors
 /// The errno of socketpair(2).
@@ -25,9 +25,9 @@ pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
         .doing(|| "make a socket pair for the terminal")
 }
 
-/// Has a process that gets a terminal begin with the size of ours, unless its configuration has one: a program may look at
-/// it before the terminal has come here.
-pub(super) fn take_our_size(process: &mut Process) {
+/// Sets the size of the caller's terminal as the console size, unless the configuration names one: the program may
+/// read the size before the terminal's master has arrived here.
+pub(super) fn inherit_terminal_size(process: &mut Process) {
     if process.console_size().is_none()
         && let Ok(size) = tcgetwinsize(rustix::stdio::stdin())
     {
@@ -36,7 +36,7 @@ pub(super) fn take_our_size(process: &mut Process) {
     }
 }
 
-/// Receives the terminal's master.
+/// Receives the master of the container's terminal.
 pub(super) fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -54,8 +54,8 @@ pub(super) fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
     Err(Error::new(Kind::Bug, "the new process sent no terminal"))
 }
 
-/// Waits for a process's end, passes on every signal that arrives and everything that is typed.
-pub(super) fn attend(process: &Spawned, signals: &OwnedFd, master: Option<OwnedFd>) -> Result<i32> {
+/// Waits until a process ends, forwarding signals and the terminal's input and output. Returns the exit code.
+pub(super) fn proxy_until_exit(process: &Spawned, signals: &OwnedFd, master: Option<OwnedFd>) -> Result<i32> {
     let mut terminal = master.map(Proxy::new).transpose()?;
     loop {
         let mut polled =
@@ -86,7 +86,7 @@ pub(super) fn attend(process: &Spawned, signals: &OwnedFd, master: Option<OwnedF
     }
 }
 
-/// Reaps the process: its exit status, or 128 + the signal that ended it.
+/// Reaps the process: returns its exit status, or 128 + the signal that ended it.
 fn exit_code(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED).doing(|| "wait for the container")?;
     let status = status.ok_or_else(|| Error::new(Kind::Bug, "a process that ended has no status"))?;
@@ -108,7 +108,7 @@ fn forward(signals: &OwnedFd, to: BorrowedFd<'_>, terminal: Option<&Proxy>) -> R
         }
         let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         match number {
-            // Ours, not the container's: children, the tty's job control, urgent data of Go programs' sockets.
+            // These are ours, not the container's: children, job control, urgent data on sockets of Go programs.
             libc::SIGCHLD | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU => {}
             libc::SIGWINCH => {
                 if let Some(proxy) = terminal {
@@ -117,7 +117,7 @@ fn forward(signals: &OwnedFd, to: BorrowedFd<'_>, terminal: Option<&Proxy>) -> R
             }
             _ => {
                 if let Some(signal) = super::kill::signal_from(number) {
-                    // It may have ended just now.
+                    // The process may have just ended.
                     let _ = pidfd_send_signal(to, signal);
                 }
             }
@@ -125,10 +125,10 @@ fn forward(signals: &OwnedFd, to: BorrowedFd<'_>, terminal: Option<&Proxy>) -> R
     }
 }
 
-/// Between our standard streams and the master of the container's terminal.
+/// Proxies between our standard streams and the master of the container's terminal.
 struct Proxy {
     master: OwnedFd,
-    /// What was typed and not yet taken.
+    /// Input that the terminal has not accepted yet.
     typed: Vec<u8>,
     stdin_open: bool,
     master_open: bool,
@@ -144,7 +144,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Gives the container's terminal the size of ours.
+    /// Sets the size of the container's terminal to that of ours.
     fn resize(&self) {
         if let Ok(size) = tcgetwinsize(rustix::stdio::stdin()) {
             let _ = tcsetwinsize(&self.master, size);
@@ -181,7 +181,7 @@ impl Proxy {
         let mut buffer = [0; 4096];
         match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
             Ok(0) => {
-                // End of input: ^D, as a terminal says it.
+                // At end of input send ^D, as a terminal does.
                 self.stdin_open = false;
                 self.typed.push(4);
             }
@@ -200,7 +200,7 @@ impl Proxy {
         }
     }
 
-    /// Shows what the container wrote; EIO is how a terminal says that nobody has it open any more.
+    /// Prints the container's output. EIO means that no process has the terminal open any more.
     fn show(&mut self) -> Result<()> {
         let mut buffer = [0; 16384];
         match rustix::io::read(&self.master, &mut buffer) {
@@ -217,7 +217,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Shows what was still on its way when the process ended.
+    /// Prints the output that was still in the terminal when the process ended.
     fn drain(&mut self) {
         let mut buffer = [0; 16384];
         while let Ok(length) = rustix::io::read(&self.master, &mut buffer) {
@@ -229,12 +229,12 @@ impl Proxy {
     }
 }
 
-/// Our terminal in raw mode; as it was again when dropped.
+/// Our terminal in raw mode; dropping this restores it.
 #[derive(Debug)]
 pub struct RawMode(Termios);
 
 impl RawMode {
-    /// Enters it, when standard input is a terminal.
+    /// Enters raw mode, if standard input is a terminal.
     pub fn enter() -> Option<Self> {
         let stdin = rustix::stdio::stdin();
         let before = tcgetattr(stdin).ok()?;

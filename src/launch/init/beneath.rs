@@ -1,5 +1,5 @@
-//! Paths below the container's root: resolved by the kernel with the root as `/`, so that no link leads out of it,
-//! and held as descriptors, so that nothing can be swapped afterwards.
+//! Opens paths below the container's root with openat2(2). The kernel resolves them with the root as `/`, so no link
+//! leads out of it, and the result is held as a descriptor, so nothing can be swapped afterwards.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,21 +10,21 @@ use super::{At, Init, Outcome};
 use crate::launch::steps::Below;
 use crate::launch::wire::Op;
 
-/// How often a lookup that raced with a rename is tried again; openat2(2), EAGAIN.
+/// How often a lookup that raced with a rename is retried; openat2(2), EAGAIN.
 const TRIES: u32 = 32;
 
 impl Init<'_> {
-    /// The container's root.
+    /// The descriptor of the container's root.
     pub(super) fn root(&self) -> Outcome<BorrowedFd<'_>> {
         self.root.as_ref().map(AsFd::as_fd).ok_or((Op::Open, Errno::BADF))
     }
 
-    /// Makes a directory with its parents.
+    /// Creates a directory with its parents.
     pub(super) fn directory(&self, path: &Below) -> Outcome {
         open_directory(self.root()?, path, ResolveFlags::empty()).map(drop)
     }
 
-    /// Makes a link whose place is still free.
+    /// Creates a symbolic link unless a file of that name exists.
     pub(super) fn symlink(&self, target: &std::ffi::CStr, link: &Below) -> Outcome {
         let (parent, name) = open_parent(self.root()?, link)?;
         match rustix::fs::symlinkat(target, &parent, name) {
@@ -34,7 +34,7 @@ impl Init<'_> {
     }
 }
 
-/// Opens what is there, as a place only (`O_PATH`).
+/// Opens an existing file of any kind with `O_PATH`.
 pub(super) fn open(
     root: BorrowedFd<'_>,
     path: &std::ffi::CStr,
@@ -42,17 +42,17 @@ pub(super) fn open(
     resolve: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
     let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut answer = Err(Errno::AGAIN);
+    let mut opened = Err(Errno::AGAIN);
     for _ in 0..TRIES {
-        answer = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve);
-        if !matches!(answer, Err(Errno::AGAIN)) {
+        opened = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve);
+        if !matches!(opened, Err(Errno::AGAIN)) {
             break;
         }
     }
-    answer
+    opened
 }
 
-/// Opens a directory, made with its parents when it is not there.
+/// Opens a directory, creating it and its parents if missing.
 pub(super) fn open_directory(root: BorrowedFd<'_>, path: &Below, resolve: ResolveFlags) -> Outcome<OwnedFd> {
     match open(root, &path.path, OFlags::DIRECTORY, resolve) {
         Err(Errno::NOENT) => make_directories(root, &path.makers, resolve)?,
@@ -61,7 +61,7 @@ pub(super) fn open_directory(root: BorrowedFd<'_>, path: &Below, resolve: Resolv
     open(root, &path.path, OFlags::DIRECTORY, resolve).at(Op::Open)
 }
 
-/// Opens the directory that holds the last name of a path, made when it is not there.
+/// Opens the parent directory of a path, creating it if missing; also returns the last component.
 pub(super) fn open_parent<'p>(
     root: BorrowedFd<'_>,
     path: &'p Below,
@@ -79,7 +79,7 @@ pub(super) fn open_parent<'p>(
     Ok((directory.at(Op::Open)?, name))
 }
 
-/// Opens a file, made empty with its parents when it is not there.
+/// Opens a file, creating it empty and its parents if missing.
 pub(super) fn open_file(root: BorrowedFd<'_>, path: &Below) -> Outcome<OwnedFd> {
     match open(root, &path.path, OFlags::empty(), ResolveFlags::empty()) {
         Err(Errno::NOENT) => {}
@@ -94,7 +94,7 @@ pub(super) fn open_file(root: BorrowedFd<'_>, path: &Below) -> Outcome<OwnedFd> 
     open(root, &path.path, OFlags::empty(), ResolveFlags::empty()).at(Op::Open)
 }
 
-/// Makes the directories of a path, from the deepest that exists down.
+/// Creates the missing directories of a path, starting below the deepest one that exists.
 fn make_directories(
     root: BorrowedFd<'_>,
     makers: &[(std::ffi::CString, std::ffi::CString)],
