@@ -1,4 +1,4 @@
-//! The CRI's calls for pods and containers, each with the method that does it.
+//! RuntimeService: each CRI call, delegated to the part that implements it. Ids may be abbreviated.
 
 use std::time::Duration;
 
@@ -8,65 +8,83 @@ use super::Pods;
 
 impl RuntimeBackend for Pods {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        Ok(self.run_sandbox(config, handler)?)
+        Ok(self.sandboxes.run(config, handler)?)
     }
 
+    /// Stops the containers of a pod and detaches its network. A pod that does not exist or is stopped is no error.
     fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
-        Ok(self.stop_sandbox(id)?)
+        match self.sandboxes.find(id)? {
+            Some(sandbox) => Ok(self.stop_sandbox(&sandbox)?),
+            None => Ok(()),
+        }
     }
 
+    /// Removes a pod with its containers, by force. A pod that does not exist is no error.
     fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
-        Ok(self.remove_sandbox(id)?)
+        match self.sandboxes.find(id)? {
+            Some(sandbox) => Ok(self.remove_sandbox(&sandbox)?),
+            None => Ok(()),
+        }
     }
 
     fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
-        Ok(self.sandbox_status(id, verbose)?)
+        Ok(self.sandboxes.get(id)?.status_response(verbose))
     }
 
     fn list_pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>> {
-        Ok(self.list_sandboxes())
+        Ok(self.sandboxes.list())
     }
 
-    /// The pod's own cgroup is kubelet's, and so are its limits: nothing is left to be done here.
+    /// kubelet owns the pod's cgroup and sets its limits itself, so there is nothing to change here.
     fn update_pod_sandbox_resources(&self, request: &v1::UpdatePodSandboxResourcesRequest) -> Result<()> {
-        self.sandbox(&request.pod_sandbox_id)?;
+        self.sandboxes.get(&request.pod_sandbox_id)?;
         Ok(())
     }
 
     fn pod_sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
-        Ok(self.sandbox_stats(id)?)
+        Ok(self.stats.of_sandbox(&*self.sandboxes.get(id)?))
     }
 
     fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
-        Ok(self.create(sandbox_id, config)?)
+        Ok(self.containers.create(&*self.sandboxes.get(sandbox_id)?, config)?)
     }
 
     fn start_container(&self, id: &str) -> Result<()> {
-        Ok(self.start(id)?)
+        let container = self.containers.get(id)?;
+        let sandbox = self.sandboxes.get(&container.pod)?;
+        Ok(self.containers.start(&sandbox, &container)?)
     }
 
+    /// A container that does not exist or has exited is no error.
     fn stop_container(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
-        Ok(self.stop(id, grace, call)?)
+        match self.containers.find(id)? {
+            Some(container) => Ok(self.containers.stop(&container, grace, call)?),
+            None => Ok(()),
+        }
     }
 
+    /// A container that does not exist is no error.
     fn remove_container(&self, id: &str) -> Result<()> {
-        Ok(self.remove(id)?)
+        match self.containers.find(id)? {
+            Some(container) => Ok(self.containers.remove(&container)?),
+            None => Ok(()),
+        }
     }
 
     fn container_status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
-        Ok(self.status(id, verbose)?)
+        Ok(self.containers.status(id, verbose)?)
     }
 
     fn list_containers(&self) -> Result<Vec<v1::Container>> {
-        Ok(self.list())
+        Ok(self.containers.list())
     }
 
     fn update_container_resources(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
-        Ok(self.update(request)?)
+        Ok(self.containers.update(request)?)
     }
 
     fn reopen_container_log(&self, id: &str) -> Result<()> {
-        Ok(self.reopen_log(id)?)
+        Ok(self.containers.reopen_log(id)?)
     }
 
     fn exec_sync(
@@ -76,10 +94,10 @@ impl RuntimeBackend for Pods {
         timeout: Option<Duration>,
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
-        Ok(self.exec(id, command, timeout, call)?)
+        Ok(self.containers.exec(id, command, timeout, call)?)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {
-        Ok(self.stats(id)?)
+        Ok(self.stats.of_container(&*self.containers.get(id)?)?)
     }
 }

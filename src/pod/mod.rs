@@ -1,17 +1,28 @@
 //! Pods and their containers, as the CRI has them.
 //!
+//! | part | its state | methods |
+//! |---|---|---|
+//! | `Host` | settings, directories, image store, networks | what all parts need of the node |
+//! | `Sandboxes` | the pods by id | run, tear down, list |
+//! | `Containers` | the containers by id | create, start, stop, exec, update, remove, list |
+//! | `Stats` | none; asks the parts above | ContainerStats, PodSandboxStats |
+//! | `Exits` | none; a thread holds it weakly | receives exits from the keeper |
+//! | `Recovery` | only while the daemon starts | reads the records, undoes interrupted operations |
+//!
+//! `Pods` only composes them. On disk, in the run directory:
+//!
 //! ```text
 //! run/pods/<pod>/config                  the configuration as kubelet sent it
-//! run/pods/<pod>/request, record         the request that it comes to; the state of the pod
-//! run/pods/<pod>/net, ipc, uts, pid      namespaces, pinned: no process is needed to hold them
-//! run/pods/<pod>/shm, resolv.conf, ...   what its containers get bound
-//! run/pods/<pod>/containers/<id>/        the same of a container
+//! run/pods/<pod>/request, record         the request parsed from it; the state of the pod
+//! run/pods/<pod>/net, ipc, uts, pid      pinned namespaces: no process is needed to hold them
+//! run/pods/<pod>/shm, resolv.conf, ...   what is bind-mounted into its containers
+//! run/pods/<pod>/containers/<id>/        the same for a container
 //! ```
 //!
-//! All of it lies in memory and is gone after a reboot, as the pods are. A record is written last and removed first: what
-//! has none is the leftover of work that was interrupted, and is undone when the daemon starts.
+//! The run directory is a tmpfs, so a reboot loses these files together with the pods. A record is written last and removed
+//! first: a directory without one is left over from an interrupted operation and is removed when the daemon starts.
 //!
-//! Everything here blocks; it is called from several threads at a time. Lists are answered from memory.
+//! All functions here block and may be called from several threads. Lists are answered from memory.
 
 mod abort;
 mod backend;
@@ -20,121 +31,85 @@ mod container;
 mod cri_error;
 mod exits;
 mod files;
+mod host;
+mod layer_usage;
 pub mod machine;
 mod records;
 mod recover;
 pub mod request_from_cri;
 mod requests;
-mod resolve;
 mod run_in_keeper;
 mod sandbox;
 mod stats;
 mod table;
 mod volumes;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use cri_error::one_line;
+pub use host::{Offer, Settings};
 
-use crate::error::{Error, Kind, Result};
-use crate::net::cni::Cni;
-use crate::oci::Runtime;
+use crate::error::Result;
 use crate::store::Store;
-use records::Directories;
-use table::Table;
+use container::Containers;
+use exits::Exits;
+use host::Host;
+use recover::Recovery;
+use sandbox::{Sandbox, Sandboxes};
+use stats::Stats;
 
-/// Where and how pods are run.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The run directory, in memory.
-    pub run: PathBuf,
-    /// Where the OCI verbs keep one directory per container.
-    pub root: PathBuf,
-    /// Caches that may vanish at any time.
-    pub cache: PathBuf,
-    /// Ask systemd for scopes.
-    pub systemd_cgroup: bool,
-    /// Writable layers lie in memory, below the run directory, and not in the store.
-    pub layers_in_memory: bool,
-    /// The runtime's default seccomp profile is in force where it is asked for.
-    pub seccomp: bool,
-    /// The same of AppArmor.
-    pub apparmor: bool,
-    /// SELinux labels are set.
-    pub selinux: bool,
-}
-
-/// What may change while pods run.
-#[derive(Debug)]
-pub struct Offer {
-    /// Runtime handlers besides `""`, and whether their containers get GPUs as NVIDIA's images ask for them.
-    pub handlers: BTreeMap<String, bool>,
-    /// The networks that pods are attached to.
-    pub cni: Cni,
-}
+/// How long RemovePodSandbox waits for containers that are still being created in the pod.
+const LAST_CREATE: Duration = Duration::from_secs(10);
 
 /// The pods of a node.
 #[derive(Debug)]
 pub struct Pods {
-    settings: Settings,
-    store: Arc<Store>,
-    offer: RwLock<Arc<Offer>>,
-    directories: Directories,
-    table: Mutex<Table>,
+    host: Arc<Host>,
+    sandboxes: Arc<Sandboxes>,
+    containers: Arc<Containers>,
+    stats: Stats,
+    /// The thread that receives exits ends when this is dropped.
+    _exits: Arc<Exits>,
 }
 
 impl Pods {
-    /// The pods of this node: what the run directory knows, with interrupted work undone. From here on a thread of its own
-    /// hears of containers that end.
+    /// Loads the pods that the run directory has records of, undoes interrupted operations, and starts the thread that
+    /// receives exits from the keeper.
     ///
     /// # Errors
-    /// The run directory cannot be read or written.
-    pub fn open(settings: Settings, offer: Arc<Offer>, store: Arc<Store>) -> Result<Arc<Self>> {
-        let directories = Directories::new(&settings.run);
-        directories.make()?;
-        let (offer, table) = (RwLock::new(offer), Mutex::default());
-        let pods = Arc::new(Self { settings, store, offer, directories, table });
-        pods.recover()?;
-        exits::start(&pods)?;
-        Ok(pods)
+    /// The run directory cannot be read or written, or the keeper cannot be reached.
+    pub fn open(settings: Settings, offer: Arc<Offer>, store: Arc<Store>) -> Result<Self> {
+        let host = Arc::new(Host::open(settings, offer, store)?);
+        let sandboxes = Arc::new(Sandboxes::new(Arc::clone(&host)));
+        let containers = Arc::new(Containers::new(Arc::clone(&host)));
+        Recovery { host: &host, sandboxes: &sandboxes, containers: &containers }.run()?;
+        let exits = Exits::start(Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&containers))?;
+        let stats = Stats::new(Arc::clone(&host), Arc::clone(&containers));
+        Ok(Self { host, sandboxes, containers, stats, _exits: exits })
     }
 
-    /// Replaces the handlers and networks; work that has begun goes on with those it began with.
+    /// Replaces the handlers and networks; operations already under way keep the old ones.
     pub fn reload(&self, offer: Arc<Offer>) {
-        *self.offer.write().unwrap_or_else(PoisonError::into_inner) = offer;
+        self.host.reload(offer);
     }
 
-    fn offer(&self) -> Arc<Offer> {
-        Arc::clone(&self.offer.read().unwrap_or_else(PoisonError::into_inner))
+    fn stop_sandbox(&self, sandbox: &Sandbox) -> Result<()> {
+        // First, so that no container is created or started in a pod that is being torn down.
+        sandbox.set_not_ready()?;
+        self.containers.stop_all_in(&sandbox.id)?;
+        self.sandboxes.tear_down(sandbox)
     }
 
-    fn runtime(&self) -> Runtime {
-        Runtime {
-            root: self.settings.root.clone(),
-            cache: self.settings.cache.clone(),
-            systemd_cgroup: self.settings.systemd_cgroup,
-        }
-    }
-
-    /// No foreign code runs while it is held, so a poisoned one has a sound table behind it.
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_handler(&self, handler: &str) -> Result<()> {
-        let offer = self.offer();
-        if handler.is_empty() || offer.handlers.contains_key(handler) {
-            return Ok(());
-        }
-        let known = offer.handlers.keys().cloned().collect::<Vec<_>>().join(", ");
-        Err(Error::new(Kind::NotFound, format!("no runtime handler {handler:?} is configured"))
-            .hint(format!("there are {known}")))
+    fn remove_sandbox(&self, sandbox: &Sandbox) -> Result<()> {
+        self.stop_sandbox(sandbox)?;
+        sandbox.await_creates(LAST_CREATE)?;
+        self.containers.remove_all_in(&sandbox.id)?;
+        self.sandboxes.remove(sandbox)
     }
 }
 
-/// A new id: 64 random hexadecimal digits, as containerd's and docker's.
+/// A new id: 64 random hexadecimal digits, as in containerd and docker.
 fn new_id() -> Result<String> {
     use crate::error::Doing;
     let mut bytes = [0; 32];
@@ -144,7 +119,7 @@ fn new_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Nanoseconds since 1970, as the CRI has times. Never 0, which there means "not yet".
+/// The time in nanoseconds since 1970, as in CRI messages. Never 0, which means "not yet" there.
 fn now_ns() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX).max(1)

@@ -73,7 +73,7 @@ pub(super) struct ContainerRecord {
 
 impl ContainerRecord {
     /// It was started by now; one of which the end is known already, by then.
-    pub(super) fn was_started(&mut self) {
+    pub(super) fn set_started(&mut self) {
         let now = super::now_ns();
         self.started_ns = if self.finished_ns > 0 { now.min(self.finished_ns) } else { now };
     }
@@ -206,7 +206,7 @@ impl Directory {
     }
 
     /// From here on it does not exist, whatever is still to be removed.
-    pub(super) fn forget(&self) -> Result<()> {
+    pub(super) fn remove_record(&self) -> Result<()> {
         let path = self.join("record");
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -258,7 +258,7 @@ mod tests {
         pod.save(&record).unwrap();
         assert_eq!(pod.load().unwrap(), Some((config, record)));
         assert_eq!(directories.all().unwrap(), ["p"]);
-        pod.forget().unwrap();
+        pod.remove_record().unwrap();
         assert!(pod.load::<v1::PodSandboxConfig, SandboxRecord>().unwrap().is_none());
     }
 

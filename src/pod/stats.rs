@@ -1,94 +1,36 @@
-//! What pods and containers use, read when somebody asks.
+//! ContainerStats and PodSandboxStats: read from cgroups and /proc on each call.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
 
 use coracle_cri::v1;
 
-use super::container::Container;
+use super::container::{Container, Containers};
+use super::host::Host;
+use super::layer_usage::LayerUsage;
 use super::machine::State;
+use super::now_ns;
 use super::sandbox::{INTERFACE, Sandbox};
-use super::{Pods, now_ns};
-use crate::cgroup::{Group, Memory, Pressure, Stats};
+use crate::cgroup::{self, Group, Memory, Pressure};
 use crate::error::{Doing, Result};
-use crate::id::ContainerId;
 
-/// A writable layer is looked through no more often than this ...
-const LEAST_PAUSE: Duration = Duration::from_secs(30);
-/// ... and for no more than this part of the time.
-const PAUSE_FACTOR: u32 = 100;
-
-/// Whoever asks waits so long for a layer that is being looked through; then the answer is what was known before.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// How large a writable layer was.
-#[derive(Debug, Clone, Copy)]
-struct Measured {
-    bytes: u64,
-    inodes: u64,
-    at_ns: i64,
-    again: Instant,
+/// Reads the usage of pods and containers.
+#[derive(Debug)]
+pub(super) struct Stats {
+    host: Arc<Host>,
+    containers: Arc<Containers>,
 }
 
-/// How large a container's writable layer is. A container can make it as slow to be looked through as it likes: that is
-/// done by a thread of its own, one at a time, which nobody has to wait for.
-#[derive(Debug, Default)]
-pub(super) struct LayerUsage {
-    state: Mutex<Usage>,
-    measured: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Usage {
-    last: Option<Measured>,
-    being_measured: bool,
-}
-
-impl LayerUsage {
-    /// What was found last; none while it is looked through for the first time.
-    fn get(self: &Arc<Self>, layer: &Path) -> Option<Measured> {
-        let mut state = self.state();
-        if state.last.is_some_and(|last| Instant::now() < last.again) {
-            return state.last;
-        }
-        if !state.being_measured {
-            state.being_measured = self.begin(layer);
-        }
-        let waited = self.measured.wait_timeout_while(state, PATIENCE, |state| state.being_measured);
-        waited.unwrap_or_else(PoisonError::into_inner).0.last
+impl Stats {
+    pub(super) fn new(host: Arc<Host>, containers: Arc<Containers>) -> Self {
+        Self { host, containers }
     }
 
-    fn begin(self: &Arc<Self>, layer: &Path) -> bool {
-        let (own, layer) = (Arc::clone(self), layer.to_owned());
-        let thread = std::thread::Builder::new().name("layer".to_owned()).stack_size(256 << 10);
-        let work = move || {
-            let measured = measure(&layer);
-            let mut state = own.state();
-            (state.last, state.being_measured) = (Some(measured), false);
-            own.measured.notify_all();
-        };
-        thread.spawn(work).is_ok()
-    }
-
-    /// No foreign code runs while it is held, so a poisoned one is sound.
-    fn state(&self) -> MutexGuard<'_, Usage> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pods {
-    /// What a container uses.
+    /// The usage of a container.
     ///
     /// # Errors
-    /// `NotFound`
-    pub(super) fn stats(&self, id: &str) -> Result<v1::ContainerStats> {
-        let container = self.container(id)?;
-        self.stats_of(&container)
-    }
-
-    fn stats_of(&self, container: &Container) -> Result<v1::ContainerStats> {
+    /// Its cgroup cannot be read.
+    pub(super) fn of_container(&self, container: &Container) -> Result<v1::ContainerStats> {
         let attributes = {
             let life = container.life();
             v1::ContainerAttributes {
@@ -98,14 +40,14 @@ impl Pods {
                 annotations: life.config.annotations.clone(),
             }
         };
-        let layer = self.layer_of(container)?;
+        let layer = self.host.layer(&container.id)?.join("upper");
         let mut answer = v1::ContainerStats {
             attributes: Some(attributes),
-            writable_layer: Some(usage_of(&container.usage, &layer)),
+            writable_layer: Some(filesystem(&container.usage, &layer)),
             ..Default::default()
         };
         if container.state() == State::Running {
-            let group = Group::from_paths(&self.oci_state(&container.id)?.cgroup_paths)?;
+            let group = self.cgroup_of(container)?;
             let stats = group.stats()?;
             answer.cpu = Some(cpu(&stats, group.pressure("cpu")));
             answer.memory = Some(memory(&stats, group.pressure("memory")));
@@ -115,31 +57,20 @@ impl Pods {
         Ok(answer)
     }
 
-    fn layer_of(&self, container: &Container) -> Result<PathBuf> {
-        let stored = self.store.container_dir(&ContainerId::parse(&container.id)?);
-        let layer =
-            if self.settings.layers_in_memory { self.directories.layer(&container.id) } else { stored };
-        Ok(layer.join("upper"))
-    }
-
-    /// What a pod uses: its containers together, its network.
-    ///
-    /// # Errors
-    /// `NotFound`
-    pub(super) fn sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats> {
-        let sandbox = self.sandbox(id)?;
-        let containers = self.table().of_pod(&sandbox.id);
+    /// The usage of a pod: the sum over its running containers, and its network.
+    pub(super) fn of_sandbox(&self, sandbox: &Sandbox) -> v1::PodSandboxStats {
         let mut parts = Vec::new();
-        for container in containers.iter().filter(|c| c.state() == State::Running) {
-            match self.stats_of(container) {
-                // One that ends meanwhile uses nothing.
-                Err(_) => {}
-                Ok(stats) => parts.push((container, stats)),
+        for container in self.containers.in_pod(&sandbox.id) {
+            // A container that exits in the meantime uses nothing.
+            if container.state() == State::Running
+                && let Ok(stats) = self.of_container(&container)
+            {
+                parts.push((container, stats));
             }
         }
-        let processes = parts.iter().map(|(c, _)| self.process_count(c)).sum();
+        let processes = parts.iter().map(|(container, _)| self.process_count(container)).sum();
         let stats: Vec<_> = parts.into_iter().map(|(_, stats)| stats).collect();
-        Ok(v1::PodSandboxStats {
+        v1::PodSandboxStats {
             attributes: Some(v1::PodSandboxAttributes {
                 id: sandbox.id.clone(),
                 metadata: sandbox.config.metadata.clone(),
@@ -149,28 +80,31 @@ impl Pods {
             linux: Some(v1::LinuxPodSandboxStats {
                 cpu: Some(sum_cpu(&stats)),
                 memory: Some(sum_memory(&stats)),
-                network: network(&sandbox),
+                network: network(sandbox),
                 process: Some(v1::ProcessUsage { timestamp: now_ns(), process_count: value(processes) }),
                 containers: stats,
                 ..Default::default()
             }),
             windows: None,
-        })
+        }
     }
 
+    /// Counts processes by cgroup.procs: the pids controller counts threads, and exists only where a limit is set.
     fn process_count(&self, container: &Container) -> u64 {
-        let group = self.oci_state(&container.id).and_then(|state| Group::from_paths(&state.cgroup_paths));
-        // Not what the pids controller counts: that has threads in it, and is off where nothing limits them.
-        group.and_then(|group| group.pids()).map_or(0, |pids| pids.len() as u64)
+        self.cgroup_of(container).and_then(|group| group.pids()).map_or(0, |pids| pids.len() as u64)
+    }
+
+    fn cgroup_of(&self, container: &Container) -> Result<Group> {
+        Group::from_paths(&self.host.oci_state(&container.id)?.cgroup_paths)
     }
 }
 
-/// The CRI's optional number.
+/// An optional number of a CRI message.
 fn value(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
 }
 
-fn cpu(stats: &Stats, pressure: Option<Pressure>) -> v1::CpuUsage {
+fn cpu(stats: &cgroup::Stats, pressure: Option<Pressure>) -> v1::CpuUsage {
     v1::CpuUsage {
         timestamp: now_ns(),
         usage_core_nano_seconds: stats.cpu.and_then(|cpu| value(cpu.usage_ns)),
@@ -179,7 +113,7 @@ fn cpu(stats: &Stats, pressure: Option<Pressure>) -> v1::CpuUsage {
     }
 }
 
-fn memory(stats: &Stats, pressure: Option<Pressure>) -> v1::MemoryUsage {
+fn memory(stats: &cgroup::Stats, pressure: Option<Pressure>) -> v1::MemoryUsage {
     let Some(memory) = &stats.memory else {
         return v1::MemoryUsage { timestamp: now_ns(), ..Default::default() };
     };
@@ -188,7 +122,7 @@ fn memory(stats: &Stats, pressure: Option<Pressure>) -> v1::MemoryUsage {
     v1::MemoryUsage {
         timestamp: now_ns(),
         working_set_bytes: value(working_set),
-        // Without a limit it is the node's to say.
+        // Without a limit, what is available depends on the node.
         available_bytes: memory.limit.and_then(|limit| value(limit.saturating_sub(working_set))),
         usage_bytes: value(memory.usage),
         rss_bytes: raw(["total_rss", "anon"]).and_then(value),
@@ -209,7 +143,7 @@ fn swap(memory: &Memory) -> Option<v1::SwapUsage> {
 }
 
 fn psi(pressure: Pressure) -> v1::PsiStats {
-    let line = |line: crate::cgroup::Stalled| v1::PsiData {
+    let line = |line: cgroup::Stalled| v1::PsiData {
         total: line.total_us.saturating_mul(1000),
         avg10: line.averages[0],
         avg60: line.averages[1],
@@ -242,8 +176,8 @@ fn sum_memory(parts: &[v1::ContainerStats]) -> v1::MemoryUsage {
     }
 }
 
-/// The room that a writable layer takes. It is looked through once in a while: what is told may be that old.
-fn usage_of(usage: &Arc<LayerUsage>, layer: &Path) -> v1::FilesystemUsage {
+/// The disk usage of a writable layer, which may be as old as [`LayerUsage`] allows; `timestamp` says how old.
+fn filesystem(usage: &Arc<LayerUsage>, layer: &Path) -> v1::FilesystemUsage {
     let measured = usage.get(layer);
     v1::FilesystemUsage {
         timestamp: measured.map_or_else(now_ns, |measured| measured.at_ns),
@@ -253,26 +187,7 @@ fn usage_of(usage: &Arc<LayerUsage>, layer: &Path) -> v1::FilesystemUsage {
     }
 }
 
-fn measure(layer: &Path) -> Measured {
-    let began = Instant::now();
-    let (mut bytes, mut inodes) = (0, 0);
-    let mut todo = vec![layer.to_owned()];
-    while let Some(directory) = todo.pop() {
-        // The container writes while it is looked at: what goes meanwhile does not count.
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            bytes += meta.blocks() * 512;
-            inodes += 1;
-            if meta.is_dir() {
-                todo.push(entry.path());
-            }
-        }
-    }
-    let pause = LEAST_PAUSE.max(began.elapsed() * PAUSE_FACTOR);
-    Measured { bytes, inodes, at_ns: now_ns(), again: Instant::now() + pause }
-}
-
-/// Counters of a pod's interfaces but loopback, as proc_pid_net(5) has them.
+/// Counters of a pod's interfaces except loopback, from /proc/net/dev (proc_pid_net(5)).
 fn network(sandbox: &Sandbox) -> Option<v1::NetworkUsage> {
     let path = sandbox.namespace("net")?;
     let text = crate::net::namespace::within(&path, || {
@@ -318,15 +233,5 @@ mod tests {
             [&eth0.rx_bytes, &eth0.rx_errors, &eth0.tx_bytes, &eth0.tx_errors].map(number),
             [100, 3, 200, 5].map(Some)
         );
-    }
-
-    #[test]
-    fn a_writable_layer_is_measured_with_all_below() {
-        let layer = tempfile::tempdir().unwrap();
-        std::fs::create_dir(layer.path().join("a")).unwrap();
-        std::fs::write(layer.path().join("a/b"), vec![1; 10_000]).unwrap();
-        let measured = measure(layer.path());
-        assert_eq!(measured.inodes, 2);
-        assert!(measured.bytes >= 10_000);
     }
 }

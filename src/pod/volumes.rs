@@ -1,4 +1,4 @@
-//! Where a container's volumes come from: paths of the host, and images.
+//! The sources of a container's volumes: host paths and images.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -7,53 +7,55 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use super::Pods;
 use super::records::Directory;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::spec::request::{ContainerRequest, MountSource};
+use crate::store::Store;
 
-/// The directory below a container's, where images are mounted.
+/// The directory below a container's directory on which its image volumes are mounted.
 const IMAGES: &str = "images";
 
-impl Pods {
-    /// The source of each mount that is asked for, in their order. A path that is not there is made as a directory, as kubelet's other
-    /// runtimes do; images are mounted.
-    ///
-    /// # Errors
-    /// A path cannot be made, an image or the path in it is not here.
-    pub(super) fn sources(&self, request: &ContainerRequest, directory: &Directory) -> Result<Vec<PathBuf>> {
-        let mut sources = Vec::new();
-        for (number, mount) in request.mounts.iter().enumerate() {
-            sources.push(match &mount.source {
-                MountSource::Host(path) => on_host(path)?,
-                MountSource::Tmpfs => PathBuf::from("tmpfs"),
-                MountSource::Image { image, sub_path } => {
-                    let doing =
-                        |e: Error| e.doing(format!("mount image {image} at {}", mount.destination.display()));
-                    self.of_image(image, sub_path, &directory.join(IMAGES), number).map_err(doing)?
-                }
-            });
-        }
-        Ok(sources)
+/// The sources of the requested mounts, in the same order. A host path that does not exist is created as a directory, as
+/// containerd and CRI-O do; images are mounted.
+///
+/// # Errors
+/// A path cannot be created, or an image or the path in it does not exist.
+pub(super) fn sources(
+    store: &Store,
+    request: &ContainerRequest,
+    directory: &Directory,
+) -> Result<Vec<PathBuf>> {
+    let mut sources = Vec::new();
+    for (number, mount) in request.mounts.iter().enumerate() {
+        sources.push(match &mount.source {
+            MountSource::Host(path) => on_host(path)?,
+            MountSource::Tmpfs => PathBuf::from("tmpfs"),
+            MountSource::Image { image, sub_path } => {
+                let target = directory.join(IMAGES).join(number.to_string());
+                mount_image(store, image, sub_path, &target)
+                    .map_err(|e| e.doing(format!("mount image {image} at {}", mount.destination.display())))?
+            }
+        });
     }
-
-    fn of_image(&self, image: &str, sub_path: &Path, directory: &Path, number: usize) -> Result<PathBuf> {
-        let image = self.store.find(image)?;
-        let target = directory.join(number.to_string());
-        private::make_dirs(&target, private::DIR).doing(|| format!("make {}", target.display()))?;
-        let mounted = crate::image::rootfs::mount_read_only(&self.store.lower_dirs(&image), directory)?;
-        let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(mounted.as_fd(), "", CWD, &target, whole)
-            .doing(|| format!("mount on {}", target.display()))?;
-        if sub_path.as_os_str().is_empty() {
-            return Ok(target);
-        }
-        beneath(&target, sub_path)
-    }
+    Ok(sources)
 }
 
-/// Links in it are followed, as kubelet expects.
+/// Mounts an image read-only on `target`; the path of `sub_path` in it.
+fn mount_image(store: &Store, image: &str, sub_path: &Path, target: &Path) -> Result<PathBuf> {
+    let image = store.find(image)?;
+    private::make_dirs(target, private::DIR).doing(|| format!("make {}", target.display()))?;
+    let scratch = target.parent().unwrap_or(target);
+    let mounted = crate::image::rootfs::mount_read_only(&store.lower_dirs(&image), scratch)?;
+    let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(mounted.as_fd(), "", CWD, target, whole).doing(|| format!("mount on {}", target.display()))?;
+    if sub_path.as_os_str().is_empty() {
+        return Ok(target.to_owned());
+    }
+    beneath(target, sub_path)
+}
+
+/// A host path with its symbolic links resolved, as kubelet expects.
 fn on_host(path: &Path) -> Result<PathBuf> {
     let doing = || format!("find {}", path.display());
     match std::fs::canonicalize(path) {
@@ -65,7 +67,7 @@ fn on_host(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A path in an image, its links followed inside the image only.
+/// Resolves a path in an image; symbolic links cannot lead out of the image.
 fn beneath(root: &Path, path: &Path) -> Result<PathBuf> {
     let doing = || format!("find {} in the image", path.display());
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -79,7 +81,7 @@ fn beneath(root: &Path, path: &Path) -> Result<PathBuf> {
     std::fs::read_link(link).doing(doing)
 }
 
-/// Unmounts what is mounted for a container's volumes; what is not there is fine.
+/// Unmounts a container's image volumes; none is no error.
 pub(super) fn unmount_all(directory: &Path) {
     let images = std::fs::read_dir(directory.join(IMAGES));
     for image in images.into_iter().flatten().flatten() {

@@ -48,7 +48,7 @@ impl Current {
 pub struct Node {
     current: RwLock<Arc<Current>>,
     images: Images,
-    pods: Arc<Pods>,
+    pods: Pods,
     kernel: status::Kernel,
 }
 

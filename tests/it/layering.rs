@@ -22,10 +22,6 @@ const LAYERS: &[&[&str]] = &[
 /// Uses inside one layer that are meant.
 const SIBLINGS: &[(&str, &str)] = &[("error", "id"), ("id", "error")];
 
-/// Rooms in which a folder and what stands beside it still use each other, and why.
-const CIRCLES: &[(&str, &str)] =
-    &[("pod", "the methods of `Pods` are spread over all of them, until its parts have their own state")];
-
 /// Crates that only some places may name: crate, the path prefixes below `src/`, the reason.
 const FENCES: &[(&str, &[&str], &str)] = &[
     ("clap", &["cli"], "arguments are parsed once, at the edge"),
@@ -73,13 +69,7 @@ fn each_module_uses_only_lower_layers() {
 #[test]
 fn rooms_use_each_other_in_one_direction() {
     let circles = circles(&sources("src"));
-    let room = |circle: &String| circle.split(':').next().unwrap_or_default().to_owned();
-    let unexpected: Vec<_> =
-        circles.iter().filter(|circle| !CIRCLES.iter().any(|(known, _)| **known == room(circle))).collect();
-    assert!(unexpected.is_empty(), "files of different rooms use each other: {unexpected:#?}");
-    let gone: Vec<_> =
-        CIRCLES.iter().filter(|(known, _)| !circles.iter().any(|c| room(c) == *known)).collect();
-    assert!(gone.is_empty(), "no circle is left there, so take it off the list: {gone:#?}");
+    assert!(circles.is_empty(), "files of different rooms use each other: {circles:#?}");
 }
 
 #[test]

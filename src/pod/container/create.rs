@@ -1,10 +1,10 @@
-//! CreateContainer: everything but its process.
+//! CreateContainer: everything except the process.
 
 use std::sync::Arc;
 
 use coracle_cri::v1;
 
-use super::{Container, Prepared};
+use super::{Container, Containers, Prepared};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::linux::private;
@@ -12,43 +12,43 @@ use crate::pod::machine::State;
 use crate::pod::records::ContainerRecord;
 use crate::pod::request_from_cri::CreateRequest;
 use crate::pod::sandbox::Sandbox;
-use crate::pod::{Pods, files, new_id, now_ns, requests, volumes};
+use crate::pod::{files, new_id, now_ns, requests, volumes};
 use crate::store::{ImageRecord, remove_container};
 use crate::undo::Undo;
 
-/// Marks a directory in the store as that of a pod's container: it holds the run directory's path.
+/// The file that marks a directory in the store as that of a pod's container; it holds the run directory's path.
 pub(in crate::pod) const MARK: &str = "pod";
 
-impl Pods {
-    /// Creates a container and answers its id. A created one with the same metadata and configuration in the pod is the
-    /// answer: the first call may have finished after its caller had given up.
+impl Containers {
+    /// Creates a container and returns its id. A retry returns the container that the first call created: that call may have
+    /// finished after kubelet had given up on it.
     ///
     /// # Errors
-    /// `Invalid` for a configuration that contradicts itself, `NotFound` without the pod or the image, `WrongState` in a pod that is not ready, `Exists` for another container of
-    /// that name, or what the configuration asks for cannot be had; nothing is left behind then.
-    pub(in crate::pod) fn create(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
-        let sandbox = self.sandbox(sandbox_id)?;
+    /// `Invalid` for a contradictory configuration, `NotFound` if the image is not stored, `WrongState` in a pod that is not
+    /// ready, `Exists` if the pod has another container of that name, or the reason why something that the configuration
+    /// requests is not available. Nothing is left behind then.
+    pub(in crate::pod) fn create(&self, sandbox: &Sandbox, config: &v1::ContainerConfig) -> Result<String> {
         let request = CreateRequest::from_cri(config, &sandbox.request)?;
         let _creating = sandbox.begin_create()?;
-        if let Some(id) = self.same_container(&sandbox, config)? {
+        if let Some(id) = self.same_container(sandbox, config)? {
             return Ok(id);
         }
         let id = new_id()?;
         let mut undo = Undo::new();
-        let container = self.make_container(&id, &sandbox, config, request, &mut undo)?;
+        let container = self.make_container(&id, sandbox, config, request, &mut undo)?;
         {
-            // In this order, as whoever looks for a pod by its name takes the two.
-            let mut table = self.table();
-            sandbox.while_ready(|| Ok(table.containers.insert(id.clone(), Arc::new(container))))?;
+            // Lock order: a table before a pod's record.
+            let mut table = self.table.lock();
+            sandbox.while_ready(|| Ok(table.insert(id.clone(), Arc::new(container))))?;
         }
         undo.disarm();
         Ok(id)
     }
 
-    /// The container that this request asks for, if it is there.
+    /// The container that an earlier call with the same configuration created, if any.
     fn same_container(&self, sandbox: &Sandbox, config: &v1::ContainerConfig) -> Result<Option<String>> {
-        let of_pod = self.table().of_pod(&sandbox.id);
-        let named = of_pod.into_iter().find(|c| c.life().config.metadata == config.metadata);
+        let in_pod = self.in_pod(&sandbox.id);
+        let named = in_pod.into_iter().find(|c| c.life().config.metadata == config.metadata);
         let Some(container) = named else { return Ok(None) };
         let life = container.life();
         if life.record.state == State::Created && life.config == *config {
@@ -68,10 +68,10 @@ impl Pods {
         undo: &mut Undo,
     ) -> Result<Container> {
         let image = self.image_of(config)?;
-        let stored = self.store.container_dir(&ContainerId::parse(id)?);
+        let stored = self.host.store.container_dir(&ContainerId::parse(id)?);
         let directory = sandbox.directory.container(id);
         undo.push("container", {
-            let (directory, stored, layer) = (directory.clone(), stored.clone(), self.directories.layer(id));
+            let (directory, layer) = (directory.clone(), self.host.directories.layer(id));
             move || {
                 volumes::unmount_all(directory.path());
                 let removed = [remove_container(&layer), remove_container(&stored), directory.remove()];
@@ -80,7 +80,7 @@ impl Pods {
                 }
             }
         });
-        // First: by it a daemon that comes after us finds what else there may be.
+        // First, because the next daemon finds an interrupted creation by this directory.
         directory.make()?;
         self.hold(id, &image)?;
         directory.save_config(config)?;
@@ -89,7 +89,7 @@ impl Pods {
             files::make_log_directories(sandbox.log_directory(), path)?;
         }
         let prepared = self.prepare(id, sandbox, &image, &request.container)?;
-        let record = record_of(&image, &prepared, request.stop_signal.as_deref(), &self.store)?;
+        let record = record_of(&image, &prepared, request.stop_signal.as_deref(), &self.host.store)?;
         directory.save(&record)?;
         let container =
             Container::new(id.to_owned(), sandbox.id.clone(), directory, config.clone(), request, record);
@@ -97,10 +97,10 @@ impl Pods {
         Ok(container)
     }
 
-    /// The image that kubelet names: by what PullImage answered, or by a name.
-    pub(in crate::pod) fn image_of(&self, config: &v1::ContainerConfig) -> Result<ImageRecord> {
+    /// The image of a container, which kubelet names by PullImage's response or by a reference.
+    pub(super) fn image_of(&self, config: &v1::ContainerConfig) -> Result<ImageRecord> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-        self.store.find(name).map_err(|e| match e.kind() {
+        self.host.store.find(name).map_err(|e| match e.kind() {
             Kind::NotFound => {
                 Error::new(Kind::NotFound, format!("image {name:?} is not here: pull it first"))
             }
@@ -108,12 +108,13 @@ impl Pods {
         })
     }
 
-    /// Keeps the image from being removed, and marks the directory as ours, for the daemon that finds it after a reboot.
+    /// Protects the image from removal, and marks the container's directory in the store so that the daemon can remove it
+    /// after a reboot.
     fn hold(&self, id: &str, image: &ImageRecord) -> Result<()> {
         use crate::error::Doing;
-        let hold = self.store.hold(image, id)?;
+        let hold = self.host.store.hold(image, id)?;
         let mark = hold.directory().join(MARK);
-        let text = self.settings.run.as_os_str().as_encoded_bytes();
+        let text = self.host.settings.run.as_os_str().as_encoded_bytes();
         private::write(&mark, text, private::FILE).doing(|| format!("write {}", mark.display()))
     }
 }

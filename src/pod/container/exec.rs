@@ -1,4 +1,4 @@
-//! ExecSync: a command in a container, its output, and an end to all of it when its time is over.
+//! ExecSync: runs a command in a container, collects its output, and kills all of it at its deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::Containers;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::deadline::SET_UP_LIMIT;
 use crate::oci::exec::{Piped, exec_piped};
-use crate::pod::Pods;
 
-/// How the names of their cgroups begin.
+/// The prefix of the names of the commands' cgroups.
 pub(in crate::pod) const PREFIX: &str = "exec-";
 
-/// The most that is kept of each output, in bytes; what comes after it is read and thrown away.
+/// How many bytes of each output are kept; the rest is read and discarded.
 const MOST: usize = 16 << 20;
 
-/// How long a killed command may take to die.
+/// How long a killed command may take to exit.
 const LAST: Duration = Duration::from_secs(10);
 
-/// Commands so far: names for their cgroups.
+/// Numbers the commands, for the names of their cgroups.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-impl Pods {
-    /// Runs a command in a running container and answers its output and exit code. After `timeout`, or when nobody waits
-    /// for the answer any more, all of its processes are killed.
+impl Containers {
+    /// Runs a command in a running container and returns its output and exit code. All of its processes are killed after
+    /// `timeout`, or when `call` is cancelled.
     ///
     /// # Errors
     /// `NotFound`, `WrongState`, `TimedOut`; the command cannot be run.
@@ -41,27 +41,20 @@ impl Pods {
         timeout: Option<Duration>,
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
-        let container = self.running(id)?;
+        let container = ContainerId::parse(&self.running(id)?.id)?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let left = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).doing(|| "make an eventfd")?;
-        let left = Arc::new(left);
-        let wake = Arc::clone(&left);
-        call.on_cancel(move || {
-            let _ = rustix::io::write(&*wake, &1_u64.to_ne_bytes());
-        });
-
+        let cancelled = cancel_event(call)?;
         let name = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let (out, err) = (Output::new()?, Output::new()?);
         let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
         let streams = [null.into(), out.1, err.1];
-        let time = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let limit = time.unwrap_or(SET_UP_LIMIT).min(SET_UP_LIMIT);
-        let id = ContainerId::parse(&container.id)?;
-        let piped = exec_piped(&self.runtime(), &id, command, streams, &name, limit)?;
-        let mut running = Running { piped, outputs: [out.0, err.0], left: &left };
-        let ended = running.follow(deadline);
-        let code = running.finish(matches!(ended, Ok(true)))?;
-        if !ended? {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = left.unwrap_or(SET_UP_LIMIT).min(SET_UP_LIMIT);
+        let piped = exec_piped(&self.host.runtime(), &container, command, streams, &name, limit)?;
+        let mut running = Running { piped, outputs: [out.0, err.0], cancelled: &cancelled };
+        let exited = running.follow(deadline);
+        let code = running.finish(matches!(exited, Ok(true)))?;
+        if !exited? {
             let what = format!("the command {:?} took longer than {timeout:?}", command.join(" "));
             return Err(Error::new(Kind::TimedOut, what));
         }
@@ -70,7 +63,18 @@ impl Pods {
     }
 }
 
-/// Our end of a pipe, and what came out of it.
+/// An eventfd that becomes readable when the call is cancelled.
+fn cancel_event(call: &Call) -> Result<Arc<OwnedFd>> {
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).doing(|| "make an eventfd")?;
+    let event = Arc::new(event);
+    let signalled = Arc::clone(&event);
+    call.on_cancel(move || {
+        let _ = rustix::io::write(&*signalled, &1_u64.to_ne_bytes());
+    });
+    Ok(event)
+}
+
+/// The read end of a pipe, and what was read from it.
 struct Output {
     end: OwnedFd,
     kept: Vec<u8>,
@@ -85,15 +89,15 @@ impl Output {
         Ok((Self { end, kept: Vec::new(), open: true }, theirs))
     }
 
-    /// Takes what is there now, at most `most` bytes.
-    fn take(&mut self, most: usize) {
+    /// Reads what is available, about `most` bytes.
+    fn read(&mut self, most: usize) {
         let mut buffer = [0; 16 << 10];
-        let mut taken = 0;
-        while self.open && taken < most {
+        let mut total = 0;
+        while self.open && total < most {
             match rustix::io::read(&self.end, &mut buffer) {
                 Ok(0) => self.open = false,
                 Ok(length) => {
-                    taken += length;
+                    total += length;
                     let room = MOST - self.kept.len();
                     self.kept.extend_from_slice(&buffer[..length.min(room)]);
                 }
@@ -109,11 +113,12 @@ impl Output {
 struct Running<'a> {
     piped: Piped,
     outputs: [Output; 2],
-    left: &'a OwnedFd,
+    cancelled: &'a OwnedFd,
 }
 
 impl Running<'_> {
-    /// Reads its output until it has ended: whether it did, in time. Children that keep the pipes do not matter.
+    /// Reads the output until the command has exited; returns false at the deadline or on cancellation. It does not wait for
+    /// children that keep the pipes open.
     fn follow(&mut self, deadline: Option<Instant>) -> Result<bool> {
         loop {
             let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -122,8 +127,10 @@ impl Running<'_> {
                 tv_nsec: left.subsec_nanos().into(),
             });
             let process = self.piped.process.pidfd.as_fd();
-            let mut polled =
-                vec![PollFd::from_borrowed_fd(process, PollFlags::IN), PollFd::new(self.left, PollFlags::IN)];
+            let mut polled = vec![
+                PollFd::from_borrowed_fd(process, PollFlags::IN),
+                PollFd::new(self.cancelled, PollFlags::IN),
+            ];
             let open = self.outputs.iter().filter(|output| output.open);
             polled.extend(open.map(|output| PollFd::new(&output.end, PollFlags::IN)));
             match poll(&mut polled, timeout.as_ref()) {
@@ -131,18 +138,18 @@ impl Running<'_> {
                 Err(Errno::INTR) => continue,
                 other => other.doing(|| "wait for the command")?,
             };
-            let (ended, abandoned) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
-            // A pipe's worth when it has ended: what others still write is not its.
-            let most = if ended { 1 << 20 } else { 64 << 10 };
-            self.outputs.iter_mut().for_each(|output| output.take(most));
-            if ended || abandoned {
-                return Ok(ended);
+            let (exited, cancelled) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+            // After the exit, read at most what a pipe can hold: later output is from other processes.
+            let most = if exited { 1 << 20 } else { 64 << 10 };
+            self.outputs.iter_mut().for_each(|output| output.read(most));
+            if exited || cancelled {
+                return Ok(exited);
             }
         }
     }
 
-    /// Waits until it has ended, but not for ever: it may wait for a device, or be frozen.
-    fn await_death(&self) -> Result<()> {
+    /// Waits for the exit with a time limit: the command may wait for a device, or be frozen.
+    fn await_exit(&self) -> Result<()> {
         let limit = Timespec { tv_sec: LAST.as_secs().cast_signed(), tv_nsec: 0 };
         match poll(&mut [PollFd::new(&self.piped.process.pidfd, PollFlags::IN)], Some(&limit)) {
             Ok(0) => Err(Error::new(Kind::TimedOut, "the command was killed and does not die")),
@@ -150,21 +157,21 @@ impl Running<'_> {
         }
     }
 
-    /// Reaps it; what has not ended by itself is killed, with all its children. The exit code.
-    fn finish(&mut self, has_ended: bool) -> Result<i32> {
+    /// Reaps the command and returns its exit code. If it has not exited by itself, it is killed with all its children.
+    fn finish(&mut self, has_exited: bool) -> Result<i32> {
         let pid = self.piped.process.pid;
-        if !has_ended {
+        if !has_exited {
             match &self.piped.apart {
                 Some(apart) => apart.kill_and_remove()?,
                 None => super::kill_tree::kill_tree(pid),
             }
             let _ = pidfd_send_signal(&self.piped.process.pidfd, Signal::KILL);
         }
-        self.await_death()?;
+        self.await_exit()?;
         let status = waitid(WaitId::PidFd(self.piped.process.pidfd.as_fd()), WaitIdOptions::EXITED)
             .doing(|| "wait for the command")?;
-        if has_ended && let Some(apart) = &self.piped.apart {
-            // Children that it left behind are the container's now, in its cgroup as they are in its life.
+        if has_exited && let Some(apart) = &self.piped.apart {
+            // Children that it left running belong to the container: move them into its cgroup.
             apart.merge_into_parent()?;
         }
         let code = status.and_then(|status| match (status.exit_status(), status.terminating_signal()) {

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use coracle_cri::v1;
 
-use super::{Container, Life};
+use super::{Container, Containers, Life};
 use crate::error::Result;
-use crate::pod::Pods;
 use crate::pod::machine::State;
 use crate::pod::request_from_cri::signal_named;
 
@@ -54,7 +53,7 @@ impl Container {
             started_at: record.started_ns,
             finished_at: record.finished_ns,
             exit_code: record.exit_code,
-            image: config.image.as_ref().map(name_for_people),
+            image: config.image.as_ref().map(with_user_name),
             image_ref: record.image_ref.clone(),
             reason: record.reason.clone(),
             message: record.message.clone(),
@@ -79,8 +78,8 @@ impl Container {
     }
 }
 
-/// The name by which the user asked for the image, where kubelet passes it on.
-fn name_for_people(image: &v1::ImageSpec) -> v1::ImageSpec {
+/// The image with the name that the user wrote, where kubelet passes it on.
+fn with_user_name(image: &v1::ImageSpec) -> v1::ImageSpec {
     let name = match image.user_specified_image.as_str() {
         "" => image.image.as_str(),
         name => name,
@@ -88,23 +87,23 @@ fn name_for_people(image: &v1::ImageSpec) -> v1::ImageSpec {
     v1::ImageSpec { image: name.to_owned(), ..image.clone() }
 }
 
-impl Pods {
-    /// All containers, from memory.
+impl Containers {
+    /// All containers.
     pub(in crate::pod) fn list(&self) -> Vec<v1::Container> {
-        self.table().containers.values().map(|container| container.summary()).collect()
+        self.table.lock().values().map(|container| container.summary()).collect()
     }
 
-    /// A container's status.
+    /// The status of a container.
     ///
     /// # Errors
     /// `NotFound`
     pub(in crate::pod) fn status(&self, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
-        let container = self.container(id)?;
+        let container = self.get(id)?;
         let status = container.status();
         let mut info = BTreeMap::new();
         if verbose {
             let running = container.state() == State::Running;
-            let pid = running.then(|| self.pid_of(&container.id).ok()).flatten();
+            let pid = running.then(|| self.host.init_pid(&container.id).ok()).flatten();
             let text = serde_json::json!({
                 "sandboxID": container.pod,
                 "pid": pid,

@@ -1,16 +1,18 @@
-//! A container of a pod.
+//! The containers of pods: one file per CRI call.
 
 mod create;
 mod exec;
+mod exit;
 mod kill_tree;
 mod list;
+mod prepare;
 mod remove;
 mod start;
 mod stop;
 mod update;
 
 pub(super) use create::MARK;
-pub(super) use exec::PREFIX;
+pub(super) use exec::PREFIX as EXEC_PREFIX;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,46 +23,48 @@ use coracle_cri::v1;
 use oci_spec::runtime::Spec;
 
 use super::abort::Abort;
+use super::host::Host;
+use super::layer_usage::LayerUsage;
 use super::machine::{Event, State, step};
+use super::now_ns;
 use super::records::{ContainerRecord, Directory};
 use super::request_from_cri::CreateRequest;
-use super::stats::LayerUsage;
-use super::{Pods, now_ns, table};
+use super::table::Table;
 use crate::error::{Error, Kind, Result};
 use crate::record::Exit;
 
-/// Exit code and reason of a container that could not be started, as containerd has them.
+/// Exit code and reason of a container that could not be started, as in containerd.
 const START_ERROR: (i32, &str) = (128, "StartError");
 
-/// See the module's head.
+/// A container of a pod.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) id: String,
-    /// The pod's id.
+    /// The id of its pod.
     pub(super) pod: String,
     pub(super) directory: Directory,
-    /// Where its log goes; none when it is not kept.
+    /// The path of its log; none when its output is discarded.
     log_path: Option<PathBuf>,
     life: Mutex<Life>,
-    /// Notified of each change of `life`.
+    /// Notified on each change of `life`.
     changed: Condvar,
-    /// How large its writable layer is.
+    /// The size of its writable layer.
     pub(super) usage: Arc<LayerUsage>,
 }
 
 /// What changes in the life of a container.
 #[derive(Debug)]
 pub(super) struct Life {
-    /// As kubelet sent it; its limits are those in force.
+    /// As kubelet sent it, with the resource limits in force.
     pub(super) config: v1::ContainerConfig,
     pub(super) record: ContainerRecord,
-    /// The request that the configuration comes to, until the container has been started: nobody needs it after that.
+    /// The request parsed from the configuration; dropped once the container has been started, since only a start needs it.
     request: Option<Box<CreateRequest>>,
-    /// What was made for its start, until then.
+    /// What CreateContainer prepared for the start; the start takes it.
     prepared: Option<Box<Prepared>>,
-    /// Ends its start, while that is under way.
+    /// Aborts the start that is under way.
     start: Option<Arc<Abort>>,
-    /// It was asked to end, and is killed then.
+    /// When StopContainer sends SIGKILL; none if no stop is under way.
     kill_at: Option<Instant>,
 }
 
@@ -68,7 +72,7 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) spec: Spec,
-    /// Its root, mounted and attached nowhere.
+    /// Its root filesystem, a detached mount.
     pub(super) root: OwnedFd,
 }
 
@@ -88,7 +92,7 @@ impl Container {
         Self { id, pod, directory, log_path, life, changed, usage }
     }
 
-    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     pub(super) fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,10 +101,10 @@ impl Container {
         self.life().record.state
     }
 
-    /// Takes it through the table, with what else changes then, in memory and on disk.
+    /// Applies an event of its life cycle, and `change` to the rest of the record, in memory and on disk.
     ///
     /// # Errors
-    /// `WrongState` when the event is not allowed now; the record cannot be written.
+    /// `WrongState` when the state does not allow the event; the record cannot be written.
     pub(super) fn apply(&self, event: Event, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
         self.apply_to(&mut self.life(), event, change)
     }
@@ -116,7 +120,7 @@ impl Container {
             let doing = format!("cannot {event} container {}: it is {state}", self.id);
             return Err(Error::new(Kind::WrongState, doing));
         };
-        // How it ended is not changed by hearing of it again; when it was started may be heard after its end.
+        // A second report of the exit changes nothing; the report of the start may follow that of the exit.
         if next != state || next != State::Exited || event == Event::Started {
             change(&mut life.record);
         }
@@ -132,8 +136,8 @@ impl Container {
         saved
     }
 
-    /// Its process has ended.
-    pub(super) fn ended(&self, exit: Exit) -> Result<()> {
+    /// Records the exit of its init process.
+    fn exited(&self, exit: Exit) -> Result<()> {
         let reason = match exit {
             Exit { unknown: true, .. } => "Unknown",
             Exit { oom: true, .. } => "OOMKilled",
@@ -142,7 +146,7 @@ impl Container {
         };
         self.apply(Event::Ended, |record| {
             record.finished_ns = if exit.at_ns > 0 { exit.at_ns } else { now_ns() };
-            // That it was started may have been noted only after its end.
+            // The start may have been recorded only after the exit.
             record.started_ns = record.started_ns.min(record.finished_ns);
             record.exit_code = exit.code.into();
             reason.clone_into(&mut record.reason);
@@ -150,7 +154,7 @@ impl Container {
     }
 }
 
-/// Whether a container in this state is to be started, or is being started.
+/// Whether a container in this state can be started or is being started.
 fn is_startable(state: State) -> bool {
     match state {
         State::Created | State::Starting => true,
@@ -158,27 +162,58 @@ fn is_startable(state: State) -> bool {
     }
 }
 
-impl Pods {
-    /// A container by id or the beginning of one.
-    pub(super) fn find_container(&self, id: &str) -> Result<Option<Arc<Container>>> {
-        table::find(&self.table().containers, id)
+/// The containers of all pods.
+#[derive(Debug)]
+pub(super) struct Containers {
+    host: Arc<Host>,
+    table: Table<Container>,
+}
+
+impl Containers {
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        Self { host, table: Table::default() }
     }
 
-    /// A container by id or the beginning of one.
-    ///
-    /// # Errors
-    /// `NotFound`
-    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
-        self.find_container(id)?
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id}")))
+    pub(super) fn insert(&self, container: Arc<Container>) {
+        self.table.insert(container.id.clone(), container);
     }
 
-    /// A container that runs.
+    pub(super) fn all(&self) -> Vec<Arc<Container>> {
+        self.table.all()
+    }
+
+    /// The containers of a pod.
+    pub(super) fn in_pod(&self, pod: &str) -> Vec<Arc<Container>> {
+        self.table.lock().values().filter(|container| container.pod == pod).cloned().collect()
+    }
+
+    /// A container by its whole id.
+    pub(super) fn by_id(&self, id: &str) -> Option<Arc<Container>> {
+        self.table.get(id)
+    }
+
+    /// A container by id or by the beginning of one.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState`
-    pub(super) fn running(&self, id: &str) -> Result<Arc<Container>> {
-        let container = self.container(id)?;
+    /// `Invalid` when several ids begin with `id`.
+    pub(super) fn find(&self, id: &str) -> Result<Option<Arc<Container>>> {
+        self.table.find(id)
+    }
+
+    /// As [`Containers::find`], for a container that must exist.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Container>> {
+        self.find(id)?.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id}")))
+    }
+
+    /// As [`Containers::get`], for a container that must be running.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`, `WrongState`
+    fn running(&self, id: &str) -> Result<Arc<Container>> {
+        let container = self.get(id)?;
         match container.state() {
             State::Running => Ok(container),
             state => Err(Error::new(Kind::WrongState, format!("container {} is {state}", container.id))),

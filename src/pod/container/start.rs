@@ -2,43 +2,43 @@
 
 use std::sync::Arc;
 
-use super::{Container, Prepared, START_ERROR};
+use super::{Container, Containers, Prepared, START_ERROR};
 use crate::error::{Error, Kind, Result};
 use crate::keeper::{Order, Stdin};
 use crate::pod::abort::Abort;
 use crate::pod::machine::{Event, State};
 use crate::pod::records::ContainerRecord;
 use crate::pod::sandbox::Sandbox;
-use crate::pod::{Pods, files, now_ns};
+use crate::pod::{files, now_ns};
 
-impl Pods {
-    /// Starts a created container. When that fails the container is exited, with the reason in its status.
+impl Containers {
+    /// Starts a created container of `sandbox`. When the start fails, the container becomes exited, with the reason in its
+    /// status.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState`, or why its process cannot run.
-    pub(in crate::pod) fn start(&self, id: &str) -> Result<()> {
-        let container = self.container(id)?;
-        let sandbox = self.sandbox(&container.pod)?;
+    /// `WrongState` when the container or the pod is in another state, or why its process cannot run.
+    pub(in crate::pod) fn start(&self, sandbox: &Sandbox, container: &Arc<Container>) -> Result<()> {
         // StopPodSandbox from here on finds a container in the state `Starting`, and aborts the start.
         let abort = sandbox.while_ready(|| container.begin_start())?;
-        match self.retry_until_kept(&container.id, &abort, || self.try_start(&sandbox, &container, &abort)) {
+        let try_start = || self.try_start(sandbox, container, &abort);
+        match self.host.retry_until_kept(&container.id, &abort, try_start) {
             Ok(()) => {
-                container.apply(Event::Started, ContainerRecord::was_started)?;
-                self.look_for_end(&container);
+                container.apply(Event::Started, ContainerRecord::set_started)?;
+                self.record_early_exit(container);
                 Ok(())
             }
-            // The keeper has reported its exit, so the container had been started; only the answer was lost.
+            // The keeper has reported its exit, so the container was started and only the keeper's response was lost.
             Err(_) if container.state() == State::Exited => {
-                container.apply(Event::Started, ContainerRecord::was_started)
+                container.apply(Event::Started, ContainerRecord::set_started)
             }
             Err(error) => {
                 // It may have run for a moment before the start failed.
-                let told = container.apply(Event::Failed, |record| {
+                let recorded = container.apply(Event::Failed, |record| {
                     record.finished_ns = now_ns();
                     (record.exit_code, record.reason) = (START_ERROR.0, START_ERROR.1.to_owned());
                     record.message = error.chain();
                 });
-                told.and(Err(error))
+                recorded.and(Err(error))
             }
         }
     }
@@ -48,13 +48,13 @@ impl Pods {
             let mut life = container.life();
             (life.config.clone(), life.request.clone(), life.prepared.take())
         };
-        // It ended, or was found running, in the same moment.
+        // The request is gone if the keeper has reported a start or an exit in the meantime.
         let request = request.ok_or_else(|| {
             Error::new(Kind::WrongState, format!("container {} is not being started", container.id))
         })?;
         let prepared = match prepared {
             Some(prepared) => *prepared,
-            // It was created by an earlier daemon, or an earlier try has used what was prepared.
+            // An earlier daemon created the container, or an earlier attempt has used what was prepared.
             None => {
                 let image = self.image_of(&config)?;
                 self.prepare(&container.id, sandbox, &image, &request.container)?
@@ -73,12 +73,12 @@ impl Pods {
             },
             ..Order::default()
         };
-        self.run_in_keeper(&container.id, &spec, Some(root), order, abort)
+        self.host.run_in_keeper(&container.id, &spec, Some(root), order, abort)
     }
 }
 
 impl Container {
-    /// Takes the container into the state `Starting`; what is returned aborts the start.
+    /// Sets the state `Starting` and returns what aborts the start.
     fn begin_start(&self) -> Result<Arc<Abort>> {
         let mut life = self.life();
         self.apply_to(&mut life, Event::Start, |_| ())?;

@@ -1,46 +1,37 @@
-//! StopContainer: a signal that asks, then one that does not.
+//! StopContainer: the stop signal, a grace period, then SIGKILL.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use coracle_cri::Call;
 
-use super::Container;
+use super::{Container, Containers};
 use crate::cgroup::Group;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::oci::kill;
-use crate::pod::Pods;
 use crate::pod::machine::State;
 
-/// How long a killed container may take to die.
+/// How long a killed container may take to exit.
 const LAST: Duration = Duration::from_secs(30);
 
-/// The longest grace: waiting longer is waiting for ever.
+/// The longest grace period, so that adding it to an instant cannot overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// How long a start that is under way may take to come to its end, when there is a grace: then the program is asked, too.
+/// How long a stop with a grace period waits for a start under way, so that the program gets its stop signal, too.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether anybody still waits for the answer.
+/// How often a waiting stop checks whether its call was cancelled.
 const LOOK: Duration = Duration::from_secs(1);
 
-impl Pods {
-    /// Ends a container: its stop signal, `grace`, then SIGKILL; at once when `grace` is zero. A second call with a shorter
-    /// grace shortens the wait of the first. One that does not exist or has exited is no error, and one that is being
-    /// started ends with its start.
+impl Containers {
+    /// Stops a container: its stop signal, `grace`, then SIGKILL; SIGKILL at once when `grace` is zero. A second call with a
+    /// shorter grace period shortens the wait of the first. A container that has exited is no error, and a start that is
+    /// under way is aborted.
     ///
     /// # Errors
-    /// `TimedOut` when not even a kill ends it; `Cancelled` when nobody waits any more.
-    pub(in crate::pod) fn stop(&self, id: &str, grace: Duration, call: &Call) -> Result<()> {
-        match self.find_container(id)? {
-            Some(container) => self.end(&container, grace, call),
-            None => Ok(()),
-        }
-    }
-
-    /// As [`Pods::stop`].
-    pub(in crate::pod) fn end(&self, container: &Arc<Container>, grace: Duration, call: &Call) -> Result<()> {
+    /// `TimedOut` when the container survives SIGKILL; `Cancelled` when `call` was cancelled.
+    pub(in crate::pod) fn stop(&self, container: &Container, grace: Duration, call: &Call) -> Result<()> {
         container.end_start(grace)?;
         let kill_at = Instant::now() + grace.min(LONGEST);
         let first = {
@@ -50,39 +41,59 @@ impl Pods {
             }
             let first = life.kill_at.is_none();
             life.kill_at = Some(life.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
-            // Who waits for a later moment looks again.
+            // A call that waits with a longer grace period re-reads `kill_at`.
             container.changed.notify_all();
             first
         };
         if first && !grace.is_zero() {
             self.signal(container, container.stop_signal())?;
         }
-        if container.ends_by(call, |life| life.kill_at.unwrap_or(kill_at))? {
+        if container.exits_by(call, |life| life.kill_at.unwrap_or(kill_at))? {
             return Ok(());
         }
         self.kill_now(container)?;
         let last = Instant::now() + LAST;
-        if container.ends_by(call, |_| last)? {
+        if container.exits_by(call, |_| last)? {
             return Ok(());
         }
         Err(Error::new(Kind::TimedOut, format!("container {} does not die", container.id))
             .hint("it may wait for a device or a network filesystem"))
     }
 
-    /// Kills the first process, and all others: one that shares its PID namespace with the pod does not take them along, and
-    /// what is frozen dies only once it is thawed.
-    pub(in crate::pod) fn kill_now(&self, container: &Container) -> Result<()> {
+    /// Stops all containers of a pod at once.
+    ///
+    /// # Errors
+    /// The first error; the other containers are stopped all the same.
+    pub(in crate::pod) fn stop_all_in(&self, pod: &str) -> Result<()> {
+        let containers = self.in_pod(pod);
+        // Kill all before waiting for any: one that does not die must not keep the others running.
+        for container in &containers {
+            container.abort_start();
+            if container.state() == State::Running {
+                self.kill_now(container)?;
+            }
+        }
+        let stopped: Vec<_> = containers
+            .iter()
+            .map(|container| self.stop(container, Duration::ZERO, &Call::default()))
+            .collect();
+        stopped.into_iter().collect()
+    }
+
+    /// Kills the init process and all others: they do not die with an init process that shares the pod's PID namespace, and
+    /// a frozen process dies only after it is thawed.
+    fn kill_now(&self, container: &Container) -> Result<()> {
         self.signal(container, libc::SIGKILL)?;
-        match self.oci_state(&container.id).and_then(|state| Group::from_paths(&state.cgroup_paths)) {
+        match self.host.oci_state(&container.id).and_then(|state| Group::from_paths(&state.cgroup_paths)) {
             Ok(group) => group.kill_all(libc::SIGKILL),
-            // It has been deleted meanwhile.
+            // Its OCI state has been deleted in the meantime.
             Err(_) => Ok(()),
         }
     }
 
-    /// That it has ended just now is no error.
+    /// Signals the init process; a container that has just exited is no error.
     fn signal(&self, container: &Container, signal: i32) -> Result<()> {
-        match kill::kill_at_once(&self.runtime(), &ContainerId::parse(&container.id)?, signal, false) {
+        match kill::kill_at_once(&self.host.runtime(), &ContainerId::parse(&container.id)?, signal, false) {
             Err(e) if !matches!(e.kind(), Kind::WrongState | Kind::NotFound) => Err(e),
             _ => Ok(()),
         }
@@ -94,15 +105,15 @@ impl Container {
         kill::parse_signal(&self.life().record.stop_signal).unwrap_or(libc::SIGTERM)
     }
 
-    /// Has a start that is under way end, without waiting for it.
-    pub(in crate::pod) fn abort_start(&self) {
+    /// Aborts a start that is under way, without waiting for its end.
+    fn abort_start(&self) {
         let start = self.life().start.clone();
         if let Some(start) = start {
             start.fire();
         }
     }
 
-    /// Waits until no start is under way any more; one that takes longer than a moment of the grace is ended.
+    /// Waits for a start that is under way, and aborts it if it takes longer than `grace` or `START_PATIENCE`.
     fn end_start(&self, grace: Duration) -> Result<()> {
         if self.is_started_by(Instant::now() + grace.min(START_PATIENCE)) {
             return Ok(());
@@ -115,7 +126,7 @@ impl Container {
             .hint("it may wait for a device or a network filesystem"))
     }
 
-    /// Waits until its start has come to an end, or the moment has come; whether it has come to an end.
+    /// Waits until no start is under way, or until `moment`; returns whether none is under way.
     fn is_started_by(&self, moment: Instant) -> bool {
         let left = moment.saturating_duration_since(Instant::now());
         let starting = |life: &mut super::Life| life.record.state == State::Starting;
@@ -124,11 +135,11 @@ impl Container {
         life.record.state != State::Starting
     }
 
-    /// Waits until it has ended, or a moment that may change meanwhile has come; whether it has ended.
+    /// Waits until it has exited, or until `moment`, which another call may change; returns whether it has exited.
     ///
     /// # Errors
-    /// `Cancelled` when nobody waits for the answer any more.
-    fn ends_by(&self, call: &Call, moment: impl Fn(&super::Life) -> Instant) -> Result<bool> {
+    /// `Cancelled` when `call` was cancelled.
+    fn exits_by(&self, call: &Call, moment: impl Fn(&super::Life) -> Instant) -> Result<bool> {
         let mut life = self.life();
         loop {
             if life.record.state != State::Running {

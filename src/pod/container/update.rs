@@ -2,27 +2,28 @@
 
 use coracle_cri::v1;
 
+use super::Containers;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
 use crate::oci::ps;
 use crate::pod::machine::State;
 use crate::pod::request_from_cri::resources;
-use crate::pod::{Pods, requests};
+use crate::pod::requests;
 
-impl Pods {
-    /// New limits for a created or running container; what is not said stays as it is.
+impl Containers {
+    /// Changes the limits of a created or running container; limits that are not set in the request stay as they are.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState` for one that has ended, or a limit that the kernel refuses.
+    /// `NotFound`, `WrongState` for a container that has exited, or a limit that the kernel refuses.
     pub(in crate::pod) fn update(&self, request: &v1::UpdateContainerResourcesRequest) -> Result<()> {
-        let container = self.container(&request.container_id)?;
+        let container = self.get(&request.container_id)?;
         let Some(new) = &request.linux else { return Ok(()) };
         let (limits, _) = resources(Some(new))?;
         match container.state() {
             State::Created => {}
             State::Running => {
-                ps::update(&self.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
+                ps::update(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
             }
             state => {
                 let what = format!("container {} is {state}: it has no limits to change", container.id);
@@ -32,7 +33,7 @@ impl Pods {
         let mut life = container.life();
         let config = life.config.linux.get_or_insert_default();
         merge(config.resources.get_or_insert_default(), new);
-        // What was made for its start has the old limits.
+        // The prepared spec has the old limits.
         life.prepared = None;
         if let Some(mut request) = life.request.clone() {
             let all = life.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
@@ -45,17 +46,17 @@ impl Pods {
         container.directory.save_config(&life.config)
     }
 
-    /// Opens a container's log again by its path.
+    /// Makes the keeper reopen a container's log, after kubelet has rotated it.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState` for one that does not run, or the file cannot be opened.
+    /// `NotFound`, `WrongState` for a container that is not running, or the file cannot be opened.
     pub(in crate::pod) fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
-        Client::ask_any(&self.settings.run, |keeper| keeper.reopen(&container.id))
+        Client::ask_any(&self.host.settings.run, |keeper| keeper.reopen(&container.id))
     }
 }
 
-/// What is said replaces what was.
+/// Replaces the limits that `new` sets.
 fn merge(old: &mut v1::LinuxContainerResources, new: &v1::LinuxContainerResources) {
     let number = |old: &mut i64, new: i64| {
         if new != 0 {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use coracle_cri::v1;
 
-use super::Sandbox;
-use crate::error::Result;
-use crate::pod::Pods;
+use super::{Sandbox, Sandboxes};
 use crate::pod::records::SandboxRecord;
 
 fn state_of(record: &SandboxRecord) -> i32 {
@@ -53,34 +51,26 @@ impl Sandbox {
             runtime_handler: record.handler,
         }
     }
-}
 
-impl Pods {
-    /// All pods, from memory.
-    pub(in crate::pod) fn list_sandboxes(&self) -> Vec<v1::PodSandbox> {
-        self.table().sandboxes.values().map(|sandbox| sandbox.summary()).collect()
-    }
-
-    /// A pod's status.
-    ///
-    /// # Errors
-    /// `NotFound`
-    pub(in crate::pod) fn sandbox_status(
-        &self,
-        id: &str,
-        verbose: bool,
-    ) -> Result<v1::PodSandboxStatusResponse> {
-        let sandbox = self.sandbox(id)?;
+    /// The response to PodSandboxStatus.
+    pub(in crate::pod) fn status_response(&self, verbose: bool) -> v1::PodSandboxStatusResponse {
         let mut info = BTreeMap::new();
         if verbose {
-            let network = sandbox.namespace("net").map(|path| path.display().to_string());
+            let network = self.namespace("net").map(|path| path.display().to_string());
             let text = serde_json::json!({
-                "directory": sandbox.directory.path(),
+                "directory": self.directory.path(),
                 "networkNamespace": network,
-                "record": sandbox.record(),
+                "record": self.record(),
             });
             info.insert("info".to_owned(), text.to_string());
         }
-        Ok(v1::PodSandboxStatusResponse { status: Some(sandbox.status()), info, ..Default::default() })
+        v1::PodSandboxStatusResponse { status: Some(self.status()), info, ..Default::default() }
+    }
+}
+
+impl Sandboxes {
+    /// All pods.
+    pub(in crate::pod) fn list(&self) -> Vec<v1::PodSandbox> {
+        self.table.lock().values().map(|sandbox| sandbox.summary()).collect()
     }
 }

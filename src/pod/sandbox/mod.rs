@@ -1,10 +1,12 @@
-//! A pod: namespaces, a network and a few files that its containers share.
+//! Pods (sandboxes): namespaces, a network and a few files that the containers of a pod share.
 
+mod init;
 mod list;
 mod namespaces;
 mod run;
 mod stop;
 
+pub(super) use namespaces::shared_namespaces;
 pub(super) use run::INTERFACE;
 
 use std::path::PathBuf;
@@ -13,36 +15,36 @@ use std::time::Duration;
 
 use coracle_cri::v1;
 
+use super::host::Host;
 use super::records::{Directory, SandboxRecord};
 use super::request_from_cri::SandboxRequest;
-use super::{Pods, table};
+use super::table::Table;
 use crate::error::{Error, Kind, Result};
 
-/// See the module's head.
+/// A pod.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     pub(super) id: String,
     /// Its configuration as kubelet sent it.
     pub(super) config: v1::PodSandboxConfig,
-    /// The request that the configuration comes to.
+    /// The request parsed from the configuration.
     pub(super) request: SandboxRequest,
     pub(super) directory: Directory,
-    /// What became of it.
-    record: Mutex<Kept>,
-    /// Containers that are being created in it.
+    record: Mutex<Stored>,
+    /// How many containers are being created in it.
     creates: Mutex<usize>,
-    /// Told when there is one fewer.
+    /// Notified when `creates` decreases.
     created: Condvar,
 }
 
-/// What is known of a pod, and whether it is still to be.
+/// The record of a pod, and whether it has been removed from disk.
 #[derive(Debug)]
-struct Kept {
+struct Stored {
     record: SandboxRecord,
-    forgotten: bool,
+    removed: bool,
 }
 
-/// A container is being created in a pod.
+/// Counts a container that is being created in a pod, until dropped.
 #[derive(Debug)]
 pub(super) struct Creating<'a>(&'a Sandbox);
 
@@ -62,63 +64,65 @@ impl Sandbox {
         record: SandboxRecord,
     ) -> Self {
         let (creates, created) = (Mutex::default(), Condvar::new());
-        let record = Mutex::new(Kept { record, forgotten: false });
+        let record = Mutex::new(Stored { record, removed: false });
         Self { id, config, request, directory, record, creates, created }
     }
 
-    /// Where the logs of its containers go.
+    /// The directory for the logs of its containers.
     pub(super) fn log_directory(&self) -> &std::path::Path {
         self.config.log_directory.as_ref()
     }
 
-    /// A copy of the record, so that no guard lives longer than the expression it stands in.
+    /// Clones the record so that no MutexGuard temporary outlives the statement.
     fn record(&self) -> SandboxRecord {
-        self.locked().record.clone()
+        self.stored().record.clone()
     }
 
-    /// Nothing foreign runs while it is held, so a poisoned one is sound.
-    fn locked(&self) -> MutexGuard<'_, Kept> {
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
+    fn stored(&self) -> MutexGuard<'_, Stored> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the record, in memory and on disk.
     fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
-        let mut kept = self.locked();
-        change(&mut kept.record);
-        // What is being removed must not come back: the end of its own process may be heard as late as that.
-        if kept.forgotten { Ok(()) } else { self.directory.save(&kept.record) }
+        let mut stored = self.stored();
+        change(&mut stored.record);
+        // A removed record must not be written again: the exit of the pod's init process may be reported after the removal.
+        if stored.removed { Ok(()) } else { self.directory.save(&stored.record) }
     }
 
-    /// Removes the record: the pod does not exist any more, whatever else is still to be removed.
-    fn forget(&self) -> Result<()> {
-        let mut kept = self.locked();
-        kept.forgotten = true;
-        self.directory.forget()
+    /// Removes the record: from then on the pod does not exist, even if the rest of the removal is interrupted.
+    fn remove_record(&self) -> Result<()> {
+        let mut stored = self.stored();
+        stored.removed = true;
+        self.directory.remove_record()
     }
 
-    /// Its own process has ended: nothing can be started in it any more.
-    pub(super) fn lost_its_process(&self) -> Result<()> {
+    /// Marks the pod as not ready: no container can be created or started in it any more.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub(super) fn set_not_ready(&self) -> Result<()> {
         self.change(|record| record.ready = false)
     }
 
-    /// Does something that must not happen in a pod that is being stopped: whoever stops it waits for `action`, which
-    /// therefore must not wait for anything.
+    /// Runs `action` unless the pod has been stopped. A concurrent stop waits for `action`, which therefore must not block.
     ///
     /// # Errors
-    /// `WrongState` when it is not ready; what `action` answers.
+    /// `WrongState` when the pod is not ready; those of `action`.
     pub(super) fn while_ready<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
-        let kept = self.locked();
-        if kept.record.ready {
+        let stored = self.stored();
+        if stored.record.ready {
             return action();
         }
         Err(Error::new(Kind::WrongState, format!("pod {} is not ready", self.id)))
     }
 
-    /// A container begins to be created in it. Whoever stops the pod meanwhile does not wait for that; the container comes
-    /// to nothing then, by [`Sandbox::while_ready`].
+    /// Registers the creation of a container. A concurrent stop of the pod does not wait for it; the creation then fails at
+    /// its last step, in [`Sandbox::while_ready`].
     ///
     /// # Errors
-    /// `WrongState` when it is not ready.
+    /// `WrongState` when the pod is not ready.
     pub(super) fn begin_create(&self) -> Result<Creating<'_>> {
         self.while_ready(|| {
             *self.creates() += 1;
@@ -126,7 +130,7 @@ impl Sandbox {
         })
     }
 
-    /// Waits until no container is being created in it.
+    /// Waits until no container is being created in the pod.
     ///
     /// # Errors
     /// `TimedOut` when that takes longer than `limit`.
@@ -142,39 +146,64 @@ impl Sandbox {
         }
     }
 
-    /// Nothing foreign runs while it is held, so a poisoned one is sound.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     fn creates(&self) -> MutexGuard<'_, usize> {
         self.creates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its runtime handler.
     pub(super) fn handler(&self) -> String {
         self.record().handler
     }
 
-    /// The pinned namespace of this name, when the pod has one of its own.
+    /// The path of the pinned namespace of this name, if the pod has its own.
     pub(super) fn namespace(&self, name: &str) -> Option<PathBuf> {
         Some(self.directory.join(name)).filter(|path| path.exists())
     }
 
-    /// The host name of its containers.
     pub(super) fn hostname(&self) -> String {
         let text = std::fs::read_to_string(self.directory.join("hostname")).unwrap_or_default();
         text.trim().to_owned()
     }
 }
 
-impl Pods {
-    /// A pod by id or the beginning of one.
-    pub(super) fn find_sandbox(&self, id: &str) -> Result<Option<Arc<Sandbox>>> {
-        table::find(&self.table().sandboxes, id)
+/// The pods of a node.
+#[derive(Debug)]
+pub(super) struct Sandboxes {
+    host: Arc<Host>,
+    table: Table<Sandbox>,
+}
+
+impl Sandboxes {
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        Self { host, table: Table::default() }
     }
 
-    /// A pod by id or the beginning of one.
+    pub(super) fn insert(&self, sandbox: Sandbox) {
+        self.table.insert(sandbox.id.clone(), Arc::new(sandbox));
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Sandbox>> {
+        self.table.all()
+    }
+
+    /// A pod by its whole id.
+    pub(super) fn by_id(&self, id: &str) -> Option<Arc<Sandbox>> {
+        self.table.get(id)
+    }
+
+    /// A pod by id or by the beginning of one.
     ///
     /// # Errors
-    /// `NotFound`
-    pub(super) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
-        self.find_sandbox(id)?.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no pod {id}")))
+    /// `Invalid` when several ids begin with `id`.
+    pub(super) fn find(&self, id: &str) -> Result<Option<Arc<Sandbox>>> {
+        self.table.find(id)
+    }
+
+    /// As [`Sandboxes::find`], for a pod that must exist.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.find(id)?.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no pod {id}")))
     }
 }

@@ -1,19 +1,22 @@
-//! The namespaces of a pod that live without a process: network, IPC, UTS, and the user namespace that owns them.
+//! The namespaces that a pod pins as files: network, IPC, UTS, and the user namespace that owns them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use crate::error::{Doing, Result};
 use crate::linux::id_map::IdMaps;
 use crate::net::namespace;
 use crate::pod::records::Directory;
 use crate::pod::request_from_cri::{SandboxRequest, sysctl_path};
-use crate::spec::request::Scope;
+use crate::spec;
+use crate::spec::request::{NamespaceScopes, Scope};
 
-/// Makes and pins them.
+/// Creates and pins the namespaces that a pod does not share with the host.
 ///
 /// # Errors
-/// They cannot be made, or a kernel parameter is refused; nothing stays pinned then.
+/// They cannot be created, or the kernel refuses a sysctl; nothing stays pinned then.
 pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()> {
     let own = &request.namespaces;
     let mut kinds = Vec::new();
@@ -37,7 +40,7 @@ pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()
     if kinds.is_empty() { Ok(()) } else { namespace::create(&kinds, set_up) }
 }
 
-/// What is done inside: a thread in the namespaces sees their parameters below /proc/sys.
+/// Sets the host name and sysctls. Runs in a thread inside the namespaces, where /proc/sys shows their parameters.
 fn set_up(hostname: Option<&str>, sysctls: &BTreeMap<String, String>) -> Result<()> {
     if let Some(hostname) = hostname {
         nix::unistd::sethostname(hostname).doing(|| format!("set the host name {hostname:?}"))?;
@@ -47,4 +50,24 @@ fn set_up(hostname: Option<&str>, sysctls: &BTreeMap<String, String>) -> Result<
         std::fs::write(&path, value).doing(|| format!("set the kernel parameter {key} to {value:?}"))?;
     }
     Ok(())
+}
+
+/// The pinned namespaces that the processes of a pod join.
+pub(in crate::pod) fn shared_namespaces(
+    own: &NamespaceScopes,
+    pod: &Directory,
+) -> impl Iterator<Item = LinuxNamespace> {
+    use LinuxNamespaceType as Kind;
+    let network = own.network == Scope::Pod;
+    let shared = [
+        (Kind::User, "user", own.user.is_some()),
+        (Kind::Network, "net", network),
+        (Kind::Uts, "uts", network),
+        (Kind::Ipc, "ipc", own.ipc == Scope::Pod),
+    ];
+    let pod = pod.clone();
+    shared
+        .into_iter()
+        .filter(|(.., has)| *has)
+        .map(move |(kind, name, _)| spec::namespace(kind, Some(pod.join(name))))
 }

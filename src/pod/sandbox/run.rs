@@ -1,48 +1,47 @@
-//! RunPodSandbox: all of it or nothing.
+//! RunPodSandbox: the pod is created completely or not at all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use coracle_cri::v1;
 
-use super::Sandbox;
+use super::{Sandbox, Sandboxes};
 use crate::error::{Error, Kind, Result};
 use crate::net::cni::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
 use crate::pod::records::{Directory, SandboxRecord};
 use crate::pod::request_from_cri::{PortProtocol, SandboxRequest};
-use crate::pod::{Pods, files, new_id, now_ns, requests};
+use crate::pod::{files, new_id, now_ns, requests};
 use crate::spec::request::Scope;
 use crate::undo::Undo;
 
-/// The interface that the network's plugins make in a pod.
+/// The name of the interface that the CNI plugins create in a pod.
 pub(in crate::pod) const INTERFACE: &str = "eth0";
 
-impl Pods {
-    /// Starts a pod and answers its id. A ready pod with the same metadata and configuration is the answer: the first call
-    /// may have finished after its caller had given up.
+impl Sandboxes {
+    /// Starts a pod and returns its id. A retry returns the pod that the first call started: that call may have finished
+    /// after kubelet had given up on it.
     ///
     /// # Errors
-    /// `Invalid` for a configuration that contradicts itself, `NotFound` for an unknown handler, `Exists` for another pod of
-    /// that name, or what cannot be made; nothing is left behind then.
-    pub(in crate::pod) fn run_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
+    /// `Invalid` for a contradictory configuration, `NotFound` for an unknown handler, `Exists` for another pod of that
+    /// name, or the reason why the pod cannot be created. Nothing is left behind then.
+    pub(in crate::pod) fn run(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let request = SandboxRequest::from_cri(config)?;
-        self.check_handler(handler)?;
+        self.host.check_handler(handler)?;
         if let Some(id) = self.same_sandbox(config, handler)? {
             return Ok(id);
         }
         let id = new_id()?;
         let mut undo = Undo::new();
         let sandbox = self.make_sandbox(&id, config, handler, request, &mut undo)?;
-        self.table().sandboxes.insert(id.clone(), Arc::new(sandbox));
+        self.insert(sandbox);
         undo.disarm();
         Ok(id)
     }
 
-    /// The pod that this request asks for, if it is there.
+    /// The pod that an earlier call with the same configuration started, if any.
     fn same_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<Option<String>> {
-        let table = self.table();
-        let mut named = table.sandboxes.values().filter(|pod| pod.config.metadata == config.metadata);
+        let table = self.table.lock();
+        let mut named = table.values().filter(|pod| pod.config.metadata == config.metadata);
         let Some(pod) = named.next() else { return Ok(None) };
         let record = pod.record();
         if record.ready && record.handler == handler && pod.config == *config {
@@ -64,7 +63,7 @@ impl Pods {
         request: SandboxRequest,
         undo: &mut Undo,
     ) -> Result<Sandbox> {
-        let directory = self.directories.pod(id);
+        let directory = self.host.directories.pod(id);
         directory.make()?;
         undo.push("directory of the pod", {
             let directory = directory.clone();
@@ -83,7 +82,7 @@ impl Pods {
         files::make(&request, &directory)?;
         let addresses = self.attach(id, config, &request, &directory, undo)?;
         if request.namespaces.pid == Scope::Pod {
-            self.start_first_process(id, &request, &directory, undo)?;
+            self.start_init(id, &request, &directory, undo)?;
         }
         let record =
             SandboxRecord { handler: handler.to_owned(), created_ns: now_ns(), addresses, ready: true };
@@ -91,7 +90,7 @@ impl Pods {
         Ok(Sandbox::new(id.to_owned(), config.clone(), request, directory, record))
     }
 
-    /// Attaches a pod with a network namespace of its own.
+    /// Attaches a pod to the network, if it has its own network namespace; returns its addresses.
     fn attach(
         &self,
         id: &str,
@@ -104,7 +103,7 @@ impl Pods {
             return Ok(Vec::new());
         }
         let attachment = attachment(id, config, request, directory);
-        let offer = self.offer();
+        let offer = self.host.offer();
         let outcome = offer
             .cni
             .add(&attachment)
@@ -118,7 +117,7 @@ impl Pods {
     }
 }
 
-/// What is attached for a pod, and what plugins are asked for.
+/// The CNI attachment of a pod, with the capabilities that it requests from plugins.
 pub(in crate::pod) fn attachment(
     id: &str,
     config: &v1::PodSandboxConfig,

@@ -1,74 +1,35 @@
-//! StopPodSandbox and RemovePodSandbox.
+//! StopPodSandbox and RemovePodSandbox, except for the pod's containers: `Pods` stops and removes those first.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use coracle_cri::Call;
-
-use super::Sandbox;
 use super::run::attachment;
+use super::{Sandbox, Sandboxes};
 use crate::error::Result;
-use crate::pod::machine::State;
-use crate::pod::{Pods, files};
+use crate::pod::files;
 use crate::spec::request::Scope;
 
-/// How long a container may take that was being created when its pod was removed.
-const LAST_CREATE: Duration = Duration::from_secs(10);
-
-impl Pods {
-    /// Ends a pod's containers, and takes its network away. One that does not exist or is stopped is no error.
+impl Sandboxes {
+    /// Kills the init process of a pod without running containers, and detaches its network. A second call is no error.
     ///
     /// # Errors
-    /// A container does not die, or a network plugin fails: to be called again.
-    pub(in crate::pod) fn stop_sandbox(&self, id: &str) -> Result<()> {
-        match self.find_sandbox(id)? {
-            Some(sandbox) => self.stop_found(&sandbox),
-            None => Ok(()),
-        }
-    }
-
-    fn stop_found(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
-        // Before anything is taken away, so that nothing new is created or started in what is left.
-        sandbox.change(|record| record.ready = false)?;
-        // The guard of the table would live as long as a loop over it.
-        let containers = self.table().of_pod(&sandbox.id);
-        // All of them, before any is waited for: one that does not die keeps no other alive.
-        for container in &containers {
-            container.abort_start();
-            if container.state() == State::Running {
-                self.kill_now(container)?;
-            }
-        }
-        let ended: Vec<_> = containers
-            .iter()
-            .map(|container| self.end(container, Duration::ZERO, &Call::default()))
-            .collect();
-        ended.into_iter().collect::<Result<()>>()?;
-        self.end_first_process(&sandbox.id)?;
+    /// The process does not die, or a CNI plugin fails: kubelet retries.
+    pub(in crate::pod) fn tear_down(&self, sandbox: &Sandbox) -> Result<()> {
+        self.end_init(&sandbox.id)?;
         if sandbox.request.namespaces.network == Scope::Pod {
-            let attached = attachment(&sandbox.id, &sandbox.config, &sandbox.request, &sandbox.directory);
-            self.offer().cni.delete(&attached)?;
+            let attachment = attachment(&sandbox.id, &sandbox.config, &sandbox.request, &sandbox.directory);
+            self.host.offer().cni.delete(&attachment)?;
             crate::net::namespace::remove(&sandbox.directory.join("net"))?;
         }
         Ok(())
     }
 
-    /// Removes a pod with its containers, by force. One that does not exist is no error.
+    /// Removes a pod that was torn down and whose containers were removed.
     ///
     /// # Errors
-    /// As [`Pods::stop_sandbox`], or something cannot be removed.
-    pub(in crate::pod) fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let Some(sandbox) = self.find_sandbox(id)? else { return Ok(()) };
-        self.stop_found(&sandbox)?;
-        sandbox.await_creates(LAST_CREATE)?;
-        let containers = self.table().of_pod(&sandbox.id);
-        for container in containers {
-            self.remove_found(&container)?;
-        }
+    /// Its record or directory cannot be removed: kubelet retries.
+    pub(in crate::pod) fn remove(&self, sandbox: &Sandbox) -> Result<()> {
         files::remove(&sandbox.directory);
-        sandbox.forget()?;
+        sandbox.remove_record()?;
         sandbox.directory.remove()?;
-        self.table().sandboxes.remove(&sandbox.id);
+        self.table.remove(&sandbox.id);
         Ok(())
     }
 }
