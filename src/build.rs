@@ -19,11 +19,11 @@ fn main() {
 }
 
 /// The value of `CORACLE_COMMIT`, or the commit that git reports. git is asked only for releases, because the whole
-/// crate is recompiled when the answer changes.
+/// crate is recompiled when the commit changes.
 fn commit(is_release: bool) -> String {
     println!("cargo:rerun-if-env-changed=CORACLE_COMMIT");
-    if let Ok(given) = std::env::var("CORACLE_COMMIT") {
-        return given;
+    if let Ok(commit) = std::env::var("CORACLE_COMMIT") {
+        return commit;
     }
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;

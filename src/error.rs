@@ -148,7 +148,7 @@ impl StdError for Error {
     }
 }
 
-/// Errors of other crates that can become an [`Error`] once somebody says what was being done.
+/// Errors of other crates that can be converted to an [`Error`] with a doing-phrase.
 pub trait Cause: Into<Box<dyn StdError + Send + Sync>> {
     /// The kind that this cause maps to.
     fn kind(&self) -> Kind;

@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 
-/// Bytes: a number with an optional unit b, k, m, g or t (and `kb`, `mb`, ... or `kib`, ...), powers of 1024.
+/// Parses bytes: a number with an optional unit b, k, m, g or t (and `kb`, `mb`, ... or `kib`, ...), powers of 1024.
 ///
 /// # Errors
-/// `Invalid` for what is not such an amount.
+/// `Invalid` for any other text.
 pub(super) fn bytes(flag: &str, text: &str) -> Result<i64> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());

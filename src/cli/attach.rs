@@ -15,12 +15,12 @@ use crate::keeper::client::{Attached, Client};
 use crate::keeper::{Frame, Stream};
 use crate::oci::foreground::RawMode;
 
-/// Show a container's output from now on, and give it what is typed
+/// Show a container's output from now on, and send it what is typed
 ///
-/// On a terminal, ctrl-p ctrl-q leaves the container and lets it go on.
+/// On a terminal, ctrl-p ctrl-q detaches and leaves the container running.
 #[derive(Debug, clap::Args)]
 pub(super) struct AttachArgs {
-    /// Give it no input
+    /// Send no input
     #[arg(long)]
     no_stdin: bool,
     /// Name of the container
@@ -28,7 +28,7 @@ pub(super) struct AttachArgs {
     name: String,
 }
 
-/// How a session goes on.
+/// What to do after an event of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Stay,
@@ -36,7 +36,7 @@ enum Next {
     Ended(u8),
 }
 
-/// Runs `coracle attach`: the container's exit code when it ends, 0 when it is left.
+/// Runs `coracle attach`. Returns the container's exit code when it ends, 0 after detaching.
 pub(super) fn run(context: &Context, args: &AttachArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.name)?;
     let client = Client::connect(&context.run)?;
@@ -96,12 +96,12 @@ impl AttachSession {
             Some(Frame::Output(Stream::Stdout, data)) => write(std::io::stdout().lock(), data)?,
             Some(Frame::Output(Stream::Stderr, data)) => write(std::io::stderr().lock(), data)?,
             Some(Frame::Lost(bytes)) => {
-                crate::log::warning(&format!("{bytes} bytes of output came too fast and are left out here"));
+                crate::log::warning(&format!("{bytes}  bytes of output came too fast and are not shown"));
             }
             Some(Frame::Exited(exit)) => return Ok(Next::Ended(exit.code)),
             Some(Frame::Input(_) | Frame::InputEnd | Frame::Resize(..)) => {}
             None => {
-                // The keeper was killed; what took its place still has the container.
+                // The keeper was killed; its standby has taken over the container.
                 self.attached = Client::connect(&context.run)?.attach(id.as_str(), self.stdin_open)?;
             }
         }
@@ -138,14 +138,14 @@ impl AttachSession {
         }
     }
 
-    /// Signals are the container's, as with `launch` in the foreground.
+    /// Forwards signals to the container, as `launch` does in the foreground.
     fn take_signals(&self, context: &Context, id: &ContainerId, signals: &OwnedFd) {
         let mut info = [0; crate::sys::signal::SIGINFO_SIZE];
         while rustix::io::read(signals, &mut info) == Ok(info.len()) {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
                 libc::SIGWINCH => self.resize(),
                 libc::SIGCHLD | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU => {}
-                // It may have ended just now.
+                // The container may have just ended.
                 signal => drop(crate::oci::kill::kill(&context.runtime(), id, signal, false)),
             }
         }
@@ -156,14 +156,14 @@ fn write(mut to: impl Write, data: &[u8]) -> Result<()> {
     to.write_all(data).and_then(|()| to.flush()).doing(|| "write the container's output")
 }
 
-/// The keys that leave: ctrl-p, ctrl-q.
+/// The keys that detach: ctrl-p, ctrl-q.
 #[derive(Debug, Default)]
 struct Keys {
     half: bool,
 }
 
 impl Keys {
-    /// What goes on to the container, and whether to leave. A ctrl-p waits for the key behind it.
+    /// Returns the input for the container, and whether to detach. A ctrl-p is held back until the next key.
     fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         const CTRL_P: u8 = 16;
         const CTRL_Q: u8 = 17;

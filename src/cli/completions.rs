@@ -8,7 +8,7 @@ use crate::error::Result;
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }
@@ -17,7 +17,7 @@ pub(super) struct CompletionsArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct HelpAllArgs {}
 
-/// What `completions` and `help-all` print.
+/// The text that `completions` and `help-all` print.
 trait Page {
     fn page(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! `coracle config`: what `coracle serve` would be told.
+//! `coracle config`: prints the configuration that `coracle serve` would use.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,24 +12,24 @@ use crate::serve::config::{self, CgroupDriver, Config};
 pub(super) struct ConfigArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Print a configuration file with every key and what it is for
+    /// Print a configuration file with every key and its meaning
     #[arg(long)]
     default: bool,
 }
 
-/// Where the configuration is.
+/// The configuration file.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ConfigFile {
-    /// The configuration; config.d/*.toml beside it is read too [default: /etc/coracle/config.toml]
+    /// The configuration file; config.d/*.toml beside it is read too [default: /etc/coracle/config.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl ConfigFile {
-    /// The configuration, and over it what was said on the command line or in the environment.
+    /// Loads the configuration; the command line and the environment override it.
     ///
     /// # Errors
-    /// A file says something that cannot be.
+    /// A file cannot be read, or has an invalid setting.
     pub(super) fn load(&self, overrides: &Overrides) -> Result<Config> {
         let file = self.config.clone().unwrap_or_else(|| config::FILE.into());
         let mut config = config::load(&file, self.config.is_some())?;
@@ -50,7 +50,7 @@ impl ConfigFile {
     }
 }
 
-/// Runs the verb.
+/// Runs `coracle config`.
 pub(super) fn run(context: &Context, args: &ConfigArgs) -> Result<ExitCode> {
     if args.default {
         report::print(config::DEFAULT)?;

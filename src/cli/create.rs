@@ -24,10 +24,10 @@ pub(super) struct CommonArgs {
     /// The bundle: a directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// Unix socket that gets the terminal
+    /// Unix socket that receives the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// File that gets the pid of the first process
+    /// File to write the pid of the first process to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Use chroot instead of pivot_root, as for a root in an initramfs
@@ -36,13 +36,14 @@ pub(super) struct CommonArgs {
     /// Keep the session keyring
     #[arg(long)]
     no_new_keyring: bool,
-    /// Pass descriptors 3 to 2+N on
+    /// Pass descriptors 3 to 2+N to the container
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
 }
 
 impl CommonArgs {
-    /// Reads the bundle; descriptors that systemd activated us with are passed on, as runc does (LISTEN_FDS).
+    /// Reads the bundle. Descriptors of systemd's socket activation (LISTEN_FDS) are passed to the payload, as runc
+    /// does.
     pub(super) fn load(&self) -> Result<(oci_spec::runtime::Spec, create::CreateOptions)> {
         let (bundle, mut spec) = bundle::load(&self.bundle)?;
         let mut preserve_fds = self.preserve_fds;

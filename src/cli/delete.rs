@@ -6,10 +6,10 @@ use super::Context;
 use crate::error::Result;
 use crate::id::ContainerId;
 
-/// Remove what is left of stopped containers
+/// Remove stopped containers
 #[derive(Debug, clap::Args)]
 pub(super) struct DeleteArgs {
-    /// Kill them first if they run; one that does not exist is no error
+    /// Kill them first if they run; a missing container is no error
     #[arg(short, long)]
     force: bool,
     /// Names of the containers

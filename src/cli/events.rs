@@ -11,13 +11,13 @@ use crate::error::Result;
 use crate::id::ContainerId;
 use crate::oci::events::ContainerEvent;
 
-/// Print what a container uses, and when its memory ran out, as JSON
+/// Print a container's resource usage, and each OOM kill, as JSON
 #[derive(Debug, clap::Args)]
 pub(super) struct EventsArgs {
-    /// How long from one report to the next: 500ms, 5s, 1m
+    /// Interval between reports: 500ms, 5s, 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
     interval: Duration,
-    /// Print it once
+    /// Print the usage once
     #[arg(long)]
     stats: bool,
     /// Name of the container
@@ -25,7 +25,7 @@ pub(super) struct EventsArgs {
     id: String,
 }
 
-/// A duration as runc takes it: a number and its unit.
+/// Parses a duration as runc does: a number and a unit.
 fn interval(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -37,30 +37,30 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
         _ => return Err("the unit is ms, s or m".to_owned()),
     };
     let interval = unit * number;
-    if interval.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(interval) }
+    if interval.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(interval) }
 }
 
 /// Runs `coracle events`.
 pub(super) fn run(context: &Context, args: &EventsArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.id)?;
-    let tell = |report: &ContainerEvent| {
-        let line = match report {
+    let print = |event: &ContainerEvent| {
+        let line = match event {
             ContainerEvent::Use(stats) => json!({ "type": "stats", "id": id.as_str(), "data": data(stats) }),
             ContainerEvent::OutOfMemory => json!({ "type": "oom", "id": id.as_str() }),
         };
         report::print(&format!("{line}\n"))
     };
     let runtime = context.runtime();
-    let told = if args.stats {
-        crate::oci::ps::stats(&runtime, &id).and_then(|stats| tell(&ContainerEvent::Use(Box::new(stats))))
+    let result = if args.stats {
+        crate::oci::ps::stats(&runtime, &id).and_then(|stats| print(&ContainerEvent::Use(Box::new(stats))))
     } else {
-        crate::oci::events::follow(&runtime, &id, args.interval, tell)
+        crate::oci::events::follow(&runtime, &id, args.interval, print)
     };
-    told.map_err(|e| e.doing(format!("read the use of container {id}")))?;
+    result.map_err(|e| e.doing(format!("read the resource usage of container {id}")))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// In the shape of runc's `events --stats`.
+/// The statistics in the format of runc's `events --stats`.
 fn data(stats: &Stats) -> serde_json::Value {
     let mut data = json!({});
     if let Some(cpu) = &stats.cpu {

@@ -11,13 +11,13 @@ use crate::id::ContainerId;
 use crate::linux::ids;
 use crate::oci::{bundle, exec};
 
-/// Run one more process in a container
+/// Run another process in a container
 #[derive(Debug, clap::Args)]
 pub(super) struct ExecArgs {
     /// Read the process from a file, as in config.json
     #[arg(short, long, value_name = "FILE")]
     process: Option<PathBuf>,
-    /// Set a variable
+    /// Set an environment variable
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
     /// Working directory
@@ -32,19 +32,19 @@ pub(super) struct ExecArgs {
     /// Give it a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Leave once it runs
+    /// Return when the process runs
     #[arg(short, long)]
     detach: bool,
-    /// File that gets its pid
+    /// File to write its pid to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Unix socket that gets the terminal
+    /// Unix socket that receives the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
     /// Add a capability
     #[arg(short, long, value_name = "NAME")]
     cap: Vec<String>,
-    /// Let it gain no privileges
+    /// Set no_new_privs: it can gain no privileges
     #[arg(long)]
     no_new_privs: bool,
     /// AppArmor profile
@@ -53,10 +53,10 @@ pub(super) struct ExecArgs {
     /// SELinux label
     #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// Pass descriptors 3 to 2+N on
+    /// Pass descriptors 3 to 2+N to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Add it to a paused container too
+    /// Allow a paused container
     #[arg(long)]
     ignore_paused: bool,
     /// Name of the container
@@ -67,7 +67,7 @@ pub(super) struct ExecArgs {
     command: Vec<String>,
 }
 
-/// Exit code of exec for failures of its own, as runc's.
+/// The exit code of exec's own failures, the same as runc's.
 const OWN_ERROR: u8 = 255;
 
 /// Runs `coracle exec`.
@@ -104,7 +104,7 @@ fn enter(context: &Context, args: &ExecArgs) -> Result<i32> {
 }
 
 impl ExecArgs {
-    /// The container's own process with what the flags change, as runc makes it.
+    /// The container's own process with the changes of the flags, as runc builds it.
     fn process(&self, spec: &Spec) -> Result<Process> {
         if self.command.is_empty() {
             return Err(Error::invalid("no command to run").hint("give a command, or --process"));

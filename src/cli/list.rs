@@ -6,7 +6,7 @@ use super::{Context, report};
 use crate::error::{Doing, Result};
 use crate::record::PublicState;
 
-/// How lists are printed
+/// Format of lists
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum ListFormat {
     /// For people
@@ -54,7 +54,7 @@ fn table(states: &[PublicState]) -> String {
     align(&rows)
 }
 
-/// The status, and how it ended when that is known.
+/// The status, and the exit if known.
 fn status(state: &PublicState) -> String {
     match &state.exit {
         Some(exit) if exit.unknown => format!("{} (unknown)", state.status),
@@ -64,7 +64,7 @@ fn status(state: &PublicState) -> String {
     }
 }
 
-/// Columns as wide as their widest cell, three blanks apart.
+/// Formats columns as wide as their widest cell, three blanks apart.
 fn align<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: Vec<usize> =
         (0..N).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();

@@ -17,19 +17,19 @@ use crate::keeper::client::Client;
 use crate::linux::private;
 use crate::store::Store;
 
-/// Show what a container of `launch --detach` has written
+/// Show the log of a container of `launch --detach`
 #[derive(Debug, clap::Args)]
 pub(super) struct LogsArgs {
-    /// Go on until the container ends
+    /// Follow the log until the container ends
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "N")]
     tail: Option<usize>,
-    /// Only what is younger: a time (RFC 3339) or an age such as 90s, 10m, 2h
+    /// Only lines since a time (RFC 3339) or an age such as 90s, 10m, 2h
     #[arg(long, value_name = "TIME|AGE")]
     since: Option<String>,
-    /// Show when each line was written
+    /// Show the time of each line
     #[arg(short, long)]
     timestamps: bool,
     /// Name of the container
@@ -46,9 +46,9 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> Result<ExitCode> {
     if !path.exists() {
         let what = format!("container {id} has no log");
         return Err(Error::new(Kind::NotFound, what)
-            .hint("containers of launch --detach have one until they are removed"));
+            .hint("containers of launch --detach have a log until they are removed"));
     }
-    // Before the log is read: what ends from here on is heard of.
+    // Subscribe before the log is read, so that no end of the container is missed.
     let ends = args.follow.then(|| subscribe(&context.run, id.as_str()));
     let mut printer = Printer { timestamps: args.timestamps, since, continued: [false; 2] };
     let mut log = Follower::open(&path)?;
@@ -61,19 +61,19 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> Result<ExitCode> {
         None => Ok(()),
     });
     match followed {
-        // Nobody reads any more: `coracle logs | head` is fine.
+        // A broken pipe is no failure: `coracle logs | head`.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         other => other.doing(|| format!("show {}", path.display())).map(|()| ExitCode::SUCCESS),
     }
 }
 
-/// A connection that is readable once the container has ended; none when nobody keeps it.
+/// A connection that becomes readable when the container has ended; none if the keeper does not have it.
 fn subscribe(run: &Path, id: &str) -> Option<Client> {
     let client = Client::connect(run).ok()?;
     client.subscribe(id).ok().map(|()| client)
 }
 
-/// A moment in nanoseconds since 1970.
+/// Parses a time or an age to nanoseconds since 1970.
 fn parse_since(text: &str) -> Result<i64> {
     if let Ok(time) = chrono::DateTime::parse_from_rfc3339(text) {
         return Ok(time.timestamp_nanos_opt().unwrap_or(i64::MIN));
@@ -95,15 +95,15 @@ fn parse_since(text: &str) -> Result<i64> {
     Ok(now.saturating_sub(age.saturating_mul(1_000_000_000)))
 }
 
-/// Shows lines of the log as what the container wrote.
+/// Prints lines of the log as the container wrote them.
 struct Printer {
     timestamps: bool,
     since: Option<i64>,
-    /// The last piece of standard output, and of standard error, was no whole line.
+    /// Whether the last piece of standard output, and of standard error, was a partial line.
     continued: [bool; 2],
 }
 
-/// A line of the log, taken apart.
+/// A parsed line of the log.
 #[derive(Debug, PartialEq, Eq)]
 struct Line<'a> {
     time: &'a str,
@@ -158,11 +158,11 @@ impl Printer {
     }
 }
 
-/// A log that may grow, and may be moved away for a new one.
+/// A log that may grow and be rotated.
 struct Follower {
     path: PathBuf,
     file: BufReader<File>,
-    /// A line of which the end is not there yet.
+    /// The beginning of a line that is still being written.
     begun: Vec<u8>,
 }
 
@@ -172,13 +172,13 @@ impl Follower {
         Ok(Self { path: path.to_owned(), file: BufReader::new(file), begun: Vec::new() })
     }
 
-    /// The next line that is whole.
+    /// Reads the next complete line.
     fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         self.file.read_until(b'\n', &mut self.begun)?;
         Ok(self.begun.ends_with(b"\n").then(|| std::mem::take(&mut self.begun)))
     }
 
-    /// Shows all that there is.
+    /// Prints all complete lines.
     fn read(&mut self, printer: &mut Printer) -> std::io::Result<()> {
         while let Some(line) = self.next()? {
             printer.show(&line)?;
@@ -186,7 +186,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Shows the last lines of all that there is; a line in pieces counts as one.
+    /// Prints the last lines; a line in several pieces counts as one.
     fn tail(&mut self, count: usize, printer: &mut Printer) -> std::io::Result<()> {
         let mut last: VecDeque<Vec<u8>> = VecDeque::new();
         let mut whole = 0;
@@ -200,7 +200,7 @@ impl Follower {
         last.iter().filter(|_| count > 0).try_for_each(|line| printer.show(line))
     }
 
-    /// Shows what comes, until the container has ended and all of it was shown.
+    /// Prints new lines until the container has ended and its whole log was printed.
     fn follow(&mut self, ends: Option<Client>, printer: &mut Printer) -> std::io::Result<()> {
         let Some(ends) = ends else { return Ok(()) };
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
@@ -209,7 +209,7 @@ impl Follower {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         inotify::add_watch(&watch, directory, wanted)?;
         loop {
-            // Looked at after the watch stands, and after each word of it: nothing is missed in between.
+            // Read after the watch is set up, and after each event of it, so that nothing is missed in between.
             self.read(printer)?;
             self.change_file(printer)?;
             let mut polled = [PollFd::new(&ends, PollFlags::IN), PollFd::new(&watch, PollFlags::IN)];
@@ -225,7 +225,7 @@ impl Follower {
         }
     }
 
-    /// Goes on with the new file, if the old one was moved away or cut.
+    /// Reopens the log if it was rotated or truncated.
     fn change_file(&mut self, printer: &mut Printer) -> std::io::Result<()> {
         use std::os::unix::fs::MetadataExt;
         let Ok(there) = std::fs::metadata(&self.path) else { return Ok(()) };

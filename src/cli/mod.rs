@@ -1,7 +1,7 @@
 //! The command line: global options here, one file per verb beside it.
 //!
-//! Only the parser of the verb that was asked for is built: with twenty verbs of many flags each, building all would
-//! cost more than most verbs do.
+//! Only the parser of the requested verb is built: with twenty verbs of many flags each, building all would cost more
+//! than most verbs do.
 
 mod amounts;
 #[cfg(feature = "node")]
@@ -50,20 +50,22 @@ use clap::{Args, Command, FromArgMatches};
 
 use crate::error::Result;
 
-/// What every verb is told besides its own arguments.
+/// The global options, which every verb gets besides its own arguments.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Where the OCI verbs keep one directory per container (`--root`, default `/run/coracle/containers`).
+    /// The directory with the OCI verbs' state, one subdirectory per container (`--root`, default
+    /// `/run/coracle/containers`).
     pub root: PathBuf,
     #[cfg(feature = "node")]
     /// The image store and the writable layers (`--store`, default `/var/lib/coracle`).
     pub store: PathBuf,
     #[cfg(feature = "node")]
-    /// Where the keeper has its socket (`--run`, default `/run/coracle`).
+    /// The directory of the keeper's socket (`--run`, default `/run/coracle`).
     pub run: PathBuf,
-    /// Caches that may vanish at any time, such as compiled seccomp programs (`/run/coracle/cache`).
+    /// The directory of caches that may be removed at any time, such as compiled seccomp programs
+    /// (`/run/coracle/cache`).
     pub cache: PathBuf,
-    /// Ask systemd for a scope instead of making cgroups ourselves (`--systemd-cgroup`).
+    /// Ask systemd for a scope instead of creating cgroups ourselves (`--systemd-cgroup`).
     pub systemd_cgroup: bool,
     #[cfg(feature = "node")]
     /// Settings from the command line or the environment; they override the configuration of `serve`.
@@ -95,7 +97,7 @@ impl Context {
     }
 }
 
-/// Options that stand before the verb, as runc has them.
+/// Options before the verb, as in runc.
 #[derive(Debug, Args)]
 struct GlobalArgs {
     /// Directory for the state of containers
@@ -115,23 +117,23 @@ struct GlobalArgs {
     /// Format of the log file
     #[arg(long, value_enum, default_value_t)]
     log_format: report::LogFormat,
-    /// Say more
+    /// Log debug messages
     #[arg(long)]
     debug: bool,
-    /// Let systemd make the cgroups; linux.cgroupsPath is then slice:prefix:name
+    /// Let systemd create the cgroups; linux.cgroupsPath then is slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Ignored: what a user may do is found out by trying
+    /// Ignored: permissions are found out by trying
     #[arg(long, value_name = "true|false|auto")]
     rootless: Option<String>,
 }
 
-/// A verb: how its parser is made, and what it does.
+/// A verb: its parser and its function.
 struct Verb {
     name: &'static str,
     parser: fn(Command) -> Command,
     run: fn(&Context, &clap::ArgMatches) -> Result<ExitCode>,
-    /// It enters containers, so the executable has to be out of their reach first (CVE-2019-5736).
+    /// Whether it enters containers, so that the executable has to be protected first (CVE-2019-5736).
     enters: bool,
 }
 
@@ -188,7 +190,7 @@ static VERBS: &[Verb] = verbs! {
     "man" man::ManArgs false,
 };
 
-/// Verbs for those who make packages and pages.
+/// Verbs for packagers, hidden from the help.
 const HIDDEN: [&str; 2] = ["help-all", "man"];
 
 /// Runs the command line of this process.
@@ -199,7 +201,7 @@ pub fn main() -> ExitCode {
     }
     let args: Vec<OsString> = std::env::args_os().collect();
     let verb = find_verb(&args);
-    // What looks like a request for help may be the payload's argument: nothing but the verb decides.
+    // An argument that looks like a request for help may be the payload's, so only the verb decides.
     if verb.is_some_and(|verb| verb.enters)
         && let Err(error) = crate::launch::self_protect::ensure()
     {
@@ -220,10 +222,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// docker's and podman's exit codes for what is not the payload's.
+/// The exit codes of docker and podman for failures that are not the payload's.
 const LAUNCH_FAILURE: u8 = 125;
 
-/// The exit code of a command line that is not understood: `launch` has one of its own, for 1 may be its payload's.
+/// The exit code for an invalid command line: `launch` has one of its own, because 1 may be its payload's.
 fn own_failure(verb: Option<&Verb>) -> ExitCode {
     let is_launch = verb.is_some_and(|verb| verb.name == "launch");
     if is_launch { ExitCode::from(LAUNCH_FAILURE) } else { ExitCode::FAILURE }
@@ -238,7 +240,7 @@ fn dispatch(matches: &clap::ArgMatches) -> ExitCode {
     let Some((name, of_verb)) = matches.subcommand() else { return ExitCode::FAILURE };
     let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else { return ExitCode::FAILURE };
     if verb.enters {
-        // What parsed the command line is not needed again, and a start's peak is what a small board has to have.
+        // Drop the code pages of the command line parser, to lower the peak RSS of a start.
         crate::sys::memory::unmap_code();
     }
     match (verb.run)(&context(&global), of_verb) {
@@ -252,7 +254,7 @@ fn context(global: &GlobalArgs) -> Context {
         let from_environment = || std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
         flag.clone().or_else(from_environment)
     };
-    let or = |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
+    let or = |path: &Option<PathBuf>, default: &str| path.clone().unwrap_or_else(|| default.into());
     let root = directory(&global.root, "CORACLE_ROOT");
     #[cfg(feature = "node")]
     let overrides = Overrides {
@@ -274,7 +276,7 @@ fn context(global: &GlobalArgs) -> Context {
     }
 }
 
-/// The verb on the command line: the first word that is neither a global option nor the value of one.
+/// Finds the verb on the command line: the first word that is neither a global option nor the value of one.
 fn find_verb(args: &[OsString]) -> Option<&'static Verb> {
     const WITH_VALUE: [&str; 6] = ["--root", "--store", "--run", "--log", "--log-format", "--rootless"];
     let mut words = args.iter().skip(1).map(|a| a.to_string_lossy());
@@ -298,7 +300,7 @@ fn base() -> Command {
     GlobalArgs::augment_args(command)
 }
 
-/// The parser with all verbs: for help, completions and messages about unknown words.
+/// The parser with all verbs, for help, completions and messages about unknown words.
 fn full() -> Command {
     VERBS.iter().fold(base(), |command, verb| {
         let parser = (verb.parser)(Command::new(verb.name));

@@ -6,7 +6,7 @@ use super::Context;
 use crate::error::Result;
 use crate::id::ContainerId;
 
-/// Freeze all processes of a container
+/// Pause a container: freeze all its processes
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
     /// Name of the container

@@ -10,7 +10,7 @@ use crate::id::ContainerId;
 /// List the processes of a container
 #[derive(Debug, clap::Args)]
 pub(super) struct PsArgs {
-    /// Print what ps(1) says of them, or only their pids as JSON
+    /// Print the output of ps(1), or only the pids as JSON
     #[arg(short, long, value_enum, default_value_t)]
     format: ListFormat,
     /// Name of the container
@@ -44,7 +44,7 @@ fn ps(options: &[String]) -> Result<String> {
     Err(Error::new(Kind::Invalid, String::from_utf8_lossy(&output.stderr).trim().to_owned()).doing("run ps"))
 }
 
-/// The heading, and the lines whose PID column is one of ours.
+/// The heading, and the lines whose PID is one of the container's.
 fn select(text: &str, pids: &[i32]) -> Result<String> {
     let mut lines = text.lines();
     let heading = lines.next().unwrap_or_default();

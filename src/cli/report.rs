@@ -1,4 +1,4 @@
-//! The one place where errors are printed and exit codes chosen.
+//! The only module that prints errors and chooses exit codes.
 
 use std::error::Error as _;
 use std::io::{IsTerminal, Write};
@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use crate::error::{Error, Kind};
 use crate::linux::private;
 
-/// Exit code of every failure of ours, as runc's: callers tell failures apart by the message in the log.
+/// The exit code of every failure of coracle itself, as runc's: callers distinguish failures by the message in the
+/// log.
 const FAILURE: u8 = 1;
 
 /// Format of the log file.
@@ -17,11 +18,11 @@ pub enum LogFormat {
     /// time="..." level=error msg="..."
     #[default]
     Text,
-    /// One object a line, as containerd and podman read it
+    /// One JSON object per line, as containerd and podman expect
     Json,
 }
 
-/// Sends warnings, and with `debug` more, to standard error and to the log file.
+/// Sends warnings, with `debug` also debug messages, to standard error and to the log file.
 pub fn log_to(file: Option<PathBuf>, format: LogFormat, debug: bool) {
     crate::log::set_sink(move |level, message| {
         if level == "debug" && !debug {
@@ -36,7 +37,7 @@ pub fn log_to(file: Option<PathBuf>, format: LogFormat, debug: bool) {
     });
 }
 
-/// A line for standard error. The journal wants the level as a number (sd-daemon(3)).
+/// Formats a line for standard error. The journal expects the level as a number (sd-daemon(3)).
 fn line(level: &str, message: &str) -> String {
     let number = match level {
         "error" => 3,
@@ -46,14 +47,14 @@ fn line(level: &str, message: &str) -> String {
     if is_journal() { format!("<{number}>{message}\n") } else { format!("{level}: {message}\n") }
 }
 
-/// Whether standard error leads to the journal, and not only that of the process that started this one.
+/// Whether this process's own standard error goes to the journal, not only that of the process that started it.
 fn is_journal() -> bool {
     let stat = rustix::fs::fstat(rustix::stdio::stderr());
     let own = stat.map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| own.is_ok_and(|own| own == stream))
 }
 
-/// Prints an error with its causes and its hint, puts it into the log, and picks the exit code.
+/// Prints an error with its causes and its hint, logs it, and chooses the exit code.
 pub fn fail(error: &Error) -> ExitCode {
     self::error(error);
     exit_code(error.kind())
@@ -77,14 +78,14 @@ fn exit_code(kind: Kind) -> ExitCode {
     })
 }
 
-/// Prints an error with its causes and its hint, and puts it into the log.
+/// Prints an error with its causes and its hint, and logs it.
 pub fn error(error: &Error) {
     crate::log::error(&error.chain());
     let _ = std::io::stderr().write_all(text(error, std::io::stderr().is_terminal()).as_bytes());
 }
 
-/// A line for each cause is for people. Whoever else reads it looks for one line: podman shows its user only the one in
-/// which it knows a word.
+/// On a terminal each cause has a line of its own. Engines expect one line: podman shows its user only the line in
+/// which it recognizes a word.
 fn text(error: &Error, for_people: bool) -> String {
     let mut text = format!("error: {error}");
     let mut next = error.source();
@@ -99,18 +100,18 @@ fn text(error: &Error, for_people: bool) -> String {
     text + "\n"
 }
 
-/// clap's own message. Help and version are no failure; a broken pipe behind them neither.
+/// Prints clap's own message. Help and version are no failure, nor is a broken pipe.
 pub fn parse_error(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS }
 }
 
-/// clap's message as an error of ours.
+/// Converts clap's message to an error.
 pub fn usage(error: clap::Error) -> Error {
-    Error::invalid("the arguments do not fit").because(error)
+    Error::invalid("invalid arguments").because(error)
 }
 
-/// Writes a line to standard output. That nobody reads it any more is no failure: `coracle list | head -1` is fine.
+/// Writes to standard output. A broken pipe is no failure: `coracle list | head -1`.
 ///
 /// # Errors
 /// Any other failure to write.
@@ -129,7 +130,7 @@ fn append(path: &Path, format: LogFormat, level: &str, message: &str) {
         LogFormat::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
         LogFormat::Text => format!("time={time:?} level={level} msg={message:?}"),
     };
-    // Nobody is left to tell about a log that cannot be written.
+    // If the log cannot be written, the failure cannot be reported.
     if let Ok(mut file) = private::append_named(path) {
         let _ = file.write_all(format!("{line}\n").as_bytes());
     }

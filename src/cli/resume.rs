@@ -6,7 +6,7 @@ use super::Context;
 use crate::error::Result;
 use crate::id::ContainerId;
 
-/// Let the processes of a paused container go on
+/// Resume a paused container
 #[derive(Debug, clap::Args)]
 pub(super) struct ResumeArgs {
     /// Name of the container

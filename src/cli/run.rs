@@ -8,18 +8,18 @@ use crate::error::Result;
 use crate::id::ContainerId;
 use crate::oci::run;
 
-/// Create a container from a bundle, start it, and stay with it
+/// Create a container from a bundle, start it, and wait until it ends
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Leave once it runs
+    /// Return when the container runs
     #[arg(short, long)]
     detach: bool,
-    /// Leave the stopped container for `delete`
+    /// Keep the stopped container for `delete`
     #[arg(long)]
     keep: bool,
-    /// Ignored: orphans of a container are its first process's children
+    /// Ignored: a container's orphans become children of its first process
     #[arg(long)]
     no_subreaper: bool,
     /// Name of the container

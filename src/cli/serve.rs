@@ -8,7 +8,7 @@ use super::config::ConfigFile;
 use crate::error::Result;
 use crate::serve;
 
-/// Answer kubelet: the Kubernetes CRI on a unix socket
+/// Serve the Kubernetes CRI on a unix socket, for kubelet
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -18,7 +18,7 @@ pub(super) struct ServeArgs {
     socket: Option<PathBuf>,
 }
 
-/// Runs until SIGTERM. SIGHUP reads the configuration anew.
+/// Runs until SIGTERM. SIGHUP reloads the configuration.
 pub(super) fn run(context: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let socket = args.socket.as_ref().map(std::path::absolute).transpose();
     let socket = crate::error::Doing::doing(socket, || "find the socket's directory")?;

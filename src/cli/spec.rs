@@ -9,10 +9,10 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::spec::template;
 
-/// Write a config.json to start from
+/// Write an example config.json
 #[derive(Debug, clap::Args)]
 pub(super) struct SpecArgs {
-    /// Write it into this directory
+    /// Directory to write it to
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
     /// For a user without privileges: with a user namespace
@@ -28,7 +28,7 @@ pub(super) fn run(_context: &Context, args: &SpecArgs) -> Result<ExitCode> {
     let made = private::create_new(&path, private::SHARED_FILE);
     let mut file = match made {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::new(Kind::Exists, format!("{} is there already", path.display()))
+            return Err(Error::new(Kind::Exists, format!("{} already exists", path.display()))
                 .hint("remove it first, or choose another --bundle"));
         }
         other => other.doing(|| format!("make {}", path.display()))?,

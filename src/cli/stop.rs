@@ -10,7 +10,7 @@ use crate::keeper::client::Client;
 use crate::oci::kill::parse_signal;
 use crate::oci::stop;
 
-/// Stop containers: by the signal their image names or SIGTERM, then by SIGKILL
+/// Stop containers: with the stop signal of their image or SIGTERM, then with SIGKILL
 #[derive(Debug, clap::Args)]
 pub(super) struct StopArgs {
     /// Seconds until it is killed
@@ -31,12 +31,13 @@ pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
         let id = ContainerId::parse(name)?;
         let of_image = |text: Option<&str>| text.and_then(|t| parse_signal(t).ok()).unwrap_or(libc::SIGTERM);
         let choose = |text: Option<&str>| asked.unwrap_or_else(|| of_image(text));
-        // Before it can have ended: its keeper tells when all of it is logged and known.
+        // Subscribe before the container can end: the keeper reports the end when all output is logged and the exit
+        // recorded.
         let keeper = Client::connect(&context.run).and_then(|keeper| keeper.subscribe(name).map(|()| keeper));
         stop::stop(&context.runtime(), &id, Duration::from_secs(args.time.into()), choose)
             .map_err(|e| e.doing(format!("stop container {id}")))?;
         if let Ok(keeper) = keeper {
-            // Whatever it says: that there was no such container, how it ended, or nothing any more.
+            // Any reply will do: no such container, its exit, or the end of the connection.
             let _ = keeper.receive_exit();
         }
         super::report::print(&format!("{name}\n"))?;

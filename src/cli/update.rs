@@ -11,7 +11,7 @@ use super::amounts::bytes;
 use crate::error::{Doing, Error, Result};
 use crate::id::ContainerId;
 
-/// Give a running container other limits
+/// Change the limits of a running container
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
     /// Read linux.resources as JSON from a file, or - for standard input
@@ -20,25 +20,25 @@ pub(super) struct UpdateArgs {
     /// Limit memory, in bytes or as 64m; -1 for none
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory: Option<String>,
-    /// Memory that is kept from being reclaimed
+    /// Memory protected from reclaim
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_reservation: Option<String>,
     /// Limit memory and swap together; -1 for none
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
-    /// Weight against other containers
+    /// CPU weight relative to other containers
     #[arg(long, value_name = "SHARES", alias = "cpu-share")]
     cpu_shares: Option<u64>,
-    /// Microseconds of processor time in each period; -1 for no limit
+    /// Microseconds of CPU time per period; -1 for no limit
     #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
-    /// Length of a period
+    /// Length of a period in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// Processors to run on
+    /// CPUs to run on, such as 0-2,4
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// Memory nodes to use
+    /// NUMA memory nodes to use
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
     /// Limit the number of processes; -1 for none
@@ -71,7 +71,7 @@ fn read(file: &PathBuf) -> Result<LinuxResources> {
     } else {
         text = std::fs::read_to_string(file).doing(|| format!("read {}", file.display()))?;
     }
-    serde_json::from_str(&text).doing(|| format!("understand the resources in {}", file.display()))
+    serde_json::from_str(&text).doing(|| format!("parse the resources in {}", file.display()))
 }
 
 impl UpdateArgs {

@@ -1,4 +1,4 @@
-//! What `--version` says, in the manner of runc and crun: engines look for the line `spec:`.
+//! The text of `--version`, in the format of runc and crun: engines look for the line `spec:`.
 
 macro_rules! text {
     ($($feature:literal)*) => {

@@ -28,8 +28,8 @@ pub(super) fn run(context: &Context, args: &WaitArgs) -> Result<ExitCode> {
 
 fn code(context: &Context, id: &ContainerId) -> Result<u8> {
     let layout = Layout::new(&context.root, id);
-    let told = Client::connect(&context.run).and_then(|keeper| keeper.wait(id.as_str()));
-    match told {
+    let exit = Client::connect(&context.run).and_then(|keeper| keeper.wait(id.as_str()));
+    match exit {
         Ok(exit) => return Ok(exit.code),
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}
         Err(e) => return Err(e),
@@ -38,5 +38,6 @@ fn code(context: &Context, id: &ContainerId) -> Result<u8> {
         return Ok(exit.code);
     }
     ContainerState::load(&layout)?;
-    Err(Error::new(Kind::WrongState, "nobody keeps it").hint("it is for containers of launch --detach"))
+    Err(Error::new(Kind::WrongState, "the container is not managed by coracle-keeper")
+        .hint("`wait` works only for containers of `launch --detach`"))
 }

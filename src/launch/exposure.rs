@@ -42,17 +42,17 @@ pub(super) enum Audience {
 pub(super) struct Moment {
     /// Which processes can see it.
     pub(super) audience: Audience,
-    /// Its root and working directory are the host's.
+    /// Whether its root and working directory are the host's.
     pub(super) has_host_root: bool,
-    /// It has descriptors of the host: namespaces, mounts, directories.
+    /// Whether it has descriptors of the host: namespaces, mounts, directories.
     pub(super) has_host_descriptors: bool,
-    /// It has ids of the host, where the container has a user namespace.
+    /// Whether it has ids of the host although the container has a user namespace.
     pub(super) has_host_ids: bool,
-    /// It has the user that the caller had.
+    /// Whether it still has the caller's user.
     pub(super) has_caller_identity: bool,
-    /// It has more capabilities than the payload gets and its last steps need.
+    /// Whether it has more capabilities than the payload gets and its last steps need.
     pub(super) has_host_capabilities: bool,
-    /// Its session keyring is the caller's, though the container gets one of its own.
+    /// Whether its session keyring is the caller's although the container gets one of its own.
     pub(super) has_caller_keyring: bool,
 }
 
@@ -272,10 +272,10 @@ mod tests {
     #[test]
     fn capabilities_are_reduced_before_anybody_is_told_that_all_is_ready() {
         for (name, plan) in plans() {
-            let place = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted);
-            let reduced = place(|step| matches!(step, Step::ReduceCapabilities { .. })).unwrap();
-            assert!(place(|s| matches!(s, Step::Identity(_))).is_some_and(|at| at < reduced), "{name}");
-            assert!(place(|s| matches!(s, Step::Ready)).is_none_or(|at| at > reduced), "{name}");
+            let position = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted);
+            let reduced = position(|step| matches!(step, Step::ReduceCapabilities { .. })).unwrap();
+            assert!(position(|s| matches!(s, Step::Identity(_))).is_some_and(|at| at < reduced), "{name}");
+            assert!(position(|s| matches!(s, Step::Ready)).is_none_or(|at| at > reduced), "{name}");
         }
     }
 }

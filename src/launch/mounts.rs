@@ -265,7 +265,7 @@ fn check_below_proc(path: &str, fstype: &str, is_bind: bool, mount: &Mount) -> R
         return if is_bind && on_proc { Ok(()) } else { refuse("has to be a proc filesystem") };
     }
     if path.starts_with("proc/") && !COVERABLE.contains(&path) {
-        return refuse("lies inside /proc");
+        return refuse("is inside /proc");
     }
     Ok(())
 }

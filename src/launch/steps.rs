@@ -303,7 +303,7 @@ pub enum Step {
     Sysctl {
         /// The path below /proc/sys, such as `net/ipv4/ip_forward`.
         path: CString,
-        /// What to write.
+        /// The value to write.
         value: CString,
     },
     /// Mask a path.
@@ -351,7 +351,7 @@ pub enum Step {
     Umask(Option<u32>),
     /// Change the owner of standard streams that are pipes, sockets or terminals to the payload's user.
     GiveStreams {
-        /// That user's id.
+        /// The user's id.
         uid: u32,
     },
     /// Make the terminal the session's controlling terminal and the standard streams.
@@ -363,7 +363,7 @@ pub enum Step {
         system: &'static str,
         /// Attribute files to try in order, relative to /proc.
         attributes: Vec<CString>,
-        /// What to write.
+        /// The value to write.
         value: CString,
     },
     /// prctl(2) PR_SET_NO_NEW_PRIVS.
@@ -377,7 +377,7 @@ pub enum Step {
     Identity(Identity),
     /// Enter the working directory and verify that it is inside the root (CVE-2024-21626).
     WorkingDirectory {
-        /// As seen from the root.
+        /// The directory, as seen from the root.
         path: CString,
         /// Whether this is the attempt before the user changes: `EACCES` is not final, because the user may have
         /// access to a directory that root has not.

@@ -1,6 +1,6 @@
-//! Plans as text: what a configuration comes to, compared with a file in `tests/plans/`.
+//! Snapshot tests: the plan of each configuration as text, compared with a file in `tests/plans/`.
 //!
-//! `CORACLE_SNAPSHOTS=write` writes the files anew: then the difference is to be read, and its reason given in the commit.
+//! `CORACLE_SNAPSHOTS=write` rewrites the files; read the difference and give its reason in the commit.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -65,7 +65,7 @@ fn parse(spec: &Value) -> Spec {
     serde_json::from_value(spec.clone()).unwrap()
 }
 
-/// One line for each thing that the plan says.
+/// Prints a plan, one line per item.
 fn print(plan: &Plan) -> String {
     let mut text = String::new();
     let Plan { opens, namespaces, steps, first_closed, program, oom_score_adj, listener: _ } = plan;
@@ -82,7 +82,7 @@ fn print(plan: &Plan) -> String {
     text
 }
 
-/// Compares a plan with the file of this name; what differs, if anything.
+/// Compares a plan with the file of this name and returns the difference, if any.
 fn compare(name: &str, plan: &Plan) -> Option<String> {
     let path = repository("tests/plans").join(format!("{name}.txt"));
     let text = print(plan);
@@ -110,7 +110,7 @@ fn with(mut spec: Value, pointer: &str, value: Value) -> Value {
     spec
 }
 
-/// The namespaces of a container in a pod: those of the pod are joined by path.
+/// The namespaces of a container in a pod; the pod's are joined by path.
 fn in_pod(spec: Value, shared_pids: bool, user: bool) -> Value {
     let mut list = vec![
         json!({"type": "mount"}),
@@ -168,7 +168,7 @@ fn plans() -> BTreeMap<String, Plan> {
     all
 }
 
-/// What engines and kubelet have us run: the configurations that `launch` and pods come to.
+/// The configurations that the typical requests of engines and kubelet lead to.
 fn configurations() -> BTreeMap<String, Value> {
     let entries = fs::read_dir(repository("tests/it/container_specs")).into_iter().flatten().flatten();
     let files = entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "json"));
@@ -184,7 +184,7 @@ fn configurations() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What a word stands for in those files.
+/// Replaces the placeholders in those files.
 fn complete(spec: &mut Value) {
     if spec.pointer("/linux/seccomp").is_some_and(Value::is_string) {
         spec["linux"].as_object_mut().unwrap().remove("seccomp");

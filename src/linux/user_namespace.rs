@@ -34,13 +34,13 @@ pub fn with_namespaces<T>(kinds: i32, maps: &IdMaps, use_them: impl FnOnce(i32) 
         process::exit_now(0)
     })
     .doing(|| "make a user namespace")?;
-    let answer = write_maps(holder.pid, maps).and_then(|()| use_them(holder.pid));
+    let result = write_maps(holder.pid, maps).and_then(|()| use_them(holder.pid));
     drop(theirs);
     let _ = rustix::process::waitpid(
         rustix::process::Pid::from_raw(holder.pid),
         rustix::process::WaitOptions::empty(),
     );
-    answer
+    result
 }
 
 /// Writes the id maps of a process's new user namespace.

@@ -348,12 +348,12 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// Waits until the payload runs; shared with `start`.
-pub(super) fn hear_start(socket: &OwnedFd) -> Result<()> {
+pub(super) fn await_payload(socket: &OwnedFd) -> Result<()> {
     use crate::launch::wire::{Report, receive_report};
     let deadline = Deadline::after(SET_UP_LIMIT);
-    let heard = receive_report(socket.as_fd(), &deadline)
+    let report = receive_report(socket.as_fd(), &deadline)
         .doing(|| "read a report of the container's first process")?;
-    match heard.map(|message| message.report) {
+    match report.map(|message| message.report) {
         Some(Report::Failed(failure)) => {
             let cause = crate::sys::Error::new(failure.op.to_string(), failure.errno);
             Err(Error::new(crate::error::Cause::kind(&cause), "run the container's program").because(cause))

@@ -17,29 +17,29 @@ pub mod stop;
 
 use std::path::PathBuf;
 
-/// Where and how the verbs work.
+/// The directories and options that all verbs share.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    /// One directory per container (`--root`).
+    /// The directory with the containers' state, one subdirectory per container (`--root`).
     pub root: PathBuf,
-    /// Caches that may vanish at any time.
+    /// The directory of caches, which may be removed at any time.
     pub cache: PathBuf,
     /// Ask systemd for scopes (`--systemd-cgroup`).
     pub systemd_cgroup: bool,
 }
 
 impl Runtime {
-    /// Compiles a seccomp profile, or finds it compiled in the cache.
+    /// Compiles a seccomp profile, or reads it compiled from the cache.
     ///
     /// # Errors
-    /// The profile is not valid.
+    /// The profile is invalid.
     fn compile(
         &self,
         profile: Option<&oci_spec::runtime::LinuxSeccomp>,
     ) -> crate::error::Result<Option<crate::seccomp::Program>> {
         let Some(profile) = profile else { return Ok(None) };
         let cache = self.cache.join("seccomp");
-        // Without a cache it takes a little longer: no reason not to start a container.
+        // A cache that cannot be used only costs time, so the container still starts.
         let _ = crate::linux::private::make_dirs(&cache, crate::linux::private::DIR);
         crate::seccomp::compile_cached(profile, Some(&cache))
     }

@@ -3,7 +3,7 @@
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::Runtime;
-use super::create::{hear_start, short_address};
+use super::create::{await_payload, short_address};
 use super::lifecycle::{Event, Status};
 use crate::error::{Doing, Result};
 use crate::id::ContainerId;
@@ -24,7 +24,7 @@ pub fn start(runtime: &Runtime, id: &ContainerId) -> Result<()> {
     let (address, _directory) = short_address(&layout)?;
     connect(&socket, &address).doing(|| "reach the container's first process")?;
     let _ = std::fs::remove_file(layout.start_socket());
-    hear_start(&socket)?;
+    await_payload(&socket)?;
     poststart(&state)
 }
 

@@ -1,4 +1,4 @@
-//! The one road from a request to a runtime configuration. SPEC(runtime 1.2 #config)
+//! The only way from a request to a runtime configuration. SPEC(runtime 1.2 #config)
 //!
 //! ```text
 //! flags of launch  --cli::launch::flags-->    \
@@ -8,14 +8,14 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `request` | what can be asked for, as data |
-//! | `defaults` | what a container has where nobody asks for anything else |
+//! | `request` | the request, as data |
+//! | `defaults` | the defaults of a container |
 //! | `process` | arguments, environment, working directory |
 //! | `mounts`, `image_volumes` | filesystems |
 //! | `devices` | device nodes of the host |
 //! | `user` | users and groups, looked up in the image |
 //! | `security` | capabilities and seccomp |
-//! | `template` | what `coracle spec` writes |
+//! | `template` | the configuration that `coracle spec` writes |
 
 pub mod defaults;
 pub mod devices;

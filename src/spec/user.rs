@@ -68,7 +68,7 @@ pub fn resolve(
     for group in of_image.into_iter().map(Ok).chain(added) {
         let group = group?;
         if found.groups.len() > ids::MOST_GROUPS {
-            break; // The configuration is refused for it.
+            break; // The check of the configuration reports it.
         }
         if !found.groups.contains(&group) {
             found.groups.push(group);

@@ -85,7 +85,7 @@ fn spec_writes_a_configuration_and_never_over_one() {
     assert_eq!(config["process"]["args"][0], "sh");
     assert_eq!(config["root"]["readonly"], true);
     let output = sandbox.coracle(["spec", "--bundle", path]).exits(1);
-    assert!(output.stderr.contains("is there already"), "{output}");
+    assert!(output.stderr.contains("already exists"), "{output}");
     std::fs::remove_file(bundle.join("config.json")).unwrap();
     sandbox.coracle(["spec", "--rootless", "--bundle", path]).ok();
     let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! `coracle image df`: how much room what takes.
+//! `coracle image df`: shows the disk usage of the store.
 
 use std::process::ExitCode;
 

@@ -10,10 +10,10 @@ use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// Names, which go along; or ids, whose images go with all their names
+    /// Names to export; or ids, to export an image with all its names
     #[arg(required = true, value_name = "NAME|ID")]
     images: Vec<String>,
-    /// Where to write; `-` is standard output
+    /// The file or directory to write; `-` is standard output
     #[arg(short, long, value_name = "PATH|-")]
     output: PathBuf,
     /// An OCI layout in a tar, one in a directory, or the archive of `docker save` (which is an OCI layout too)
@@ -57,7 +57,7 @@ pub(super) fn run(ctx: &Context, args: &ExportArgs) -> Result<ExitCode> {
 }
 
 impl ExportArgs {
-    /// A path that ends in a slash, or is a directory, asks for a directory.
+    /// Write a directory if the path ends in a slash or is a directory.
     fn shape(&self) -> Shape {
         let is_dir = self.output.as_os_str().as_encoded_bytes().ends_with(b"/") || self.output.is_dir();
         if self.format == Shape::Oci && is_dir { Shape::OciDir } else { self.format }

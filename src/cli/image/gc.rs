@@ -1,4 +1,4 @@
-//! `coracle image gc`: clear away what dead processes and removed images left.
+//! `coracle image gc`: removes what dead processes and removed images left behind.
 
 use std::process::ExitCode;
 

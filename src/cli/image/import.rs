@@ -17,13 +17,13 @@ pub(super) struct ImportArgs {
     /// zstd. `-` reads an archive from standard input
     #[arg(value_name = "PATH|-")]
     source: PathBuf,
-    /// Choose the image for another machine than this one, for example linux/arm/v7
+    /// Choose the image for another platform, for example linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// Bring in the images for every platform; a name stands for all of them, and first for the one for this machine
+    /// Import the images for every platform; a name means all of them, and first the one for this machine
     #[arg(short = 'a', long)]
     all_platforms: bool,
-    /// Name the image so, instead of what the source says
+    /// Name the image, instead of using the source's names
     #[arg(short = 't', long = "name", value_name = "REF")]
     names: Vec<String>,
 }

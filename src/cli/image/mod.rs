@@ -1,4 +1,4 @@
-//! `coracle image`: bring images in, list, show and remove them.
+//! `coracle image`: imports, pulls, lists, shows and removes images.
 
 mod df;
 mod export;
@@ -23,7 +23,7 @@ use super::Context;
 use crate::error::{Doing, Result};
 use crate::store::{Finding, ImageRecord, Store};
 
-/// Prints a line. That nobody reads it any more is no failure.
+/// Prints a line. A broken pipe is no failure.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::report::print(&(format!($($text)*) + "\n"))
@@ -34,7 +34,7 @@ use say;
 pub(super) use registry_args::RegistryArgs;
 pub(super) use report::progress;
 
-/// Bring images in, list, show and remove them
+/// Import, pull, list, show and remove images
 #[derive(Debug, clap::Args)]
 pub struct ImageArgs {
     #[command(subcommand)]
@@ -45,12 +45,12 @@ pub struct ImageArgs {
 enum ImageVerb {
     /// Read images from an OCI layout or an archive into the store
     Import(import::ImportArgs),
-    /// Get images from registries
+    /// Pull images from registries
     Pull(Box<pull::PullArgs>),
     /// List the images in the store
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
-    /// Remove names; an image goes with its last name, or at once if named by its id
+    /// Remove names; an image is removed with its last name, or at once if given by its id
     Rm(rm::RmArgs),
     /// Show an image as JSON
     Inspect(inspect::InspectArgs),
@@ -59,22 +59,22 @@ enum ImageVerb {
     /// Write images as an OCI layout or a docker archive
     #[command(visible_alias = "save")]
     Export(export::ExportArgs),
-    /// Find what is no longer as it came in; exit code 1 when something is damaged
+    /// Find files that changed since the import; exit code 1 when something is damaged
     Verify(verify::VerifyArgs),
-    /// Bring in again what is damaged, and nothing else
+    /// Fetch damaged layers again, and nothing else
     Repair(Box<repair::RepairArgs>),
-    /// Clear away what dead processes and removed images left
+    /// Remove what dead processes and removed images left behind
     Gc(gc::GcArgs),
     /// Remove images that have no name, or that no container uses
     Prune(prune::PruneArgs),
-    /// Show how much room images take
+    /// Show the disk usage of images
     Df(df::DfArgs),
 }
 
 /// Runs `coracle image`.
 ///
 /// # Errors
-/// What the verb answers.
+/// Runs the verb and returns its exit code.
 pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
     match &args.verb {
         ImageVerb::Import(args) => import::run(ctx, args),
@@ -104,7 +104,7 @@ fn summary(image: &ImageRecord) -> Value {
     })
 }
 
-/// The images that `names` mean, each once; all when there are none.
+/// The images that `names` refer to, each once; all images if there are no names.
 fn chosen(store: &Store, names: &[String]) -> Result<Vec<ImageRecord>> {
     if names.is_empty() {
         return store.images();
@@ -136,7 +136,7 @@ fn shown_names(image: &ImageRecord) -> Vec<String> {
     if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() }
 }
 
-/// A length for people: `12.3 MB`.
+/// Formats a size for people: `12.3 MB`.
 fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB", "GB"] {

@@ -1,4 +1,4 @@
-//! `coracle image prune`: remove images that nobody needs.
+//! `coracle image prune`: removes unused images.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

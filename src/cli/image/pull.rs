@@ -1,4 +1,4 @@
-//! `coracle image pull`: get images from registries.
+//! `coracle image pull`: pulls images from registries.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,13 +17,13 @@ use crate::store::reference::Reference;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PullArgs {
-    /// Choose the image for another machine than this one, for example linux/arm/v7
+    /// Choose the image for another platform, for example linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// Get the images for every platform; the name goes to the one for this machine
+    /// Pull the images for every platform; the name refers to the one for this machine
     #[arg(short = 'a', long)]
     all_platforms: bool,
-    /// Tell what happens as JSON, one event a line, on standard output
+    /// Report progress as JSON, one event per line, on standard output
     #[arg(long)]
     json: bool,
     /// Print only ids
@@ -31,15 +31,15 @@ pub(super) struct PullArgs {
     quiet: bool,
     #[command(flatten)]
     registry: RegistryArgs,
-    /// Keep what came of a layer of so many bytes or more, so that a restart goes on there
+    /// Keep partial downloads of layers with at least this many bytes, so that a restart resumes them
     #[arg(long, value_name = "BYTES", hide = true)]
     spool_above: Option<u64>,
-    /// Names of images, or files that list them, one a line, and end in .txt
+    /// Names of images, or files ending in .txt that list them, one per line
     #[arg(required = true, value_name = "NAME|LIST.txt")]
     images: Vec<String>,
 }
 
-/// Runs the verb. What can be got is got; the first failure is the verb's, the others are told.
+/// Runs the verb. Pulls as many images as possible; the first failure is returned, the others are printed.
 pub(super) fn run(ctx: &Context, args: &PullArgs) -> Result<ExitCode> {
     let usual = PullOptions::default();
     let options = PullOptions {

@@ -1,4 +1,4 @@
-//! How to reach a registry, in the words of podman and skopeo.
+//! Options for reaching a registry, named as in podman and skopeo.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,37 +10,37 @@ use crate::image::registry::{Login, RegistryOptions, Timing};
 /// The options of every verb that talks to a registry.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct RegistryArgs {
-    /// Log in to the registry of the image's name with these; by default the logins of podman and docker are used
+    /// Credentials for the registry of the image; by default the logins of podman and docker are used
     #[arg(long, value_name = "NAME:PASSWORD")]
     creds: Option<String>,
     /// File with logins, instead of those that podman and docker keep
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
-    /// Directory with certificates for the registry: *.crt to trust, *.cert and *.key to show
+    /// Directory with certificates for the registry: *.crt are trusted, *.cert and *.key identify the client
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
-    /// With false, take any certificate from the registry, or plain HTTP
+    /// With false, accept any certificate of the registry, or plain HTTP
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: Option<bool>,
-    /// Directory of hosts.toml files, as containerd has them, instead of the usual ones
+    /// Directory of hosts.toml files in containerd's format, instead of the usual ones
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
     /// File with the policy for images, instead of /etc/coracle/policy.json or /etc/containers/policy.json
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
-    /// Directory of programs that are asked about each image, as containerd has them
+    /// Directory of verifier programs that are asked about each image, as in containerd
     #[arg(long, value_name = "DIR")]
     verifier_dir: Option<PathBuf>,
-    /// Another registries.conf
+    /// Path of registries.conf
     #[arg(long, value_name = "FILE", hide = true)]
     registries_conf: Option<PathBuf>,
-    /// Another registries.yaml of K3s
+    /// Path of K3s's registries.yaml
     #[arg(long, value_name = "FILE", hide = true)]
     k3s_registries: Option<PathBuf>,
     /// Seconds to wait for a connection
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     connect_timeout: Option<Duration>,
-    /// Seconds to wait for the next bytes; there is no limit for a whole transfer
+    /// Seconds to wait for the next bytes; a whole transfer has no limit
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     progress_timeout: Option<Duration>,
     /// Tries without any progress before giving up
@@ -52,10 +52,10 @@ pub(in crate::cli) struct RegistryArgs {
 }
 
 impl RegistryArgs {
-    /// What they mean.
+    /// Converts the options to the configuration of the registry client.
     ///
     /// # Errors
-    /// `Invalid` when the credentials have another form.
+    /// `Invalid` when the credentials are malformed.
     pub(in crate::cli) fn options(&self) -> Result<RegistryOptions> {
         let usual = RegistryOptions::default();
         let timing = Timing {
@@ -79,7 +79,7 @@ impl RegistryArgs {
 }
 
 impl RegistryArgs {
-    /// What may come in.
+    /// The policy for images.
     pub(in crate::cli) fn policy(&self) -> PolicyOptions {
         let usual = PolicyOptions::default();
         PolicyOptions {
@@ -89,7 +89,7 @@ impl RegistryArgs {
     }
 }
 
-/// What podman and skopeo look at too.
+/// The environment variable that podman and skopeo use too.
 fn from_env() -> Option<PathBuf> {
     std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -97,5 +97,5 @@ fn from_env() -> Option<PathBuf> {
 fn seconds(text: &str) -> Result<Duration> {
     let value = text.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok());
     let value = value.filter(|value| !value.is_zero());
-    value.ok_or_else(|| Error::invalid(format!("{text:?} is no number of seconds")))
+    value.ok_or_else(|| Error::invalid(format!("{text:?}  is not a number of seconds")))
 }

@@ -1,4 +1,4 @@
-//! `coracle image repair`: bring in again what is damaged, and nothing else.
+//! `coracle image repair`: fetches damaged layers again, and nothing else.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ pub(super) struct RepairArgs {
     /// Names or ids; all images when none is given
     #[arg(value_name = "NAME|ID")]
     images: Vec<String>,
-    /// An OCI layout or an archive that has the images, instead of the registries they came from; `-` reads an archive
+    /// An OCI layout or an archive with the images, instead of the registries they came from; `-` reads an archive
     /// from standard input
     #[arg(long, value_name = "PATH|-")]
     from: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub(super) struct RepairArgs {
     registry: RegistryArgs,
 }
 
-/// Runs the verb: exit code 1 when something is still damaged.
+/// Runs the verb. Returns exit code 1 when something is still damaged.
 pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
     let store = Store::open(&ctx.store)?;
     let images = chosen(&store, &args.images)?;

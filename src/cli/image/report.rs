@@ -1,4 +1,4 @@
-//! How far an import or a pull has come: bars, lines or events.
+//! Reports the progress of an import or a pull: bars, lines or events.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -12,15 +12,15 @@ use super::bytes;
 use crate::digest::Digest;
 use crate::image::progress::{Outcome, Progress};
 
-/// Between two lines about the same work, where there is no terminal.
+/// The time between two lines, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// How a layer's bar looks in the 80 columns of a terminal.
+/// The template of a layer's bar, for a terminal of 80 columns.
 const UNDER_WAY: &str = "{prefix} [{bar:20}] {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
 const DONE: &str = "{prefix} [{bar:20}] {decimal_total_bytes:>10} {msg}";
-/// Between two events about the same layer.
+/// The time between two events about the same layer.
 const EVENT_EVERY: Duration = Duration::from_millis(500);
 
-/// Tells of an import on standard error: bars on a terminal, else what goes on, in a line every ten seconds.
+/// Reports progress on standard error: bars on a terminal, otherwise a line every ten seconds.
 pub(in crate::cli) fn progress() -> Box<dyn Progress> {
     Box::new(ProgressReport::new())
 }
@@ -32,10 +32,10 @@ pub(super) struct ProgressReport {
 
 struct Work {
     layers: HashMap<Digest, LayerProgress>,
-    /// Layers that are done.
+    /// The number of finished layers.
     done: usize,
-    /// When a line was last written.
-    told: Instant,
+    /// The time of the last line.
+    last_line: Instant,
 }
 
 struct LayerProgress {
@@ -45,12 +45,12 @@ struct LayerProgress {
 }
 
 impl Work {
-    /// The line to write at the time `now`, if it is time for one.
+    /// The line to write at the time `now`, if one is due.
     fn line(&mut self, now: Instant) -> Option<String> {
-        if now.duration_since(self.told) < LINE_EVERY {
+        if now.duration_since(self.last_line) < LINE_EVERY {
             return None;
         }
-        self.told = now;
+        self.last_line = now;
         let under_way = self.layers.iter().map(|(digest, layer)| {
             let (done, size) = (bytes(layer.done_bytes), bytes(layer.size_bytes));
             format!("layer {}: {done} of {size}", &digest.hex()[..12])
@@ -69,7 +69,7 @@ impl Work {
 impl ProgressReport {
     pub(super) fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        let work = Work { layers: HashMap::new(), done: 0, told: Instant::now() };
+        let work = Work { layers: HashMap::new(), done: 0, last_line: Instant::now() };
         Self { bars, work: Mutex::new(work) }
     }
 
@@ -80,7 +80,7 @@ impl ProgressReport {
     fn line(&self, text: &str) {
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
-            // Nobody can be told that standard error is closed.
+            // If standard error is closed, the failure cannot be reported.
             None => drop(writeln!(std::io::stderr().lock(), "{text}")),
         }
     }
@@ -140,7 +140,7 @@ impl Progress for ProgressReport {
     }
 }
 
-/// Tells only what is odd.
+/// Reports only warnings.
 #[derive(Debug)]
 pub(super) struct Quiet;
 
@@ -154,7 +154,7 @@ impl Progress for Quiet {
     }
 }
 
-/// One JSON object a line on standard output, for programs.
+/// Reports one JSON object per line on standard output, for programs.
 pub(super) struct Events {
     layers: Mutex<HashMap<Digest, (u64, u64, Instant)>>,
 }
@@ -165,7 +165,7 @@ impl Events {
     }
 
     fn send(event: &Value) {
-        // Whoever asked for events and went away misses none.
+        // A reader that has closed the pipe needs no events.
         let _ = writeln!(std::io::stdout().lock(), "{event}");
     }
 }
@@ -181,10 +181,10 @@ impl Progress for Events {
 
     fn advance(&self, layer: &Digest, bytes: u64) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((done, size, told)) = layers.get_mut(layer) else { return };
+        let Some((done, size, last_event)) = layers.get_mut(layer) else { return };
         *done += bytes;
-        if told.elapsed() >= EVENT_EVERY {
-            *told = Instant::now();
+        if last_event.elapsed() >= EVENT_EVERY {
+            *last_event = Instant::now();
             Self::send(&json!({"event": "progress", "layer": layer, "done": *done, "size": *size}));
         }
     }
@@ -210,17 +210,17 @@ mod tests {
     #[test]
     fn a_line_comes_every_ten_seconds_and_says_all_that_goes_on() {
         let start = Instant::now();
-        let mut work = Work { layers: HashMap::new(), done: 0, told: start };
+        let mut work = Work { layers: HashMap::new(), done: 0, last_line: start };
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         for (name, done_bytes) in [("a", 1 << 20), ("b", 0)] {
             let layer = LayerProgress { bar: None, size_bytes: 3 << 20, done_bytes };
             work.layers.insert(Digest::of(name.as_bytes()), layer);
         }
         assert_eq!(work.line(at(9)), None);
-        let said = "layer 3e23e8160039: 0 B of 3.1 MB, layer ca978112ca1b: 1.0 MB of 3.1 MB";
-        assert_eq!(work.line(at(10)).unwrap(), said);
+        let expected = "layer 3e23e8160039: 0 B of 3.1 MB, layer ca978112ca1b: 1.0 MB of 3.1 MB";
+        assert_eq!(work.line(at(10)).unwrap(), expected);
         assert_eq!(work.line(at(19)), None);
         work.done = 2;
-        assert_eq!(work.line(at(20)).unwrap(), format!("{said}, 2 layers are done"));
+        assert_eq!(work.line(at(20)).unwrap(), format!("{expected}, 2 layers are done"));
     }
 }

@@ -1,4 +1,4 @@
-//! `coracle image tag`: give an image more names.
+//! `coracle image tag`: adds names to an image.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ pub(super) struct TagArgs {
     /// A name, an id or its first digits
     #[arg(value_name = "NAME|ID")]
     image: String,
-    /// New names; another image that has one loses it
+    /// New names; if another image has one, it loses it
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }
@@ -28,7 +28,7 @@ pub(super) fn run(ctx: &Context, args: &TagArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A name that can be given: a digest belongs to its content.
+/// Parses a name that can be given to an image; a digest cannot, because it belongs to its content.
 fn tag_of(name: &str) -> Result<String> {
     let reference = Reference::parse(name)?;
     if reference.digest().is_some() {

@@ -1,4 +1,4 @@
-//! `coracle image verify`: find what is no longer as it came in.
+//! `coracle image verify`: finds files that changed since the import.
 
 use std::process::ExitCode;
 
@@ -19,31 +19,31 @@ pub(super) struct VerifyArgs {
     json: bool,
 }
 
-/// Findings in one JSON answer; there may be one for each file of a store.
+/// The most findings in the JSON output; there may be one for each file of a store.
 const MOST_IN_JSON: usize = 10_000;
 
-/// Runs the verb: exit code 1 when anything is damaged.
+/// Runs the verb. Returns exit code 1 when anything is damaged.
 pub(super) fn run(ctx: &Context, args: &VerifyArgs) -> Result<ExitCode> {
     let store = Store::open(&ctx.store)?;
     let images = chosen(&store, &args.images)?;
     let mut findings = Vec::new();
-    let mut said = Ok(());
+    let mut printed = Ok(());
     let verdict = store.verify(&images, &mut |finding| {
         if args.json && findings.len() < MOST_IN_JSON {
             findings.push(finding.clone());
-        } else if !args.json && said.is_ok() {
-            said = say!("{}", finding_line(finding));
+        } else if !args.json && printed.is_ok() {
+            printed = say!("{}", finding_line(finding));
         }
     })?;
-    said?;
+    printed?;
     if args.json {
         print_json(&json!({"verdict": verdict, "findings": findings}))?;
     } else if verdict.findings == 0 {
         let (images, layers, paths) = (verdict.images, verdict.layers, verdict.paths);
-        say!("{images} images, {layers} layers, {paths} paths: all as they came in")?;
+        say!("{images} images, {layers} layers, {paths} paths: all unchanged")?;
     } else {
         let (found, layers) = (verdict.findings, verdict.damaged_layers);
-        say!("{found} differences, {layers} damaged layers; `coracle image repair` brings them in again")?;
+        say!("{found} differences, {layers} damaged layers; `coracle image repair` fetches them again")?;
     }
     Ok(if verdict.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

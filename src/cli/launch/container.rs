@@ -1,8 +1,8 @@
-//! What a launched container has on the host: one directory in the store, with its writable layer and a few files.
+//! The directory of a launched container in the store, with its writable layer and a few files.
 //!
-//! The launching process holds a lock on it while it lives. A directory that was to be removed at the end (`--rm`) and
-//! whose lock is free is the leftover of a launch that was killed: the next launch removes it, with the container's
-//! record and cgroup, unless the payload still runs; that one is for `coracle rm --force`.
+//! The launching process holds a lock on the directory while it lives. A directory that was to be removed at the end
+//! (`--rm`) and is not locked was left behind by a launch that was killed. The next launch removes it with the
+//! container's record and cgroup, unless the payload still runs; in that case `coracle rm --force` does.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,21 +21,22 @@ use crate::oci::Runtime;
 use crate::spec::mounts::mount;
 use crate::store::{ImageRecord, Store};
 
-/// Marks a directory that goes with its container; it holds the path of the runtime's root, where the record is.
+/// Marks a directory to be removed with its container; the file has the path of the runtime's root, where the record
+/// is.
 const EPHEMERAL: &str = "rm";
 
-/// A container's directory; removed when dropped before [`ContainerDirectory::finish`], for then its launch failed.
+/// A container's directory. Dropping it before [`ContainerDirectory::finish`] removes it, because the launch failed.
 #[derive(Debug)]
 pub(super) struct ContainerDirectory {
     directory: PathBuf,
     ephemeral: bool,
     finished: bool,
-    /// The lock is the first one. All are closed before the directory is removed: that takes some descriptors, and the
-    /// launch may have failed for want of them.
+    /// The first one is the lock. All are closed before the directory is removed: removing needs some descriptors,
+    /// and the launch may have failed because there were none left.
     kept_open: Vec<File>,
 }
 
-/// Descriptors that are kept back for the removal of a container's directory: one for each level of it.
+/// How many descriptors are reserved for removing a container's directory: one for each level of it.
 const FOR_REMOVAL: usize = 6;
 
 /// Twelve random hexadecimal digits.
@@ -46,7 +47,7 @@ pub(super) fn random_name() -> Result<String> {
 }
 
 impl ContainerDirectory {
-    /// Makes the directory and holds the image.
+    /// Creates the directory and marks the image as used.
     pub(super) fn make(
         runtime: &Runtime,
         store: &Store,
@@ -57,13 +58,13 @@ impl ContainerDirectory {
         sweep(runtime, store);
         let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
             Kind::Exists => {
-                Error::new(Kind::Exists, format!("a container {:?} is kept already", id.as_str()))
+                Error::new(Kind::Exists, format!("a container {:?}  exists already", id.as_str()))
                     .hint(format!("choose another --name, or remove it: coracle rm {id}"))
             }
             _ => e,
         })?;
         let directory = hold.directory().to_owned();
-        // From here on the directory goes when anything fails.
+        // From here on the directory is removed when anything fails.
         let mut container = Self { directory, ephemeral, finished: false, kept_open: Vec::new() };
         let directory = container.directory.clone();
         let lock = File::open(&directory).doing(|| format!("open {}", directory.display()))?;
@@ -87,7 +88,7 @@ impl ContainerDirectory {
         &self.directory
     }
 
-    /// Writes the files that every container gets and says where they go.
+    /// Writes the files that every container gets and returns their mounts.
     pub(super) fn write_files(&self, hostname: &str, host_network: bool) -> Result<Vec<Mount>> {
         let host = |path| std::fs::read_to_string(path).unwrap_or_default();
         let hosts = if host_network {
@@ -109,12 +110,12 @@ impl ContainerDirectory {
         Ok(placed)
     }
 
-    /// The container goes on without us: its directory stays until somebody removes it.
+    /// Keeps the directory: the container runs on without this process.
     pub(super) fn leave(mut self) {
         self.finished = true;
     }
 
-    /// The container has ended: its directory goes, or stays under its name.
+    /// The container has ended: removes its directory if it is ephemeral, else keeps it under its name.
     pub(super) fn finish(mut self) -> Result<()> {
         self.finished = true;
         self.kept_open.clear();
@@ -136,7 +137,7 @@ pub(super) fn remove(directory: &Path) -> Result<()> {
     crate::store::remove_container(directory)
 }
 
-/// Removes what launches that were killed left behind.
+/// Removes what killed launches left behind.
 fn sweep(runtime: &Runtime, store: &Store) {
     let Ok(entries) = std::fs::read_dir(store.root().join("containers")) else { return };
     for directory in entries.flatten().map(|entry| entry.path()) {
@@ -148,18 +149,18 @@ fn sweep(runtime: &Runtime, store: &Store) {
     }
 }
 
-/// Whether nothing runs in a container any more; what its record and its cgroup were is gone then.
+/// Whether a container has ended; its record and cgroup are removed then.
 fn has_ended(runtime: &Runtime, directory: &Path) -> bool {
     let name = directory.file_name().and_then(OsStr::to_str);
     let Some(id) = name.and_then(|name| ContainerId::parse(name).ok()) else { return false };
     match crate::oci::delete::delete(runtime, &id, false) {
-        // What a launch that was killed before it wrote its record left behind goes, too.
+        // Also remove what a launch left behind that was killed before it wrote its record.
         Err(e) if e.kind() == Kind::NotFound => crate::oci::delete::delete(runtime, &id, true).is_ok(),
         ended => ended.is_ok(),
     }
 }
 
-/// Whether no launch holds the directory.
+/// Whether no launch holds the lock of the directory.
 pub(super) fn is_free(directory: &Path) -> bool {
     File::open(directory).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
 }

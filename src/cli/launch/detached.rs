@@ -18,7 +18,7 @@ pub(in crate::cli) const LOG: &str = "log";
 
 pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: PreparedLaunch) -> Result<()> {
     let PreparedLaunch { id, spec, container, create } = prepared;
-    // The keeper follows no link to a log; those that lead to the store are the caller's.
+    // The keeper follows no symbolic links in a log's path, so those that lead to the store are resolved here.
     let directory =
         std::fs::canonicalize(container.directory()).doing(|| "find the container's directory")?;
     let layout = Layout::new(&absolute(&context.root)?, &id);
@@ -40,7 +40,7 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: PreparedLau
     let create = CreateOptions { parent: Some(Rc::clone(&spawner) as Rc<_>), ..create };
     match run::run_in_keeper(&context.runtime(), &id, &spec, &create, theirs) {
         Ok(()) => {
-            // Before the keeper may run the command that removes it.
+            // The directory must be kept before the keeper may run the command that removes it.
             container.leave();
             spawner.keep()?;
             report::print(&format!("{id}\n"))
@@ -52,10 +52,10 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: PreparedLau
     }
 }
 
-/// What the keeper executes when a container that is to be removed has ended.
+/// The command that the keeper executes when an ephemeral container has ended.
 fn removal(context: &Context, id: &str) -> Result<Vec<String>> {
     let program = own_path()
-        .ok_or_else(|| Error::new(Kind::NotFound, "it is not known where this program's executable is"))?;
+        .ok_or_else(|| Error::new(Kind::NotFound, "the path of this program's executable is unknown"))?;
     let text = |path: &Path| {
         let text = path.to_str().map(str::to_owned);
         text.ok_or_else(|| Error::invalid(format!("{} is not UTF-8, which --detach needs", path.display())))

@@ -1,9 +1,9 @@
-//! `--device`: a node of the host for the container.
+//! `--device`: passes a device node of the host to the container.
 
 use crate::error::{Error, Result};
 use crate::spec::request::DeviceRequest;
 
-/// Reads `HOST[:CONTAINER[:rwm]]`: the node, where it is to be, and what may be done with it.
+/// Parses `HOST[:CONTAINER[:rwm]]`: the host's node, its path inside, and the access.
 ///
 /// # Errors
 /// `Invalid` for relative paths and for other letters.
@@ -14,14 +14,14 @@ pub(super) fn device(text: &str) -> Result<DeviceRequest> {
     let (mut inside, mut access) = (host, "rwm");
     match (parts.next(), parts.next(), parts.next()) {
         (None, ..) => {}
-        // docker reads a second part of only these letters as the access.
+        // As in docker, a second part of only these letters is the access.
         (Some(second), None, _) if is_access(second) => access = second,
         (Some(second), None, _) => inside = second,
         (Some(second), Some(third), None) => (inside, access) = (second, third),
         _ => return Err(Error::invalid(format!("--device {text:?} has too many parts")).hint(hint)),
     }
     if !host.starts_with('/') || !inside.starts_with('/') || !is_access(access) {
-        return Err(Error::invalid(format!("--device {text:?} is not understood")).hint(hint));
+        return Err(Error::invalid(format!("--device {text:?} is malformed")).hint(hint));
     }
     Ok(DeviceRequest { host: host.into(), inside: inside.into(), access: access.to_owned() })
 }

@@ -1,4 +1,4 @@
-//! The flags that shape a container, as docker and podman name them, and the request that they come to.
+//! The flags that configure a container, named as in docker and podman, and their conversion to a request.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,10 +27,10 @@ enum NetworkMode {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ContainerArgs {
-    /// Set a variable, or pass one of this environment on
+    /// Set an environment variable, or pass on one of the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
-    /// Read variables from a file, one a line
+    /// Read environment variables from a file, one per line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// Mount a directory or file of the host
@@ -54,7 +54,7 @@ pub(super) struct ContainerArgs {
     /// Host name inside
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Run this in place of the image's entrypoint
+    /// Run this instead of the image's entrypoint
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
     /// Limit memory, such as 64m
@@ -63,16 +63,16 @@ pub(super) struct ContainerArgs {
     /// Limit memory and swap together; -1 for no limit on swap
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
-    /// Memory that is kept from being reclaimed
+    /// Memory protected from reclaim
     #[arg(long, value_name = "SIZE")]
     memory_reservation: Option<String>,
-    /// Limit processors, such as 0.5
+    /// Limit the number of CPUs, such as 0.5
     #[arg(long, value_name = "NUMBER")]
     cpus: Option<String>,
-    /// Weight against other containers, 1024 by default
+    /// CPU weight relative to other containers, 1024 by default
     #[arg(short, long, value_name = "SHARES")]
     cpu_shares: Option<u64>,
-    /// Processors to run on, such as 0-2,4
+    /// CPUs to run on, such as 0-2,4
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
     /// Limit the number of processes; -1 for no limit
@@ -84,16 +84,16 @@ pub(super) struct ContainerArgs {
     /// Grant a capability; ALL for every one
     #[arg(long, value_name = "NAME")]
     cap_add: Vec<String>,
-    /// Take a capability away; ALL for every one
+    /// Drop a capability; ALL for every one
     #[arg(long, value_name = "NAME")]
     cap_drop: Vec<String>,
     /// seccomp=unconfined|FILE, no-new-privileges, apparmor=PROFILE, label=LABEL, systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
-    /// Give the container a device of the host
+    /// Pass a device of the host to the container
     #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]")]
     device: Vec<String>,
-    /// Grant everything: all capabilities and devices, nothing masked or filtered
+    /// Grant everything: all capabilities and devices, no masked paths, no seccomp filter
     #[arg(long)]
     privileged: bool,
     /// The network: loopback only, or the host's
@@ -102,16 +102,16 @@ pub(super) struct ContainerArgs {
     /// Limit a resource of each process, such as nofile=1024:4096
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
-    /// Annotate the runtime configuration
+    /// Add an annotation to the runtime configuration
     #[arg(long, value_name = "KEY=VALUE")]
     annotation: Vec<String>,
     /// Size of /dev/shm, 64m by default
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
-    /// Set a kernel parameter of the container's namespaces
+    /// Set a sysctl of the container's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
-    /// How soon the kernel kills it when memory runs out, -1000 to 1000
+    /// OOM score adjustment, -1000 to 1000: the higher, the sooner the kernel kills it
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     oom_score_adj: Option<i32>,
     /// Put the container's cgroup below this one
@@ -120,7 +120,7 @@ pub(super) struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// The request that the flags come to. `command` and `terminal` stand apart from them on the command line.
+    /// Converts the flags to a request. `command` and `terminal` are separate arguments on the command line.
     ///
     /// # Errors
     /// `Invalid` naming the flag that is malformed.
@@ -155,7 +155,7 @@ impl ContainerArgs {
     }
 
     fn process(&self, command: &[String], terminal: bool) -> Result<ProcessRequest> {
-        // An empty one clears the image's.
+        // An empty entrypoint clears the image's.
         let entrypoint = self.entrypoint.iter().filter(|program| !program.is_empty()).cloned().collect();
         Ok(ProcessRequest {
             entrypoint: self.entrypoint.is_some().then_some(entrypoint),
@@ -204,7 +204,7 @@ impl ContainerArgs {
             {
                 let what = format!("--mount: {} does not exist", source.display());
                 return Err(Error::new(Kind::NotFound, what)
-                    .hint("make it first, or use -v, which makes a directory"));
+                    .hint("create it first, or use -v, which creates a directory"));
             }
             all.push(mount);
         }
@@ -261,17 +261,17 @@ impl ContainerArgs {
     }
 }
 
-/// `KEY=VALUE` as it is, `KEY` with this environment's value, or nothing when it has none.
+/// Parses `KEY=VALUE`; a `KEY` alone takes the caller's value, or nothing if it is not set.
 fn variable(text: &str) -> Result<Option<Variable>> {
     let variable = |name: &str, value: &str| Variable { name: name.to_owned(), value: value.into() };
     match text.split_once('=') {
-        Some(("", _)) => Err(Error::invalid(format!("-e {text:?} names no variable"))),
+        Some(("", _)) => Err(Error::invalid(format!("-e {text:?} has no variable name"))),
         Some((name, value)) => Ok(Some(variable(name, value))),
         None => Ok(std::env::var(text).ok().map(|value| variable(text, &value))),
     }
 }
 
-/// docker makes the source of `-v` as a directory when it is not there.
+/// Creates the source of `-v` as a directory if missing, as docker does.
 fn make_source(source: &MountSource) -> Result<()> {
     match source {
         MountSource::Host(path) if !path.exists() => make_directory(path),

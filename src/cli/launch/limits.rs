@@ -4,10 +4,10 @@ use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
 use crate::error::{Error, Result};
 
-/// Processors as a quota of a 100 ms period: `1.5` is 150000 of 100000 microseconds.
+/// Parses a number of processors as a quota of a 100 ms period: `1.5` is 150000 of 100000 microseconds.
 ///
 /// # Errors
-/// `Invalid` for what is not a positive number.
+/// `Invalid` unless it is a positive number.
 pub(super) fn cpus(text: &str) -> Result<i64> {
     let number: f64 = text.parse().unwrap_or(f64::NAN);
     if !(0.01..=1_000_000.0).contains(&number) {
@@ -17,10 +17,10 @@ pub(super) fn cpus(text: &str) -> Result<i64> {
     Ok((number * 100_000.0).round() as i64)
 }
 
-/// `name=soft[:hard]`; -1 and `unlimited` are no limit.
+/// Parses `name=soft[:hard]`; -1 and `unlimited` mean no limit.
 ///
 /// # Errors
-/// `Invalid` for an unknown name or what is not a number.
+/// `Invalid` for an unknown name or a malformed number.
 pub(super) fn ulimit(text: &str) -> Result<PosixRlimit> {
     let wrong = |why: &str| {
         Error::invalid(format!("--ulimit {text:?} {why}"))

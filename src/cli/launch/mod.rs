@@ -31,18 +31,18 @@ use crate::store::{ImageRecord, Store};
 use container::ContainerDirectory;
 pub(super) use detached::LOG;
 
-/// Start a container from an image and stay with it, or leave it to the keeper
+/// Run a container from an image, in the foreground or detached
 ///
-/// An image that is not here is pulled from its registry first, or imported from the path of an OCI layout or archive.
+/// A missing image is pulled from its registry first, or imported from the path of an OCI layout or archive.
 #[derive(Debug, clap::Args)]
 pub struct LaunchArgs {
-    /// Leave once it runs; the keeper holds it then, see logs, attach, wait and stop
+    /// Return when the container runs; the keeper attends it, see logs, attach, wait and stop
     #[arg(short, long)]
     detach: bool,
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
-    /// Close it when the first client that was attached to it leaves
+    /// Close standard input when the first attached client detaches
     #[arg(long, requires = "detach", requires = "interactive")]
     stdin_once: bool,
     /// Give the container a terminal
@@ -54,10 +54,10 @@ pub struct LaunchArgs {
     /// Name of the container; a random one by default
     #[arg(long)]
     name: Option<String>,
-    /// Choose the image for another machine than this one
+    /// Choose the image for another platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// When to get the image from its registry: if it is missing, always to see whether it has changed, or never
+    /// When to pull the image: if it is missing, always to see whether it has changed, or never
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pull: PullPolicy,
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub struct LaunchArgs {
     /// The name of an image, or the path of an OCI layout or archive
     #[arg(value_name = "IMAGE|PATH")]
     image: String,
-    /// Command and arguments, in place of the image's
+    /// Command and arguments, instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -90,7 +90,7 @@ const NOT_FOUND: u8 = 127;
 /// Runs `coracle launch`.
 ///
 /// # Errors
-/// Never: an error is reported here, for it has an exit code of its own.
+/// None: errors are reported here, because launch has an exit code of its own.
 pub fn run(context: &Context, args: &LaunchArgs) -> Result<ExitCode> {
     match launch(context, args) {
         Ok(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
@@ -101,7 +101,7 @@ pub fn run(context: &Context, args: &LaunchArgs) -> Result<ExitCode> {
     }
 }
 
-/// Whether it was the payload that could not be executed.
+/// Whether the error is that the payload could not be executed.
 fn own_code(error: &Error) -> u8 {
     let source = std::error::Error::source(error);
     match (source.is_some_and(|source| source.is::<NotExecuted>()), error.kind()) {
@@ -111,7 +111,7 @@ fn own_code(error: &Error) -> u8 {
     }
 }
 
-/// A container that is about to be made.
+/// A container that is about to be created.
 struct PreparedLaunch {
     id: ContainerId,
     spec: Spec,
@@ -158,7 +158,7 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<PreparedLaunch> {
     Ok(PreparedLaunch { id, spec, container, create })
 }
 
-/// What the request refers to, found in the image and on this host.
+/// Resolves everything the request refers to in the image and on this host.
 fn resolve(
     request: &ContainerRequest,
     image: ImageConfig,
@@ -202,7 +202,7 @@ fn resolve(
     })
 }
 
-/// Flags name no images to mount, so a source is what the flag says.
+/// The flags cannot name images to mount, so each source is a path or a tmpfs.
 fn source(source: &MountSource) -> PathBuf {
     match source {
         MountSource::Host(path) => path.clone(),
@@ -210,12 +210,12 @@ fn source(source: &MountSource) -> PathBuf {
     }
 }
 
-/// docker's host name: the first twelve characters of the id.
+/// The default host name as in docker: the first twelve characters of the id.
 fn short_name(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
-/// The image by name, or from a path that is imported; quick when the store has it.
+/// Finds the image by name, or imports it from a path; fast if the store has it.
 fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
     let wanted = args.platform.as_deref().map(platform::parse).transpose()?;
     let path = Path::new(&args.image);
@@ -241,7 +241,7 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
         Err(images) => {
             let names: Vec<String> = images.iter().flat_map(|i| i.names.clone()).collect();
             Err(Error::invalid(format!("{} holds {} images: {}", args.image, images.len(), names.join(", ")))
-                .hint("they are imported now: launch one by its name"))
+                .hint("all are imported: launch one by its name"))
         }
     }
 }
@@ -252,18 +252,18 @@ fn pull_image(store: &Store, args: &LaunchArgs, platform: Option<Platform>) -> R
     let (registry, policy) = (args.registry.options()?, args.registry.policy());
     let options = PullOptions { platform, registry, policy, ..PullOptions::default() };
     let pulled = pull(store, &reference, &options, &*super::image::progress())?;
-    pulled.images.into_iter().next().ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))
+    pulled.images.into_iter().next().ok_or_else(|| Error::new(Kind::NotFound, "the pull returned no image"))
 }
 
-/// A path without `./` in front is one when an image lies there.
+/// Without a leading `./` it is a path only if an image is there.
 fn is_image_path(path: &Path) -> bool {
     path.join("index.json").exists() || path.join("manifest.json").exists() || path.is_file()
 }
 
-/// Removes a kept container: `coracle rm`.
+/// Removes a launched container: `coracle rm`.
 ///
 /// # Errors
-/// `NotFound` when there is none, `WrongState` when it still runs and `force` is not set.
+/// `NotFound` when it does not exist, `WrongState` when it still runs and `force` is not set.
 pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result<()> {
     let store = Store::open(&context.store)?;
     let directory = store.container_dir(id);
@@ -277,9 +277,9 @@ pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result
         _ => {}
     }
     if !container::is_free(&directory) && !force {
-        return Err(Error::new(Kind::WrongState, "it is running").hint("end it first, or use --force"));
+        return Err(Error::new(Kind::WrongState, "it is running").hint("stop it first, or use --force"));
     }
-    // What a launch that was killed before it wrote its record left behind.
+    // Remove what a launch left behind that was killed before it wrote its record.
     crate::oci::delete::delete(&runtime, id, true)?;
     container::remove(&directory)
 }

@@ -6,7 +6,7 @@ use crate::cli::amounts;
 use crate::error::{Error, Kind, Result};
 use crate::spec::request::{MountRequest, MountSource};
 
-/// A mount with options that are not to be looked at any more.
+/// A mount with its options parsed.
 fn mount(source: MountSource, target: &str, options: &[&str]) -> MountRequest {
     MountRequest {
         source,
@@ -18,10 +18,10 @@ fn mount(source: MountSource, target: &str, options: &[&str]) -> MountRequest {
     }
 }
 
-/// Refuses two mounts at one place.
+/// Refuses two mounts at the same destination.
 ///
 /// # Errors
-/// `Invalid`, naming the place.
+/// `Invalid`, naming the destination.
 pub(super) fn check_twice(mounts: &[MountRequest]) -> Result<()> {
     for (index, mount) in mounts.iter().enumerate() {
         if mounts[..index].iter().any(|earlier| earlier.destination == mount.destination) {
@@ -31,7 +31,7 @@ pub(super) fn check_twice(mounts: &[MountRequest]) -> Result<()> {
     Ok(())
 }
 
-/// `-v SOURCE:TARGET[:OPTIONS]`. A source is a path; it is made as a directory when it is not there, as docker does.
+/// Parses `-v SOURCE:TARGET[:OPTIONS]`. The source is a path, created as a directory if missing, as docker does.
 ///
 /// # Errors
 /// `Invalid` for anything else; `Unsupported` for named volumes.
@@ -59,7 +59,7 @@ pub(super) fn volume(text: &str, here: &Path) -> Result<MountRequest> {
         match option {
             "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "private" | "rprivate" | "shared" | "rshared"
             | "slave" | "rslave" => options.push(option),
-            // Relabelling has a meaning with SELinux only; without, docker ignores it too.
+            // Relabelling has a meaning only with SELinux; without it docker ignores the option too.
             "z" | "Z" => {}
             _ => return Err(wrong(&format!("has the unknown option {option:?}"))),
         }
@@ -73,7 +73,7 @@ pub(super) fn volume(text: &str, here: &Path) -> Result<MountRequest> {
     Ok(mount(MountSource::Host(here.join(source)), target, &options))
 }
 
-/// `--tmpfs TARGET[:OPTIONS]`.
+/// Parses `--tmpfs TARGET[:OPTIONS]`.
 ///
 /// # Errors
 /// `Invalid` for a relative target.
@@ -92,7 +92,8 @@ pub(super) fn tmpfs(text: &str) -> Result<MountRequest> {
     Ok(mount(MountSource::Tmpfs, target, &all))
 }
 
-/// `--mount type=bind|tmpfs,source=..,target=..[,readonly][,bind-propagation=..][,tmpfs-size=..][,tmpfs-mode=..]`.
+/// Parses `--mount
+/// type=bind|tmpfs,source=..,target=..[,readonly][,bind-propagation=..][,tmpfs-size=..][,tmpfs-mode=..]`.
 ///
 /// # Errors
 /// `Invalid` for an unknown key or a missing one.

@@ -1,4 +1,4 @@
-//! `coracle man`: the manual's pages, for those who make packages.
+//! `coracle man`: writes the manual pages, for packages.
 
 #[cfg(feature = "node")]
 mod node;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::{Context, full};
 use crate::error::{Doing, Result};
 
-/// Write the manual's pages into a directory
+/// Write the manual pages to a directory
 #[derive(Debug, clap::Args)]
 pub(super) struct ManArgs {
     /// An existing directory
@@ -19,7 +19,7 @@ pub(super) struct ManArgs {
 /// Runs `coracle man`.
 pub(super) fn run(_context: &Context, args: &ManArgs) -> Result<ExitCode> {
     let doing = || format!("write the manual to {}", args.directory.display());
-    // The first line of the version alone: the rest would break the pages' footers.
+    // Only the first line of the version: more would break the pages' footers.
     let command = full().version(env!("CARGO_PKG_VERSION"));
     clap_mangen::generate_to(command, &args.directory).doing(doing)?;
     #[cfg(feature = "node")]

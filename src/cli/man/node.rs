@@ -1,4 +1,4 @@
-//! The pages of what is no verb: the configuration and the keeper.
+//! The manual pages of the configuration and the keeper, which are not verbs.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub(super) fn pages(directory: &Path) -> std::io::Result<()> {
     keeper_page(directory)
 }
 
-/// The page of the other program, made of what its `--help` says.
+/// The page of coracle-keeper, from its `--help` text.
 fn keeper_page(directory: &Path) -> std::io::Result<()> {
     let help = crate::keeper::USAGE;
     let page = format!(
@@ -24,7 +24,7 @@ fn keeper_page(directory: &Path) -> std::io::Result<()> {
     private::write(&directory.join("coracle-keeper.1"), page, private::SHARED_FILE)
 }
 
-/// coracle-config.toml(5), made of the commented default configuration: blocks of comments, each with the keys it is of.
+/// coracle-config.toml(5), from the commented default configuration: blocks of comments, each with its keys.
 fn config_page(default: &str) -> String {
     let mut page = format!(
         ".TH coracle-config.toml 5 \"\" \"coracle {}\"\n.SH NAME\ncoracle-config.toml \\- configuration of coracle \
@@ -52,7 +52,7 @@ fn config_page(default: &str) -> String {
     page + ".SH \"SEE ALSO\"\n.BR coracle-serve (1),\n.BR coracle-config (1)\n"
 }
 
-/// For roff: a backslash, a dash and a dot or quote at the beginning of a line are no commands.
+/// Escapes text for roff: a backslash, a dash, and a dot or quote at the beginning of a line.
 fn escaped(line: &str) -> String {
     let line = line.replace('\\', "\\e").replace('-', "\\-");
     if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
