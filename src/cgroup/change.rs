@@ -18,21 +18,32 @@ impl Group {
     /// # Errors
     /// Those of [`Plan::new`] for a bad value, and of the write, naming the field.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let limits = Limits::new(resources, self.mode())?;
+        self.apply_limits(resources, &Limits::new(resources, self.mode())?)
+    }
+
+    /// As [`Group::update`], but limits of optional controllers that are absent are left out.
+    ///
+    /// # Errors
+    /// As [`Group::update`].
+    pub fn update_tolerantly(&self, resources: &LinuxResources) -> Result<()> {
+        self.apply_limits(resources, &Limits::new(resources, self.mode())?.tolerant())
+    }
+
+    fn apply_limits(&self, resources: &LinuxResources, limits: &Limits) -> Result<()> {
         let spec = resources.devices().as_deref().unwrap_or_default();
         let mut rules = devices::from_spec(spec)?;
         rules.extend(devices::DEFAULT_ALLOWED);
         match self.mode() {
             Mode::V1 => {
                 let writes = devices::v1_writes(&rules)?;
-                systemd::update(self, &limits)?;
+                systemd::update(self, limits)?;
                 self.write_v1(&limits.writes)?;
                 if spec.is_empty() { Ok(()) } else { v1::write_devices(self, &writes) }
             }
             Mode::V2 => {
                 let dir = self.dir()?;
                 v2::check_usage(dir, limits.usage_below)?;
-                systemd::update(self, &limits)?;
+                systemd::update(self, limits)?;
                 let missing: Vec<String> = controllers(&limits.writes)
                     .into_iter()
                     .filter(|name| !dir.has_controller(name))

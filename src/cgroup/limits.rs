@@ -19,7 +19,20 @@ pub struct Limits {
     pub usage_below: Option<u64>,
 }
 
+/// Controllers whose absence a kubelet does not know of: it sends a limit for each size of huge pages with every container.
+const OPTIONAL: [&str; 1] = ["hugetlb"];
+
 impl Limits {
+    /// Leaves out the limits of an optional controller where the host or the parent cgroup does not have it, as containerd
+    /// does for pods. Without the controller nothing is counted, so nothing is limited.
+    #[must_use]
+    pub(crate) fn tolerant(mut self) -> Self {
+        for write in self.writes.iter_mut().filter(|write| OPTIONAL.contains(&&*write.controller)) {
+            write.missing = super::write::Missing::Skip;
+        }
+        self
+    }
+
     /// Converts and checks everything but devices.
     ///
     /// # Errors

@@ -73,6 +73,13 @@ impl Plan {
         self
     }
 
+    /// Tolerates that an optional controller is absent: for pods, whose kubelet does not look.
+    #[must_use]
+    pub fn tolerant(mut self) -> Self {
+        self.limits = self.limits.tolerant();
+        self
+    }
+
     /// Fields of the spec that this host's cgroup version does not have, worth a warning.
     pub fn ignored(&self) -> &[&'static str] {
         &self.limits.ignored

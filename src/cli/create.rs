@@ -63,7 +63,7 @@ impl CommonArgs {
             pid_file: absolute(&self.pid_file),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
-            accounted: false,
+            in_pod: false,
             preserve_fds,
             root: None,
             parent: None,

@@ -165,7 +165,12 @@ impl<'a> Intake<'_, 'a> {
             };
         }
         if let Some(manifest) = self.document("manifest.json")? {
-            let selected = docker::select(&manifest, &self.members, &self.job.wanted, self.job.progress)?;
+            let selected = docker::select(
+                &manifest,
+                &self.members,
+                &self.job.choice(self.label.as_deref()),
+                self.job.progress,
+            )?;
             let selected = self.job.named(selected)?;
             return match self.job.known(&selected)? {
                 Some(known) => Ok(known),

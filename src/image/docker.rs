@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use super::document::{self, read_within};
 use super::member_cache::MemberCache;
-use super::platform::{self, Platform};
+use super::platform;
 use super::progress::Progress;
-use super::resolve::{Selected, platform_of};
+use super::resolve::{Choice, Selected, mislabelled, platform_of};
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
@@ -30,7 +30,7 @@ struct Entry {
 pub(super) fn select(
     manifest: &[u8],
     members: &MemberCache,
-    wanted: &Platform,
+    choice: &Choice<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
     let entries: Vec<Entry> = serde_json::from_slice(manifest).doing(|| "read manifest.json")?;
@@ -38,24 +38,46 @@ pub(super) fn select(
         return Err(Error::new(Kind::NotFound, "there is no image in manifest.json"));
     }
     let old_names = old_names(members)?;
-    let (mut selected, mut offered): (Vec<Selected>, _) = (Vec::new(), Vec::new());
+    let (mut fitting, mut others) = (Vec::new(), Vec::new());
     for entry in &entries {
         let mut image =
             image_of(entry, members).map_err(|e| e.doing(format!("read image {}", shown(&entry.config))))?;
-        if platform::rank(&image.platform, wanted).is_none() {
+        image.names = names_of(entry, &old_names, progress);
+        let fits = platform::rank(&image.platform, choice.wanted).is_some();
+        if fits { fitting.push(image) } else { others.push(image) }
+    }
+    let mut selected = Vec::new();
+    fitting.into_iter().for_each(|image| add(&mut selected, image));
+    let (mut offered, mut left_out) = (Vec::new(), Vec::new());
+    for image in others {
+        // Nothing to choose from: no image here that fits has its name.
+        let is_rival = |other: &Selected| image.names.iter().any(|name| other.names.contains(name));
+        let is_single =
+            if image.names.is_empty() { entries.len() == 1 } else { !selected.iter().any(is_rival) };
+        let name = image.names.first().map(String::as_str);
+        if choice.strict || !is_single {
+            left_out.push((name.map(str::to_owned), image.platform.clone()));
             offered.push(image.platform);
             continue;
         }
-        image.names = names_of(entry, &old_names, progress);
-        match selected.iter_mut().find(|known| known.manifest == image.manifest) {
-            Some(known) => known.names.append(&mut image.names),
-            None => selected.push(image),
-        }
+        progress.warn(&mislabelled(name, &image.platform, choice.wanted));
+        add(&mut selected, image);
     }
     if selected.is_empty() {
-        return Err(platform::none_fits(wanted, &offered));
+        return Err(platform::none_fits(choice.wanted, &offered));
+    }
+    for (name, platform) in left_out {
+        choice.warn_of_left_out(name.as_deref(), &platform, progress);
     }
     Ok(selected)
+}
+
+/// Adds an image, or its names to the same image.
+fn add(selected: &mut Vec<Selected>, mut image: Selected) {
+    match selected.iter_mut().find(|known| known.manifest == image.manifest) {
+        Some(known) => known.names.append(&mut image.names),
+        None => selected.push(image),
+    }
 }
 
 fn image_of(entry: &Entry, members: &MemberCache) -> Result<Selected> {

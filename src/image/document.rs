@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::MAX_DOCUMENT;
+use crate::store::image_config;
 
 /// The most bytes of one archive's documents kept in memory; further ones are parked in files.
 pub(super) const MAX_KEPT: usize = 16 << 20;
@@ -226,7 +227,7 @@ fn check_layer_type(media_type: &str) -> Result<()> {
 
 /// Parses a configuration and its diffIDs.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>)> {
-    let config: ImageConfiguration = serde_json::from_slice(bytes).doing(|| "read the configuration")?;
+    let config = image_config(bytes).doing(|| "read the configuration")?;
     let diff_ids =
         config.rootfs().diff_ids().iter().map(|text| Digest::parse(text)).collect::<Result<Vec<_>>>()?;
     if diff_ids.len() > MAX_LAYERS {

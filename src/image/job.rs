@@ -47,7 +47,12 @@ pub(super) struct Planned {
 impl<'a> Job<'a> {
     /// The criteria for a source that is named `label`.
     pub(super) fn choice<'c>(&'c self, label: Option<&'c str>) -> Choice<'c> {
-        Choice { wanted: &self.wanted, all: self.options.all_platforms, label }
+        Choice {
+            wanted: &self.wanted,
+            strict: self.options.platform.is_some(),
+            all: self.options.all_platforms,
+            label,
+        }
     }
 
     pub(super) fn begin(&self) -> Result<Layers<'a>> {

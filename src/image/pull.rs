@@ -170,8 +170,14 @@ impl Pull<'_, '_> {
 
     /// Selects the images and sets their names in the store.
     fn select(&self, top: &Descriptor, digest: Digest, source: &RegistrySource<'_>) -> Result<Vec<Selected>> {
-        let all = self.options.all_platforms;
-        let mut selected = resolve::select_from(top.clone(), source, &self.job.wanted, all)?;
+        let name = self.reference.to_string();
+        let choice = resolve::Choice {
+            wanted: &self.job.wanted,
+            strict: self.options.platform.is_some(),
+            all: self.options.all_platforms,
+            label: Some(&name),
+        };
+        let mut selected = resolve::select_from(top.clone(), source, &choice, self.job.progress)?;
         for (number, image) in selected.iter_mut().enumerate() {
             // Like docker and containerd: the requested digest, which may be that of an index.
             image.repo_digests = vec![self.name_of(if number == 0 { &digest } else { &image.manifest })];

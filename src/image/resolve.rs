@@ -33,10 +33,70 @@ pub(super) struct Selected {
 /// The criteria of a choice.
 pub(super) struct Choice<'a> {
     pub(super) wanted: &'a Platform,
+    /// The platform was asked for: an image for another one is not taken, even where there is nothing to choose from.
+    pub(super) strict: bool,
     /// The images for other platforms are wanted too.
     pub(super) all: bool,
     /// The name of the source, for images that have only a tag.
     pub(super) label: Option<&'a str>,
+}
+
+impl Choice<'_> {
+    /// Which of the platforms that an image is there for is taken; `is_single` where there is nothing to choose from: many
+    /// images, for ARM boards above all, claim a platform that they are not for.
+    fn best(
+        &self,
+        platforms: &[Platform],
+        is_single: bool,
+        name: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Option<usize> {
+        if let Some(best) = platform::choose(platforms, self.wanted) {
+            return Some(best);
+        }
+        match platforms {
+            [] => None,
+            [claimed] if is_single && !self.strict && !self.all => {
+                progress.warn(&mislabelled(name, claimed, self.wanted));
+                Some(0)
+            }
+            _ => self.all.then_some(0),
+        }
+    }
+
+    /// Names an image that was not taken because others were.
+    pub(super) fn warn_of_left_out(&self, name: Option<&str>, platform: &Platform, progress: &dyn Progress) {
+        let image = name.unwrap_or("an image without a name");
+        progress.warn(&format!("{image} is left out: it is for {}, not {}", shown(platform), self.wanted));
+    }
+}
+
+/// The warning for an image that is taken although it claims another platform.
+pub(super) fn mislabelled(name: Option<&str>, claimed: &Platform, wanted: &Platform) -> String {
+    let image = name.unwrap_or("the image");
+    format!("{image} claims to be for {}, not {wanted}; it is used all the same", shown(claimed))
+}
+
+fn shown(platform: &Platform) -> String {
+    match (platform.os.is_empty(), platform.architecture.is_empty()) {
+        (true, true) => "no platform".to_owned(),
+        (_, true) => format!("{} without an architecture", platform.os),
+        (true, false) => platform.architecture.clone(),
+        (false, false) => platform.to_string(),
+    }
+}
+
+/// Whether these entries are one image, with no index to choose from.
+fn is_single(entries: &[Descriptor]) -> bool {
+    matches!(entries, [one] if !is_index(one))
+}
+
+fn is_index(entry: &Descriptor) -> bool {
+    matches!(
+        entry.media_type().as_ref(),
+        "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json"
+    )
 }
 
 /// A manifest that an index leads to.
@@ -62,11 +122,13 @@ pub(super) fn select(
     };
     let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
     let mut selected: Vec<Selected> = Vec::new();
-    let mut offered = Vec::new();
+    let (mut offered, mut left_out) = (Vec::new(), Vec::new());
     for (name, entries) in by_name(&index, choice.label, progress) {
         let leaves = walk.leaves(&entries, 0)?;
         let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-        let Some(best) = platform::choose(&platforms, choice.wanted).or(choice.all.then_some(0)) else {
+        let chosen = choice.best(&platforms, is_single(&entries), name.as_deref(), progress);
+        let Some(best) = chosen else {
+            left_out.extend(platforms.iter().map(|one| (name.clone(), one.clone())));
             offered.extend(platforms);
             continue;
         };
@@ -86,7 +148,12 @@ pub(super) fn select(
         }
     }
     match (selected.is_empty(), offered.is_empty(), walk.refused) {
-        (false, ..) => Ok(selected),
+        (false, ..) => {
+            for (name, platform) in left_out {
+                choice.warn_of_left_out(name.as_deref(), &platform, progress);
+            }
+            Ok(selected)
+        }
         (true, false, _) => Err(platform::none_fits(choice.wanted, &offered)),
         (true, true, Some(refused)) => Err(refused),
         (true, true, None) => Err(Error::new(Kind::NotFound, "there is no image in the index")),
@@ -101,13 +168,15 @@ pub(super) fn select(
 pub(super) fn select_from(
     top: Descriptor,
     blobs: &dyn Blobs,
-    wanted: &Platform,
-    all: bool,
+    choice: &Choice<'_>,
+    progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
+    let (wanted, all) = (choice.wanted, choice.all);
     let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
-    let leaves = walk.leaves(&[top], 0)?;
+    let entries = [top];
+    let leaves = walk.leaves(&entries, 0)?;
     let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-    let best = match (platform::choose(&platforms, wanted), walk.refused) {
+    let best = match (choice.best(&platforms, is_single(&entries), choice.label, progress), walk.refused) {
         (Some(best), _) => best,
         (None, Some(refused)) if leaves.is_empty() => return Err(refused),
         (None, _) if leaves.is_empty() => {

@@ -71,11 +71,24 @@ fn mount_with(lower: &[PathBuf], directory: &Path, volatile: bool) -> Call<Owned
 /// Adds one layer at a time where the kernel can (KERNEL(6.5)); before it, all in one string, which is short enough for
 /// about forty layers because it is relative to the directory above them.
 fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
+    let lower = &topmost(lower);
     let one_by_one = || lower.iter().try_for_each(|layer| fsconfig_set_string(context, c"lowerdir+", layer));
     match one_by_one() {
         Err(Errno::INVAL) => set_joined(context, lower),
         other => other,
     }
+}
+
+/// The layers without those that occur again further up: what the topmost occurrence has covers them, and the kernel takes
+/// no directory twice (ELOOP). An occurrence below hides nothing that the one above does not hide as well.
+fn topmost(lower: &[PathBuf]) -> Vec<PathBuf> {
+    let mut kept: Vec<PathBuf> = Vec::with_capacity(lower.len());
+    for layer in lower {
+        if !kept.contains(layer) {
+            kept.push(layer.clone());
+        }
+    }
+    kept
 }
 
 fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {

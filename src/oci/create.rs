@@ -42,8 +42,9 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// The root filesystem as a detached mount, instead of `root.path`.
     pub root: Option<std::sync::Arc<OwnedFd>>,
-    /// Enable accounting in the cgroup even without limits, for complete statistics.
-    pub accounted: bool,
+    /// The container belongs to a pod: its cgroup accounts even without limits, for complete statistics, and limits of
+    /// optional controllers that are absent are left out.
+    pub in_pod: bool,
     /// Spawns the first process; none makes it a child of the caller.
     pub parent: Option<std::rc::Rc<dyn Spawner>>,
 }
@@ -111,7 +112,7 @@ pub(super) fn make(
     }
     let layout = Layout::new(&runtime.root, id);
     let (group_plan, mode) = plan_group(runtime, id, spec)?;
-    let group_plan = if options.accounted { group_plan.accounted() } else { group_plan };
+    let group_plan = if options.in_pod { group_plan.accounted().tolerant() } else { group_plan };
     layout.create()?;
     undo.push("state directory", {
         let layout = layout.clone();

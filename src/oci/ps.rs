@@ -34,6 +34,15 @@ pub fn update(runtime: &Runtime, id: &ContainerId, resources: &LinuxResources) -
     group(runtime, id, Event::Update)?.update(resources)
 }
 
+/// The same for the container of a pod: limits of optional controllers that are absent are left out.
+///
+/// # Errors
+/// As [`update`].
+pub fn update_in_pod(runtime: &Runtime, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+    let _lock = Lock::take(&Layout::new(&runtime.root, id))?;
+    group(runtime, id, Event::Update)?.update_tolerantly(resources)
+}
+
 fn group(runtime: &Runtime, id: &ContainerId, event: Event) -> Result<Group> {
     let layout = Layout::new(&runtime.root, id);
     let state = ContainerState::load(&layout)?;

@@ -67,7 +67,7 @@ impl Host {
         let create = CreateOptions {
             bundle: layout.directory().to_owned(),
             root: root.map(Arc::new),
-            accounted: true,
+            in_pod: true,
             parent: Some(Rc::new(Abortable { spawner: Rc::clone(&spawner), abort: Arc::clone(abort) })),
             ..CreateOptions::default()
         };

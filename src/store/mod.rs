@@ -20,6 +20,7 @@
 //! transactions.
 
 mod boot;
+mod config;
 pub mod conformance;
 mod contents;
 mod find;
@@ -56,6 +57,7 @@ use layers::OverlayLayers;
 use lock::{How, Locked};
 use trash::{Trash, names as entry_names};
 
+pub use config::image_config;
 pub use gc::Cleared;
 pub use hold::{Hold, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};
@@ -244,7 +246,7 @@ impl Store {
     /// `Corrupt` when the bytes do not have its digest.
     pub fn config(&self, image: &ImageRecord) -> Result<oci_spec::image::ImageConfiguration> {
         let bytes = self.blob(&image.id)?;
-        serde_json::from_slice(&bytes).doing(|| format!("read the configuration of image {}", image.id))
+        image_config(&bytes).doing(|| format!("read the configuration of image {}", image.id))
     }
 
     /// A manifest or configuration of an image in the store, verified.

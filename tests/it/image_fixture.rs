@@ -41,6 +41,7 @@ impl Pack {
 /// A member of a tar.
 pub(crate) enum Member<'a> {
     File(&'a str, &'a [u8]),
+    Program(&'a str, &'a [u8]),
     Dir(&'a str, u32),
     Symlink(&'a str, &'a str),
     HardLink(&'a str, &'a str),
@@ -53,6 +54,7 @@ pub(crate) fn tar(members: &[Member<'_>]) -> Vec<u8> {
     for member in members {
         let (name, kind, mode, link, data): (&str, u8, u32, &str, &[u8]) = match member {
             Member::File(name, data) => (name, b'0', 0o644, "", data),
+            Member::Program(name, data) => (name, b'0', 0o755, "", data),
             Member::Dir(name, mode) => (name, b'5', *mode, "", b""),
             Member::Symlink(name, target) => (name, b'2', 0o777, target, b""),
             Member::HardLink(name, target) => (name, b'1', 0o644, target, b""),

@@ -30,6 +30,7 @@ mod image_export;
 mod image_fixture;
 mod image_full_disk;
 mod image_import;
+mod image_oddities;
 mod image_power_cut;
 mod image_sandbox;
 mod image_tools;
@@ -62,6 +63,7 @@ mod oci_run;
 #[cfg(target_pointer_width = "64")]
 mod oracle;
 mod pods;
+mod pods_limits;
 mod pods_network;
 mod pods_stopped;
 mod pods_survival;

@@ -23,7 +23,7 @@ impl Containers {
         match container.state() {
             State::Created => {}
             State::Running => {
-                ps::update(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
+                ps::update_in_pod(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
             }
             state => {
                 let what = format!("container {} is {state}: it has no limits to change", container.id);
