@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_pid_of_another_gets_no_signal_and_lends_no_children() {
+    fn a_process_with_a_reused_pid_gets_no_signal_and_its_children_are_not_found() {
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = stranger.id().cast_signed();
         let earlier = Process { start_time: 1, ..Process::now(pid).unwrap() };
