@@ -1,10 +1,10 @@
-//! Whether anybody still waits for a call's answer.
+//! The cancellation of calls.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Handed to calls that may take long. It is cancelled when the last client waiting for the answer has gone: by
-/// closing its connection, by cancelling, or because its deadline passed.
+/// Passed to calls that may take long. It is cancelled when no client waits for the response any more: each has closed its
+/// connection, has cancelled the call, or its deadline has passed.
 #[derive(Clone, Default)]
 pub struct Call(Arc<Mutex<State>>);
 
@@ -15,13 +15,13 @@ struct State {
 }
 
 impl Call {
-    /// Whether nobody waits any more. To be asked between two pieces of work.
+    /// Whether the call was cancelled. Long work checks this between its steps.
     pub fn is_cancelled(&self) -> bool {
         self.state().cancelled
     }
 
-    /// Runs `hook` when the call is cancelled, at once if it was. For work that sleeps in a system call: the hook
-    /// wakes it. It runs on the server's thread, so it must not block.
+    /// Runs `hook` when the call is cancelled, or at once if it was. For work that sleeps in a system call: the hook wakes
+    /// it. The hook runs on the server's thread, so it must not block.
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
         let mut state = self.state();
         if state.cancelled {
@@ -41,7 +41,7 @@ impl Call {
         hooks.into_iter().for_each(|hook| hook());
     }
 
-    /// Holds no lock while foreign code runs, so a poisoned lock has a sound state behind it.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

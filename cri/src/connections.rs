@@ -1,4 +1,4 @@
-//! Connections: who gets one, and which is closed when there are too many.
+//! Accepts connections, and closes one when there are too many.
 
 use std::future::Future;
 use std::io;
@@ -20,28 +20,28 @@ use crate::backend::Backend;
 use crate::limits::{Limits, Load};
 use crate::server::Router;
 
-/// Calls that one connection may have open; kubelet uses one connection for everything.
+/// The limit of open calls per connection; kubelet uses one connection for everything.
 const OPEN_CALLS: u32 = 500;
 
-/// Bytes that a client may send before they are read: for one call, and for all calls of a connection.
+/// HTTP/2 flow-control windows in bytes: for one call, and for all calls of a connection.
 const CALL_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// Bytes of the headers of a request.
+/// The limit of a request's headers, in bytes.
 const HEADERS: u32 = 16 << 10;
 
-/// Calls that a client may take back before they were looked at, and that may be wrong, until the connection is closed.
+/// How many calls a client may reset before the server has accepted them, or get wrong, until the connection is closed.
 const RESETS: usize = 20;
 const WRONG_CALLS: usize = 200;
 
-/// The length of what a client sends first: RFC 9113, section 3.4.
+/// The length of the client's connection preface: RFC 9113, section 3.4.
 const PREFACE: usize = 24;
 
-/// The pause after an accept that failed, for want of descriptors or memory.
+/// The pause after a failed accept, for example when descriptors or memory run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
-/// current-thread runtime with I/O and time enabled; everything that blocks goes to threads of its own.
+/// Serves the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
+/// current-thread runtime with I/O and time enabled; blocking work runs on other threads.
 pub async fn serve<B: Backend>(
     listener: UnixListener,
     backend: Arc<B>,
@@ -64,8 +64,8 @@ pub async fn serve<B: Backend>(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                let Some(place) = open.take_place(limits.connections) else { continue };
-                let connection = connection(stream, router.clone(), place, limits.preface, stopping.clone());
+                let Some(guard) = open.take_slot(limits.connections) else { continue };
+                let connection = connection(stream, router.clone(), guard, limits.preface, stopping.clone());
                 let load = Arc::clone(&load);
                 connections.spawn(async move {
                     connection.await;
@@ -83,18 +83,18 @@ pub async fn serve<B: Backend>(
 async fn connection<B: Backend>(
     stream: UnixStream,
     router: Router<B>,
-    place: Place,
+    guard: SlotGuard,
     preface: Duration,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let slot = Arc::clone(&place.slot);
-    let answer = service_fn(move |request| {
+    let slot = Arc::clone(&guard.slot);
+    let service = service_fn(move |request| {
         let call = slot.begin_call();
-        let answer = router.clone().answer(request);
+        let handled = router.clone().handle(request);
         async move {
-            let answered = answer.await;
+            let response = handled.await;
             drop(call);
-            answered
+            response
         }
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
@@ -104,77 +104,77 @@ async fn connection<B: Backend>(
         .max_header_list_size(HEADERS)
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(WRONG_CALLS);
-    let stream = Heard { inner: stream, slot: Arc::clone(&place.slot) };
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
-    // A connection's errors are the client's to see: it is gone, or does not speak HTTP/2.
+    let stream = CountingStream { inner: stream, slot: Arc::clone(&guard.slot) };
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // Errors of a connection are not logged: the client is gone, or does not speak HTTP/2.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = place.slot.evicted.notified() => return,
-        () = place.slot.stays_silent(preface) => return,
+        () = guard.slot.evicted.notified() => return,
+        () = guard.slot.preface_timeout(preface) => return,
         _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = connection => {}
-        () = place.slot.stays_silent(preface) => {}
+        () = guard.slot.preface_timeout(preface) => {}
     }
 }
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Default)]
 struct Open(Mutex<Vec<Arc<Slot>>>);
 
 impl Open {
-    /// A place for one more; if there is none, that of the one that has been idle for the longest time, of those that have
-    /// made no call yet if there are any: kubelet's rests between its calls. `None` when all have calls open.
-    fn take_place(self: &Arc<Self>, most: usize) -> Option<Place> {
+    /// A slot for a new connection. If all are taken, closes the connection that has been idle for the longest time,
+    /// preferring those that have never made a call: kubelet's is idle between its calls. `None` if all have open calls.
+    fn take_slot(self: &Arc<Self>, most: usize) -> Option<SlotGuard> {
         let mut slots = self.lock();
         if slots.len() >= most {
-            let idle = slots.iter().enumerate().filter_map(|(index, slot)| Some((slot.rests()?, index)));
+            let idle = slots.iter().enumerate().filter_map(|(index, slot)| Some((slot.idle_rank()?, index)));
             let (_, index) = idle.min()?;
             slots.swap_remove(index).evicted.notify_one();
         }
         let slot = Arc::new(Slot::new());
         slots.push(Arc::clone(&slot));
-        Some(Place { slot, open: Arc::clone(self) })
+        Some(SlotGuard { slot, open: Arc::clone(self) })
     }
 
-    /// No foreign code runs under the lock, so a poisoned one has a sound list behind it.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection's place among those that are open; given back when dropped.
-struct Place {
+/// The slot of an open connection; released on drop.
+struct SlotGuard {
     slot: Arc<Slot>,
     open: Arc<Open>,
 }
 
-impl Drop for Place {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         self.open.lock().retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
 
-/// What is known of a connection.
+/// The state of a connection.
 struct Slot {
-    /// Bytes that came, up to the length of the preface.
-    heard: AtomicUsize,
+    /// How many bytes of the preface were received.
+    received: AtomicUsize,
     calls: AtomicUsize,
     has_called: AtomicBool,
-    /// When the last call ended, or the connection was made.
+    /// When the last call ended, or the connection was accepted.
     idle_since: Mutex<Instant>,
     evicted: Notify,
 }
 
 impl Slot {
     fn new() -> Self {
-        let (heard, calls, has_called) = Default::default();
-        Self { heard, calls, has_called, idle_since: Mutex::new(Instant::now()), evicted: Notify::new() }
+        let (received, calls, has_called) = Default::default();
+        Self { received, calls, has_called, idle_since: Mutex::new(Instant::now()), evicted: Notify::new() }
     }
 
-    /// Whether it has made a call, and since when it has none open; `None` while it has.
-    fn rests(&self) -> Option<(bool, Instant)> {
+    /// Whether it has ever made a call, and since when it has been idle; `None` while a call is open.
+    fn idle_rank(&self) -> Option<(bool, Instant)> {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = (self.has_called.load(Ordering::Relaxed), since);
         (self.calls.load(Ordering::Relaxed) == 0).then_some(rest)
@@ -186,18 +186,18 @@ impl Slot {
         Working(Arc::clone(self))
     }
 
-    /// Ends when the client has not sent its preface within `limit`; otherwise never.
-    async fn stays_silent(&self, limit: Duration) {
-        if self.heard.load(Ordering::Relaxed) < PREFACE {
+    /// Completes if the client has not sent its preface within `limit`; otherwise never.
+    async fn preface_timeout(&self, limit: Duration) {
+        if self.received.load(Ordering::Relaxed) < PREFACE {
             tokio::time::sleep(limit).await;
         }
-        if self.heard.load(Ordering::Relaxed) >= PREFACE {
+        if self.received.load(Ordering::Relaxed) >= PREFACE {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// A call of a connection that is open.
+/// An open call of a connection.
 struct Working(Arc<Slot>);
 
 impl Drop for Working {
@@ -207,13 +207,13 @@ impl Drop for Working {
     }
 }
 
-/// A stream that notes how much came of it.
-struct Heard {
+/// A stream that counts received bytes.
+struct CountingStream {
     inner: UnixStream,
     slot: Arc<Slot>,
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for CountingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -221,15 +221,15 @@ impl AsyncRead for Heard {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let heard = self.slot.heard.load(Ordering::Relaxed);
-        if heard < PREFACE {
-            self.slot.heard.store(heard + buffer.filled().len() - before, Ordering::Relaxed);
+        let received = self.slot.received.load(Ordering::Relaxed);
+        if received < PREFACE {
+            self.slot.received.store(received + buffer.filled().len() - before, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for CountingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,47 +1,47 @@
-//! What a backend answers when it cannot do what was asked.
+//! The error type of backends.
 
 use std::fmt;
 
 /// A result whose error is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure it is; [`crate::status`] turns it into a gRPC code.
+/// The kind of an error; [`crate::status`] maps it to a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The pod, container or image named does not exist.
     NotFound,
-    /// Something else already has this name.
+    /// Another pod, container or image already has this name.
     Exists,
-    /// It is there, but in a state that does not allow this.
+    /// The state of the pod or container does not allow the operation.
     WrongState,
-    /// The request is malformed or contradicts itself.
+    /// The request is malformed or contradictory.
     Invalid,
     /// The kernel, a policy or a registry refuses.
     Denied,
     /// This kernel or host cannot do it.
     Unsupported,
-    /// This runtime does not offer the call; clients take it as "not a feature of this runtime".
+    /// This runtime does not implement the call.
     Unimplemented,
-    /// Somebody else is at it.
+    /// Another operation is in the way.
     Busy,
-    /// What is stored, or was received, is damaged.
+    /// Stored or received data is damaged.
     Corrupt,
     /// A registry cannot be reached.
     Unreachable,
-    /// It took longer than the request allowed.
+    /// The operation took longer than its limit.
     TimedOut,
-    /// The caller went away.
+    /// The caller no longer waits for the response.
     Cancelled,
     /// A system call failed for a reason outside the other kinds.
     System,
-    /// A broken promise of this program's own code.
+    /// A violated invariant of this program.
     Bug,
 }
 
-/// A failed call: its kind, and one line for the client's log. Cheap to copy, for a retry gets the first call's error.
+/// A failed call: its kind, and one line for the client's log. Cheap to clone, because retries get the first call's error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// What sort of failure it is.
+    /// The kind.
     pub kind: Kind,
     /// What was being done and why it failed, lower case, on one line.
     pub message: String,
@@ -63,9 +63,9 @@ impl Error {
         Self::new(Kind::NotFound, message)
     }
 
-    /// The answer of a call that this runtime does not offer.
+    /// The error for a call that this runtime does not implement.
     pub fn unimplemented(call: &str) -> Self {
-        Self::new(Kind::Unimplemented, format!("{call} is not offered by this runtime"))
+        Self::new(Kind::Unimplemented, format!("{call} is not implemented by this runtime"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which items of a list a filter asks for. Everything a filter leaves out it allows.
+//! The filters of lists. Fields that a filter does not set match everything.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use crate::backend::{Backend, ImageBackend};
 use crate::error::{Error, Result};
 use crate::lanes::Lane;
-use crate::runtime::{Parts, parts, respond};
+use crate::response::{Parts, parts, respond};
 use crate::server::Server;
 use crate::v1::image_service_server::ImageService;
 use crate::v1::*;
@@ -37,8 +37,8 @@ impl<B: Backend> ImageService for Server<B> {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> RpcResult<PullImageResponse> {
-        // Pods that pull one image share the work, so the pod is no part of what tells two pulls apart. The login is:
-        // kubelet tries one after the other, and one's refusal is not the other's.
+        // Pods that pull the same image share one pull, so the pod is not part of the key. The login is: kubelet tries
+        // logins one after the other, and a registry may refuse one and accept the next.
         let request = PullImageRequest { sandbox_config: None, ..request.into_inner() };
         let key = request.encode_to_vec();
         let (image, auth) = (named(request.image)?, request.auth);
@@ -66,5 +66,5 @@ impl<B: Backend> Server<B> {
 }
 
 fn named(image: Option<ImageSpec>) -> Result<ImageSpec> {
-    image.filter(|i| !i.image.is_empty()).ok_or_else(|| Error::invalid("no image is named"))
+    image.filter(|i| !i.image.is_empty()).ok_or_else(|| Error::invalid("the image is missing or has no name"))
 }

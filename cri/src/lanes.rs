@@ -1,41 +1,41 @@
-//! Lanes: how many calls of a kind are worked on at a time. Calls of one lane never wait for those of another.
+//! Lanes: limits for the number of concurrent calls of each kind. Calls of one lane never wait for those of another.
 //!
-//! A call that waits for a container (ExecSync, StopContainer) takes as long as whoever runs in the container likes.
-//! Whatever a container does, the node goes on answering what kubelet reads, and goes on ending other containers: so these
-//! have lanes of their own, and each lane has its own threads.
+//! A container decides how long a call that waits for it (ExecSync, StopContainer) takes. Whatever a container does, the
+//! node must still answer kubelet's reads and stop other containers, so these calls have lanes of their own, and each lane
+//! has its own threads.
 
 use std::sync::Arc;
 
 use crate::workers::Workers;
 
-/// Calls that read from memory and that are worked on at a time; none of them waits for anything.
+/// Concurrent calls that only read memory; none of them blocks.
 const READS: usize = 8;
 
-/// Calls for statistics, or for the list of images, at a time.
+/// Concurrent calls for statistics, or for the list of images.
 const LISTS: usize = 4;
 
-/// A call that only waits for a container costs a sleeping thread and a few descriptors: so many times more of them are
-/// taken on than of calls that do work.
+/// How many times more calls may wait for containers than do work: a waiting call costs only a sleeping thread and a few
+/// descriptors.
 const WAITING_FACTOR: usize = 8;
 
-/// The kinds of calls.
+/// The kinds of calls, by what limits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// Reads what is in memory.
+    /// Reads memory.
     Read,
     /// Reads statistics.
     Stats,
     /// Lists images.
     Images,
-    /// Looks for one image, and may wait for an import.
+    /// Looks up one image, and may wait for an import.
     Image,
-    /// Makes, starts or changes something.
+    /// Creates, starts or changes something.
     Work,
     /// Pulls an image.
     Pull,
     /// Runs a command in a container.
     Exec,
-    /// Ends something.
+    /// Stops or removes something.
     End,
 }
 
@@ -53,12 +53,12 @@ impl Lane {
     }
 }
 
-/// All lanes. Each has threads of its own.
+/// All lanes, each with its own threads.
 #[derive(Clone)]
 pub(crate) struct Lanes([Arc<Workers>; Lane::ALL.len()]);
 
 impl Lanes {
-    /// Lanes of which those for work take `parallel` calls at a time.
+    /// Lanes that run at most `parallel` calls each that do work.
     pub(crate) fn new(parallel: usize) -> Self {
         Self(Lane::ALL.map(|lane| Workers::new(lane.limit(parallel))))
     }
@@ -85,7 +85,7 @@ mod tests {
             for full in Lane::ALL {
                 let (open, gate) = mpsc::channel::<()>();
                 let gate = Arc::new(std::sync::Mutex::new(gate));
-                // One more than there is room for.
+                // One more than the lane's limit.
                 let calls: Vec<_> = (0..=full.limit(parallel))
                     .map(|_| {
                         let (lanes, gate) = (lanes.clone(), Arc::clone(&gate));
@@ -97,9 +97,9 @@ mod tests {
                     .collect();
                 tokio::task::yield_now().await;
                 for other in Lane::ALL.into_iter().filter(|other| *other != full) {
-                    let answer =
+                    let result =
                         tokio::time::timeout(Duration::from_secs(20), lanes.of(other).run(|| Ok(7))).await;
-                    assert_eq!(answer.unwrap(), Ok(7), "{other:?} waits for {full:?}");
+                    assert_eq!(result.unwrap(), Ok(7), "{other:?} waits for {full:?}");
                 }
                 drop(open);
                 for call in calls {

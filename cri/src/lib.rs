@@ -1,8 +1,8 @@
-//! The Kubernetes CRI v1 endpoint: gRPC services over a unix socket, without knowing what runs the containers.
+//! The Kubernetes CRI v1 endpoint: gRPC services over a unix socket, independent of what runs the containers.
 //!
-//! A node implements [`Backend`]; [`serve`] answers kubelet with it. The server checks of a message what it needs itself: ids,
-//! names, deadlines. What the rest of a configuration means is for the backend to say. README.md has a row for each call of
-//! the API.
+//! A node implements [`Backend`]; [`serve`] serves it to kubelet. The server checks only those parts of a message that it
+//! needs itself: ids, names, deadlines. The backend checks the rest of a configuration. README.md has a row for each call
+//! of the API.
 
 pub mod backend;
 pub mod call;
@@ -12,6 +12,8 @@ mod filter;
 mod image;
 mod lanes;
 mod limits;
+mod lists;
+mod response;
 mod runtime;
 mod server;
 mod single_flight;
@@ -25,7 +27,7 @@ pub use connections::serve;
 pub use error::{Error, Kind, Result};
 pub use limits::Limits;
 
-/// What turns messages into bytes and back, for those who store them.
+/// Encodes and decodes messages, for backends that store them.
 pub use prost::Message;
 
 /// The messages and services of `proto/api.proto`, as prost and tonic generate them; the proto documents each.
@@ -42,7 +44,7 @@ pub use prost::Message;
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
 
-    /// Shows what tells two logins apart, never a secret.
+    /// Shows enough to distinguish two logins, never a secret.
     impl std::fmt::Debug for AuthConfig {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.debug_struct("AuthConfig")
@@ -53,5 +55,5 @@ pub mod v1 {
     }
 }
 
-/// The largest message of the CRI, in bytes: kubelet and crictl accept no larger one, and neither do we.
+/// The limit of a CRI message in bytes, the same as that of kubelet and crictl.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

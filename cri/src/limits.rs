@@ -1,6 +1,6 @@
-//! What clients may make the server hold, and that it is given back.
+//! Limits for what clients can make the server hold, and the return of memory after a burst.
 //!
-//! The clients are root's, but one that runs wild must not take the memory of a small machine, nor the place of kubelet.
+//! All clients run as root, but a runaway one must not exhaust the memory of a small machine or lock out kubelet.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use tonic::codegen::StdError;
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 
-/// How much the clients may ask for at a time.
+/// Limits over all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls that are worked on at a time; others wait for a thread.
+    /// Calls that run at a time; others wait for a thread.
     pub parallel_calls: usize,
-    /// Calls that are open at a time, of all connections together; a further one fails.
+    /// Open calls of all connections together; a further call fails.
     pub open_calls: usize,
-    /// Connections at a time. A further one takes the place of one that is idle: of those that never made a call if there are
-    /// any, the one that has been idle for the longest time. It is closed if none is idle.
+    /// Open connections. A further one replaces the connection that has been idle for the longest time, preferring those that
+    /// have never made a call; if none is idle, the new one is closed.
     pub connections: usize,
-    /// How long a connection may take until it has sent what every HTTP/2 connection begins with.
+    /// How long a client may take to send the HTTP/2 connection preface.
     pub preface: Duration,
     /// How long a request may take to arrive.
     pub request: Duration,
-    /// Bytes of large requests that are held at a time, of all connections together; a further one fails.
+    /// Bytes of large requests held at a time, of all connections together; a further request fails.
     pub request_bytes: usize,
 }
 
@@ -48,19 +48,19 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of a request that count for nothing: a client's ordinary calls go through whatever others send.
+/// How many bytes of each request are not counted, so that ordinary calls succeed whatever other clients send.
 const SMALL: usize = 16 << 10;
 
-/// Work after which it is worth to look for memory that can be given back, in bytes of requests; each call and each
-/// connection counts as some. After less the process sleeps on.
+/// The amount of work after which returning memory is worth a wake-up, in bytes of requests; each call and each connection
+/// counts as some bytes.
 const MUCH: usize = 1 << 20;
 const CALL: usize = 16 << 10;
 const CONNECTION: usize = 48 << 10;
 
-/// How long after work memory is given back: when whoever is at it has paused, and when its threads have ended.
+/// The delays after which memory is returned: once the burst is over, and once its threads have ended.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
 
-/// What is held just now, and what was since memory was given back.
+/// What is held now, and how much work was done since memory was returned.
 pub(crate) struct Load {
     pub(crate) limits: Limits,
     open_calls: AtomicUsize,
@@ -75,10 +75,10 @@ impl Load {
         Arc::new(Self { limits, open_calls, request_bytes, since, much: Notify::new() })
     }
 
-    /// Counts a call as open until what is returned is dropped.
+    /// Counts a call as open until the returned guard is dropped.
     ///
     /// # Errors
-    /// `ResourceExhausted` when as many are open as may be.
+    /// `ResourceExhausted` when the limit is reached.
     pub(crate) fn open(self: &Arc<Self>) -> Result<OpenCall, Status> {
         let call = OpenCall(Arc::clone(self));
         if self.open_calls.fetch_add(1, Ordering::Relaxed) < self.limits.open_calls {
@@ -88,7 +88,7 @@ impl Load {
         Err(Status::resource_exhausted(format!("{limit} calls are open; try again when some have ended")))
     }
 
-    /// Counts work that was done; after much of it memory is given back.
+    /// Counts work; after enough of it, memory is returned.
     fn count(&self, bytes: usize) {
         if self.since.fetch_add(bytes, Ordering::Relaxed) + bytes >= MUCH {
             self.since.store(0, Ordering::Relaxed);
@@ -96,12 +96,12 @@ impl Load {
         }
     }
 
-    /// Counts a connection that was.
+    /// Counts a closed connection.
     pub(crate) fn connection_ended(&self) {
         self.count(CONNECTION);
     }
 
-    /// Has `backend` give memory back some time after much was held; without load it sleeps. Never ends.
+    /// Makes `backend` return memory some time after a burst; without load it sleeps. Never completes.
     pub(crate) async fn give_back<B: Backend>(&self, backend: &B) {
         loop {
             self.much.notified().await;
@@ -112,7 +112,7 @@ impl Load {
         }
     }
 
-    /// Takes room for more bytes of a request.
+    /// Reserves more bytes for a request.
     fn take(&self, bytes: usize) -> Result<(), Status> {
         let limit = self.limits.request_bytes;
         let fits = |held: usize| held.checked_add(bytes).filter(|all| *all <= limit);
@@ -129,7 +129,7 @@ impl Load {
     }
 }
 
-/// A call that is open.
+/// An open call.
 pub(crate) struct OpenCall(Arc<Load>);
 
 impl Drop for OpenCall {
@@ -139,12 +139,12 @@ impl Drop for OpenCall {
     }
 }
 
-/// The body of a request, which takes room while it is there: as much as it says that its message is long, for so much is
-/// set aside for it at once (gRPC: a byte of flags, four of length, the message).
+/// The body of a request, with its reservation. The length that the request announces is reserved, because tonic allocates
+/// that much at once (gRPC framing: a byte of flags, four of length, the message).
 pub(crate) struct Counted {
     inner: Incoming,
     load: Arc<Load>,
-    /// The first bytes of it, until the length is known.
+    /// Its first bytes, until the length is known.
     head: Vec<u8>,
     received: usize,
     taken: usize,
@@ -157,18 +157,18 @@ impl Counted {
         Self { inner, load: Arc::clone(load), head: Vec::new(), received: 0, taken: 0, deadline }
     }
 
-    /// Counts a piece that came.
-    fn count(&mut self, piece: &[u8]) -> Result<(), Status> {
+    /// Counts a received chunk.
+    fn count(&mut self, chunk: &[u8]) -> Result<(), Status> {
         const HEAD: usize = 5;
-        self.received += piece.len();
+        self.received += chunk.len();
         let missing = HEAD - self.head.len();
-        self.head.extend(piece.iter().take(missing));
-        let promised = match self.head[..] {
-            // What is longer than a message may be is refused before anything is set aside for it.
+        self.head.extend(chunk.iter().take(missing));
+        let announced = match self.head[..] {
+            // tonic refuses a message over its limit before it allocates anything.
             [_, a, b, c, d] => (u32::from_be_bytes([a, b, c, d]) as usize).min(MESSAGE_LIMIT),
             _ => 0,
         };
-        let large = promised.max(self.received).saturating_sub(SMALL);
+        let large = announced.max(self.received).saturating_sub(SMALL);
         if let Some(more) = large.checked_sub(self.taken).filter(|more| *more > 0) {
             self.load.take(more)?;
             self.taken = large;
@@ -193,7 +193,7 @@ impl Body for Counted {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                let counted = frame.data_ref().map_or(Ok(()), |piece| self.count(piece));
+                let counted = frame.data_ref().map_or(Ok(()), |chunk| self.count(chunk));
                 Some(counted.map(|()| frame).map_err(Into::into))
             }
             other => other.map(|end| end.map_err(Into::into)),

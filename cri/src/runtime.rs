@@ -1,29 +1,15 @@
 //! RuntimeService: one short method for each call.
 
-use std::time::Duration;
-use std::vec;
+use tonic::Request;
 
-use tokio_stream::Iter;
-use tonic::{Request, Response, Status};
-
-use crate::MESSAGE_LIMIT;
-use crate::backend::{Backend, RuntimeBackend, has_vanished};
-use crate::error::{Error, Result};
-use crate::filter;
+use crate::backend::{Backend, RuntimeBackend};
+use crate::error::Error;
 use crate::lanes::Lane;
+use crate::response::{Parts, RpcResult, parts, respond, truncated};
 use crate::server::Server;
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
-use crate::validate;
-
-/// The response to a call, or the status that it fails with.
-type RpcResult<T> = Result<Response<T>, Status>;
-
-/// A list sent in parts.
-pub(crate) type Parts<T> = Iter<vec::IntoIter<Result<T, Status>>>;
-
-/// Items in one part of a list. A client asks for parts because the whole list may not fit in a message.
-const PART: usize = 256;
+use crate::validate::{self, required, seconds, streams};
 
 #[tonic::async_trait]
 impl<B: Backend> RuntimeService for Server<B> {
@@ -357,124 +343,5 @@ impl<B: Backend> RuntimeService for Server<B> {
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> RpcResult<Self::StreamPodSandboxMetricsStream> {
         Err(Error::unimplemented("StreamPodSandboxMetrics").into())
-    }
-}
-
-impl<B: Backend> Server<B> {
-    async fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
-        let mut all = self.ask(Lane::Read, |node| node.runtime().list_pod_sandboxes()).await?;
-        all.retain(|item| filter::sandbox(filter.as_ref(), item));
-        Ok(all)
-    }
-
-    async fn containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
-        let mut all = self.ask(Lane::Read, |node| node.runtime().list_containers()).await?;
-        all.retain(|item| filter::container(filter.as_ref(), item));
-        Ok(all)
-    }
-
-    async fn stats_of_containers(&self, filter: Option<ContainerStatsFilter>) -> Result<Vec<ContainerStats>> {
-        let all = self.containers(filter::container_stats(filter)).await?;
-        let ids = all.into_iter().map(|c| c.id);
-        self.ask(Lane::Stats, move |node| without_vanished(ids.map(|id| node.runtime().container_stats(&id))))
-            .await
-    }
-
-    async fn stats_of_sandboxes(
-        &self,
-        filter: Option<PodSandboxStatsFilter>,
-    ) -> Result<Vec<PodSandboxStats>> {
-        let all = self.sandboxes(filter::sandbox_stats(filter)).await?;
-        let ids = all.into_iter().map(|s| s.id);
-        self.ask(Lane::Stats, move |node| {
-            without_vanished(ids.map(|id| node.runtime().pod_sandbox_stats(&id)))
-        })
-        .await
-    }
-}
-
-/// What the backend respond, as gRPC has it.
-pub(crate) fn respond<T>(answer: Result<T>) -> RpcResult<T> {
-    Ok(Response::new(answer?))
-}
-
-/// A list in parts of [`PART`] items.
-pub(crate) fn parts<T, R>(mut items: Vec<T>, part: impl Fn(Vec<T>) -> R) -> Parts<R> {
-    let mut all = Vec::with_capacity(items.len().div_ceil(PART));
-    while !items.is_empty() {
-        let rest = items.split_off(items.len().min(PART));
-        all.push(Ok(part(std::mem::replace(&mut items, rest))));
-    }
-    tokio_stream::iter(all)
-}
-
-/// A list without the items that were removed while it was made.
-fn without_vanished<T>(all: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
-    all.filter(|item| !item.as_ref().is_err_and(has_vanished)).collect()
-}
-
-fn required(field: &str, text: String) -> Result<String> {
-    if text.is_empty() { Err(Error::invalid(format!("{field} is empty"))) } else { Ok(text) }
-}
-
-fn seconds(timeout: i64) -> Result<Duration> {
-    let seconds = u64::try_from(timeout);
-    seconds.map(Duration::from_secs).map_err(|_| Error::invalid(format!("a timeout of {timeout} seconds")))
-}
-
-fn streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
-    if !(stdin || stdout || stderr) {
-        return Err(Error::invalid("none of stdin, stdout and stderr is asked for"));
-    }
-    if tty && stderr {
-        return Err(Error::invalid("a terminal has no stderr of its own: ask for tty or for stderr"));
-    }
-    Ok(())
-}
-
-/// Truncates outputs that do not fit in a message: stdout first, then stderr.
-fn truncated(mut output: ExecSyncResponse) -> ExecSyncResponse {
-    // The tags and lengths around the two.
-    const FRAMING: usize = 64;
-    let room = MESSAGE_LIMIT - FRAMING;
-    output.stdout.truncate(room.saturating_sub(output.stderr.len().min(room / 2)));
-    output.stderr.truncate(room - output.stdout.len());
-    output
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn output_is_cut_to_what_a_message_holds() {
-        let output = |stdout, stderr| ExecSyncResponse {
-            stdout: vec![b'o'; stdout],
-            stderr: vec![b'e'; stderr],
-            exit_code: 3,
-        };
-        let sizes = |o: &ExecSyncResponse| (o.stdout.len(), o.stderr.len());
-        assert_eq!(sizes(&truncated(output(10, 20))), (10, 20));
-        for (stdout, stderr) in [(16 << 20, 16 << 20), (16 << 20, 0), (0, 16 << 20), (9 << 20, 12 << 20)] {
-            let cut = truncated(output(stdout, stderr));
-            assert!(prost::Message::encoded_len(&cut) <= MESSAGE_LIMIT, "{:?}", sizes(&cut));
-            assert!(cut.stdout.len() >= stdout.min(MESSAGE_LIMIT / 2 - 64));
-            assert!(cut.stderr.len() >= stderr.min(MESSAGE_LIMIT / 2 - 64));
-        }
-    }
-
-    #[test]
-    fn a_list_in_parts_is_the_list() {
-        for length in [0, 1, PART, PART + 1, 3 * PART - 1] {
-            let items: Vec<usize> = (0..length).collect();
-            let mut joined = Vec::new();
-            let mut stream = std::pin::pin!(parts(items.clone(), |part| part));
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            use tokio_stream::Stream;
-            while let std::task::Poll::Ready(Some(part)) = stream.as_mut().poll_next(&mut context) {
-                joined.extend(part.unwrap());
-            }
-            assert_eq!(joined, items);
-        }
     }
 }

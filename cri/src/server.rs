@@ -1,4 +1,4 @@
-//! What becomes of a request: its service, its deadline, and the one door to work that blocks.
+//! Routes a request to its service, enforces its deadline, and runs blocking work on other threads.
 
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -21,7 +21,7 @@ use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
 
-/// Finds the service of a request, holds it to its deadline, and tells the backend of failures.
+/// Routes a request to its service, enforces its deadline, and reports failures to the backend.
 pub(crate) struct Router<B> {
     backend: Arc<B>,
     load: Arc<Load>,
@@ -53,7 +53,7 @@ impl<B: Backend> Router<B> {
         Self { backend, load, runtime, image }
     }
 
-    pub(crate) async fn answer(
+    pub(crate) async fn handle(
         mut self,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Infallible> {
@@ -77,19 +77,19 @@ impl<B: Backend> Router<B> {
     }
 
     async fn route(&mut self, path: &str, request: http::Request<Counted>) -> http::Response<Body> {
-        let answer = match path.rsplit_once('/').map_or("", |(service, _)| service) {
+        let response = match path.rsplit_once('/').map_or("", |(service, _)| service) {
             "/runtime.v1.RuntimeService" => self.runtime.call(request).await,
             "/runtime.v1.ImageService" => self.image.call(request).await,
             _ => Ok(Status::unimplemented(format!("there is no call {path}: this is CRI v1")).into_http()),
         };
-        match answer {
+        match response {
             Ok(response) => response,
             Err(never) => match never {},
         }
     }
 }
 
-/// The `grpc-timeout` of a request: up to eight digits and a unit, as the gRPC protocol has it.
+/// The `grpc-timeout` of a request: up to eight digits and a unit, by the gRPC protocol.
 fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -105,7 +105,7 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Both services: the backend, and the slow calls that are being worked on.
+/// Both services: the backend, and the slow calls under way.
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
     lanes: Lanes,
@@ -135,7 +135,7 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    /// The one door to work that blocks: runs it on a thread for such work, in its lane.
+    /// Runs blocking work on a thread of its lane. All blocking work goes through here.
     pub(crate) async fn ask<A: Send + 'static>(
         &self,
         lane: Lane,
@@ -145,7 +145,7 @@ impl<B: Backend> Server<B> {
         self.lanes.of(lane).run(move || work(&backend)).await
     }
 
-    /// As [`Server::ask`], for work that wants to know when its client has gone.
+    /// As [`Server::ask`], for work that can be cancelled.
     pub(crate) async fn ask_while_waiting<A: Send + 'static>(
         &self,
         lane: Lane,
@@ -156,7 +156,7 @@ impl<B: Backend> Server<B> {
         self.ask(lane, move |backend| work(backend, &call)).await
     }
 
-    /// As [`Server::ask`], for work that a retry does not begin a second time.
+    /// As [`Server::ask`], for work that a retry must not start a second time.
     pub(crate) async fn ask_once<K, Q, A>(
         &self,
         calls: &SingleFlight<K, Q, A>,

@@ -1,9 +1,9 @@
-//! Slow calls and their retries: a retry waits for the first call and gets its result (as golang.org/x/sync/singleflight
-//! does it).
+//! Slow calls and their retries: a retry waits for the first call and gets its result, as in
+//! golang.org/x/sync/singleflight.
 //!
-//! kubelet gives up on a call after some minutes and sends it again. Work that has begun is not begun twice: calls with the
-//! same key and request share it. A call with the same key and another request is no retry; it waits until the work of the
-//! other one has ended, and then begins its own.
+//! kubelet gives up on a call after some minutes and sends it again. Work is not started twice: calls with the same key and
+//! request share it. A call with the same key and another request is not a retry; it waits until the other's work has ended,
+//! and then starts its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,16 +15,16 @@ use crate::call::Call;
 use crate::error::{Error, Kind, Result};
 use crate::workers::{Workers, no_thread};
 
-/// What becomes of work that nobody waits for any more.
+/// What happens to work when no caller waits for it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Abandoned {
-    /// It goes on: a retry will come and wants the result.
+    /// It continues: a retry will ask for the result.
     Finishes,
-    /// It is cancelled: the caller has changed its mind.
+    /// It is cancelled.
     IsCancelled,
 }
 
-/// The calls of one RPC that are being worked on, by what tells them apart.
+/// The calls of one RPC under way, by key.
 pub(crate) struct SingleFlight<K, Q, A> {
     abandoned: Abandoned,
     workers: Arc<Workers>,
@@ -54,7 +54,7 @@ where
         Self { abandoned, workers: Arc::clone(workers), table: Arc::default() }
     }
 
-    /// Waits for the work on this key and request, or starts `work` on a thread for blocking work.
+    /// Joins the work under way for this key and request, or starts `work` on a thread for blocking work.
     pub(crate) async fn join(
         &self,
         key: K,
@@ -73,8 +73,8 @@ where
             }
         };
         if let Some(worker) = worker {
-            // A worker that is dropped reports an error to those who wait: to this call, which ends with its own error
-            // here, and to retries, which may try again.
+            // A dropped worker reports an error to all waiting callers: to this one, which returns its own error here,
+            // and to retries, which may try again.
             self.workers.start(move || worker.run(work)).map_err(|error| no_thread(&error))?;
         }
         waiter.result().await
@@ -112,13 +112,13 @@ where
 }
 
 enum Joined<K: Eq + Hash, Q, A> {
-    /// The caller waits for the work; with a worker, it is the first and has to start it.
+    /// The caller waits for the work; if there is a worker, the caller is the first and must start it.
     Waits(Waiter<K, Q, A>, Option<Worker<K, Q, A>>),
-    /// The work on another request, or work that was cancelled, has to end first; here is the request back.
+    /// The work for another request, or cancelled work, must end first; returns the request.
     Occupied(Outcome<A>, Q),
 }
 
-/// One caller waiting. Dropped when its client goes away.
+/// One waiting caller. Dropped when its client disconnects.
 struct Waiter<K: Eq + Hash, Q, A> {
     abandoned: Abandoned,
     table: Arc<Mutex<Table<K, Q, A>>>,
@@ -138,7 +138,7 @@ impl<K: Eq + Hash, Q, A: Clone> Waiter<K, Q, A> {
 impl<K: Eq + Hash, Q, A> Drop for Waiter<K, Q, A> {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
-        // Work that has ended is out of the table, and other work may have its key by now.
+        // Work that has ended was removed from the table, and other work may have its key by now.
         let mine = table.get_mut(&self.key).filter(|f| f.outcome.same_channel(&self.outcome));
         let Some(own) = mine else { return };
         own.waiting -= 1;
@@ -151,7 +151,7 @@ impl<K: Eq + Hash, Q, A> Drop for Waiter<K, Q, A> {
     }
 }
 
-/// Does the work, and reports its result even if it panics.
+/// Runs the work, and reports a result even if it panics.
 struct Worker<K: Eq + Hash, Q, A> {
     table: Arc<Mutex<Table<K, Q, A>>>,
     key: K,
@@ -168,7 +168,7 @@ impl<K: Eq + Hash, Q, A> Worker<K, Q, A> {
 
 impl<K: Eq + Hash, Q, A> Drop for Worker<K, Q, A> {
     fn drop(&mut self) {
-        // Out of the table first: whoever comes now begins anew.
+        // Remove it from the table first, so that a call from now on starts new work.
         lock(&self.table).remove(&self.key);
         let result = self.result.take().unwrap_or_else(|| Err(lost()));
         self.sender.send_replace(Some(result));
@@ -179,7 +179,7 @@ fn lost() -> Error {
     Error::new(Kind::Bug, "the work on this call ended without a result")
 }
 
-/// No foreign code runs under the lock, so a poisoned one has a sound table behind it.
+/// No code that may panic runs under the lock, so a poisoned one guards an intact value.
 fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -296,8 +296,8 @@ mod tests {
     fn work_that_panics_answers_with_an_error() {
         run(async {
             let calls: Numbers = Arc::new(SingleFlight::new(Abandoned::Finishes, &Workers::new(4)));
-            let answer = calls.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
-            assert_eq!(answer.unwrap_err().kind, Kind::Bug);
+            let result = calls.join("key", 1, |_| std::panic::resume_unwind(Box::new(()))).await;
+            assert_eq!(result.unwrap_err().kind, Kind::Bug);
             assert!(lock(&calls.table).is_empty());
         });
     }

@@ -1,4 +1,4 @@
-//! The one place where an error's kind becomes a gRPC code.
+//! The mapping from an error's kind to a gRPC code.
 
 use tonic::{Code, Status};
 
@@ -10,8 +10,8 @@ impl From<Error> for Status {
     }
 }
 
-/// kubelet acts on three of these: `NotFound` of a status means gone, `DeadlineExceeded` of ExecSync means that the
-/// probe timed out, `Unimplemented` means that the runtime lacks the feature. The others it only logs.
+/// kubelet acts on three of these: `NotFound` from a status call means gone, `DeadlineExceeded` from ExecSync means that a
+/// probe timed out, `Unimplemented` means that the runtime lacks the feature. It only logs the others.
 fn code(kind: Kind) -> Code {
     match kind {
         Kind::NotFound => Code::NotFound,

@@ -1,9 +1,12 @@
-//! What a message has to say for the server itself: who the pod or container is. All else is for the backend to read.
+//! Checks the parts of a message that the server needs, mainly the identity of the pod or container. The backend checks the
+//! rest.
+
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::v1;
 
-/// The configuration of a pod that is to be run.
+/// Checks the configuration in RunPodSandbox.
 ///
 /// # Errors
 /// `Invalid`, naming the field that is missing.
@@ -22,7 +25,7 @@ pub(crate) fn sandbox(config: Option<v1::PodSandboxConfig>) -> Result<v1::PodSan
     Ok(config)
 }
 
-/// The configuration of a container that is to be created.
+/// Checks the configuration in CreateContainer.
 ///
 /// # Errors
 /// `Invalid`, naming the field that is missing.
@@ -42,14 +45,36 @@ fn missing(field: &str) -> Error {
     Error::invalid(format!("{field} is missing"))
 }
 
+/// A field that must not be empty.
+pub(crate) fn required(field: &str, text: String) -> Result<String> {
+    if text.is_empty() { Err(Error::invalid(format!("{field} is empty"))) } else { Ok(text) }
+}
+
+/// A timeout in seconds.
+pub(crate) fn seconds(timeout: i64) -> Result<Duration> {
+    let seconds = u64::try_from(timeout);
+    seconds.map(Duration::from_secs).map_err(|_| Error::invalid(format!("a timeout of {timeout} seconds")))
+}
+
+/// Checks the streams that Exec or Attach requests.
+pub(crate) fn streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
+    if !(stdin || stdout || stderr) {
+        return Err(Error::invalid("none of stdin, stdout and stderr is requested"));
+    }
+    if tty && stderr {
+        return Err(Error::invalid("tty and stderr exclude each other: a terminal has no separate stderr"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Kind;
 
     #[track_caller]
-    fn refused<T: std::fmt::Debug>(answer: Result<T>, naming: &str) {
-        let error = answer.unwrap_err();
+    fn refused<T: std::fmt::Debug>(result: Result<T>, naming: &str) {
+        let error = result.unwrap_err();
         assert_eq!(error.kind, Kind::Invalid, "{error}");
         assert!(error.message.starts_with(naming), "{error} does not name {naming}");
     }

@@ -1,7 +1,7 @@
-//! Threads for work that blocks: as many as are needed, up to a limit, kept for a while and then gone.
+//! A thread pool for blocking work: it grows on demand up to a limit, and idle threads end after a while.
 //!
-//! tokio has such threads too, but its way to them panics when the kernel refuses a thread (pids.max, RLIMIT_NPROC, no
-//! memory), and a panic ends the daemon. Here a call that finds no thread fails, and the next one tries again.
+//! tokio has such a pool, too, but it panics when the kernel refuses a thread (pids.max, RLIMIT_NPROC, no memory), and a
+//! panic ends the daemon. Here, a call that gets no thread fails, and the next one tries again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,16 +12,16 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
 
-/// How long a thread waits for more work before it ends.
+/// How long an idle thread waits for work before it ends.
 const KEEP_THREAD: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads, and the work that waits for one.
+/// The pool.
 pub(crate) struct Workers {
-    /// How many threads there may be, and so how many calls are worked on at a time.
+    /// The limit of threads, and so of concurrent calls.
     most: usize,
-    /// How many bytes of stack each has.
+    /// The stack size of each thread, in bytes.
     stack: usize,
     state: Mutex<State>,
     wake: Condvar,
@@ -43,11 +43,11 @@ impl Workers {
         Arc::new(Self { most: most.max(1), stack, state: Mutex::default(), wake: Condvar::new() })
     }
 
-    /// Runs `work` on a thread and waits for what it returns. A caller that leaves before there is a thread takes its work
-    /// along; work that has begun is ended by nobody.
+    /// Runs `work` on a thread and waits for its result. If the future is dropped before a thread was free, the work is not
+    /// run; work that has started always runs to its end.
     ///
     /// # Errors
-    /// What `work` returns; `System` when there is no thread and none can be started; `Bug` when `work` panics.
+    /// Those of `work`; `System` when no thread is free and none can be created; `Bug` when `work` panics.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -63,16 +63,16 @@ impl Workers {
         receiver.await.unwrap_or_else(|_| lost())
     }
 
-    /// Has `work` run on a thread: now, or when one of them has nothing else to do.
+    /// Queues `work` for the next free thread, and creates a thread if allowed.
     ///
     /// # Errors
-    /// That of starting a thread, when there is none; `work` is dropped then.
+    /// A thread cannot be created and there is none; `work` is dropped then.
     pub(crate) fn start(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.lock();
         if state.idle <= state.queue.len() && state.threads < self.most {
             match self.add_thread() {
                 Ok(()) => state.threads += 1,
-                // Those that work will come to it.
+                // The existing threads will run it later.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => return Err(error),
             }
@@ -89,18 +89,18 @@ impl Workers {
         thread.spawn(move || Thread(workers).work()).map(drop)
     }
 
-    /// No foreign code runs under the lock, so a poisoned one has a sound state behind it.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The error of a call for which the kernel gives no thread.
+/// The error of a call for which no thread can be created.
 pub(crate) fn no_thread(error: &io::Error) -> Error {
     Error::new(Kind::System, format!("start a thread for the call: {error}; try again"))
 }
 
-/// A thread of the workers. Dropped when it ends, also by a panic of the work.
+/// A thread of the pool. Dropped when the thread ends, also by a panic of the work.
 struct Thread(Arc<Workers>);
 
 impl Thread {
@@ -110,7 +110,7 @@ impl Thread {
         }
     }
 
-    /// The next work; `None` when there was none for a while.
+    /// The next work; `None` after a while without any.
     fn next(&self) -> Option<Job> {
         let mut state = self.0.lock();
         if let Some(job) = state.queue.pop_front() {
@@ -128,7 +128,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.threads -= 1;
-        // What came between the last look and now would wait for a thread that may never come.
+        // Work queued since the last check would otherwise wait for a thread that may never come.
         if !state.queue.is_empty() && state.threads < self.0.most && self.0.add_thread().is_ok() {
             state.threads += 1;
         }
@@ -164,18 +164,18 @@ mod tests {
     fn work_that_panics_is_an_error_and_takes_no_thread_with_it() {
         let workers = Workers::new(1);
         for _ in 0..3 {
-            let answer = run(workers.run::<()>(|| std::panic::resume_unwind(Box::new(()))));
-            assert_eq!(answer.unwrap_err().kind, Kind::Bug);
+            let result = run(workers.run::<()>(|| std::panic::resume_unwind(Box::new(()))));
+            assert_eq!(result.unwrap_err().kind, Kind::Bug);
         }
         assert_eq!(run(workers.run(|| Ok(7))), Ok(7));
     }
 
-    /// No machine has room for such a stack: the kernel refuses the thread as it does at a limit.
+    /// No machine has memory for such a stack, so the kernel refuses the thread as it does at a limit.
     #[test]
     fn a_thread_that_cannot_be_started_is_an_error_and_no_panic() {
         let workers = Workers::with_stack(4, 1 << 60);
-        let answer = run(workers.run(|| Ok(7)));
-        let error = answer.unwrap_err();
+        let result = run(workers.run(|| Ok(7)));
+        let error = result.unwrap_err();
         assert!(error.kind == Kind::System && error.message.contains("start a thread"), "{error:?}");
         assert!(workers.lock().queue.is_empty(), "nothing waits for a thread that will not come");
     }

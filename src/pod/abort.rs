@@ -1,7 +1,8 @@
-//! Ending a start that is under way.
+//! Aborts a start that is under way.
 //!
-//! A start may wait for a process of the container that somebody in the pod has stopped. Whoever stops the container does
-//! not wait for the start: it kills that process, which needs no lock, and the start ends with an error.
+//! A process in the pod can stop (SIGSTOP) the container's init process while it is being set up, and the start then waits
+//! for it. StopContainer must not wait for such a start: it kills the init process, which needs no lock, and the start ends
+//! with an error.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use crate::keeper::client::KeeperSpawner;
 use crate::launch::apply::{SpawnRequest, Spawner};
 use crate::sys::process::Spawned;
 
-/// What ends a start.
+/// Aborts one start.
 #[derive(Debug, Default)]
 pub(super) struct Abort(Mutex<State>);
 
@@ -25,26 +26,26 @@ struct State {
 }
 
 impl Abort {
-    /// Has the start end: its process is killed, now or as soon as there is one.
+    /// Makes the start end: kills its process, now or as soon as there is one.
     pub(super) fn fire(&self) {
         let mut state = self.state();
         state.fired = true;
         if let Some(process) = &state.process {
-            // That it has ended is as good.
+            // A process that has already exited is no error.
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
-    /// Whether the start is to end.
+    /// Whether the start was aborted.
     pub(super) fn is_fired(&self) -> bool {
         self.state().fired
     }
 
     /// # Errors
-    /// `Cancelled` when the start is to end.
+    /// `Cancelled` when the start was aborted.
     fn check(&self) -> Result<()> {
         match self.is_fired() {
-            true => Err(Error::new(Kind::Cancelled, "the container was stopped while it was started")),
+            true => Err(Error::new(Kind::Cancelled, "the container was stopped during its start")),
             false => Ok(()),
         }
     }
@@ -59,13 +60,13 @@ impl Abort {
         Ok(())
     }
 
-    /// No foreign code runs while it is held, so a poisoned one is sound.
+    /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A launch by the keeper that can be ended while its process is set up.
+/// Spawns through the keeper, and can be aborted while the process is being set up.
 #[derive(Debug)]
 pub(super) struct Abortable {
     pub(super) spawner: Rc<KeeperSpawner>,

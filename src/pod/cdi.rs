@@ -1,4 +1,4 @@
-//! Devices by CDI name: what a vendor's file says a container needs for them. SPEC(cdi 1.0)
+//! Devices by CDI name: applies the edits of a vendor's CDI file to a container's spec. SPEC(cdi 1.0)
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::spec::devices;
 
-/// Where vendors put their files; a device in a later directory hides its namesake in an earlier one.
+/// The directories of CDI files; a device in a later directory hides one of the same name in an earlier directory.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 #[derive(Debug, Deserialize)]
@@ -72,10 +72,10 @@ struct Hooked {
     timeout: Option<i64>,
 }
 
-/// Puts what these devices need into a runtime configuration.
+/// Applies the edits of these devices to a spec, with the files in /etc/cdi and /var/run/cdi.
 ///
 /// # Errors
-/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
+/// `NotFound` when no valid file defines a device; `Invalid` when the edits of a device are contradictory.
 pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -83,10 +83,10 @@ pub(super) fn inject(names: &[String], spec: &mut Spec) -> Result<()> {
     inject_from(&DIRECTORIES.map(PathBuf::from), names, spec)
 }
 
-/// As `CreateContainer` does with /etc/cdi and /var/run/cdi, from these directories.
+/// As [`inject`], with the files in these directories.
 ///
 /// # Errors
-/// `NotFound` when no file that can be understood has a device; `Invalid` when a device asks for what cannot be.
+/// `NotFound` when no valid file defines a device; `Invalid` when the edits of a device are contradictory.
 pub fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -> Result<()> {
     let (documents, unusable) = load(directories);
     let mut kinds_done: Vec<&str> = Vec::new();
@@ -104,7 +104,7 @@ pub fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -
                 Some(why) => missing().because(why.clone()).hint(hint),
             }
         })?;
-        // What all devices of a file need is needed once.
+        // The edits of the whole file are applied once.
         if !kinds_done.contains(&kind) {
             kinds_done.push(kind);
             apply(&document.edits, spec).map_err(|e| e.doing(format!("add CDI device {name}")))?;
@@ -114,8 +114,8 @@ pub fn inject_from(directories: &[PathBuf], names: &[String], spec: &mut Spec) -
     Ok(())
 }
 
-/// All documents, and what is wrong with the files that are none: one of another vendor does not take away the devices of
-/// the others.
+/// All valid documents, and the errors of the other files: a broken file of one vendor must not disable the devices of
+/// others.
 fn load(directories: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
     let (mut documents, mut unusable) = (Vec::new(), Vec::new());
     for directory in directories {
@@ -134,9 +134,9 @@ fn load(directories: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
     (documents, unusable)
 }
 
-/// JSON is YAML, too.
+/// Parses JSON files, too: JSON is a subset of YAML.
 fn read(file: &Path) -> Result<Document> {
-    let doing = || format!("understand {}", file.display());
+    let doing = || format!("parse {}", file.display());
     let text =
         private::read_named(file, crate::yaml::LONGEST).doing(|| format!("read {}", file.display()))?;
     let text =
@@ -273,7 +273,7 @@ mod tests {
         assert!(error.chain().contains("a.json"), "{error:?}");
     }
 
-    /// Files that lie: none of them hangs us, ends us or takes away another vendor's device.
+    /// Hostile files: none of them may hang or crash the daemon, or disable another vendor's device.
     #[test]
     fn files_that_cannot_be_used_leave_the_devices_of_the_others() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Errors in the CRI's terms: the one conversion between the two crates. Backends return our errors by `?`.
+//! The one conversion from this crate's errors to those of `coracle-cri`. Backends return our errors through `?`.
 
 use coracle_cri::{Error as CriError, Kind as CriKind};
 
@@ -10,13 +10,13 @@ impl From<Error> for CriError {
     }
 }
 
-/// The whole chain and the hint: kubelet shows it as the pod's event, and logs have it.
+/// The error chain and the hint on one line, for kubelet's event of the pod and for logs.
 pub(crate) fn one_line(error: &Error) -> String {
     let hint = error.first_hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
     format!("{}{hint}", error.chain()).replace('\n', " ")
 }
 
-/// The same kind, in the terms of the CRI's crate.
+/// The same kind in `coracle-cri`.
 fn kind_of(kind: Kind) -> CriKind {
     match kind {
         Kind::NotFound => CriKind::NotFound,

@@ -13,13 +13,13 @@ use crate::linux::private;
 use crate::net::namespace;
 use crate::spec::request::Scope;
 
-/// Namespaces that a pod may have pinned.
+/// The names of the namespaces that a pod may have pinned.
 const PINNED: [&str; 5] = ["pid", "net", "ipc", "uts", "user"];
 
 /// Writes a pod's files, and mounts its shared memory.
 ///
 /// # Errors
-/// They cannot be made.
+/// They cannot be created.
 pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()> {
     let host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let hostname = request.hostname.clone().unwrap_or_else(own_hostname);
@@ -35,7 +35,7 @@ pub(super) fn make(request: &SandboxRequest, directory: &Directory) -> Result<()
         let doing = || format!("mount shared memory on {}", shm.display());
         private::make_dir(&shm, 0o1777).doing(doing)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        // docker's and containerd's size.
+        // The size that docker and containerd use.
         mount("shm", &shm, "tmpfs", flags, c"mode=1777,size=65536k").doing(doing)?;
     }
     Ok(())
@@ -45,8 +45,8 @@ fn own_hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Unmounts and unpins what is mounted or pinned below a pod's directory; what is not there is fine. A failure is logged, and
-/// the rest goes on.
+/// Unmounts and unpins what is mounted or pinned below a pod's directory, if anything is. A failure is logged and does not
+/// stop the rest.
 pub(super) fn remove(directory: &Directory) {
     let shm = directory.join("shm");
     let unmounted = match unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
@@ -81,10 +81,10 @@ fn bind(source: PathBuf, destination: PathBuf, access: &str) -> Mount {
     mount
 }
 
-/// Makes the directories between a pod's log directory and a container's log in it.
+/// Creates the directories between a pod's log directory and a container's log in it.
 ///
 /// # Errors
-/// They cannot be made, or one of them is a symbolic link.
+/// They cannot be created, or one of them is a symbolic link.
 pub(super) fn make_log_directories(directory: &Path, log: &Path) -> Result<()> {
     make_log_directory(directory)?;
     let below = below(directory, log)?.parent().unwrap_or(Path::new(""));
@@ -92,11 +92,12 @@ pub(super) fn make_log_directories(directory: &Path, log: &Path) -> Result<()> {
         .doing(|| format!("make the directory of the log {}", log.display()))
 }
 
-/// The path by which the keeper opens a container's log: with the links that lead to the pod's log directory, which are the
-/// node's, resolved, for it follows none. What cannot be a log is refused here, where it can be said.
+/// The path by which the keeper opens a container's log. The keeper follows no symbolic link, so those that lead to the
+/// pod's log directory, which the node's administrator set up, are resolved here. A path that cannot be a log is refused
+/// here because the keeper cannot report it to kubelet.
 ///
 /// # Errors
-/// `Invalid` for what is no regular file, or lies behind a symbolic link.
+/// `Invalid` for a path that is not a regular file, or is behind a symbolic link.
 pub(super) fn log(directory: &Path, log: &Path) -> Result<PathBuf> {
     let doing = || format!("open the log {}", log.display());
     let path = std::fs::canonicalize(directory).doing(doing)?.join(below(directory, log)?);
@@ -104,7 +105,7 @@ pub(super) fn log(directory: &Path, log: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             Err(Error::invalid(doing()).because(error))
         }
-        // A full disk costs lines, and no start.
+        // A full disk loses log lines but must not prevent the start.
         _ => Ok(path),
     }
 }
@@ -114,10 +115,10 @@ fn below<'a>(directory: &Path, log: &'a Path) -> Result<&'a Path> {
     log.strip_prefix(directory).map_err(outside)
 }
 
-/// Makes a directory for logs, as kubelet makes its own.
+/// Creates a directory for logs with the mode that kubelet uses for its own.
 ///
 /// # Errors
-/// It cannot be made.
+/// It cannot be created.
 pub(super) fn make_log_directory(path: &Path) -> Result<()> {
     private::make_dirs(path, private::SHARED_DIR)
         .doing(|| format!("make the log directory {}", path.display()))

@@ -1,37 +1,37 @@
-//! The life of a container in a pod as a table: state and event in, next state out, or why not.
+//! The life cycle of a pod's container as a table from state and event to the next state.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a container is.
+/// The state of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Made, never started.
+    /// Created, never started.
     Created,
     /// Being started.
     Starting,
-    /// Its process runs.
+    /// Its process is running.
     Running,
-    /// Its process has ended, or could not be started.
+    /// Its process has exited, or could not be started.
     Exited,
     /// Being removed, or removed.
     Gone,
 }
 
-/// What happens to it.
+/// An event in the life of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// kubelet wants it started.
+    /// StartContainer was called.
     Start,
-    /// Its process runs.
+    /// Its process is running.
     Started,
-    /// It could not be started.
+    /// The start failed.
     Failed,
-    /// Its process has ended.
+    /// Its process has exited.
     Ended,
-    /// kubelet wants it removed.
+    /// RemoveContainer was called.
     Remove,
 }
 
@@ -42,7 +42,7 @@ pub fn step(state: State, event: Event) -> Option<State> {
     match (state, event) {
         (S::Created, E::Start) => Some(S::Starting),
         (S::Created, E::Remove) => Some(S::Gone),
-        // Found running by a daemon that does not remember having started it.
+        // Recovery found it running: the daemon was killed before it recorded the start.
         (S::Created, E::Started) => Some(S::Running),
         (S::Created, E::Failed | E::Ended) => Some(S::Exited),
 
@@ -55,7 +55,7 @@ pub fn step(state: State, event: Event) -> Option<State> {
         (S::Running, E::Start | E::Remove) => None,
 
         (S::Exited, E::Remove) => Some(S::Gone),
-        // It ended before whoever started it could say so, or was seen to end twice.
+        // The exit may be reported before the start, or twice.
         (S::Exited, E::Started | E::Failed | E::Ended) => Some(S::Exited),
         (S::Exited, E::Start) => None,
 

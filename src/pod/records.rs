@@ -1,4 +1,4 @@
-//! What is known of pods and containers on disk, in memory like all of /run: the only place that joins these paths.
+//! The records of pods and containers in the run directory. Only this file joins paths below `run/pods`.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::error::{Doing, Result};
 use crate::linux::private;
 use crate::record::format::{CONTAINER_RECORD, Format, POD_REQUEST, SANDBOX_RECORD};
 
-/// A record, and the format that it is written in.
+/// A record with the format of its file.
 pub(super) trait Stored: Serialize + DeserializeOwned {
     const FORMAT: Format;
 }
@@ -30,49 +30,48 @@ impl Stored for ContainerRecord {
 #[derive(Debug, Clone)]
 pub(super) struct Directories(PathBuf);
 
-/// What a pod or a container has in the run directory.
+/// The directory of a pod or a container.
 #[derive(Debug, Clone)]
 pub(super) struct Directory(PathBuf);
 
-/// What became of a pod.
+/// The state of a pod on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SandboxRecord {
     /// The runtime handler.
     pub(super) handler: String,
-    /// When it was made, in nanoseconds since 1970.
+    /// When it was created, in nanoseconds since 1970.
     pub(super) created_ns: i64,
-    /// Its addresses in the network, the main one first.
+    /// Its IP addresses, the primary one first.
     pub(super) addresses: Vec<IpAddr>,
-    /// Containers can be started in it.
+    /// Whether containers can be started in it.
     pub(super) ready: bool,
 }
 
-/// What became of a container.
+/// The state of a container on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ContainerRecord {
-    /// Where it is in its life.
     pub(super) state: State,
     /// The image's id.
     pub(super) image_id: String,
-    /// What a registry knows the image by, or its id.
+    /// The image's digest reference in a registry, or its id.
     pub(super) image_ref: String,
-    /// The name of the signal that its end begins with; empty for SIGTERM.
+    /// The name of its stop signal; empty for SIGTERM.
     pub(super) stop_signal: String,
-    /// The process's ids: user, group, other groups.
+    /// The ids of its process: user, group, supplementary groups.
     pub(super) user: (u32, u32, Vec<u32>),
     /// In nanoseconds since 1970; 0 for not yet.
     pub(super) created_ns: i64,
     pub(super) started_ns: i64,
     pub(super) finished_ns: i64,
     pub(super) exit_code: i32,
-    /// One word, as `Completed`, `Error` or `OOMKilled`.
+    /// One word, such as `Completed`, `Error` or `OOMKilled`.
     pub(super) reason: String,
-    /// For people.
+    /// For humans.
     pub(super) message: String,
 }
 
 impl ContainerRecord {
-    /// It was started by now; one of which the end is known already, by then.
+    /// Sets the start time to now, or to the exit time if the exit was reported first.
     pub(super) fn set_started(&mut self) {
         let now = super::now_ns();
         self.started_ns = if self.finished_ns > 0 { now.min(self.finished_ns) } else { now };
@@ -84,12 +83,12 @@ impl Directories {
         Self(run.to_owned())
     }
 
-    /// Makes what has to be there.
+    /// Creates the directories.
     pub(super) fn make(&self) -> Result<()> {
         let pods = self.pods();
         private::own_run_dir(&self.0)?;
         private::own_dir(&pods)?;
-        // Of an earlier version, whose containers go on.
+        // An earlier version may have created them with other modes, and its containers are still running.
         for pod in self.all()? {
             let pod = self.pod(&pod);
             pod.make()?;
@@ -98,8 +97,7 @@ impl Directories {
         Ok(())
     }
 
-    /// Looks whether another release wrote any of the records, before anything is done because of one that is not
-    /// understood.
+    /// Checks the version of every record before anything is undone because a record could not be parsed.
     ///
     /// # Errors
     /// `Unsupported`, naming the first of them and its version.
@@ -115,17 +113,16 @@ impl Directories {
         self.0.join("pods")
     }
 
-    /// A pod's.
     pub(super) fn pod(&self, id: &str) -> Directory {
         Directory(self.pods().join(id))
     }
 
-    /// The ids of all pods that have one.
+    /// The ids of all pods that have a directory.
     pub(super) fn all(&self) -> Result<Vec<String>> {
         names(&self.pods())
     }
 
-    /// Where a container's writable layer lies when it is to be in memory.
+    /// The directory of a container's writable layer when layers are on tmpfs.
     pub(super) fn layer(&self, id: &str) -> PathBuf {
         self.0.join("layers").join(id)
     }
@@ -141,12 +138,12 @@ impl Directory {
         self.0.join(name)
     }
 
-    /// That of a container of this pod.
+    /// The directory of a container of this pod.
     pub(super) fn container(&self, id: &str) -> Self {
         Self(self.0.join("containers").join(id))
     }
 
-    /// The ids of all containers that have one.
+    /// The ids of all containers that have a directory.
     pub(super) fn containers(&self) -> Result<Vec<String>> {
         names(&self.0.join("containers"))
     }
@@ -155,14 +152,14 @@ impl Directory {
         private::own_dir(&self.0)
     }
 
-    /// Writes what kubelet sent.
+    /// Writes the configuration that kubelet sent.
     pub(super) fn save_config(&self, config: &impl Message) -> Result<()> {
         let path = self.join("config");
         private::write(&path, [&POD_REQUEST.head()[..], &config.encode_to_vec()].concat(), private::FILE)
             .doing(|| format!("write {}", path.display()))
     }
 
-    /// Writes the record: whole, or not at all. From the first on, the pod or container exists.
+    /// Writes the record atomically. The first record makes the pod or container exist.
     pub(super) fn save<T: Stored>(&self, record: &T) -> Result<()> {
         let (new, path) = (self.join("record.new"), self.join("record"));
         let doing = || format!("write {}", path.display());
@@ -170,10 +167,10 @@ impl Directory {
         private::replace(&path, &new, text, private::FILE).doing(doing)
     }
 
-    /// What kubelet sent, and the record; none when there is no record.
+    /// The configuration that kubelet sent, and the record; none when there is no record.
     ///
     /// # Errors
-    /// `Unsupported` when another release wrote one of them, `Corrupt` when one cannot be understood.
+    /// `Unsupported` when another release wrote one of them, `Corrupt` when one cannot be parsed.
     pub(super) fn load<C: Message + Default, T: Stored>(&self) -> Result<Option<(C, T)>> {
         let path = self.join("record");
         let text = match std::fs::read(&path) {
@@ -194,7 +191,7 @@ impl Directory {
     fn check_versions(&self, format: Format) -> Result<()> {
         let path = self.join("record");
         let record = std::fs::read(&path).unwrap_or_default();
-        // What is damaged is found by whoever loads it.
+        // `load` reports a damaged record.
         let version = format.json_version(&record).unwrap_or(format.version);
         format.check(version).map_err(|e| e.while_doing(format!("read {}", path.display())))?;
         let path = self.join("config");
@@ -205,7 +202,7 @@ impl Directory {
         }
     }
 
-    /// From here on it does not exist, whatever is still to be removed.
+    /// Removes the record: from then on the pod or container does not exist, even if the rest of the removal is interrupted.
     pub(super) fn remove_record(&self) -> Result<()> {
         let path = self.join("record");
         match std::fs::remove_file(&path) {
@@ -216,7 +213,7 @@ impl Directory {
         }
     }
 
-    /// Removes all that is in it; absent is fine.
+    /// Removes the directory with its content, if it exists.
     pub(super) fn remove(&self) -> Result<()> {
         match std::fs::remove_dir_all(&self.0) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -355,7 +352,7 @@ mod tests {
         refused(pod.join("config"), "the request for a pod or container");
         refused(container.join("record"), "the record of a pod's container");
         refused(container.join("config"), "the request for a pod or container");
-        // What the release before wrote has no head.
+        // The previous release wrote the configuration without a head.
         let config = v1::PodSandboxConfig { hostname: "h".into(), ..Default::default() };
         std::fs::write(pod.join("config"), config.encode_to_vec()).unwrap();
         assert_eq!(pod.load().unwrap(), Some((config, sandbox_record())));

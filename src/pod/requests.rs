@@ -1,4 +1,4 @@
-//! Requests on disk, beside what kubelet sent: read once when a call comes in, and never again.
+//! Parsed requests on disk, so that a later daemon need not parse kubelet's configuration again.
 
 use std::io::ErrorKind;
 
@@ -11,7 +11,7 @@ use super::request_from_cri::{CreateRequest, SandboxRequest};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 
-/// The version of the form in which requests are written.
+/// The version of the file format.
 const VERSION: u32 = 1;
 
 const FILE: &str = "request";
@@ -32,7 +32,7 @@ struct Read<T> {
     request: T,
 }
 
-/// Writes the request of a pod or container into its directory, whole or not at all.
+/// Writes the request of a pod or container into its directory, atomically.
 ///
 /// # Errors
 /// It cannot be written.
@@ -43,15 +43,15 @@ pub(super) fn save<T: Serialize>(directory: &Directory, request: &T) -> Result<(
     private::replace(&path, &directory.join("request.new"), text, private::FILE).doing(doing)
 }
 
-/// The request of a pod that was run by a daemon before this one.
+/// The request of a pod that an earlier daemon created.
 ///
 /// # Errors
-/// Neither its file nor what kubelet sent can be used.
+/// Neither its file nor the configuration that kubelet sent can be used.
 pub(super) fn of_sandbox(directory: &Directory, config: &v1::PodSandboxConfig) -> Result<SandboxRequest> {
     load_or(directory, || SandboxRequest::from_cri(config))
 }
 
-/// The request of a container that was created by a daemon before this one.
+/// The request of a container that an earlier daemon created.
 ///
 /// # Errors
 /// As [`of_sandbox`].
@@ -63,8 +63,8 @@ pub(super) fn of_container(
     load_or(directory, || CreateRequest::from_cri(config, pod))
 }
 
-/// Daemons of other versions write no such file, or another form of it. What kubelet sent they all keep in the CRI's form:
-/// where the request cannot be used, that is read again.
+/// Daemons of other versions write no such file, or another version of it. All of them keep kubelet's configuration, so that
+/// is parsed again if the file cannot be used.
 fn load_or<T: DeserializeOwned>(directory: &Directory, read_again: impl FnOnce() -> Result<T>) -> Result<T> {
     match load(directory) {
         Ok(Some(request)) => Ok(request),

@@ -41,7 +41,7 @@ impl Stats {
             }
         };
         let layer = self.host.layer(&container.id)?.join("upper");
-        let mut answer = v1::ContainerStats {
+        let mut usage = v1::ContainerStats {
             attributes: Some(attributes),
             writable_layer: Some(filesystem(&container.usage, &layer)),
             ..Default::default()
@@ -49,12 +49,12 @@ impl Stats {
         if container.state() == State::Running {
             let group = self.cgroup_of(container)?;
             let stats = group.stats()?;
-            answer.cpu = Some(cpu(&stats, group.pressure("cpu")));
-            answer.memory = Some(memory(&stats, group.pressure("memory")));
-            answer.io = group.pressure("io").map(|p| v1::IoUsage { timestamp: now_ns(), psi: Some(psi(p)) });
-            answer.swap = stats.memory.as_ref().and_then(swap);
+            usage.cpu = Some(cpu(&stats, group.pressure("cpu")));
+            usage.memory = Some(memory(&stats, group.pressure("memory")));
+            usage.io = group.pressure("io").map(|p| v1::IoUsage { timestamp: now_ns(), psi: Some(psi(p)) });
+            usage.swap = stats.memory.as_ref().and_then(swap);
         }
-        Ok(answer)
+        Ok(usage)
     }
 
     /// The usage of a pod: the sum over its running containers, and its network.

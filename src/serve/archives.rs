@@ -1,5 +1,5 @@
-//! Images for machines without a link: archives in a directory, as K3s has it (`agent/images`). Each is imported once,
-//! and its images are pinned as long as it is there.
+//! Images for machines without a network: archives in a directory, as in K3s (`agent/images`). Each archive is imported
+//! once, and its images are pinned as long as the archive exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
@@ -22,22 +22,22 @@ use crate::record::format::{ARCHIVES, Unreadable};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
-/// How the names of archives end.
+/// The suffixes of archive names.
 const ENDINGS: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.zstd"];
-/// A list of names of images to pull, one a line.
+/// The suffix of lists of images to pull, one reference per line.
 const LIST: &str = ".txt";
 
-/// What is known of an archive that was imported.
+/// An archive that was imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     size: u64,
-    /// When it was written, in nanoseconds since the epoch.
+    /// Its mtime, in nanoseconds since 1970.
     mtime: i128,
     /// The ids of its images.
     images: BTreeSet<Digest>,
 }
 
-/// What is written.
+/// The file format.
 #[derive(Serialize, Deserialize)]
 struct List<A> {
     archives: A,
@@ -49,7 +49,7 @@ fn write_known(known: &BTreeMap<PathBuf, Known>) -> Result<Vec<u8>, Unreadable> 
 
 fn read_known(text: &[u8]) -> Result<BTreeMap<PathBuf, Known>, Unreadable> {
     match ARCHIVES.json_version(text)? {
-        // Version 1 was the bare list.
+        // Version 1 was the list without an envelope.
         1 => ARCHIVES.from_json(text),
         _ => ARCHIVES.from_json::<List<_>>(text).map(|list| list.archives),
     }
@@ -58,23 +58,23 @@ fn read_known(text: &[u8]) -> Result<BTreeMap<PathBuf, Known>, Unreadable> {
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<PathBuf, Known>,
-    /// How many look through the directories just now.
+    /// How many imports are under way.
     importing: u32,
 }
 
-/// All archives that were imported; kept in a file of the store.
+/// The archives that were imported, also recorded in a file of the store.
 #[derive(Debug)]
 pub(super) struct Archives {
     file: PathBuf,
-    /// Another release wrote the file: it is left as it is.
+    /// Another release wrote the file: it is not overwritten.
     is_foreign: bool,
     state: Mutex<State>,
     done: Condvar,
 }
 
 impl Archives {
-    /// What was imported into the store at `root`. When that cannot be read, the archives are imported again, which
-    /// costs time and nothing else.
+    /// Loads what was imported into the store at `root`. If the file cannot be read, the archives are imported again, which
+    /// only costs time.
     pub(super) fn open(root: &Path) -> Self {
         let file = root.join("archives.json");
         let known = std::fs::read(&file).ok().map(|text| read_known(&text));
@@ -87,15 +87,15 @@ impl Archives {
         Self { file, is_foreign, state: Mutex::new(state), done: Condvar::new() }
     }
 
-    /// The ids of images that archives brought.
+    /// The ids of the images that were imported from archives.
     pub(super) fn pinned(&self) -> BTreeSet<Digest> {
         self.state().known.values().flat_map(|known| &known.images).copied().collect()
     }
 
-    /// Waits while archives are being imported, and says whether any were.
+    /// Waits until no import is under way; returns whether one was.
     ///
     /// # Errors
-    /// `Busy` when it takes longer than `limit`.
+    /// `Busy` when the import takes longer than `limit`.
     pub(super) fn wait(&self, limit: Duration) -> Result<bool> {
         let state = self.state();
         if state.importing == 0 {
@@ -128,7 +128,7 @@ impl Archives {
     }
 }
 
-/// An import that is under way, until it is dropped.
+/// An import under way, until dropped.
 #[derive(Debug)]
 pub(super) struct Importing(Arc<Archives>);
 
@@ -145,7 +145,7 @@ impl Importing {
         Self(Arc::clone(archives))
     }
 
-    /// Imports what is new or has changed. A failure is told, and ends nothing else.
+    /// Imports archives that are new or have changed. An error is logged and does not stop the other imports.
     pub(super) fn run(self, images: &Images, config: &Config) {
         let mut found = BTreeMap::new();
         for path in config.images.import_dirs.iter().flat_map(|dir| files(dir)) {
@@ -163,7 +163,7 @@ impl Importing {
     }
 
     fn bring_in(&self, store: &Store, config: &Config, path: &Path) -> Result<Known> {
-        let meta = path.metadata().doing(|| "look at it")?;
+        let meta = path.metadata().doing(|| "read its metadata")?;
         let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
         let before = self.0.state().known.get(path).cloned();
         if let Some(known) = before.filter(|known| (known.size, known.mtime) == (meta.size(), mtime)) {
@@ -181,12 +181,12 @@ impl Importing {
     }
 }
 
-/// The archives and lists in a directory, in the order of their names; one that cannot be read has none.
+/// The archives and lists in a directory, by name; none if the directory cannot be read.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            crate::log::warning(&format!("look for archives in {}: {error}", dir.display()));
+            crate::log::warning(&format!("search {} for archives: {error}", dir.display()));
             return Vec::new();
         }
         Ok(entries) => entries,

@@ -1,4 +1,4 @@
-//! The process: its lock, its socket, its signals and its end. Between calls it sleeps: there is no timer.
+//! The process: its lock, socket, signals and shutdown. Between calls it sleeps; it sets no timer.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -25,16 +25,16 @@ use crate::linux::private;
 use crate::pod::one_line;
 use crate::store::Store;
 
-/// How long calls that are worked on have to end, once this process was told to. kubelet asks again for what was not
-/// answered, and what was begun is found by the next process.
+/// How long open calls may take after SIGTERM. kubelet retries unanswered calls, and the next process recovers interrupted
+/// operations.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Answers kubelet until SIGTERM or SIGINT. `load` reads the configuration: now, and at each SIGHUP.
+/// Serves kubelet until SIGTERM or SIGINT. `load` reads the configuration, now and on each SIGHUP.
 ///
 /// # Errors
-/// It cannot begin: another one serves the same directory or socket, or the store or the keeper fails.
+/// It cannot start: another process uses the same directory or socket, or the store or the keeper fails.
 pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<()> {
-    // Whatever shell or script started us: pods are not to notice.
+    // Reset what was inherited from the shell or script that started the daemon, so that it cannot affect pods.
     crate::sys::process::reset_ignored_signals();
     umask(Mode::from_raw_mode(0o022));
     crate::sys::memory::limit_allocator_cache();
@@ -46,7 +46,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         Some(listener) => (listener, None),
         None => (listen(&config.socket)?, Some(Bound(config.socket.clone()))),
     };
-    // From here on a client may connect: it waits for its first answer.
+    // From here on clients can connect; they wait for their first response.
     let store = Arc::new(Store::open(&config.store)?);
     Client::connect_or_start(&config.run)?;
     let runtime =
@@ -55,7 +55,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
     drop(bound);
-    // What is still worked on ends with the process.
+    // Calls that are still running end with the process.
     runtime.shutdown_background();
     ended
 }
@@ -69,22 +69,22 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
         Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
     let until = async { drop(stopped.await) };
     let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), limits, until));
-    // What only the start needed is not needed again.
+    // Drop the code pages that only the start-up needed, to lower the RSS.
     crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
-            told = signals.next() => match told {
-                Told::End => break,
-                Told::Reload => reload(node, &load),
+            action = signals.next() => match action {
+                SignalAction::Stop => break,
+                SignalAction::Reload => reload(node, &load),
             },
         }
     }
     supervisor::notify("STOPPING=1");
     node.images.cancel_pulls();
     drop(stop);
-    // Whoever tells it twice does not want to wait.
+    // A second signal skips the wait.
     tokio::select! {
         () = &mut serving => {}
         _ = signals.next() => {}
@@ -95,9 +95,9 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     Ok(())
 }
 
-/// What a signal means.
-enum Told {
-    End,
+/// What a signal makes the daemon do.
+enum SignalAction {
+    Stop,
     Reload,
 }
 
@@ -116,16 +116,16 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => SignalAction::Reload,
         }
     }
 }
 
-/// Reads the configuration anew. One that cannot be read changes nothing.
+/// Reads the configuration again. If that fails, the old one stays in force.
 fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify_reloading();
     match load() {
@@ -134,7 +134,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
             if !ignored.is_empty() {
                 let names = ignored.join(", ");
                 crate::log::warning(&format!(
-                    "changed in the configuration, but fixed until a restart: {names}"
+                    "changed in the configuration, but only a restart applies it: {names}"
                 ));
             }
             node.reload(config);
@@ -147,7 +147,7 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
     supervisor::notify("READY=1");
 }
 
-/// The new configuration with the old values of what cannot be changed now, and the names of those that differ.
+/// The new configuration with the old values of settings that only a restart can change, and the names of those that differ.
 fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) {
     let fixed = Config {
         images: new.images.clone(),
@@ -170,10 +170,10 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
     (fixed, ignored)
 }
 
-/// Held as long as this process lives: two would not know of each other's pods. It is a lock of the process (fcntl(2),
-/// F_SETLK) and not of the open file: a child that is still about to execute something when this process is killed has a
-/// copy of the descriptor, and must not keep the next daemon from starting. Nothing else opens the file, for closing it once
-/// would let the lock go.
+/// Locks the run directory as long as this process lives: two daemons would not know each other's pods. The lock belongs to
+/// the process (fcntl(2), F_SETLK), not to the open file: a child between fork and execve holds a copy of the descriptor,
+/// and if this process is killed at that moment, it must not block the next daemon. Nothing else may open the file, because
+/// closing any descriptor of it releases the lock.
 fn lock(run: &Path) -> Result<File> {
     private::own_run_dir(run)?;
     let path = run.join("serve.lock");
@@ -182,17 +182,16 @@ fn lock(run: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(Errno::AGAIN | Errno::ACCESS) => {
             let doing = format!("another coracle serve uses {}", run.display());
-            Err(Error::new(Kind::Busy, doing)
-                .hint("a second one needs other directories: run, root and socket"))
+            Err(Error::new(Kind::Busy, doing).hint("a second daemon needs its own run, root and socket"))
         }
         Err(errno) => Err(errno).doing(|| format!("lock {}", path.display())),
     }
 }
 
-/// Listens at `path`, where a dead process may have left a socket. Only root, and who is in its group, may connect.
+/// Listens on `path`, where a dead process may have left a socket. Only root and members of its group can connect.
 fn listen(path: &Path) -> Result<UnixListener> {
     let doing = || format!("listen on {}", path.display());
-    // It has nothing but the socket, unless it is the run directory, which is made already.
+    // The directory holds only the socket, unless it is the run directory, which exists already.
     if let Some(directory) = path.parent() {
         private::make_dirs(directory, 0o711).doing(|| format!("make {}", directory.display()))?;
     }
@@ -202,19 +201,19 @@ fn listen(path: &Path) -> Result<UnixListener> {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).doing(doing)?;
             }
-            _ => return Err(Error::new(Kind::Busy, doing()).because("somebody answers there already")),
+            _ => return Err(Error::new(Kind::Busy, doing()).because("another process is listening there")),
         },
-        Ok(_) => return Err(Error::new(Kind::Exists, doing()).because("there is a file that is no socket")),
+        Ok(_) => return Err(Error::new(Kind::Exists, doing()).because("the path exists and is not a socket")),
         Err(error) => return Err(error).doing(doing),
     }
-    // There is one thread yet. The mode has to be right from the first moment.
+    // The umask sets the mode atomically with bind(2). It is process-wide, but there is only one thread yet.
     let before = umask(Mode::from_raw_mode(0o117));
     let bound = UnixListener::bind(path);
     umask(before);
     bound.doing(doing)
 }
 
-/// A socket of ours in the file system; it goes with us.
+/// The path of our socket; removed on drop.
 struct Bound(PathBuf);
 
 impl Drop for Bound {

@@ -1,4 +1,4 @@
-//! ImageService: the store in the CRI's terms. The id of an image is the digest of its configuration, everywhere.
+//! ImageService on top of the store. The id of an image is always the digest of its configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,17 +19,17 @@ use crate::linux::ids;
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
-/// How long ImageStatus waits for archives to be imported; kubelet waits two minutes for its answer.
+/// How long ImageStatus waits for the import of archives; kubelet's timeout is two minutes.
 const ARCHIVES_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// The images of this node.
 #[derive(Debug)]
 pub struct Images {
     store: Arc<Store>,
-    /// What counts now; see [`Images::reload`].
+    /// The current configuration; see [`Images::reload`].
     config: RwLock<Arc<Config>>,
     archives: Arc<Archives>,
-    /// The users of images by image id: each is read from the image's configuration once.
+    /// The users of images by image id, a cache: each is read from the image's configuration once.
     users: Mutex<BTreeMap<Digest, String>>,
     /// Cancels the pulls that are running.
     pulls: Mutex<BTreeMap<u64, Cancel>>,
@@ -42,7 +42,7 @@ impl Images {
         Self { store, config, archives, users: Mutex::default(), pulls: Mutex::default() }
     }
 
-    /// Replaces the configuration; calls that have begun go on with the one they began with.
+    /// Replaces the configuration; calls under way keep the old one.
     pub(super) fn reload(&self, config: Arc<Config>) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
@@ -51,7 +51,7 @@ impl Images {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on, ImageStatus of a missing image waits until the archives were imported.
+    /// Begins an import: until it ends, ImageStatus of a missing image waits for it.
     pub(super) fn begin_import(&self) -> Importing {
         Importing::begin(&self.archives)
     }
@@ -60,7 +60,7 @@ impl Images {
         &self.store
     }
 
-    /// All images, or the one that `wanted` means.
+    /// All images, or the one that `wanted` refers to.
     fn list(&self, wanted: Option<&v1::ImageSpec>) -> Result<Vec<v1::Image>> {
         let (all, config) = (self.store.images()?, self.config());
         let only = match wanted {
@@ -77,7 +77,7 @@ impl Images {
         Ok(first.map(|image| self.message(&config, &pinned, &with_id(&all, image.id))).collect())
     }
 
-    /// The image that `wanted` means; none is no error.
+    /// The image that `wanted` refers to; a missing image is no error.
     fn status(&self, wanted: &v1::ImageSpec, verbose: bool) -> Result<v1::ImageStatusResponse> {
         let mut found = self.find(&wanted.image)?;
         if found.is_none() && self.archives.wait(ARCHIVES_TIMEOUT)? {
@@ -85,12 +85,12 @@ impl Images {
         }
         let Some(image) = found else { return Ok(v1::ImageStatusResponse::default()) };
         let records = self.store.images()?;
-        let answer = self.message(&self.config(), &self.archives.pinned(), &with_id(&records, image.id));
+        let message = self.message(&self.config(), &self.archives.pinned(), &with_id(&records, image.id));
         let info = if verbose { self.describe(&image)? } else { BTreeMap::new() };
-        Ok(v1::ImageStatusResponse { image: Some(answer), info })
+        Ok(v1::ImageStatusResponse { image: Some(message), info })
     }
 
-    /// Pulls an image and answers its id.
+    /// Pulls an image and returns its id.
     fn pull(&self, wanted: &v1::ImageSpec, auth: Option<&v1::AuthConfig>, call: &Call) -> Result<String> {
         let (reference, config) = (Reference::parse(&wanted.image)?, self.config());
         let mut options = config.pull_options();
@@ -105,29 +105,29 @@ impl Images {
         let pulled = pull(&self.store, &reference, &options, &LogProgress)?;
         drop(running);
         let image = pulled.images.first();
-        let image = image.ok_or_else(|| Error::new(Kind::NotFound, "the pull brought no image"))?;
+        let image = image.ok_or_else(|| Error::new(Kind::NotFound, "the image is missing after the pull"))?;
         Ok(image.id.to_string())
     }
 
-    /// Cancels all pulls, because this process is about to end.
+    /// Cancels all pulls, before the process exits.
     pub(super) fn cancel_pulls(&self) {
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Cancel::cancel);
     }
 
-    /// Removes an image with all its names. One that is not here is no error.
+    /// Removes an image with all its names. A missing image is no error.
     fn remove(&self, wanted: &v1::ImageSpec) -> Result<()> {
         let Some(image) = self.find(&wanted.image)? else { return Ok(()) };
         let all = self.store.images()?;
         let manifests =
             with_id(&all, image.id).iter().map(|image| image.manifest.to_string()).collect::<Vec<_>>();
         match self.store.remove(&manifests) {
-            // Another call has removed it meanwhile.
+            // Another call has removed it in the meantime.
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             other => other.map(drop),
         }
     }
 
-    /// What images take on disk, by the store's own record.
+    /// The disk usage of images, from the store's records.
     fn fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
         let (bytes, files) = self.store.size_of_layers()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
@@ -137,7 +137,7 @@ impl Images {
             used_bytes: Some(v1::UInt64Value { value: bytes }),
             inodes_used: Some(v1::UInt64Value { value: files }),
         };
-        // Images and writable layers share one file system.
+        // Images and writable layers are on the same file system.
         Ok(v1::ImageFsInfoResponse {
             image_filesystems: vec![usage.clone()],
             container_filesystems: vec![usage],
@@ -151,7 +151,7 @@ impl Images {
         }
     }
 
-    /// The CRI's message for an image, from all records with its id: several manifests may have the same configuration.
+    /// The CRI message for an image, from all records with its id: several manifests may have the same configuration.
     fn message(&self, config: &Config, pinned: &BTreeSet<Digest>, records: &[&ImageRecord]) -> v1::Image {
         let all = |of: fn(&ImageRecord) -> &Vec<String>| {
             records.iter().flat_map(|image| of(image)).cloned().collect::<BTreeSet<_>>()
@@ -159,14 +159,14 @@ impl Images {
         let (names, digests) = (all(|image| &image.names), all(|image| &image.repo_digests));
         let id = records.first().map_or_else(String::new, |image| image.id.to_string());
         let user = records.first().map_or_else(String::new, |image| self.user(image));
-        // `name:group` or `uid:gid`. What is no id is reported as a name: kubelet then never takes it for a user who is not
-        // root, and the container is refused by its name.
+        // `name:group` or `uid:gid`. A user that is not a valid id is reported as a name, so that kubelet's runAsNonRoot check
+        // refuses the container instead of taking the user for non-root.
         let user = user.split(':').next().unwrap_or_default();
         let uid = ids::parse(user).map(i64::from);
         let is_pinned = records.iter().any(|image| pinned.contains(&image.id))
             || config.images.pinned.iter().any(|pin| is_meant(pin, &id, &names));
         v1::Image {
-            // kubelet refuses an image without a size.
+            // kubelet rejects an image whose size is 0.
             size: records.iter().map(|image| image.size_bytes).max().unwrap_or(0).max(1),
             repo_tags: names.into_iter().collect(),
             repo_digests: digests.into_iter().collect(),
@@ -178,7 +178,7 @@ impl Images {
         }
     }
 
-    /// The user of the image's configuration. It is empty, which means root to kubelet, if that is damaged.
+    /// The user in the image's configuration; empty, which kubelet takes for root, if the configuration is damaged.
     fn user(&self, image: &ImageRecord) -> String {
         let lock = || self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = lock().get(&image.id) {
@@ -195,7 +195,7 @@ impl Images {
         users.retain(|id, _| images.iter().any(|image| image.id == *id));
     }
 
-    /// What `crictl inspecti` shows beside the image.
+    /// The verbose information that `crictl inspecti` shows.
     fn describe(&self, image: &ImageRecord) -> Result<BTreeMap<String, String>> {
         let config: Value = serde_json::from_slice(&self.store.blob(&image.id)?)
             .map_err(|error| Error::new(Kind::Corrupt, "read the image's configuration").because(error))?;
@@ -246,7 +246,7 @@ fn with_id(images: &[ImageRecord], id: Digest) -> Vec<&ImageRecord> {
     images.iter().filter(|image| image.id == id).collect()
 }
 
-/// Whether a pin of the configuration means this image.
+/// Whether a pin in the configuration refers to this image.
 fn is_meant(pin: &str, id: &str, names: &BTreeSet<String>) -> bool {
     if let Some(begin) = pin.strip_suffix('*') {
         return names.iter().any(|name| name.starts_with(begin));
@@ -255,7 +255,7 @@ fn is_meant(pin: &str, id: &str, names: &BTreeSet<String>) -> bool {
     pin == id || names.contains(pin) || full.is_ok_and(|full| names.contains(&full))
 }
 
-/// The login that kubelet sends along. One for another host than the image's is ignored.
+/// The login that kubelet sends. A login for another registry than the image's is ignored.
 fn login(auth: &v1::AuthConfig, reference: &Reference) -> Result<Option<Login>> {
     let host = auth.server_address.trim_start_matches("https://").trim_start_matches("http://");
     let host = host.split('/').next().unwrap_or_default();
@@ -279,10 +279,10 @@ fn login(auth: &v1::AuthConfig, reference: &Reference) -> Result<Option<Login>> 
     let login = Login::of_encoded(&auth.auth);
     login
         .map(Some)
-        .ok_or_else(|| Error::invalid("the login that came with the call is not the base64 of name:password"))
+        .ok_or_else(|| Error::invalid("the `auth` of the request is not the base64 of name:password"))
 }
 
-/// Keeps a pull in the list of those that can be cancelled.
+/// Keeps a pull in the list of cancellable pulls until dropped.
 struct RunningPull<'a> {
     all: &'a Mutex<BTreeMap<u64, Cancel>>,
     number: u64,

@@ -1,12 +1,12 @@
-//! `coracle serve`: the daemon that answers kubelet for this node.
+//! `coracle serve`: the daemon that serves kubelet on this node.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `daemon` | the process: its lock, its socket, signals, its end |
+//! | `daemon` | the process: lock, socket, signals, shutdown |
 //! | `config` | its configuration |
-//! | `images`, `archives` | ImageService; pods answer for themselves (`pod::backend`) |
+//! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
 //! | `status` | `Version` and `Status` |
-//! | `supervisor` | systemd: sockets that it hands over, notifications to it |
+//! | `supervisor` | systemd: socket activation and notifications |
 
 mod archives;
 pub mod config;
@@ -27,7 +27,7 @@ use crate::store::Store;
 use config::{Config, HandlerKind};
 use images::Images;
 
-/// The reloadable part of the configuration. A reload replaces it; calls that have begun go on with the one they began with.
+/// The configuration in force. A reload replaces it; calls under way keep the old one.
 #[derive(Debug)]
 struct Current {
     config: Arc<Config>,
@@ -43,7 +43,7 @@ impl Current {
     }
 }
 
-/// This node, as kubelet sees it.
+/// The node: implements the CRI for kubelet.
 #[derive(Debug)]
 pub struct Node {
     current: RwLock<Arc<Current>>,
@@ -53,10 +53,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with this store, and with the pods that run already.
+    /// A node with this store and with the pods that are already running.
     ///
     /// # Errors
-    /// The run directory cannot be used, or the keeper not be reached.
+    /// The run directory cannot be used, or the keeper cannot be reached.
     pub fn new(config: Config, store: Arc<Store>) -> crate::error::Result<Self> {
         let settings = Settings {
             run: config.run.clone(),
@@ -92,17 +92,17 @@ impl Node {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
     }
 
-    /// Imports the archives that are there, on a thread of its own; ImageStatus of a missing image waits for it.
+    /// Imports new archives in a thread of its own; ImageStatus of a missing image waits for it.
     fn import_archives(self: &Arc<Self>) {
         let importing = self.images.begin_import();
         let node = Arc::clone(self);
-        // It ends by itself, and what it has not done by then is done at the next start. Without a thread nobody waits for
-        // it either: `importing` ends as it is dropped.
+        // The thread is not joined: the next start imports what this one does not finish. If no thread can be created,
+        // `importing` is dropped, which ends the import for those that wait for it.
         let thread = std::thread::Builder::new().name("archives".to_owned());
         let started = thread.spawn(move || importing.run(&node.images, &node.current().config));
         if let Err(error) = started {
             crate::log::warning(&format!(
-                "archives of images are not imported until the next start or reload: start a thread: {error}"
+                "start a thread to import archives: {error}; the next start or reload tries again"
             ));
         }
     }
@@ -134,7 +134,7 @@ impl Backend for Node {
         Ok(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
     }
 
-    /// CNI configurations name their ranges themselves.
+    /// Nothing to do: CNI configurations contain their address ranges.
     fn update_pod_cidr(&self, _cidr: &str) -> Result<()> {
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Backend for Node {
     fn failed(&self, rpc: &str, code: &str, message: &str) {
         let line = format!("{rpc}: {code}: {message}");
         match code {
-            // kubelet looks so for what has gone, and for what a runtime does not offer.
+            // Expected: kubelet uses these calls to check what is gone and what a runtime does not implement.
             "NotFound" | "Unimplemented" => crate::log::debug(&line),
             _ => crate::log::warning(&line),
         }

@@ -1,4 +1,4 @@
-//! `Version` and `Status`: what this runtime is, whether it can work, and what this kernel lets it do.
+//! `Version` and `Status`: the runtime's version, its readiness, and the features of this kernel.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,34 +16,34 @@ use crate::net::cni::Cni;
 use crate::pod::one_line;
 use crate::sys::mount::{MountAttr, mount_setattr_path};
 
-/// What the kernel can do, asked once.
+/// Features of the kernel, probed once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel {
-    /// Mounts below a mount can be made read-only with it (mount_setattr(2), 5.12).
+    /// A mount can be made read-only together with those below it (mount_setattr(2), 5.12).
     recursive_read_only: bool,
-    /// Containers in user namespaces can be shown the layers of this store with their ids mapped (5.19).
+    /// The layers of this store can be mounted with mapped ids for user namespaces (idmapped overlayfs, 5.19).
     user_namespaces: bool,
 }
 
 impl Kernel {
     pub(super) fn probe(store: &Path) -> Self {
-        // Nothing is there to be changed: a kernel that has the call says so.
-        let answer = mount_setattr_path(c"/proc/self/no-such-entry", true, &MountAttr::default());
-        let has_mount_setattr = !matches!(answer, Err(Errno::NOSYS | Errno::PERM));
+        // The path does not exist, so nothing changes; a kernel that has the call answers ENOENT.
+        let result = mount_setattr_path(c"/proc/self/no-such-entry", true, &MountAttr::default());
+        let has_mount_setattr = !matches!(result, Err(Errno::NOSYS | Errno::PERM));
         Self { recursive_read_only: has_mount_setattr, user_namespaces: maps_ids(store) }
     }
 }
 
-/// Whether what a container in a user namespace needs can be mounted, found by mounting it once.
+/// Probes idmapped overlay mounts by mounting one.
 fn maps_ids(store: &Path) -> bool {
-    let place = store.join("probe");
-    let lower = place.join("lower");
+    let probe = store.join("probe");
+    let lower = probe.join("lower");
     let ids = "0 100000 65536\n".to_owned();
     let maps = IdMaps { uid: ids.clone(), gid: ids };
     let mounted = private::make_dirs(&lower, private::DIR).is_ok()
-        && mount_mapped(&[lower], &place, &maps, (100_000, 100_000)).is_ok();
-    // What is left of it does no harm, and is used the next time.
-    let _ = std::fs::remove_dir_all(&place);
+        && mount_mapped(&[lower], &probe, &maps, (100_000, 100_000)).is_ok();
+    // Left-over directories are harmless and are reused by the next probe.
+    let _ = std::fs::remove_dir_all(&probe);
     mounted
 }
 
@@ -57,7 +57,7 @@ pub(super) fn version() -> v1::VersionResponse {
 }
 
 pub(super) fn status(config: &Config, cni: &Cni, kernel: Kernel, verbose: bool) -> v1::StatusResponse {
-    // A keeper that is gone is started again: nobody else would before the next pod.
+    // Restarts a keeper that is gone: otherwise nothing would before the next pod.
     let keeper = Client::connect_or_start(&config.run).map(drop);
     let conditions = vec![
         condition("RuntimeReady", "KeeperNotReady", keeper),
@@ -86,7 +86,7 @@ fn condition(name: &str, reason: &str, state: crate::error::Result<()>) -> v1::R
     }
 }
 
-/// A row for each handler, and one for the default.
+/// An entry for each handler, and one for the default.
 fn handlers(config: &Config, kernel: Kernel) -> Vec<v1::RuntimeHandler> {
     let features = v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: kernel.recursive_read_only,
@@ -97,7 +97,7 @@ fn handlers(config: &Config, kernel: Kernel) -> Vec<v1::RuntimeHandler> {
 }
 
 fn info(config: &Config) -> BTreeMap<String, String> {
-    // Tests of Kubernetes' own look there for the directory that pods' files lie on.
+    // The Kubernetes end-to-end tests read the directory of pods' files from here.
     let mut shown = json!(config);
     shown["stateDir"] = json!(config.run);
     shown["rootDir"] = json!(config.store);

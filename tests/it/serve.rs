@@ -67,12 +67,12 @@ fn a_second_one_is_refused_and_the_first_goes_on() {
     assert!(refused.stderr.contains("another coracle serve uses"), "{refused}");
     // Another directory, the same socket.
     let refused = serve.prepare().env("CORACLE_RUN", serve.path("other")).go().fails();
-    assert!(refused.stderr.contains("somebody answers there already"), "{refused}");
+    assert!(refused.stderr.contains("another process is listening there"), "{refused}");
     status(&serve);
     fs::write(serve.path("file"), "kept").unwrap();
     serve.stop();
     let refused = serve.prepare().arg("--socket").arg(serve.path("file")).go().fails();
-    assert!(refused.stderr.contains("no socket"), "{refused}");
+    assert!(refused.stderr.contains("is not a socket"), "{refused}");
     assert_eq!(fs::read_to_string(serve.path("file")).unwrap(), "kept");
 }
 
@@ -197,7 +197,7 @@ fn a_reload_takes_what_is_new_and_keeps_what_it_has_if_that_is_wrong() {
     let before = handlers();
     reload(
         "max_parallel_calls = 8\n[security]\nselinux = true\n[handlers.more]\n",
-        "fixed until a restart: max_parallel_calls, [security]",
+        "only a restart applies it: max_parallel_calls, [security]",
     );
     wait_until("the new handler", || (handlers() == before + 1).then_some(()));
     assert!(!is_pinned());

@@ -1,4 +1,4 @@
-//! Killing a process with all that descend from it, for hosts where it has no cgroup of its own.
+//! Kills a process with all its descendants, for hosts where it has no cgroup of its own.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +6,15 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::linux::proc_stat::{self, ProcStat};
 
-/// How often the tree is looked through for processes that were forked meanwhile.
+/// How often the tree is searched for processes that were forked in the meantime.
 const ROUNDS: usize = 32;
 
-/// Kills the process `top`, a child of ours that nobody has reaped, and all that descend from it. Best effort: a child
-/// whose parent has ended belongs to the container's first process and is not found.
+/// Kills the process `top`, a child of ours that was not yet reaped, and all its descendants. Best effort: a process whose
+/// parent has exited was reparented to the container's init process and is not found.
 pub(super) fn kill_tree(top: i32) {
     let Some(top) = Process::now(top) else { return };
     let mut tree = BTreeSet::from([top]);
-    // A stopped process neither forks nor reaps, so its children stay what they are while they are looked at.
+    // A stopped process neither forks nor reaps, so its children stay the same while they are read.
     top.signal(Signal::STOP);
     for _ in 0..ROUNDS {
         let found: Vec<_> = tree.iter().flat_map(Process::children).filter(|p| !tree.contains(p)).collect();
@@ -27,7 +27,7 @@ pub(super) fn kill_tree(top: i32) {
     tree.iter().for_each(|process| process.signal(Signal::KILL));
 }
 
-/// A process: a pid is given to another one when it has ended, the two together are not.
+/// A process, identified by PID and start time because PIDs are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pid: i32,
@@ -35,20 +35,20 @@ struct Process {
 }
 
 impl Process {
-    /// The process that has this pid now.
+    /// The process that has this PID now.
     fn now(pid: i32) -> Option<Self> {
         let stat = ProcStat::read(pid).ok()??;
         Some(Self { pid, start_time: stat.start_time })
     }
 
-    /// Sends it a signal, and nobody else.
+    /// Signals this process, never another one that has its PID by now.
     fn signal(&self, signal: Signal) {
         if let Ok(Some(pidfd)) = proc_stat::open(self.pid, self.start_time) {
             let _ = pidfd_send_signal(&pidfd, signal);
         }
     }
 
-    /// Its children.
+    /// The children of all its threads.
     fn children(&self) -> Vec<Self> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
         let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
@@ -56,11 +56,11 @@ impl Process {
             .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
             .collect();
         let children = pids.into_iter().filter_map(|pid| self.child(pid)).collect();
-        // The pids were read as this process's children, if it was this process all the time.
+        // The list is only valid if the PID belonged to this process all the time.
         if Self::now(self.pid) == Some(*self) { children } else { Vec::new() }
     }
 
-    /// The process with this pid, if it is a child of this one.
+    /// The process with this PID, if it is a child of this one.
     fn child(&self, pid: i32) -> Option<Self> {
         let stat = ProcStat::read(pid).ok()??;
         (stat.parent == self.pid).then_some(Self { pid, start_time: stat.start_time })
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_pid_of_another_gets_no_signal_and_lends_no_children() {
+    fn a_process_with_a_reused_pid_gets_no_signal_and_its_children_are_not_found() {
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = stranger.id().cast_signed();
         let earlier = Process { start_time: 1, ..Process::now(pid).unwrap() };

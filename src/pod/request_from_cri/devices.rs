@@ -1,4 +1,4 @@
-//! Devices of the node, by path and by CDI name.
+//! The node's devices, by path and by CDI name.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ fn device(device: &v1::Device) -> Result<DeviceRequest> {
     Ok(DeviceRequest { host, inside, access: access.to_owned() })
 }
 
-/// The names of the field and of annotations, each once: kubelet sends both for the sake of older runtimes.
+/// The CDI names of the field and of annotations, without duplicates: kubelet sends both for older runtimes.
 pub(super) fn cdi(fields: &[v1::CdiDevice], annotations: &BTreeMap<String, String>) -> Result<Vec<String>> {
     let annotated =
         annotations.iter().filter(|(key, _)| key.starts_with(CDI_PREFIX)).flat_map(|(_, v)| v.split(','));
@@ -45,7 +45,7 @@ pub(super) fn cdi(fields: &[v1::CdiDevice], annotations: &BTreeMap<String, Strin
     Ok(names)
 }
 
-/// `vendor/class=name`, by the rules of the Container Device Interface.
+/// Checks `vendor/class=name` by the rules of the CDI specification.
 fn check_cdi(name: &str) -> Result<()> {
     let made_of = |text: &str, extra: &[u8]| {
         text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))

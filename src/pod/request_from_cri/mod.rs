@@ -1,5 +1,5 @@
-//! From what kubelet sends to requests: once, when a call comes in. Pure: nothing is looked up, on the host or in an image;
-//! what contradicts itself is refused as `Invalid`, with a message that names the field.
+//! Converts kubelet's messages to typed requests, once per call. Pure: nothing is looked up on the host or in an image.
+//! Malformed or contradictory input is refused as `Invalid`, with a message that names the field.
 
 mod devices;
 mod mounts;
@@ -25,30 +25,30 @@ pub(super) use signal::signal_named;
 use crate::error::{Error, Result};
 use crate::spec::request::{Capabilities, ContainerRequest, NamespaceScopes, Scope};
 
-/// A pod that is asked for.
+/// The typed request for a pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SandboxRequest {
-    /// Its host name; none with the node's network, where the node's stays.
+    /// Its host name; none with the node's network, where the node's host name applies.
     pub hostname: Option<String>,
-    /// Where its containers' logs go; none when they are not kept.
+    /// The directory for the logs of its containers; none when logs are discarded.
     pub log_directory: Option<PathBuf>,
-    /// The text of its /etc/resolv.conf; the node's when none.
+    /// The text of its /etc/resolv.conf; none for the node's.
     pub resolv_conf: Option<String>,
-    /// Ports of the node that lead to it.
+    /// The node's ports that are forwarded to it.
     pub ports: Vec<PortRequest>,
-    /// Limits on its traffic, from annotations.
+    /// Bandwidth limits, from annotations.
     pub traffic: TrafficLimits,
-    /// The cgroup above its own, in cgroupfs syntax.
+    /// The parent of its cgroup, in cgroupfs syntax.
     pub cgroup_parent: Option<PathBuf>,
-    /// Kernel parameters of its own namespaces.
+    /// Sysctls to set in its namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// The namespaces that its containers share.
     pub namespaces: NamespaceScopes,
 }
 
 impl SandboxRequest {
-    /// Reads a pod's configuration. What a pod says of its own process is checked, too, but the process takes nothing of
-    /// it: it runs without any right.
+    /// Parses a pod's configuration. The security context of the pod's own process is checked but not applied: that process
+    /// runs without any privilege.
     ///
     /// # Errors
     /// `Invalid`, naming the field that is malformed or contradicts another.
@@ -76,24 +76,24 @@ impl SandboxRequest {
     }
 }
 
-/// A container of a pod that is asked for.
+/// The typed request for a container of a pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// The container.
     pub container: ContainerRequest,
-    /// Where its log goes; none when it is not kept.
+    /// The path of its log; none when its output is discarded.
     pub log_path: Option<PathBuf>,
-    /// Whether its standard input is kept open for attach.
+    /// Whether its stdin is kept open for attach.
     pub stdin: bool,
-    /// Whether its standard input is closed when the first attached client goes.
+    /// Whether its stdin is closed when the first attached client disconnects.
     pub stdin_once: bool,
-    /// The signal that stops it, as `SIGTERM` or `SIGRTMIN+3`; the image's when none.
+    /// Its stop signal, such as `SIGTERM` or `SIGRTMIN+3`; none for the image's.
     pub stop_signal: Option<String>,
 }
 
 impl CreateRequest {
-    /// Reads the configuration of a container of this pod. Its annotations are left out: they steer runtimes and hooks, and
-    /// are not the node's to give (CVE-2026-53488).
+    /// Parses the configuration of a container of this pod. Its annotations are not passed on: they control runtimes and hooks,
+    /// and whoever may create a pod must not control those of the node (CVE-2026-53488).
     ///
     /// # Errors
     /// `Invalid`, naming the field that is malformed or contradicts another.
@@ -148,7 +148,7 @@ fn absolute(field: &str, text: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(text))
 }
 
-/// The log's absolute path. kubelet looks for it below the pod's directory, and nowhere else shall one be written.
+/// The absolute path of the log. It must be in the pod's log directory: nothing may be written elsewhere on the node.
 fn log_path(directory: Option<&Path>, path: &str) -> Result<Option<PathBuf>> {
     let Some(directory) = directory.filter(|_| !path.is_empty()) else { return Ok(None) };
     let below = PathBuf::from(path);

@@ -1,4 +1,4 @@
-//! Volumes: from the host, and from images.
+//! Volumes from the host and from images.
 
 use std::path::{Component, PathBuf};
 
@@ -10,21 +10,21 @@ use coracle_cri::v1;
 use crate::error::{Error, Result};
 use crate::spec::request::{MountRequest, MountSource, Propagation};
 
-/// All mounts, parents before what lies below them.
+/// All mounts, parents before children.
 pub(super) fn all(mounts: &[v1::Mount]) -> Result<Vec<MountRequest>> {
     let mut all = mounts.iter().map(request).collect::<Result<Vec<_>>>()?;
     all.sort_by_key(|m| m.destination.components().count());
     Ok(all)
 }
 
-/// How far a mount is read-only.
+/// Which mounts are read-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadOnly {
-    /// It can be written to.
+    /// None.
     No,
-    /// The mount itself cannot; mounts below it can.
+    /// The mount itself, but not those below it.
     Yes,
-    /// Neither it nor what is mounted below.
+    /// The mount and all those below it.
     Recursive,
 }
 
@@ -96,9 +96,9 @@ fn source(mount: &v1::Mount, read_only: ReadOnly) -> Result<MountSource> {
     }
 }
 
-/// A range of ids in the specification's terms.
+/// An ID mapping in the OCI form.
 pub(super) fn id_mapping(field: &str, range: &v1::IdMapping) -> Result<LinuxIdMapping> {
-    // The largest number is no id, so a range ends before it.
+    // The largest 32-bit number is not a valid id, so a range ends before it.
     let ends = |first: u32| first.checked_add(range.length).is_some();
     if range.length == 0 || !ends(range.host_id) || !ends(range.container_id) {
         return Err(Error::invalid(format!(

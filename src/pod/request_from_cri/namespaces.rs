@@ -1,4 +1,4 @@
-//! Which namespaces a pod and its containers have of their own.
+//! The namespace options of pods and containers.
 
 use oci_spec::runtime::LinuxIdMapping;
 
@@ -33,11 +33,11 @@ pub(super) fn of_container(options: Option<&v1::NamespaceOption>) -> Result<Name
     })
 }
 
-/// The namespaces of a container in a pod. What it shares with its pod is as the pod has it, whatever the container's
-/// configuration repeats of that.
+/// The namespaces of a container in a pod. For namespaces that the container shares with its pod, the pod's configuration
+/// decides, not what the container's repeats.
 pub(super) fn within(pod: &NamespaceScopes, container: NamespaceScopes) -> NamespaceScopes {
     let pid = match (container.pid, &pod.pid) {
-        // There is none to share.
+        // The pod has no shared PID namespace.
         (Scope::Pod, Scope::Container | Scope::Host) => pod.pid.clone(),
         (own, _) => own,
     };
@@ -75,7 +75,7 @@ fn user_namespace(options: &v1::UserNamespace) -> Result<Option<UserNamespace>> 
     }
 }
 
-/// kubelet gives a pod one range, and root has to be in it: without a user 0 inside nothing could be set up.
+/// The one range that kubelet allocates for a pod. It must map root: without a user 0 inside, nothing could be set up.
 fn one_range(field: &str, list: &[v1::IdMapping]) -> Result<LinuxIdMapping> {
     let refuse = |why: &str| Err(Error::invalid(format!("userns_options.{field}: {why}")));
     match list {

@@ -1,4 +1,4 @@
-//! A pod's network: host name, resolver, ports, bandwidth, kernel parameters.
+//! A pod's network: host name, DNS, ports, bandwidth, sysctls.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec::request::{NamespaceScopes, Scope};
 
-/// A port of the node that leads to a port of the pod.
+/// A port of the node that is forwarded to a port of the pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRequest {
     /// TCP, UDP or SCTP.
@@ -18,7 +18,7 @@ pub struct PortRequest {
     pub host_port: u16,
     /// The pod's port, not 0.
     pub container_port: u16,
-    /// The node's address; all of them when none.
+    /// The node's address; none for all addresses.
     pub host_ip: Option<IpAddr>,
 }
 
@@ -33,7 +33,7 @@ pub enum PortProtocol {
     Sctp,
 }
 
-/// Limits on a pod's traffic, in bits per second.
+/// Bandwidth limits of a pod, in bits per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TrafficLimits {
     /// Into the pod: `kubernetes.io/ingress-bandwidth`.
@@ -43,10 +43,10 @@ pub struct TrafficLimits {
 }
 
 impl TrafficLimits {
-    /// Reads the two annotations.
+    /// Parses the two annotations.
     ///
     /// # Errors
-    /// `Invalid` for what is not a quantity, or none between 1k and 1P, as kubelet has it.
+    /// `Invalid` for a value that is not a quantity between 1k and 1P, which are kubelet's limits.
     pub fn of(annotations: &BTreeMap<String, String>) -> Result<Self> {
         let limit = |key: &str| annotations.get(key).map(|text| rate(key, text)).transpose();
         Ok(Self {
@@ -86,7 +86,7 @@ fn quantity(text: &str) -> Option<f64> {
     Some(number * scale)
 }
 
-/// Mappings without a host port ask for nothing.
+/// The port mappings; those without a host port have no effect.
 pub(super) fn ports(mappings: &[v1::PortMapping]) -> Result<Vec<PortRequest>> {
     mappings.iter().filter(|m| m.host_port != 0).map(port_mapping).collect()
 }
@@ -117,7 +117,7 @@ fn port_mapping(mapping: &v1::PortMapping) -> Result<PortRequest> {
     })
 }
 
-/// The host name of a pod. One with the node's network has the node's, whatever is sent.
+/// The host name of a pod; none with the node's network, where the node's host name applies.
 pub(super) fn hostname(name: &str, own_network: bool) -> Result<Option<String>> {
     // HOST_NAME_MAX of sethostname(2).
     const LONGEST: usize = 64;
@@ -129,7 +129,7 @@ pub(super) fn hostname(name: &str, own_network: bool) -> Result<Option<String>> 
     Ok(Some(name.to_owned()).filter(|n| own_network && !n.is_empty()))
 }
 
-/// The text of resolv.conf(5); none when nothing is asked for, which means the node's.
+/// The text of resolv.conf(5); none when the configuration is empty, which means the node's.
 pub(super) fn resolv_conf(dns: &v1::DnsConfig) -> Result<Option<String>> {
     let all = [&dns.servers, &dns.searches, &dns.options];
     if let Some(bad) = all.into_iter().flatten().find(|t| t.is_empty() || t.contains(char::is_whitespace)) {
@@ -148,7 +148,7 @@ pub(super) fn resolv_conf(dns: &v1::DnsConfig) -> Result<Option<String>> {
     Ok(Some(text).filter(|t| !t.is_empty()))
 }
 
-/// Where a kernel parameter lies below /proc/sys. As in sysctl(8) the first separator decides: where it is a dot, dots
+/// The path of a sysctl below /proc/sys. As in sysctl(8) the first separator decides: where it is a dot, dots
 /// separate directories and a slash stands for a dot in a name (`net.ipv4.conf.eth0/1.forwarding`); where it is a slash,
 /// the name is the path.
 pub(in crate::pod) fn sysctl_path(name: &str) -> String {
@@ -163,7 +163,7 @@ pub(in crate::pod) fn sysctl_path(name: &str) -> String {
     }
 }
 
-/// Only what belongs to a namespace of the pod may be set: anything else would change the node.
+/// Refuses sysctls that do not belong to a namespace of the pod, because they would change the node.
 pub(super) fn check_sysctls(sysctls: &BTreeMap<String, String>, namespaces: &NamespaceScopes) -> Result<()> {
     const IPC: [&str; 8] = [
         "kernel/msgmax",

@@ -1,4 +1,4 @@
-//! What runs, with which environment.
+//! The process: command, arguments, environment.
 
 use coracle_cri::v1;
 
@@ -18,7 +18,7 @@ pub(super) fn process(
         terminal: config.tty,
         no_new_privileges: security.no_new_privs,
         rlimits: Vec::new(),
-        // Always: that of the daemon must not be inherited.
+        // Set explicitly, so that the daemon's own value is not inherited.
         oom_score_adj: Some(oom_score_adj),
     })
 }

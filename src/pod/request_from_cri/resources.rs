@@ -1,4 +1,4 @@
-//! Limits.
+//! Resource limits.
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
@@ -6,7 +6,7 @@ use coracle_cri::v1;
 
 use crate::error::{Error, Result};
 
-/// Reads limits, where 0 means not said: those of the cgroup, and proc_pid_oom_score_adj(5).
+/// Parses the cgroup's limits and the OOM score adjustment (proc_pid_oom_score_adj(5)); 0 means not set.
 ///
 /// # Errors
 /// `Invalid`, naming the field.
@@ -14,7 +14,7 @@ pub(in crate::pod) fn resources(
     limits: Option<&v1::LinuxContainerResources>,
 ) -> Result<(LinuxResources, i32)> {
     let mut cgroup = LinuxResources::default();
-    // The specification's default forbids nothing, but says so with a rule: devices are not ours to say here.
+    // oci-spec's default has a device rule; the rules for devices are not part of a container's limits.
     cgroup.set_devices(None);
     let Some(limits) = limits else { return Ok((cgroup, 0)) };
     cgroup.set_cpu(Some(cpu(limits)?).filter(|c| *c != LinuxCpu::default()));
@@ -61,7 +61,7 @@ fn hugepages(limit: &v1::HugepageLimit) -> Result<LinuxHugepageLimit> {
         return Err(Error::invalid(format!("hugepage_limits: {:?} is not a page size", limit.page_size)));
     }
     let mut pages = LinuxHugepageLimit::default();
-    // The kernel's counters end at the largest signed number anyway.
+    // The kernel's page counters cannot exceed the largest signed number.
     let bytes = i64::try_from(limit.limit).unwrap_or(i64::MAX);
     pages.set_page_size(limit.page_size.clone()).set_limit(bytes);
     Ok(pages)
@@ -72,7 +72,7 @@ fn positive(field: &str, value: i64) -> Result<Option<u64>> {
     Ok(Some(number).filter(|n| *n != 0))
 }
 
-/// -1 lifts a limit; other negative numbers are none.
+/// A limit where -1 means no limit; other negative numbers are refused.
 fn or_unlimited(field: &str, value: i64) -> Result<Option<i64>> {
     if value < -1 {
         return Err(Error::invalid(format!("{field} {value} is negative; -1 means no limit")));

@@ -1,4 +1,4 @@
-//! What a process may do: capabilities, seccomp, AppArmor, SELinux, hidden paths.
+//! The security context: capabilities, seccomp, AppArmor, SELinux, masked paths.
 
 use std::path::PathBuf;
 
@@ -8,15 +8,15 @@ use coracle_cri::v1;
 use crate::error::{Error, Result};
 use crate::spec::request::{Capabilities, Profile};
 
-/// What is added to and taken from the default capabilities. The CRI's text puts added ones in all sets; the inheritable one
-/// is left out of that by the builder (CVE-2022-24769).
+/// The capabilities added to and dropped from the default ones. The CRI adds them to all sets; the builder leaves out the
+/// inheritable set (CVE-2022-24769).
 pub(super) fn capabilities(lists: Option<&v1::Capability>) -> Result<Capabilities> {
     let lists = lists.cloned().unwrap_or_default();
     Capabilities::parse(&lists.add_capabilities, &lists.drop_capabilities, &lists.add_ambient_capabilities)
 }
 
-/// The profiles of a container: seccomp's and AppArmor's. A privileged container is confined by neither, whatever its
-/// profiles say. AppArmor's default is not asked of a node without AppArmor; a profile that is named is.
+/// The seccomp and AppArmor profiles of a container; none for a privileged container, whatever profiles it names. On a node
+/// without AppArmor the default profile is skipped, but a named profile is an error.
 #[expect(deprecated, reason = "older clients set only the strings")]
 pub(super) fn profiles(context: &v1::LinuxContainerSecurityContext) -> Result<(Profile, Profile)> {
     let seccomp = seccomp(context.seccomp.as_ref(), &context.seccomp_profile_path)?;
@@ -27,14 +27,14 @@ pub(super) fn profiles(context: &v1::LinuxContainerSecurityContext) -> Result<(P
     }
 }
 
-/// Checks what a pod says of its own process.
+/// Checks the security context of a pod.
 #[expect(deprecated, reason = "older clients set only the strings")]
 pub(super) fn check_sandbox(context: &v1::LinuxSandboxSecurityContext) -> Result<()> {
     seccomp(context.seccomp.as_ref(), &context.seccomp_profile_path)?;
     apparmor(context.apparmor.as_ref(), "").map(drop)
 }
 
-/// The field wins over the string that came before it; with neither there is no seccomp.
+/// The field takes precedence over the deprecated string; with neither there is no seccomp.
 fn seccomp(field: Option<&v1::SecurityProfile>, deprecated: &str) -> Result<Profile> {
     let profile = match field {
         Some(field) => of_field("seccomp", field)?,
@@ -47,7 +47,7 @@ fn seccomp(field: Option<&v1::SecurityProfile>, deprecated: &str) -> Result<Prof
     Ok(profile)
 }
 
-/// The field wins over the string that came before it; with neither it is the runtime's default.
+/// The field takes precedence over the deprecated string; with neither the runtime's default applies.
 fn apparmor(field: Option<&v1::SecurityProfile>, deprecated: &str) -> Result<Profile> {
     match field {
         Some(field) => of_field("apparmor", field),
@@ -58,13 +58,13 @@ fn apparmor(field: Option<&v1::SecurityProfile>, deprecated: &str) -> Result<Pro
 
 fn of_field(name: &str, profile: &v1::SecurityProfile) -> Result<Profile> {
     use v1::security_profile::ProfileType;
-    let given = profile.localhost_ref.trim_start_matches("localhost/");
+    let reference = profile.localhost_ref.trim_start_matches("localhost/");
     match ProfileType::try_from(profile.profile_type) {
-        Ok(ProfileType::Localhost) if given.is_empty() => {
+        Ok(ProfileType::Localhost) if reference.is_empty() => {
             Err(Error::invalid(format!("{name}: type Localhost without a localhost_ref")))
         }
-        Ok(ProfileType::Localhost) => Ok(Profile::Localhost(given.to_owned())),
-        Ok(_) if !given.is_empty() => {
+        Ok(ProfileType::Localhost) => Ok(Profile::Localhost(reference.to_owned())),
+        Ok(_) if !reference.is_empty() => {
             Err(Error::invalid(format!("{name}: a localhost_ref goes with type Localhost only")))
         }
         Ok(ProfileType::RuntimeDefault) => Ok(Profile::RuntimeDefault),
@@ -86,7 +86,7 @@ fn of_text(field: &str, text: &str) -> Result<Profile> {
     }
 }
 
-/// The label that kubelet names, completed as container-selinux has it; none when it names nothing.
+/// The SELinux label from kubelet, with defaults as in container-selinux; none when kubelet sends no part of one.
 pub(super) fn selinux_label(options: Option<&v1::SeLinuxOption>) -> Option<String> {
     let v1::SeLinuxOption { user, role, r#type, level } = options?;
     let parts = [(user, "system_u"), (role, "system_r"), (r#type, "container_t"), (level, "s0")];
@@ -95,7 +95,7 @@ pub(super) fn selinux_label(options: Option<&v1::SeLinuxOption>) -> Option<Strin
     is_named.then(|| completed.join(":"))
 }
 
-/// Masked or read-only paths. A privileged container sees everything.
+/// Masked or read-only paths; none for a privileged container.
 pub(super) fn paths(field: &str, paths: &[String], privileged: bool) -> Result<Vec<PathBuf>> {
     let all = paths.iter().map(|path| absolute(field, path)).collect::<Result<Vec<_>>>()?;
     Ok(if privileged { Vec::new() } else { all })

@@ -1,12 +1,12 @@
-//! Stop signals: the CRI numbers them in its own way.
+//! Stop signals: the CRI has its own numbers for them.
 
 use crate::error::{Error, Result};
 use coracle_cri::v1::Signal;
 
-/// The name of a signal, as `SIGTERM` or `SIGRTMIN+3`; none for the runtime's default.
+/// The name of a signal, such as `SIGTERM` or `SIGRTMIN+3`; none for the runtime's default.
 ///
 /// # Errors
-/// `Invalid` for a number the CRI does not have.
+/// `Invalid` for a number that the CRI does not define.
 pub(super) fn signal_name(signal: i32) -> Result<Option<String>> {
     let signal = Signal::try_from(signal)
         .map_err(|_| Error::invalid(format!("stop_signal: the CRI has no signal {signal}")))?;
@@ -16,8 +16,8 @@ pub(super) fn signal_name(signal: i32) -> Result<Option<String>> {
     Ok(Some(signal.as_str_name().replacen("PLUS", "+", 1).replacen("MINUS", "-", 1)))
 }
 
-/// The signal with this name; an image may leave out `SIG` and write in lower case. The runtime's default for names
-/// that the CRI does not have.
+/// The CRI's signal with this name. An image may omit `SIG` and use lower case. The runtime's default for names that the
+/// CRI does not define.
 pub(in crate::pod) fn signal_named(name: &str) -> Signal {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -1,11 +1,11 @@
-//! Who a process runs as.
+//! The user and groups of a process.
 
 use coracle_cri::v1;
 
 use crate::error::{Error, Result};
 use crate::spec::request::{GroupsFromImage, GroupsRequest, Principal, UserRequest};
 
-/// The user and the main group.
+/// The user and the primary group.
 pub(super) fn user(
     uid: Option<v1::Int64Value>,
     gid: Option<v1::Int64Value>,
@@ -25,8 +25,8 @@ pub(super) fn user(
     }
 }
 
-/// The groups beside the main one. An image's `user:group` names the main group only; the others are the user's, as
-/// containerd has it.
+/// The supplementary groups. An image's `user:group` sets only the primary group; the others are the user's, as in
+/// containerd.
 pub(super) fn groups(context: &v1::LinuxContainerSecurityContext) -> Result<GroupsRequest> {
     let added = group_ids(&context.supplemental_groups)?.into_iter().map(Principal::Id).collect();
     let from_image = match v1::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
@@ -37,12 +37,12 @@ pub(super) fn groups(context: &v1::LinuxContainerSecurityContext) -> Result<Grou
     Ok(GroupsRequest { from_image, added })
 }
 
-/// The groups of a container or a sandbox.
+/// Group ids of a container or a sandbox.
 pub(super) fn group_ids(list: &[i64]) -> Result<Vec<u32>> {
     list.iter().map(|group| id("supplemental_groups", *group)).collect()
 }
 
-/// A user or group id. The largest number means "no change" to the kernel, so it is none.
+/// A user or group id. The largest 32-bit number is refused because it means "no change" to the kernel.
 fn id(field: &str, value: i64) -> Result<u32> {
     u32::try_from(value)
         .ok()

@@ -1,4 +1,4 @@
-//! The configuration of `coracle serve`: what there is to choose, and what is chosen where nothing is said.
+//! The configuration of `coracle serve`, with its defaults.
 //!
 //! `default.toml` documents each key; `coracle config --default` prints it, and packages ship it.
 
@@ -17,13 +17,13 @@ use crate::net::cni;
 
 pub use read::{load, to_toml};
 
-/// Where the configuration lies unless another file is named.
+/// The default configuration file.
 pub const FILE: &str = "/etc/coracle/config.toml";
 
-/// Every key, with a comment, commented out.
+/// The documented configuration file: every key with its default, commented out.
 pub const DEFAULT: &str = include_str!("default.toml");
 
-/// What `coracle serve` can be told.
+/// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -33,47 +33,47 @@ pub struct Config {
     /// Records of pods and containers, pinned namespaces, the keeper's socket.
     #[serde(deserialize_with = "read::absolute")]
     pub run: PathBuf,
-    /// The state of containers, as the OCI verbs have it (`--root`).
+    /// The state directory of the OCI verbs (`--root`).
     #[serde(deserialize_with = "read::absolute")]
     pub root: PathBuf,
     /// The image store and the writable layers.
     #[serde(deserialize_with = "read::absolute")]
     pub store: PathBuf,
-    /// Writable layers lie below `run`.
+    /// Keep writable layers below `run`.
     pub state_on_tmpfs: bool,
-    /// Who makes the cgroups of pods.
+    /// Who creates the cgroups of containers.
     pub cgroup_driver: CgroupDriver,
-    /// How many calls are worked on at a time.
+    /// How many calls run at a time.
     #[serde(deserialize_with = "read::calls")]
     pub max_parallel_calls: u32,
-    /// What containers are confined by.
+    /// Default confinement of containers.
     pub security: Security,
-    /// What is done with images.
+    /// Settings for images.
     pub images: Images,
-    /// How registries are reached, and what may come in.
+    /// Access to registries, and the policy for pulled images.
     pub registry: Registry,
-    /// How pods get a network.
+    /// The networks of pods.
     pub cni: Cni,
-    /// Runtime handlers by name, the default one (`""`) left out.
+    /// Runtime handlers by name, without the default one (`""`).
     pub handlers: BTreeMap<String, Handler>,
 }
 
-/// Who makes the cgroups of pods.
+/// Who creates the cgroups of containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
-    /// systemd where it is process 1, else we.
+    /// systemd where it is process 1, else cgroupfs.
     #[default]
     Auto,
-    /// systemd makes slices and scopes.
+    /// systemd creates scopes.
     Systemd,
-    /// We make directories.
+    /// Coracle creates directories.
     Cgroupfs,
 }
 
 impl CgroupDriver {
-    /// Whether systemd is asked. K3s decides likewise (`INVOCATION_ID`, or systemd as process 1), and kubelet has to
-    /// agree with us.
+    /// Whether systemd creates the cgroups. The rule is that of K3s (`INVOCATION_ID`, or systemd as process 1), because kubelet
+    /// must use the same driver.
     pub fn is_systemd(self) -> bool {
         match self {
             Self::Auto => {
@@ -86,33 +86,33 @@ impl CgroupDriver {
     }
 }
 
-/// What containers are confined by, where kubelet leaves it to the runtime.
+/// Default confinement of containers, where kubelet leaves it to the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Security {
-    /// The runtime's default seccomp profile is in force where it is asked for.
+    /// Apply the runtime's default seccomp profile to containers that request it.
     pub seccomp: bool,
-    /// The same of AppArmor.
+    /// Apply the runtime's default AppArmor profile to containers that request it.
     pub apparmor: bool,
-    /// SELinux labels are set.
+    /// Set SELinux labels.
     pub selinux: bool,
 }
 
-/// What is done with images.
+/// Settings for images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
-    /// Names or ids of images that are reported as pinned; `*` at the end stands for anything.
+    /// Names or ids of images that are reported as pinned; a final `*` matches any suffix.
     pub pinned: Vec<String>,
-    /// Directories whose archives are imported at the start.
+    /// Directories whose archives are imported when the daemon starts and on a reload.
     #[serde(deserialize_with = "read::absolutes")]
     pub import_dirs: Vec<PathBuf>,
-    /// A pull during which nothing came for so long is given up.
+    /// A pull that receives nothing for this long is cancelled.
     #[serde(deserialize_with = "read::seconds")]
     pub progress_timeout_seconds: u64,
 }
 
-/// How registries are reached, and what may come in; see [`RegistryOptions`] and [`PolicyOptions`].
+/// Access to registries, and the policy for pulled images; see [`RegistryOptions`] and [`PolicyOptions`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "as in RegistryOptions, PolicyOptions and Timing")]
@@ -137,17 +137,17 @@ pub struct Registry {
     pub tries: u32,
 }
 
-/// How pods get a network; see [`cni::Settings`].
+/// The networks of pods; see [`cni::Settings`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cni {
-    /// Directories with network configurations.
+    /// Directories with CNI configurations.
     #[serde(deserialize_with = "read::absolutes")]
     pub conf_dirs: Vec<PathBuf>,
-    /// Directories with plugins.
+    /// Directories with CNI plugins.
     #[serde(deserialize_with = "read::absolutes")]
     pub bin_dirs: Vec<PathBuf>,
-    /// Records of what is attached; `cni` below [`Config::run`] by default.
+    /// The directory of attachment records; `cni` below [`Config::run`] by default.
     #[serde(deserialize_with = "read::some_absolute")]
     pub records: Option<PathBuf>,
     /// How long one plugin may take.
@@ -155,22 +155,22 @@ pub struct Cni {
     pub plugin_timeout_seconds: u64,
 }
 
-/// A runtime handler: what a RuntimeClass may name.
+/// A runtime handler, which a RuntimeClass may name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Handler {
-    /// What is special about its containers.
+    /// The kind of its containers.
     pub kind: HandlerKind,
 }
 
-/// What is special about the containers of a handler.
+/// The kind of a handler's containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HandlerKind {
-    /// Nothing.
+    /// Ordinary containers.
     #[default]
     Coracle,
-    /// They get the GPUs that NVIDIA_VISIBLE_DEVICES names.
+    /// Containers that get the GPUs named by NVIDIA_VISIBLE_DEVICES.
     Nvidia,
 }
 
@@ -241,7 +241,7 @@ impl Default for Cni {
 }
 
 impl Config {
-    /// How pods get a network.
+    /// The networks of pods.
     pub fn cni_settings(&self) -> cni::Settings {
         cni::Settings {
             configurations: self.cni.conf_dirs.clone(),
@@ -251,7 +251,7 @@ impl Config {
         }
     }
 
-    /// How images are pulled, by nobody in particular.
+    /// The options for pulls without credentials.
     pub fn pull_options(&self) -> PullOptions {
         let (registry, usual) = (&self.registry, Timing::default());
         PullOptions {
@@ -278,7 +278,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// The documented file with the defaults in it taken at their word.
+    /// The documented file with its commented-out defaults enabled.
     fn taken() -> toml::Table {
         let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
         let lines = DEFAULT.lines().map(|line| if is_key(line) { &line[1..] } else { line });
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn the_documented_file_has_every_key_with_its_default() {
         let mut documented: Config = taken().try_into().unwrap();
-        // These have no default; the file shows what they may look like.
+        // These have no default; the file shows examples.
         (documented.registry.auth_file, documented.registry.policy) = (None, None);
         assert_eq!(documented.cni.records.take(), Some(documented.run.join("cni")));
         assert_eq!(documented, Config::default());

@@ -1,5 +1,5 @@
-//! From files to a configuration: each is checked alone, so that what is wrong has a file and a line; then they are laid
-//! over each other and over the defaults.
+//! Loads the configuration: each file is checked alone, so that an error has a file and a line, and is then merged over the
+//! defaults and the earlier files.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use toml::{Table, Value};
 use super::Config;
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Reads the configuration in `file`, and in `config.d/*.toml` beside it. The file need not exist unless `is_named`.
+/// Loads `file` and `config.d/*.toml` beside it. `file` may be missing unless `is_named`, that is, the user named it.
 ///
 /// # Errors
-/// `Invalid`, with file and line, for unknown keys and values that cannot be; `NotFound` when a named file is missing.
+/// `Invalid`, with file and line, for unknown keys and invalid values; `NotFound` when a named file is missing.
 pub fn load(file: &Path, is_named: bool) -> Result<Config> {
     let mut whole = Table::try_from(Config::default()).map_err(bug)?;
     let directory = file.parent().unwrap_or(Path::new("/")).join("config.d");
@@ -23,12 +23,12 @@ pub fn load(file: &Path, is_named: bool) -> Result<Config> {
             Err(error) if error.kind() == ErrorKind::NotFound && !is_named => continue,
             other => other.doing(|| format!("read {}", path.display()))?,
         };
-        lay_over(&mut whole, check(&path, &text)?);
+        merge(&mut whole, check(&path, &text)?);
     }
     Config::deserialize(whole).map_err(bug)
 }
 
-/// The configuration as a file of it would have it, defaults included.
+/// The configuration as TOML, including defaults.
 ///
 /// # Errors
 /// Never, as long as all values can be written as TOML.
@@ -37,10 +37,10 @@ pub fn to_toml(config: &Config) -> Result<String> {
 }
 
 fn bug(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(Kind::Bug, "the configuration and its form do not agree").because(error)
+    Error::new(Kind::Bug, "convert the configuration to or from TOML").because(error)
 }
 
-/// The files of `config.d`, in the order of their names.
+/// The files of `config.d`, sorted by name.
 fn parts(directory: &Path) -> Result<Vec<PathBuf>> {
     let doing = || format!("list {}", directory.display());
     let entries = match std::fs::read_dir(directory) {
@@ -54,7 +54,7 @@ fn parts(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads one file, of which every key and value has to be right.
+/// Parses one file; every key and value must be valid.
 fn check(path: &Path, text: &str) -> Result<Table> {
     if let Err(error) = toml::from_str::<Config>(text) {
         let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
@@ -68,7 +68,7 @@ fn check(path: &Path, text: &str) -> Result<Table> {
     text.parse::<Table>().map_err(bug)
 }
 
-/// What somebody may have meant, from a refusal in the words of serde: "unknown field `x`, expected one of `y`, `z`".
+/// The key or value that the user may have meant, from serde's message: "unknown field `x`, expected one of `y`, `z`".
 fn suggestion(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let typed = quoted.next().filter(|_| message.starts_with("unknown "))?;
@@ -76,17 +76,17 @@ fn suggestion(message: &str) -> Option<String> {
     (near.0 <= 1 + typed.chars().count() / 3).then(|| near.1.to_owned())
 }
 
-/// Tables are merged; whatever else stands in `over` takes the place of what was there.
-fn lay_over(below: &mut Table, over: Table) {
+/// Merges tables; other values in `over` replace those in `below`.
+fn merge(below: &mut Table, over: Table) {
     for (key, value) in over {
         match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(over)) => lay_over(below, over),
+            (Some(Value::Table(below)), Value::Table(over)) => merge(below, over),
             (_, value) => drop(below.insert(key, value)),
         }
     }
 }
 
-/// A path that means the same wherever we are started.
+/// An absolute path, so that its meaning does not depend on the working directory.
 pub(super) fn absolute<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(from)?;
     if path.is_absolute() {
@@ -105,7 +105,7 @@ pub(super) fn absolutes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBu
     Ok(Vec::<One>::deserialize(from)?.into_iter().map(|one| one.0).collect())
 }
 
-/// A number of seconds that is no eternity and not nothing.
+/// A timeout between a second and a day.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     within(from, 1, 86_400, "seconds")
 }
@@ -114,7 +114,8 @@ pub(super) fn tries<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error>
     within(from, 1, 1000, "tries").map(|count| count as u32)
 }
 
-/// Fewer would let slow calls hold up those that kubelet's health depends on; each is a thread while it works.
+/// A number of concurrent calls. With fewer, slow calls would delay those that kubelet's health depends on; each running
+/// call needs a thread.
 pub(super) fn calls<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     within(from, 4, 512, "calls").map(|count| count as u32)
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn limits_of_zero_are_not_said_and_minus_one_lifts() {
+fn limits_of_zero_are_not_set_and_minus_one_means_no_limit() {
     use v1::LinuxContainerResources as Limits;
     let none = limited(Limits::default()).unwrap();
     assert_eq!((none.0.cpu(), none.0.memory(), none.1), (&None, &None, 0));

@@ -61,8 +61,8 @@ fn limited(limits: v1::LinuxContainerResources) -> Result<(LinuxResources, i32)>
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T>, naming: &str) {
-    let error = answer.unwrap_err();
+fn refused<T: std::fmt::Debug>(result: Result<T>, naming: &str) {
+    let error = result.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "{error}");
     assert!(error.to_string().contains(naming), "{error} does not name {naming}");
 }
