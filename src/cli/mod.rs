@@ -97,7 +97,7 @@ impl Context {
     }
 }
 
-/// Options before the verb, as in runc.
+// Options before the verb, as in runc. Not a doc comment: clap would show it as what coracle is.
 #[derive(Debug, Args)]
 struct GlobalArgs {
     /// Directory for the state of containers

@@ -174,6 +174,20 @@ pub fn execve_fd(fd: BorrowedFd<'_>, argv: &StringArray, envp: &StringArray) -> 
     last_errno()
 }
 
+/// The pid of a child that has ended and that nobody has reaped yet. The child stays as it is: waitid(2), WNOWAIT.
+pub fn ended_child() -> Option<i32> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a zeroed siginfo_t is valid, the kernel writes to that live local only, and si_pid is the field of waitid.
+    let pid = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        match libc::waitid(libc::P_ALL, 0, &raw mut info, options) {
+            0 => info.si_pid(),
+            _ => 0,
+        }
+    };
+    (pid > 0).then_some(pid)
+}
+
 /// _exit(2), child-safe: runs no destructor and no atexit handler, and flushes no buffer twice.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any number and does not return.

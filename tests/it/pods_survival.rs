@@ -7,8 +7,8 @@ use coracle::linux::proc_stat::ProcStat;
 use coracle_cri::v1::*;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::set_up::{Catcher, Wanted, children};
-use crate::support::{Serve, container, kernel_tells_ends, pod_on_host, wait_until};
+use crate::support::set_up::{Catcher, Wanted, children, is_wanted};
+use crate::support::{Serve, container, kernel_tells_ends, pod_on_host, pod_with, wait_until};
 
 #[test]
 fn a_restart_finds_everything_and_what_happened_meanwhile() {
@@ -334,5 +334,50 @@ fn a_command_that_the_daemon_left_behind_is_ended_by_the_next() {
     serve.start();
     assert_eq!(commands(), [""; 0]);
     assert_eq!(serve.container_state(&c), ContainerState::ContainerRunning);
+    serve.removes_all();
+}
+
+/// Children of a process that have ended and that it has not reaped.
+fn zombies(parent: i32) -> Vec<i32> {
+    let is_dead = |pid: &i32| ProcStat::read(*pid).unwrap().is_some_and(ProcStat::is_dead);
+    children(parent).into_iter().filter(is_dead).collect()
+}
+
+#[test]
+fn a_copy_inside_a_shared_namespace_whose_daemon_was_killed_keeps_no_pod_from_ending() {
+    needs!(root, busybox, launch_verb);
+    let options = NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: NamespaceMode::Pod.into(),
+        ..NamespaceOption::default()
+    };
+    let serve = Serve::new();
+    for round in 0..10 {
+        let config = pod_with(&format!("shared{round}"), options.clone());
+        let pod = serve.run_pod(&config);
+        let (keeper, _) = serve.kept().keeper();
+        let before = children(keeper);
+        let c = serve.try_create(&pod, &config, &container(&config, "box", "sleep 1000")).unwrap();
+        let mut runtime = serve.runtime();
+        let call = async move { runtime.start_container(StartContainerRequest { container_id: c }).await };
+        let _call = serve.begin(call);
+        serve.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        // The daemon goes on in small steps, and is killed as soon as the copy is there that it has to report.
+        for _ in 0..2000 {
+            serve.signal(Signal::STOP);
+            let is_inside = |pid: &i32| !before.contains(pid) && is_wanted(*pid, Wanted::Inside);
+            if children(keeper).iter().any(is_inside) {
+                break;
+            }
+            serve.signal(Signal::CONT);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        serve.signal(Signal::KILL);
+        serve.wait();
+        wait_until("the keeper to have reaped all its children", || zombies(keeper).is_empty().then_some(()));
+        serve.start();
+        serve.try_stop_pod(&pod).unwrap();
+        serve.try_remove_pod(&pod).unwrap();
+    }
     serve.removes_all();
 }

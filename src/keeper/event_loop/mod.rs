@@ -86,6 +86,8 @@ pub(in crate::keeper) struct Keeper {
     pub(in crate::keeper) is_signalled: bool,
     /// What is on its way when a signal ends the keeper may take until then.
     pub(in crate::keeper) grace: Option<Instant>,
+    /// A child has ended that the keeper may not know.
+    pub(in crate::keeper) may_have_strays: bool,
 }
 
 /// How long a launch may take when a signal ends the keeper.
@@ -116,6 +118,7 @@ impl Keeper {
             standby_ended: false,
             is_signalled: false,
             grace: None,
+            may_have_strays: true,
         })
     }
 
@@ -140,6 +143,7 @@ impl Keeper {
             }
             self.look_at_timers();
             self.look_at_upgrade();
+            self.reap_strays();
         }
     }
 
@@ -248,6 +252,7 @@ impl Keeper {
         while rustix::io::read(&self.signals, &mut info) == Ok(info.len()) {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
                 libc::SIGHUP => self.begin_upgrade(),
+                libc::SIGCHLD => self.may_have_strays = true,
                 // The containers stay: a later keeper finds them by their records.
                 libc::SIGTERM | libc::SIGINT => {
                     self.is_signalled = true;
@@ -256,6 +261,23 @@ impl Keeper {
                 _ => {}
             }
         }
+    }
+
+    /// Reaps children that the keeper does not know: a process that forked into a PID namespace whose client was killed
+    /// before it could report the copy. As a zombie, it would keep the first process of that namespace from ending.
+    fn reap_strays(&mut self) {
+        // The exit status of the program that is asked is the answer.
+        if !self.may_have_strays || matches!(self.upgrade, Upgrade::Asking { .. }) {
+            return;
+        }
+        while let Some(pid) = crate::sys::process::ended_child() {
+            if self.containers.values().any(|container| container.record.pid == pid) {
+                // Its own event is pending, and needs its exit status.
+                return;
+            }
+            spawn::reap_pid(pid);
+        }
+        self.may_have_strays = false;
     }
 
     fn reap(&mut self, key: u32) {

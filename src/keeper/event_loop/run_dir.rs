@@ -95,17 +95,24 @@ impl RunDir {
         private::replace(&directory.join("record"), &new, bytes, private::FILE)
     }
 
-    /// The records of all containers; directories without one, of launches that came to nothing, are removed. What another
-    /// release wrote stays.
+    /// The records of all containers; directories without one, of launches that came to nothing, are removed. A record that
+    /// cannot be read stays, for its container may run: the keeper's log names it.
     pub(in crate::keeper) fn load(&self) -> Vec<Record> {
+        let entries = std::fs::read_dir(self.containers()).into_iter().flatten().flatten();
         let mut records = Vec::new();
-        for (directory, record) in self.directories() {
-            match record {
-                Ok(record) => records.push(record),
-                Err(error) if error.is_of_another_release() => {
-                    warn(&format!("read the record in {}: {error}", directory.display()));
+        for directory in entries.map(|entry| entry.path()) {
+            let failed = |why: &dyn std::fmt::Display| {
+                warn(&format!("read the record in {}: {why}; it is left as it is", directory.display()));
+            };
+            match private::read(&directory.join("record"), MOST) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    drop(std::fs::remove_dir_all(&directory));
                 }
-                Err(_) => drop(std::fs::remove_dir_all(directory)),
+                Err(error) => failed(&error),
+                Ok(bytes) => match Record::decode(&bytes) {
+                    Ok(record) => records.push(record),
+                    Err(error) => failed(&error),
+                },
             }
         }
         records

@@ -108,6 +108,13 @@ pub(in crate::keeper) fn reap_now(pidfd: &OwnedFd) -> bool {
     ended.ok().flatten().is_some_and(|status| status.exit_status() == Some(0))
 }
 
+/// Reaps a child that has ended.
+pub(in crate::keeper) fn reap_pid(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
 /// A pidfd of a child of this process that nobody has reaped yet; none for any other process.
 pub(in crate::keeper) fn child_of_ours(pid: i32) -> Option<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid)?;

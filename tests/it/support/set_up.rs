@@ -88,7 +88,8 @@ pub(crate) fn children(parent: i32) -> Vec<i32> {
         .collect()
 }
 
-fn is_wanted(pid: i32, wanted: Wanted) -> bool {
+/// Whether a process is in the PID namespace that is wanted.
+pub(crate) fn is_wanted(pid: i32, wanted: Wanted) -> bool {
     let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/pid")).ok();
     let (own, its) = (namespace("self"), namespace(&pid.to_string()));
     its.is_some() && (its == own) == (wanted == Wanted::Outside)
