@@ -60,8 +60,9 @@ pub async fn serve<B: Backend>(
             () = &mut shutdown => break,
             () = &mut giving_back => break,
             accepted = listener.accept() => accepted,
+            // At once, not at the next connection: until then the task keeps the memory of a whole connection.
+            Some(_) = connections.join_next() => continue,
         };
-        while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
                 let Some(guard) = open.take_slot(limits.connections) else { continue };

@@ -300,8 +300,10 @@ fn what_a_killed_launch_leaves_running_stays_whole_until_it_is_removed() {
 fn the_next_launch_clears_up_after_a_killed_one() {
     needs!(root, busybox, launch_verb);
     let sandbox = plain();
-    let mut child = background(&sandbox, "box", &["--rm", "box", "/bin/sleep", "1000"]);
-    sandbox.wait_for_status("box", "running");
+    let script = "echo ready; exec sleep 1000";
+    let mut child = background(&sandbox, "box", &["--rm", "box", "/bin/sh", "-c", script]);
+    // A container whose launch is killed before the payload is executed ends with it.
+    sandbox.wait_for_output("box", "ready");
     signal(&child, rustix::process::Signal::KILL);
     child.wait().unwrap();
     sandbox.runtime(["kill", &sandbox.id("box"), "KILL"]).ok();
