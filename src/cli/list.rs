@@ -29,7 +29,10 @@ pub(super) struct ListArgs {
 
 /// Runs `coracle list`.
 pub(super) fn run(context: &Context, args: &ListArgs) -> Result<ExitCode> {
-    let states = crate::oci::state::list(&context.runtime())?;
+    let (states, unknown) = crate::oci::state::list(&context.runtime())?;
+    for error in unknown {
+        crate::log::warning(&error.to_string());
+    }
     let text = match (args.quiet, args.format) {
         (true, _) => states.iter().map(|s| format!("{}\n", s.id)).collect(),
         (false, ListFormat::Json) => serde_json::to_string(&states).doing(|| "write the list")? + "\n",

@@ -60,6 +60,13 @@ pub fn fail(error: &Error) -> ExitCode {
     exit_code(error.kind())
 }
 
+/// Runs a verb for each name. A failure does not keep the others from their turn; each is printed.
+#[cfg(feature = "node")]
+pub fn each(names: &[String], mut verb: impl FnMut(&str) -> crate::error::Result<()>) -> ExitCode {
+    let failures = names.iter().filter_map(|name| verb(name).err());
+    failures.map(|error| fail(&error)).last().unwrap_or(ExitCode::SUCCESS)
+}
+
 fn exit_code(kind: Kind) -> ExitCode {
     ExitCode::from(match kind {
         Kind::NotFound

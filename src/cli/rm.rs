@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::Context;
+use super::launch::Removal;
+use super::{Context, report};
 use crate::error::Result;
 use crate::id::ContainerId;
+use crate::keeper::ENDED_PROCESS;
 
 /// Remove containers that were launched without --rm, with their writable layers
 #[derive(Debug, clap::Args)]
@@ -12,6 +14,9 @@ pub(super) struct RmArgs {
     /// Kill them first if they run
     #[arg(short, long)]
     force: bool,
+    /// Remove only the container whose first process has just ended, as the keeper tells: no other of that name
+    #[arg(long, hide = true, conflicts_with = "force")]
+    ended: bool,
     /// Names of the containers
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
@@ -19,10 +24,13 @@ pub(super) struct RmArgs {
 
 /// Runs `coracle rm`.
 pub(super) fn run(context: &Context, args: &RmArgs) -> Result<ExitCode> {
-    for name in &args.names {
+    let which = match (args.force, args.ended) {
+        (true, _) => Removal::Forced,
+        (false, true) => Removal::OfEnded(std::env::var(ENDED_PROCESS).unwrap_or_default()),
+        (false, false) => Removal::OfStopped,
+    };
+    Ok(report::each(&args.names, |name| {
         let id = ContainerId::parse(name)?;
-        super::launch::remove(context, &id, args.force)
-            .map_err(|e| e.doing(format!("remove container {id}")))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        super::launch::remove(context, &id, &which).map_err(|e| e.doing(format!("remove container {id}")))
+    }))
 }

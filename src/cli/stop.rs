@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::Context;
+use super::{Context, report};
 use crate::error::Result;
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
@@ -27,7 +27,7 @@ pub(super) struct StopArgs {
 /// Runs `coracle stop`.
 pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
     let asked = args.signal.as_deref().map(parse_signal).transpose()?;
-    for name in &args.names {
+    Ok(report::each(&args.names, |name| {
         let id = ContainerId::parse(name)?;
         let of_image = |text: Option<&str>| text.and_then(|t| parse_signal(t).ok()).unwrap_or(libc::SIGTERM);
         let choose = |text: Option<&str>| asked.unwrap_or_else(|| of_image(text));
@@ -40,7 +40,6 @@ pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
             // Any reply will do: no such container, its exit, or the end of the connection.
             let _ = keeper.receive_exit();
         }
-        super::report::print(&format!("{name}\n"))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        report::print(&format!("{name}\n"))
+    }))
 }

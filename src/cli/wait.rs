@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::Context;
+use super::{Context, report};
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::keeper::client::Client;
@@ -18,12 +18,11 @@ pub(super) struct WaitArgs {
 
 /// Runs `coracle wait`.
 pub(super) fn run(context: &Context, args: &WaitArgs) -> Result<ExitCode> {
-    for name in &args.names {
+    Ok(report::each(&args.names, |name| {
         let id = ContainerId::parse(name)?;
         let code = code(context, &id).map_err(|e| e.doing(format!("wait for container {id}")))?;
-        super::report::print(&format!("{code}\n"))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        report::print(&format!("{code}\n"))
+    }))
 }
 
 fn code(context: &Context, id: &ContainerId) -> Result<u8> {
@@ -34,10 +33,9 @@ fn code(context: &Context, id: &ContainerId) -> Result<u8> {
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}
         Err(e) => return Err(e),
     }
-    if let Some(exit) = Exit::load(&layout)? {
+    if let Some(exit) = Exit::load_of(&layout, &ContainerState::load(&layout)?)? {
         return Ok(exit.code);
     }
-    ContainerState::load(&layout)?;
     Err(Error::new(Kind::WrongState, "the container is not managed by coracle-keeper")
         .hint("`wait` works only for containers of `launch --detach`"))
 }

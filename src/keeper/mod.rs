@@ -18,6 +18,10 @@
 //!
 //! `protocol` knows none of the others, and of the rest each only those above it.
 
+/// The environment variable in which an exit command finds the container's first process: its pid, and its start time in
+/// clock ticks since boot. The container's name may be another's by the time the command runs.
+pub const ENDED_PROCESS: &str = "CORACLE_ENDED_PROCESS";
+
 mod cgroup;
 pub mod client;
 mod event_loop;

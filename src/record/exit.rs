@@ -4,9 +4,16 @@ use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
-use super::Layout;
 use super::format::{EXIT, Unreadable};
+use super::{ContainerState, Layout};
 use crate::error::{Doing, Result};
+use crate::linux::private;
+
+/// The most that an exit file has, in bytes.
+const MOST: u64 = 4096;
+
+/// The key of the process that an exit file is about.
+const PROCESS: &str = "process=";
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +50,33 @@ impl Exit {
     /// # Errors
     /// `Unsupported` when another release wrote it, `Corrupt` when it cannot be parsed.
     pub fn load(layout: &Layout) -> Result<Option<Self>> {
-        let path = layout.exit();
-        let doing = || format!("read {}", path.display());
-        match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            other => {
-                let text = other.doing(doing)?;
-                Self::parse(&text).map(Some).map_err(|unreadable| unreadable.while_doing(doing()))
-            }
-        }
+        read(layout)?.map(|text| Self::parse_file(layout, &text)).transpose()
+    }
+
+    /// The same, for the container with this state: a keeper may have written the file for an earlier container of the same
+    /// name, of whose removal it knew nothing.
+    ///
+    /// # Errors
+    /// As [`Exit::load`].
+    pub fn load_of(layout: &Layout, state: &ContainerState) -> Result<Option<Self>> {
+        let current = process_line(state.init_process_pid, state.init_process_start);
+        let is_of_another = |text: &str| {
+            let mut lines = text.lines();
+            lines.find(|line| line.starts_with(PROCESS)).is_some_and(|line| line != current)
+        };
+        let text = read(layout)?.filter(|text| !is_of_another(text));
+        text.map(|text| Self::parse_file(layout, &text)).transpose()
+    }
+
+    fn parse_file(layout: &Layout, text: &str) -> Result<Self> {
+        Self::parse(text)
+            .map_err(|unreadable| unreadable.while_doing(format!("read {}", layout.exit().display())))
+    }
+
+    /// The text of the exit file of a container with this first process, named by its pid and its start time in clock ticks
+    /// since boot.
+    pub fn to_file(&self, pid: i32, start: u64) -> String {
+        self.to_text() + &process_line(pid, start) + "\n"
     }
 
     /// The text of an exit file.
@@ -89,6 +114,20 @@ impl Exit {
             })
         };
         exit().ok_or_else(damaged)
+    }
+}
+
+fn process_line(pid: i32, start: u64) -> String {
+    format!("{PROCESS}{pid} {start}")
+}
+
+fn read(layout: &Layout) -> Result<Option<String>> {
+    let path = layout.exit();
+    match private::read(&path, MOST) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        other => Ok(Some(
+            String::from_utf8_lossy(&other.doing(|| format!("read {}", path.display()))?).into_owned(),
+        )),
     }
 }
 

@@ -420,3 +420,31 @@ fn launches_at_the_same_time_share_one_keeper() {
     }
     kept.keeper();
 }
+
+#[test]
+fn records_that_cannot_be_read_hide_no_container_and_hang_nothing() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    for name in ["fifo", "cut", "whole"] {
+        kept.launch(name, &[], "exit 3");
+        assert_eq!(kept.wait(name), 3);
+    }
+    let file = |name: &str, file: &str| kept.sandbox.root().join(kept.sandbox.id(name)).join(file);
+    fs::remove_file(file("fifo", "exit")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, file("fifo", "exit"), rustix::fs::Mode::RWXU).unwrap();
+    fs::write(file("cut", "state.json"), r#"{"id": "cu"#).unwrap();
+    let list = kept.sandbox.coracle(["list"]).ok();
+    let row = |name: &str| list.stdout.lines().find(|line| line.contains(&kept.sandbox.id(name)));
+    assert!(row("whole").unwrap().contains("stopped (3)"), "{list}");
+    assert!(row("fifo").unwrap().contains("stopped (unknown)"), "{list}");
+    assert!(row("cut").is_none() && list.stderr.contains(&kept.sandbox.id("cut")), "{list}");
+    // Each name has its turn, whatever comes of the others.
+    let ids = ["fifo", "cut", "none", "whole"].map(|name| kept.sandbox.id(name));
+    let waited = kept.sandbox.coracle(["wait", &ids[0], &ids[1], &ids[2], &ids[3]]).fails();
+    assert_eq!(waited.stdout, "3\n", "{waited}");
+    assert!(ids[..3].iter().all(|id| waited.stderr.contains(id.as_str())), "{waited}");
+    let stopped = kept.sandbox.coracle(["stop", &ids[2], &ids[3]]).fails();
+    assert!(stopped.stderr.contains(&ids[2]) && !stopped.stderr.contains(&ids[3]), "{stopped}");
+    kept.sandbox.coracle(["rm", "--force", &ids[2], &ids[0], &ids[1], &ids[3]]).fails();
+    assert!(fs::read_dir(kept.sandbox.root()).unwrap().next().is_none());
+}

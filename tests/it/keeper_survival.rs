@@ -5,7 +5,7 @@ use coracle::keeper::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
-use crate::launch::prepare;
+use crate::launch::{background, prepare};
 use crate::support::{Run, keeper_program, kernel_tells_ends, wait_until};
 
 const LINES: u32 = 60_000;
@@ -159,10 +159,7 @@ fn without_a_standby_the_next_keeper_adopts_what_lives() {
         }
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
-    wait_until("both to be gone", || {
-        let gone = |pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
-        (gone(keeper) && gone(standby)).then_some(())
-    });
+    wait_for_death(&[keeper, standby]);
     assert_eq!(kept.sandbox.status("box").as_deref(), Some("running"), "it waits for somebody to read");
     kept.launch("other", &["--rm"], "exit 0");
     assert_eq!(kept.wait("box"), 5);
@@ -170,6 +167,49 @@ fn without_a_standby_the_next_keeper_adopts_what_lives() {
     // Nobody held its pidfd: how it ended is known only where its new parent was slow to reap it.
     let (code, state) = (kept.wait("dead"), kept.sandbox.state("dead"));
     assert!(code == 137 || (code == 255 && state["exitUnknown"] == true), "{code}: {state}");
+}
+
+#[track_caller]
+fn wait_for_death(pids: &[i32]) {
+    wait_until("all to be gone", || {
+        let is_gone = |pid: &i32| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
+        pids.iter().all(is_gone).then_some(())
+    });
+}
+
+/// The next keeper finds the record of a container that was removed while no keeper lived, and whose name has another now.
+#[test]
+fn what_a_keeper_does_for_an_ended_container_spares_the_next_one_of_that_name() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &["--rm"], "sleep 1000");
+    kept.launch("also", &[], "sleep 1000");
+    let (keeper, standby) = kept.keeper();
+    kill_process(Pid::from_raw(keeper).unwrap(), Signal::STOP).unwrap();
+    for pid in [standby, keeper] {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+    wait_for_death(&[keeper, standby]);
+    let ids = [kept.sandbox.id("box"), kept.sandbox.id("also")];
+    kept.sandbox.coracle(["rm", "--force", &ids[0], "no-such-name", &ids[1]]).fails();
+    // The new ones have no keeper, so nothing waits until the old ones of their names are forgotten.
+    let mut children: Vec<_> = ["box", "also"]
+        .map(|name| background(&kept.sandbox, name, &["box", "/bin/sh", "-c", "echo ready; exec sleep 1000"]))
+        .into();
+    for name in ["box", "also"] {
+        kept.sandbox.wait_for_output(name, "ready");
+    }
+    kept.launch("other", &["--rm"], "exit 0");
+    wait_until("the old records to be forgotten", || {
+        let keeps = |name: &str| kept.run_dir().join("keeper").join(kept.sandbox.id(name)).exists();
+        (!keeps("box") && !keeps("also") && !keeps("other")).then_some(())
+    });
+    for (name, child) in ["box", "also"].into_iter().zip(&mut children) {
+        assert_eq!(kept.sandbox.status(name).as_deref(), Some("running"));
+        kept.sandbox.runtime(["kill", &kept.sandbox.id(name), "KILL"]).ok();
+        assert_eq!(child.wait().unwrap().code(), Some(137));
+        kept.sandbox.coracle(["rm", &kept.sandbox.id(name)]).ok();
+    }
 }
 
 #[test]

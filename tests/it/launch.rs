@@ -237,7 +237,7 @@ fn an_archive_that_ends_in_the_middle_leaves_nothing() {
 }
 
 /// A launch that goes on by itself; its output goes to `<name>.out`.
-fn background(sandbox: &Sandbox, name: &str, args: &[&str]) -> std::process::Child {
+pub(crate) fn background(sandbox: &Sandbox, name: &str, args: &[&str]) -> std::process::Child {
     let log = fs::File::create(sandbox.path(&format!("{name}.out"))).unwrap();
     let mut command = std::process::Command::new(Runtime::Ours.program());
     command.arg("--root").arg(sandbox.root()).arg("--store").arg(sandbox.path("store"));

@@ -52,7 +52,8 @@ pub(super) fn launch(context: &Context, args: &LaunchArgs, prepared: PreparedLau
     }
 }
 
-/// The command that the keeper executes when an ephemeral container has ended.
+/// The command that the keeper executes when an ephemeral container has ended. It must not remove a later container of the
+/// same name.
 fn removal(context: &Context, id: &str) -> Result<Vec<String>> {
     let program = own_path()
         .ok_or_else(|| Error::new(Kind::NotFound, "the path of this program's executable is unknown"))?;
@@ -61,7 +62,7 @@ fn removal(context: &Context, id: &str) -> Result<Vec<String>> {
         text.ok_or_else(|| Error::invalid(format!("{} is not UTF-8, which --detach needs", path.display())))
     };
     let (root, store) = (absolute(&context.root)?, absolute(&context.store)?);
-    let words = [&text(&program)?, "--root", &text(&root)?, "--store", &text(&store)?, "rm", "--force", id];
+    let words = [&text(&program)?, "--root", &text(&root)?, "--store", &text(&store)?, "rm", "--ended", id];
     Ok(words.map(str::to_owned).into())
 }
 

@@ -24,6 +24,7 @@ use crate::launch::NotExecuted;
 use crate::oci::create::CreateOptions;
 use crate::oci::run::{self, RunOptions};
 use crate::oci::stop::STOP_SIGNAL;
+use crate::record::{ContainerState, Layout};
 use crate::spec::request::{ContainerRequest, MountSource, Profile, Scope};
 use crate::spec::{self, Resolved, defaults, image_volumes, user};
 use crate::store::reference::Reference;
@@ -260,13 +261,34 @@ fn is_image_path(path: &Path) -> bool {
     path.join("index.json").exists() || path.join("manifest.json").exists() || path.is_file()
 }
 
+/// Which container of a name `coracle rm` removes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Removal {
+    /// One that runs is killed.
+    Forced,
+    /// One that runs is not removed.
+    OfStopped,
+    /// Only the one with this first process, as the keeper names it ([`crate::keeper::ENDED_PROCESS`]).
+    OfEnded(String),
+}
+
+/// Whether the container of this name has, or had, this first process. One without a record may have had it.
+fn is_of_process(context: &Context, id: &ContainerId, process: &str) -> bool {
+    let Ok(state) = ContainerState::load(&Layout::new(&context.root, id)) else { return true };
+    process == format!("{} {}", state.init_process_pid, state.init_process_start)
+}
+
 /// Removes a launched container: `coracle rm`.
 ///
 /// # Errors
 /// `NotFound` when it does not exist, `WrongState` when it still runs and `force` is not set.
-pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result<()> {
+pub(super) fn remove(context: &Context, id: &ContainerId, which: &Removal) -> Result<()> {
     let store = Store::open(&context.store)?;
     let directory = store.container_dir(id);
+    let force = *which == Removal::Forced;
+    if matches!(which, Removal::OfEnded(process) if !is_of_process(context, id, process)) {
+        return Ok(());
+    }
     if !directory.exists() {
         return Err(Error::new(Kind::NotFound, "there is no such launched container")
             .hint("containers of `coracle create` are removed by `coracle delete`"));
@@ -277,6 +299,10 @@ pub(super) fn remove(context: &Context, id: &ContainerId, force: bool) -> Result
         _ => {}
     }
     if !container::is_free(&directory) && !force {
+        if matches!(which, Removal::OfEnded(_)) {
+            // Another launch has taken the name.
+            return Ok(());
+        }
         return Err(Error::new(Kind::WrongState, "it is running").hint("stop it first, or use --force"));
     }
     // Remove what a launch left behind that was killed before it wrote its record.

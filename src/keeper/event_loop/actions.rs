@@ -236,7 +236,12 @@ impl Keeper {
         let Some(container) = self.containers.get(&key) else { return };
         let (Some(path), Some(exit)) = (&container.record.order.exit_file, &container.exit) else { return };
         let new = path.with_extension("new");
-        match private::replace(path, &new, exit.to_text(), private::FILE) {
+        match private::replace(
+            path,
+            &new,
+            exit.to_file(container.record.pid, container.record.start_time),
+            private::FILE,
+        ) {
             // The directory is gone: the container was removed by force.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => warn(&format!("write {}: {error}", path.display())),
@@ -252,7 +257,7 @@ impl Keeper {
 
     fn run_command(&mut self, key: u32) {
         let Some(container) = self.containers.get(&key) else { return };
-        if let Some(pidfd) = spawn::run_command(&container.record.order.exit_command) {
+        if let Some(pidfd) = spawn::run_command(&container.record) {
             let child = self.new_key();
             self.poll.add(&pidfd, (What::Child, child));
             self.children.insert(child, pidfd);

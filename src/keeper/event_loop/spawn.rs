@@ -11,8 +11,9 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::run_dir::Record;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::keeper::protocol;
+use crate::keeper::{ENDED_PROCESS, protocol};
 use crate::launch::apply::{OwnParent, SpawnRequest, Spawner};
 use crate::launch::plan::Plan;
 use crate::record::format::PLAN;
@@ -208,14 +209,21 @@ impl Limits {
     }
 }
 
-/// Starts a command, and returns its pidfd.
-pub(in crate::keeper) fn run_command(argv: &[String]) -> Option<OwnedFd> {
-    let (program, args) = argv.split_first()?;
-    run_program(program, program, args)
+/// Starts the exit command of a container, which finds the container's first process in its environment, and returns the
+/// command's pidfd.
+pub(in crate::keeper) fn run_command(record: &Record) -> Option<OwnedFd> {
+    let (program, args) = record.order.exit_command.split_first()?;
+    let process = format!("{} {}", record.pid, record.start_time);
+    run_program(program, program, args, &[(ENDED_PROCESS, &process)])
 }
 
 /// Starts a program under a name (`argv[0]`), and returns its pidfd.
-pub(in crate::keeper) fn run_program(program: &str, name: &str, args: &[String]) -> Option<OwnedFd> {
+pub(in crate::keeper) fn run_program(
+    program: &str,
+    name: &str,
+    args: &[String],
+    variables: &[(&str, &str)],
+) -> Option<OwnedFd> {
     let child = || -> Infallible {
         Limits::restore();
         // This is the forked child already: `exec` returns only when it fails.
@@ -224,6 +232,7 @@ pub(in crate::keeper) fn run_program(program: &str, name: &str, args: &[String])
         for variable in crate::keeper::notify::VARIABLES {
             command.env_remove(variable);
         }
+        command.envs(variables.iter().copied());
         let error = std::os::unix::process::CommandExt::exec(command.args(args));
         let _ = std::io::Write::write_all(
             &mut std::io::stderr(),

@@ -49,8 +49,8 @@ impl Keeper {
             Upgrade::Ready => return self.clients.answer_upgrading(&Upgraded::Yes),
         }
         let program = own_path().map(|path| path.to_string_lossy().into_owned());
-        let child =
-            program.and_then(|program| run_program(&program, NAME, &["--can-resume".to_owned(), versions()]));
+        let child = program
+            .and_then(|program| run_program(&program, NAME, &["--can-resume".to_owned(), versions()], &[]));
         let Some(pidfd) = child else {
             return self.refuse_upgrade("the keeper's program cannot be executed");
         };
