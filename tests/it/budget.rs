@@ -36,7 +36,7 @@ const CALLS_OF_INIT: Ceiling<usize> = Ceiling { dist: 250, unoptimised: 285 };
 const PEAK_KIB: Ceiling<u64> = Ceiling { dist: 3_600, unoptimised: 16_000 };
 
 /// The keeper with its standby and no container, in KiB of their own share of memory.
-const KEEPER_KIB: Ceiling<u64> = Ceiling { dist: 1_152, unoptimised: 3_000 };
+const KEEPER_KIB: Ceiling<u64> = Ceiling { dist: 1_024, unoptimised: 3_000 };
 
 /// The daemon, the keeper and its standby with a hundred pods of one container each, in KiB of their own share of memory.
 const NODE_KIB: Ceiling<u64> = Ceiling { dist: 12 << 10, unoptimised: 48 << 10 };
