@@ -85,14 +85,14 @@ pub(super) fn capability_sets(request: &ContainerRequest, is_root: bool) -> Linu
 }
 
 /// The seccomp profile of a container: the default for its capabilities, one from a file, or none. A privileged
-/// container never has one.
+/// container has none but one that is named, as with docker.
 ///
 /// # Errors
 /// The file cannot be read or parsed.
 pub fn seccomp(request: &ContainerRequest) -> Result<Option<LinuxSeccomp>> {
     match &request.seccomp {
-        _ if request.privileged => Ok(None),
         Profile::Unconfined => Ok(None),
+        Profile::RuntimeDefault if request.privileged => Ok(None),
         Profile::RuntimeDefault => Ok(Some(crate::seccomp::default_profile(&granted(request)))),
         Profile::Localhost(path) => read_profile(path).map(Some),
     }
@@ -145,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_privileged_container_has_every_capability_and_no_profile() {
-        let seccomp = Profile::Localhost("/no/such/file".to_owned());
-        let request = ContainerRequest { privileged: true, seccomp, ..ContainerRequest::default() };
+    fn a_privileged_container_has_every_capability_and_no_profile_but_one_that_is_named() {
+        let of = |seccomp| ContainerRequest { privileged: true, seccomp, ..ContainerRequest::default() };
+        let request = of(Profile::RuntimeDefault);
         assert_eq!(granted(&request), every());
-        assert_eq!(super::seccomp(&request).unwrap(), None);
-        let plain = ContainerRequest { privileged: false, ..request };
-        assert!(super::seccomp(&plain).is_err());
+        assert_eq!(seccomp(&request).unwrap(), None);
+        assert_eq!(seccomp(&of(Profile::Unconfined)).unwrap(), None);
+        assert!(seccomp(&of(Profile::Localhost("/no/such/file".to_owned()))).is_err());
     }
 
     proptest! {

@@ -170,6 +170,8 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         "--memory=lots",
         "--memory=-5",
         "--memory-swap=x",
+        "--memory-swap=64m",
+        "--memory=-1",
         "--cpus=none",
         "--cpus=0",
         "--pids-limit=many",
@@ -178,6 +180,7 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         "--volume=/only",
         "--volume=name:/x",
         "--volume=/a:/b:fast",
+        "--volume=/a:/b:ro,rw",
         "--mount=type=bind,target=/x",
         "--mount=type=bind,source=/no/such,target=/x",
         "--mount=what",
@@ -209,6 +212,14 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         assert_eq!(output.code(), Some(125), "{flag}: {output}");
         let errors = output.stderr.lines().filter(|l| l.starts_with("error: ")).count();
         assert_eq!((errors, output.stdout.as_str()), (1, ""), "{flag}: {output}");
+    }
+    let volume = format!("{}:/x", sandbox.path("new").display());
+    for refused in
+        [&["--memory=1m", "--memory-reservation=2m"][..], &["--user=no-such"], &["--group-add=no-such"]]
+    {
+        let words = [&["--rm", "-v", &volume], refused, &["box", "/bin/true"]].concat();
+        prepare(&sandbox, "box", words).go().exits(125);
+        assert!(!sandbox.path("new").exists(), "{refused:?} leaves the source of a volume");
     }
     let bad_name = sandbox.coracle(["launch", "--name", "a/b", "box", "/bin/true"]).exits(125);
     assert!(bad_name.stderr.contains("a/b"), "{bad_name}");

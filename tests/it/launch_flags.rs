@@ -217,6 +217,37 @@ fn process_limits_and_kernel_parameters_are_set() {
     assert_eq!(output.stdout, "1\n9000\n");
     let output = shell(&sandbox, &["--shm-size", "3m"], "df -k /dev/shm | sed 1d").ok();
     assert!(output.stdout.contains(" 3072 "), "{output}");
+    // What is empty, or 0, is as good as not given; of two the last counts.
+    let flags = ["--shm-size=0", "--hostname=", "--ulimit=nofile=10", "--ulimit=nofile=300"];
+    let output = shell(&sandbox, &flags, "df -k /dev/shm | sed 1d; ulimit -Sn; hostname").ok();
+    assert!(output.stdout.contains(" 65536 ") && output.stdout.contains("\n300\n"), "{output}");
+    assert!(!output.stdout.ends_with("\n\n"), "{output}");
+}
+
+/// Reads the mode of seccomp(2) inside: 0 for none, 2 for a filter.
+#[test]
+fn a_privileged_container_has_the_filter_that_is_named_for_it() {
+    needs!(root, busybox, launch_verb);
+    let sandbox = plain();
+    let profile = sandbox.path("profile.json");
+    let rule = json!({ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28 });
+    let text = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] });
+    fs::write(&profile, text.to_string()).unwrap();
+    let named = format!("seccomp={}", profile.display());
+    let script = "sed -n 's/^Seccomp:\\t//p' /proc/self/status; mkdir /tmp/x 2>&1";
+    assert_eq!(shell(&sandbox, &["--privileged"], &format!("mkdir -p /tmp; {script}")).stdout, "0\n");
+    let output = shell(&sandbox, &["--privileged", "--security-opt", &named], script);
+    assert!(output.stdout.starts_with("2\n") && output.stdout.contains("No space left"), "{output}");
+}
+
+#[test]
+fn an_image_here_for_another_platform_than_asked_for_is_not_launched() {
+    needs!(root, busybox, launch_verb);
+    let sandbox = plain();
+    let other = if cfg!(target_arch = "x86_64") { "linux/arm64" } else { "linux/amd64" };
+    let flags = ["--rm", "--pull", "never", "--platform", other, "box", "/bin/true"];
+    let output = prepare(&sandbox, "box", flags).go().exits(125);
+    assert!(output.stderr.contains("box") && output.stderr.contains("is for linux/"), "{output}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The flags that configure a container, named as in docker and podman, and their conversion to a request.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, PosixRlimit};
 
 use super::{devices, limits, mounts};
 use crate::cli::amounts;
@@ -58,7 +58,7 @@ pub(super) struct ContainerArgs {
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
     /// Limit memory, such as 64m
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     memory: Option<String>,
     /// Limit memory and swap together; -1 for no limit on swap
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
@@ -132,11 +132,12 @@ impl ContainerArgs {
             process: self.process(command, terminal)?,
             user: self.user.as_deref().map(UserRequest::parse).transpose()?.unwrap_or_default(),
             groups: self.groups()?,
-            hostname: self.hostname.clone(),
+            // Empty is as good as not given, as with docker.
+            hostname: self.hostname.clone().filter(|name| !name.is_empty()),
             privileged: self.privileged,
             read_only_root: self.read_only,
             mounts: self.mounts()?,
-            shm_size: self.shm_size.as_deref().map(|s| amounts::bytes("--shm-size", s)).transpose()?,
+            shm_size: self.shm_size()?,
             bind_sys: host_network,
             devices: self.device.iter().map(|text| devices::device(text)).collect::<Result<_>>()?,
             namespaces: NamespaceScopes { network, ..NamespaceScopes::default() },
@@ -163,10 +164,27 @@ impl ContainerArgs {
             env: self.environment()?,
             working_dir: self.workdir.clone(),
             terminal,
-            rlimits: self.ulimit.iter().map(|text| limits::ulimit(text)).collect::<Result<_>>()?,
+            rlimits: self.rlimits()?,
             oom_score_adj: self.oom_score_adj,
             ..ProcessRequest::default()
         })
+    }
+
+    /// 0 is the default, as with docker: for a tmpfs it would mean no limit.
+    fn shm_size(&self) -> Result<Option<i64>> {
+        let size = self.shm_size.as_deref().map(|text| amounts::bytes("--shm-size", text)).transpose()?;
+        Ok(size.filter(|size| *size > 0))
+    }
+
+    /// Of two limits of one resource the last counts.
+    fn rlimits(&self) -> Result<Vec<PosixRlimit>> {
+        let mut all: Vec<PosixRlimit> = Vec::new();
+        for text in &self.ulimit {
+            let limit = limits::ulimit(text)?;
+            all.retain(|earlier| earlier.typ() != limit.typ());
+            all.push(limit);
+        }
+        Ok(all)
     }
 
     fn groups(&self) -> Result<GroupsRequest> {
@@ -193,9 +211,7 @@ impl ContainerArgs {
         let here = std::env::current_dir().doing(|| "find the working directory")?;
         let mut all = Vec::new();
         for text in &self.volume {
-            let mount = mounts::volume(text, &here)?;
-            make_source(&mount.source)?;
-            all.push(mount);
+            all.push(mounts::volume(text, &here)?);
         }
         for text in &self.mount {
             let mount = mounts::mount_flag(text, &here)?;
@@ -234,6 +250,7 @@ impl ContainerArgs {
             |flag: &str, text: &Option<String>| text.as_deref().map(|t| amounts::bytes(flag, t)).transpose();
         let mut memory = LinuxMemory::default();
         let limit = size("--memory", &self.memory)?;
+        let reservation = size("--memory-reservation", &self.memory_reservation)?;
         let swap = match self.memory_swap.as_deref() {
             Some("-1") => Some(-1),
             _ => size("--memory-swap", &self.memory_swap)?,
@@ -246,8 +263,15 @@ impl ContainerArgs {
                 Error::invalid("--memory-swap is below --memory").hint("it limits memory and swap together")
             );
         }
-        memory.set_limit(limit).set_swap(swap);
-        memory.set_reservation(size("--memory-reservation", &self.memory_reservation)?);
+        if limit.is_none() && swap.is_some_and(|swap| swap != -1) {
+            return Err(
+                Error::invalid("--memory-swap needs --memory").hint("it limits memory and swap together")
+            );
+        }
+        if limit.is_some_and(|limit| reservation.is_some_and(|reserved| reserved > limit)) {
+            return Err(Error::invalid("--memory-reservation is above --memory"));
+        }
+        memory.set_limit(limit).set_swap(swap).set_reservation(reservation);
         Ok(memory)
     }
 
@@ -271,16 +295,18 @@ fn variable(text: &str) -> Result<Option<Variable>> {
     }
 }
 
-/// Creates the source of `-v` as a directory if missing, as docker does.
-fn make_source(source: &MountSource) -> Result<()> {
-    match source {
-        MountSource::Host(path) if !path.exists() => make_directory(path),
-        MountSource::Host(_) | MountSource::Image { .. } | MountSource::Tmpfs => Ok(()),
-    }
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    private::make_dirs(path, private::SHARED_DIR).doing(|| format!("make {}", path.display()))
+/// Creates the sources of `-v` that are missing as directories, as docker does.
+///
+/// # Errors
+/// One cannot be created.
+pub(super) fn make_sources(mounts: &[MountRequest]) -> Result<()> {
+    let on_host = mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Host(path) => Some(path),
+        MountSource::Image { .. } | MountSource::Tmpfs => None,
+    });
+    on_host.filter(|path| !path.exists()).try_for_each(|path| {
+        private::make_dirs(path, private::SHARED_DIR).doing(|| format!("make {}", path.display()))
+    })
 }
 
 fn pairs(flag: &str, list: &[String]) -> Result<BTreeMap<String, String>> {

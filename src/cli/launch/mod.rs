@@ -151,6 +151,8 @@ fn prepare(context: &Context, args: &LaunchArgs) -> Result<PreparedLaunch> {
     let root = crate::image::rootfs::mount(&store.lower_dirs(&image), container.directory(), args.rm)?;
     let resolved = resolve(&request, config, &container, &root, &id)?;
     let spec = spec::build(&request, &resolved)?;
+    // Last, so that a launch that is refused leaves no directory behind.
+    flags::make_sources(&request.mounts)?;
     let create = CreateOptions {
         bundle: container.directory().to_owned(),
         root: Some(std::sync::Arc::new(root)),
@@ -222,7 +224,14 @@ fn find_image(store: &Store, args: &LaunchArgs) -> Result<ImageRecord> {
     let path = Path::new(&args.image);
     let says_path = args.image.starts_with(['/', '.']) || args.image == "-";
     if !says_path && !is_image_path(path) {
-        return match (store.find(&args.image), args.pull) {
+        let stored = store.find(&args.image).and_then(|image| match &wanted {
+            Some(wanted) if platform::rank(&image.platform, wanted).is_none() => {
+                let what = format!("the image {} here is for {}", args.image, image.platform);
+                Err(Error::new(Kind::NotFound, what))
+            }
+            _ => Ok(image),
+        });
+        return match (stored, args.pull) {
             (Ok(image), PullPolicy::Missing | PullPolicy::Never) => Ok(image),
             (Err(error), PullPolicy::Missing) if error.kind() == Kind::NotFound => {
                 pull_image(store, args, wanted)

@@ -67,6 +67,9 @@ pub(super) fn volume(text: &str, here: &Path) -> Result<MountRequest> {
     if parts.next().is_some() {
         return Err(wrong("has too many parts"));
     }
+    if options.contains(&"ro") && options.contains(&"rw") {
+        return Err(wrong("is read-only and writable at once"));
+    }
     if !options.iter().any(|o| o.contains("private") || o.contains("shared") || o.contains("slave")) {
         options.push("rprivate");
     }
