@@ -91,6 +91,56 @@ fn the_files_of_k3s_and_podman_lead_to_mirrors_too() {
 }
 
 #[test]
+fn a_plain_registry_on_this_machine_is_reached_whatever_k3s_configures_for_it() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    let host = registry.host();
+    let login = "auth: {username: joe, password: secret}";
+    for (file, auth) in [
+        ("mirrors: {}\n".to_owned(), Auth::Open),
+        ("mirrors:\n  \"*\":\n".to_owned(), Auth::Open),
+        ("mirrors:\n  docker.io:\n  \"*\":\n".to_owned(), Auth::Open),
+        (format!("configs:\n  \"{host}\":\n    {login}\n"), Auth::Basic("joe:secret")),
+        (format!("configs:\n  \"{host}\":\n    tls: {{insecure_skip_verify: true}}\n"), Auth::Open),
+        (
+            format!(
+                "mirrors:\n  \"{host}\":\n    endpoint: [\"http://{host}\"]\n\
+                 configs:\n  \"{host}\":\n    tls: {{insecure_skip_verify: true}}\n    {login}\n"
+            ),
+            Auth::Basic("joe:secret"),
+        ),
+        ("\u{feff}configs:\n  \"*\":\n    tls: {insecure_skip_verify: true}\n".to_owned(), Auth::Open),
+    ] {
+        registry.require(auth);
+        let place = place();
+        place.write("registries.yaml", &file);
+        place.pulled(&registry.name("app:1"));
+    }
+    // The same without a file of K3s: a directory for the host, or for all, that names no server.
+    registry.require(Auth::Open);
+    for (path, text) in [
+        (format!("certs.d/{host}/hosts.toml"), "skip_verify = true\n"),
+        ("certs.d/_default/hosts.toml".to_owned(), "[host.\"http://127.0.0.1:1\"]\n"),
+        (format!("certs.d/{host}/note"), "no certificate"),
+    ] {
+        let place = place();
+        place.write(&path, text);
+        place.pulled(&registry.name("app:1"));
+    }
+}
+
+#[test]
+fn the_login_for_all_of_k3s_is_sent_to_no_registry() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    registry.require(Auth::Basic("joe:secret"));
+    let place = place();
+    place.write("registries.yaml", "configs:\n  \"*\":\n    auth: {username: joe, password: secret}\n");
+    place.refused(&registry.name("app:1"), Kind::Denied, "401");
+    assert!(registry.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+}
+
+#[test]
 fn plain_http_is_spoken_only_here_or_where_it_was_asked_for() {
     let options = place().options.registry;
     let urls = |name: &str, verify: Option<bool>| {
