@@ -286,7 +286,7 @@ mod tests {
             let text = format!("[host.\"{host}\"]\n{key} = {value}\n");
             if let Ok(endpoints) = read_all(&text, "ghcr.io/a/b") {
                 proptest::prop_assert!(!endpoints.is_empty());
-                proptest::prop_assert!(endpoints.iter().all(|e| super::super::session::parse_uri(&e.url("x")).is_ok()));
+                proptest::prop_assert!(endpoints.iter().all(|e| super::super::url::parse(&e.url("x")).is_ok()));
             }
         }
     }

@@ -23,11 +23,13 @@ mod hosts_toml;
 mod k3s;
 mod login;
 mod lookup;
+mod redirect;
 mod registries_conf;
 mod repository;
 mod session;
 mod table;
 mod tls;
+mod url;
 mod wire;
 
 use std::path::PathBuf;
