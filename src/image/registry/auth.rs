@@ -224,7 +224,7 @@ fn read(wire: &mut Wire, mut answer: super::wire::Response) -> Result<Known, Fau
         if kind == Kind::Denied {
             error = error.hint("check the login: --creds or --authfile");
         }
-        return Err(Fault { error, retry });
+        return Err(Fault { error, retry, is_answer: true });
     }
     let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
     let token = if granted.token.is_empty() { granted.access_token } else { granted.token };

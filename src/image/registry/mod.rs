@@ -10,6 +10,7 @@
 //!
 //! SPEC(distribution 1.1)
 
+mod attempts;
 mod auth;
 mod cancel;
 mod challenge;

@@ -3,7 +3,7 @@
 //! Credentials are sent only to the host they are for: not along a redirect to another host, which is asked for a token of
 //! its own instead, not over plain HTTP after TLS, not to the URL of a foreign layer (CVE-2020-15157).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Bytes;
@@ -53,6 +53,8 @@ pub(super) struct Session<'a> {
     known: Mutex<HashMap<String, Known>>,
     /// Whether a host that may use plain HTTP supports TLS.
     speak_tls: Mutex<HashMap<String, bool>>,
+    /// The hosts, with their ports, that have answered a request, with whatever.
+    answered: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Session<'a> {
@@ -63,6 +65,7 @@ impl<'a> Session<'a> {
             spare: Mutex::default(),
             known: Mutex::default(),
             speak_tls: Mutex::default(),
+            answered: Mutex::default(),
         }
     }
 
@@ -160,6 +163,18 @@ impl<'a> Session<'a> {
         judge(wire, answer, false)
     }
 
+    fn note_answer(&self, uri: &Uri) {
+        let authority = uri.authority().map_or("", |authority| authority.as_str()).to_ascii_lowercase();
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).insert(authority);
+    }
+
+    /// Returns whether the host of a URL has answered any request yet.
+    pub(super) fn has_answered(&self, url: &str) -> bool {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or(rest).to_ascii_lowercase();
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&authority)
+    }
+
     /// Sends one request unchanged, for example to a token server.
     pub(super) fn send(&self, wire: &mut Wire, request: &Request, tls: &Tls) -> Result<Response, Fault> {
         Ok(wire.send(request, tls, self.options.timing.connect)?)
@@ -215,6 +230,7 @@ impl<'a> Session<'a> {
                 Request { method: ask.method.clone(), uri: uri.clone(), headers, body: Bytes::new() };
             let connect = ours.home.and_then(|home| home.connect).unwrap_or(self.options.timing.connect);
             let answer = wire.send(&request, &ours.tls(at_home), connect)?;
+            self.note_answer(&uri);
             if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok((answer, elsewhere));
             }
@@ -227,7 +243,7 @@ impl<'a> Session<'a> {
             uri = next;
         }
         let error = Error::new(Kind::Unreachable, format!("it redirects more than {MOST_REDIRECTS} times"));
-        Err(Fault { error, retry: Retry::Never })
+        Err(Fault { error, retry: Retry::Never, is_answer: true })
     }
 
     /// The login for `endpoint`, if one is configured.
@@ -349,7 +365,7 @@ fn judge(wire: &mut Wire, mut answer: Response, at_home: bool) -> Result<Respons
     if status == StatusCode::TOO_MANY_REQUESTS {
         error = error.hint("the registry limits the rate of requests; a login may raise the limit");
     }
-    Err(Fault { error, retry })
+    Err(Fault { error, retry, is_answer: true })
 }
 
 /// The registry's own error message (SPEC(distribution 1.1 #error-codes)), made safe to print.
