@@ -161,7 +161,11 @@ impl Pull<'_, '_> {
         }
         let digest = match (self.reference.digest(), self.reference.tag()) {
             (Some(digest), _) => Some(*digest),
-            (None, Some(tag)) => self.repository.digest_of_tag(tag)?,
+            (None, Some(tag)) => match self.repository.digest_of_tag(tag) {
+                // A registry without HEAD: the manifest itself says it.
+                Err(error) if error.kind() == Kind::Unsupported => None,
+                other => other?,
+            },
             (None, None) => None,
         };
         let is_it = digest.is_some_and(|digest| image.repo_digests.contains(&self.name_of(&digest)));

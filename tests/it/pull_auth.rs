@@ -96,6 +96,88 @@ fn a_redirect_takes_no_login_along() {
     assert_told_nothing(&store);
 }
 
+/// The `Authorization` headers that requests to the API of a registry had, in their order.
+fn shown(registry: &TestRegistry) -> Vec<Option<String>> {
+    let seen = registry.seen();
+    let api = seen.iter().filter(|seen| seen.path.starts_with("/v2/"));
+    api.map(|seen| seen.headers.get("authorization").cloned()).collect()
+}
+
+#[test]
+fn a_host_that_a_redirect_leads_to_gets_a_token_of_its_own() {
+    let (front, back) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));
+    front.small("app:1");
+    back.small("app:1");
+    let joe = Some("joe:secret");
+    for auth in [
+        Auth::Open,
+        Auth::Basic("joe:secret"),
+        Auth::Bearer { realm: None, login: None },
+        Auth::Bearer { realm: None, login: joe },
+    ] {
+        front.require(auth);
+        back.require(Auth::Bearer { realm: None, login: None });
+        front.fault("/v2/", 99, Fault::MovedTo(back.url()));
+        back.forget();
+        logged_in("joe:secret").pulled(&front.name("app:1"));
+        let shown = shown(&back);
+        assert_eq!(shown[0], None, "nothing of the first host goes along");
+        assert_eq!(shown[1].as_deref(), Some("Bearer token-1"));
+        for seen in back.seen() {
+            let authorization = seen.headers.get("authorization");
+            assert!(authorization.is_none_or(|shown| shown.starts_with("Bearer token-")), "{seen:?}");
+            assert!(!seen.path.starts_with("/token") || authorization.is_none(), "{seen:?}");
+        }
+    }
+    // A second hop is another host again.
+    let last = TestRegistry::start_at("127.0.0.3");
+    last.small("app:1");
+    last.require(Auth::Bearer { realm: None, login: None });
+    back.fault("/v2/", 99, Fault::MovedTo(last.url()));
+    logged_in("joe:secret").pulled(&front.name("app:1"));
+    assert_eq!(shown(&last)[0], None);
+}
+
+#[test]
+fn a_host_that_a_redirect_leads_to_gets_the_login_stored_for_it_and_no_other() {
+    let (front, back) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));
+    front.small("app:1");
+    back.small("app:1");
+    front.fault("/v2/", 999, Fault::MovedTo(back.url()));
+    let stored = |host: &str| format!(r#"{{"auths": {{"{host}": {{"auth": "am9lOnNlY3JldA=="}}}}}}"#);
+    for auth in [Auth::Basic("joe:secret"), Auth::Bearer { realm: None, login: Some("joe:secret") }] {
+        back.require(auth);
+        let place = place();
+        place.write("auth.json", &stored(&back.host()));
+        place.pulled(&front.name("app:1"));
+        assert!(shown(&front).iter().all(Option::is_none), "{:?}", front.seen());
+        // The login for the first host, in the file or on the command line, is not for the second.
+        back.forget();
+        let place = logged_in("joe:secret");
+        place.write("auth.json", &stored(&front.host()));
+        place.refused(&front.name("app:1"), Kind::Denied, "401");
+        assert_told_nothing(&back);
+        back.forget();
+    }
+    // Nor does a token server elsewhere get it.
+    let other = TestRegistry::start_at("127.0.0.3");
+    back.require(Auth::Bearer { realm: Some(format!("{}/token", other.url())), login: Some("joe:secret") });
+    let place = place();
+    place.write("auth.json", &stored(&back.host()));
+    place.refused(&front.name("app:1"), Kind::Denied, "is not sent to its token server 127.0.0.3");
+    assert!(other.seen().is_empty(), "{:?}", other.seen());
+}
+
+#[test]
+fn hosts_that_send_each_other_round_are_left_after_some_hops() {
+    let (front, back) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));
+    front.small("app:1");
+    back.small("app:1");
+    front.fault("/v2/", 99, Fault::MovedTo(back.url()));
+    back.fault("/v2/", 99, Fault::MovedTo(front.url()));
+    place().refused(&front.name("app:1"), Kind::Unreachable, "redirects more than");
+}
+
 #[test]
 fn a_token_server_on_a_strange_host_gets_no_login() {
     let (registry, other) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));

@@ -61,6 +61,65 @@ fn a_mirror_that_is_down_or_breaks_halfway_is_replaced_by_the_registry() {
 }
 
 #[test]
+fn what_the_mirror_has_not_while_the_registry_cannot_be_reached_is_not_found_at_once() {
+    let mirror = TestRegistry::start();
+    mirror.small("app:1");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = || {
+        let mut place = place();
+        place.options.registry.timing.backoff = Duration::from_secs(20);
+        let hosts = format!("[host.\"{}\"]\n", mirror.url());
+        place.write(&format!("certs.d/{closed}/hosts.toml"), &hosts);
+        place
+    };
+    let begun = std::time::Instant::now();
+    let error = place().refused(&format!("{closed}/gone:1"), Kind::NotFound, "none of 2 endpoints has it");
+    let text = error.chain();
+    let lines: Vec<&str> = text.lines().skip(1).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(
+        lines[0].contains(&mirror.url()) && lines[0].contains("404 Not Found: manifest unknown"),
+        "{text}"
+    );
+    assert!(lines[1].contains(&closed.to_string()) && lines[1].contains("Connection refused"), "{text}");
+    // The same for a layer.
+    let (layer, _) = mirror.big("app:2", 1000);
+    mirror.remove_blob(&layer);
+    let error = place().refused(&format!("{closed}/app:2"), Kind::NotFound, &layer);
+    assert!(error.chain().contains("404") && error.chain().contains("Connection refused"), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Where nobody says so, it is tried again.
+    let place = super::pull_fixture::place();
+    place.write(&format!("certs.d/{closed}/hosts.toml"), "[host.\"http://127.0.0.1:1\"]\n");
+    place.refused(&format!("{closed}/gone:1"), Kind::Unreachable, "Connection refused");
+    assert!(place.heard.text().contains("trying again"), "{}", place.heard.text());
+}
+
+#[test]
+fn a_registry_that_is_only_busy_is_asked_again_after_its_mirror_said_no() {
+    let (registry, mirror) = (TestRegistry::start(), TestRegistry::start());
+    registry.small("app:1");
+    registry.fault("/v2/", 2, Fault::Status(503, Vec::new()));
+    let place = place();
+    let hosts = format!("server = \"{}\"\n[host.\"{}\"]\n", registry.url(), mirror.url());
+    place.write(&format!("certs.d/{}/hosts.toml", registry.host()), &hosts);
+    place.pulled(&registry.name("app:1"));
+    // What refuses says more than what has not the image, wherever it stands.
+    mirror.require(Auth::Basic("joe:secret"));
+    place.pull(&registry.name("gone:1")).map_err(|error| assert_eq!(error.kind(), Kind::Denied)).unwrap_err();
+}
+
+#[test]
+fn a_registry_without_head_is_asked_for_the_manifest() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    let place = place();
+    place.pulled(&registry.name("app:1"));
+    registry.fault("/manifests/1", 1, Fault::Status(405, Vec::new()));
+    place.pulled(&registry.name("app:1"));
+}
+
+#[test]
 fn the_files_of_k3s_and_podman_lead_to_mirrors_too() {
     let mirror = TestRegistry::start();
     mirror.small("rewritten/app:1");
@@ -88,6 +147,56 @@ fn the_files_of_k3s_and_podman_lead_to_mirrors_too() {
     let place = super::pull_fixture::place();
     place.write("registries.conf", &conf);
     place.refused("bad.example/app", Kind::Denied, "blocked");
+}
+
+#[test]
+fn a_plain_registry_on_this_machine_is_reached_whatever_k3s_configures_for_it() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    let host = registry.host();
+    let login = "auth: {username: joe, password: secret}";
+    for (file, auth) in [
+        ("mirrors: {}\n".to_owned(), Auth::Open),
+        ("mirrors:\n  \"*\":\n".to_owned(), Auth::Open),
+        ("mirrors:\n  docker.io:\n  \"*\":\n".to_owned(), Auth::Open),
+        (format!("configs:\n  \"{host}\":\n    {login}\n"), Auth::Basic("joe:secret")),
+        (format!("configs:\n  \"{host}\":\n    tls: {{insecure_skip_verify: true}}\n"), Auth::Open),
+        (
+            format!(
+                "mirrors:\n  \"{host}\":\n    endpoint: [\"http://{host}\"]\n\
+                 configs:\n  \"{host}\":\n    tls: {{insecure_skip_verify: true}}\n    {login}\n"
+            ),
+            Auth::Basic("joe:secret"),
+        ),
+        ("\u{feff}configs:\n  \"*\":\n    tls: {insecure_skip_verify: true}\n".to_owned(), Auth::Open),
+    ] {
+        registry.require(auth);
+        let place = place();
+        place.write("registries.yaml", &file);
+        place.pulled(&registry.name("app:1"));
+    }
+    // The same without a file of K3s: a directory for the host, or for all, that names no server.
+    registry.require(Auth::Open);
+    for (path, text) in [
+        (format!("certs.d/{host}/hosts.toml"), "skip_verify = true\n"),
+        ("certs.d/_default/hosts.toml".to_owned(), "[host.\"http://127.0.0.1:1\"]\n"),
+        (format!("certs.d/{host}/note"), "no certificate"),
+    ] {
+        let place = place();
+        place.write(&path, text);
+        place.pulled(&registry.name("app:1"));
+    }
+}
+
+#[test]
+fn the_login_for_all_of_k3s_is_sent_to_no_registry() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    registry.require(Auth::Basic("joe:secret"));
+    let place = place();
+    place.write("registries.yaml", "configs:\n  \"*\":\n    auth: {username: joe, password: secret}\n");
+    place.refused(&registry.name("app:1"), Kind::Denied, "401");
+    assert!(registry.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
 }
 
 #[test]

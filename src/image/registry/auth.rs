@@ -12,7 +12,8 @@ use super::challenge::Challenge;
 use super::endpoint::{Endpoint, Tls, host_of};
 use super::fault::{Fault, Retry, retry_after};
 use super::login::Login;
-use super::session::{Session, parse_uri, secret};
+use super::session::{Session, secret};
+use super::url;
 use super::wire::{Request, Wire};
 use crate::error::{Doing, Error, Kind, Result};
 
@@ -40,23 +41,23 @@ impl Known {
     }
 }
 
-/// Finds credentials for one of the challenges of `endpoint`; `None` when there are none.
+/// Finds credentials for one of the challenges of `endpoint`, by `login` or without one; `None` when there are none.
 pub(super) fn answer(
     session: &Session<'_>,
     wire: &mut Wire,
     endpoint: &Endpoint,
+    login: Option<&Login>,
     offered: &[Challenge],
 ) -> Result<Option<Known>, Fault> {
-    let login = session.login(endpoint)?;
     if let Some(Login::Bearer(token)) = login {
         let forever = Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        return Ok(Some(Known::Token(token, forever)));
+        return Ok(Some(Known::Token(token.clone(), forever)));
     }
     for challenge in offered {
-        match (challenge, &login) {
+        match (challenge, login) {
             (Challenge::Bearer { realm, service, scope }, login) => {
                 let asking = Asking { endpoint, realm, service: service.as_deref(), scope: scope.as_deref() };
-                return asking.token(session, wire, login.as_ref()).map(Some);
+                return asking.token(session, wire, login).map(Some);
             }
             (Challenge::Basic, Some(Login::Password { username, password })) => {
                 return Ok(Some(Known::Basic(Login::basic(username, password))));
@@ -116,14 +117,19 @@ impl Asking<'_> {
     /// A token server may be another host than the registry, but not any host: a login is sent only to the registry's
     /// own host, below it, or beside it below a common parent, as auth.docker.io is to registry-1.docker.io.
     fn check_realm(&self, login: Option<&Login>) -> Result<()> {
-        let realm =
-            parse_uri(self.realm).map_err(|e| e.doing("parse the address of the registry's token server"))?;
+        let realm = url::parse(self.realm)
+            .map_err(|e| e.doing("parse the address of the registry's token server"))?;
         let host = host_of(realm.authority().map_or("", |authority| authority.as_str())).to_ascii_lowercase();
         if self.endpoint.base.secure && realm.scheme_str() != Some("https") {
             let doing = format!("the registry uses TLS, but its token server {host} does not");
             return Err(Error::new(Kind::Denied, doing));
         }
         let registry = host_of(&self.endpoint.base.authority);
+        // What the token server answers is sent to the registry: it must not make this client read a cloud's metadata.
+        if is_link_local(&host) && registry != host {
+            let doing = format!("the token server {host} of {registry} is a link-local address");
+            return Err(Error::new(Kind::Denied, doing));
+        }
         if login.is_some() && !are_related(registry, &host) {
             let doing = format!("the login for {registry} is not sent to its token server {host}");
             return Err(Error::new(Kind::Denied, doing)
@@ -149,7 +155,7 @@ impl Asking<'_> {
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, secret(&value)?);
         }
-        Ok(Request { method: Method::GET, uri: parse_uri(&url)?, headers, body: Bytes::new() })
+        Ok(Request { method: Method::GET, uri: url::parse(&url)?, headers, body: Bytes::new() })
     }
 
     fn post(&self, grant: &[(&str, &str)]) -> Result<Request> {
@@ -160,12 +166,22 @@ impl Asking<'_> {
         let body = pairs.collect::<Vec<_>>().join("&");
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, form)]);
-        Ok(Request { method: Method::POST, uri: parse_uri(self.realm)?, headers, body: body.into() })
+        Ok(Request { method: Method::POST, uri: url::parse(self.realm)?, headers, body: body.into() })
     }
 }
 
 fn pair(key: &str, value: &str) -> String {
     format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
+}
+
+fn is_link_local(host: &str) -> bool {
+    match host.parse() {
+        Ok(std::net::IpAddr::V4(ip)) => ip.is_link_local(),
+        Ok(std::net::IpAddr::V6(ip)) => {
+            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+        }
+        Err(_) => false,
+    }
 }
 
 /// Returns whether two hosts are the same, one below the other, or both below a domain of at least two labels.
@@ -208,7 +224,7 @@ fn read(wire: &mut Wire, mut answer: super::wire::Response) -> Result<Known, Fau
         if kind == Kind::Denied {
             error = error.hint("check the login: --creds or --authfile");
         }
-        return Err(Fault { error, retry });
+        return Err(Fault { error, retry, is_answer: true });
     }
     let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
     let token = if granted.token.is_empty() { granted.access_token } else { granted.token };
@@ -265,6 +281,18 @@ mod tests {
             "https://REGISTRY.example.com:444/t",
         ] {
             assert!(!refused(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_link_local_token_server_is_asked_for_nothing() {
+        let base = super::super::endpoint::Base::parse("http://registry.example.com").unwrap();
+        let endpoint = Endpoint::at(base, "app", true);
+        for realm in
+            ["http://169.254.169.254/latest", "http://[fe80::1]/t", "http://[::ffff:169.254.169.254]/t"]
+        {
+            let asking = Asking { endpoint: &endpoint, realm, service: None, scope: None };
+            assert_eq!(asking.check_realm(None).unwrap_err().kind(), Kind::Denied, "{realm}");
         }
     }
 

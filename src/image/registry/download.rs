@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
+use super::attempts::Attempts;
 use super::fault::{Fault, Retry, wait};
 use super::repository::Repository;
 use super::session::Ask;
@@ -41,6 +42,7 @@ pub(in crate::image) struct Download<'a> {
     /// Attempts since the last new bytes, and the position then.
     tries: u32,
     stood_at: u64,
+    attempts: Attempts,
 }
 
 impl<'a> Download<'a> {
@@ -63,6 +65,7 @@ impl<'a> Download<'a> {
             repeated: 0,
             tries: 0,
             stood_at: from,
+            attempts: Attempts::default(),
         }
     }
 
@@ -136,11 +139,19 @@ impl<'a> Download<'a> {
             (self.tries, self.stood_at) = (0, self.at);
         }
         self.tries += 1;
-        if fault.retry == Retry::Never {
-            if self.sources.len() <= 1 {
-                return Err(fault.error.doing(format!("get blob {}", self.digest)));
-            }
+        let Some(source) = self.sources.first().cloned() else {
+            return Err(fault.error.doing(format!("get blob {}", self.digest)));
+        };
+        let retry = fault.retry;
+        let text = fault.error.chain();
+        self.note(&source, fault);
+        if retry == Retry::Never {
             self.sources.remove(0);
+        }
+        if self.sources.is_empty() || self.is_settled() {
+            return Err(self.given_up(format!("get blob {}", self.digest)));
+        }
+        if retry == Retry::Never {
             return Ok(());
         }
         if self.at > 0 {
@@ -149,19 +160,17 @@ impl<'a> Download<'a> {
         if self.tries >= timing.tries {
             let doing =
                 format!("get blob {}: gave up after {} tries without any progress", self.digest, self.tries);
-            return Err(fault
-                .error
-                .doing(doing)
+            return Err(self
+                .given_up(doing)
                 .hint("try again; complete layers and kept parts are not downloaded again"));
         }
         if self.tries == 1 && self.at > 0 {
-            let text =
-                format!("layer {}: {}; resuming at byte {}", self.digest, fault.error.chain(), self.at);
+            let text = format!("layer {}: {text}; resuming at byte {}", self.digest, self.at);
             self.repository.progress.warn(&text);
         }
         if self.sources.len() > 1 {
             if let Some(Source::Endpoint(index)) = self.sources.first() {
-                self.repository.note_down(*index, &fault);
+                self.repository.note_down(*index, retry);
             }
             self.sources.rotate_left(1);
             // Another source may be up: wait only after all were tried.
@@ -169,11 +178,40 @@ impl<'a> Download<'a> {
                 return Ok(());
             }
         }
-        let pause = wait(timing, self.tries, fault.retry);
+        let pause = wait(timing, self.tries, retry);
         match &self.wire {
             Some(wire) => wire.pause(pause),
             None => Ok(()),
         }
+    }
+}
+
+/// What the sources answered.
+impl Download<'_> {
+    /// The URL of a source's repository, or of a foreign layer without its query.
+    fn place(&self, source: &Source) -> String {
+        match source {
+            Source::Endpoint(index) => {
+                self.repository.endpoints.get(*index).map_or_else(String::new, |endpoint| endpoint.url(""))
+            }
+            Source::Foreign(url) => url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn note(&mut self, source: &Source, fault: Fault) {
+        let place = self.place(source);
+        let is_reachable = fault.is_answer || self.at > 0 || self.repository.session.has_answered(&place);
+        self.attempts.note(place, fault, is_reachable);
+    }
+
+    /// Whether all sources were asked, and asking them again is pointless.
+    fn is_settled(&self) -> bool {
+        self.sources.iter().all(|source| self.attempts.has(&self.place(source))) && self.attempts.is_settled()
+    }
+
+    fn given_up(&mut self, doing: String) -> Error {
+        let error = std::mem::take(&mut self.attempts).into_error();
+        error.unwrap_or_else(|| Error::new(Kind::Bug, "no source was asked")).doing(doing)
     }
 }
 
@@ -194,7 +232,7 @@ fn begin_of(answer: &Response, asked: u64, size: u64, digest: &Digest) -> Result
         Some(begin) if begin <= asked => Ok(begin),
         _ => {
             let doing = format!("bytes from {asked} on were requested, but it sends {range:?}");
-            Err(Fault { error: Error::new(Kind::Corrupt, doing), retry: Retry::Never })
+            Err(Fault { error: Error::new(Kind::Corrupt, doing), retry: Retry::Never, is_answer: true })
         }
     }
 }

@@ -15,6 +15,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 pub(super) struct Fault {
     pub(super) error: Error,
     pub(super) retry: Retry,
+    /// The endpoint answered, with this.
+    pub(super) is_answer: bool,
 }
 
 /// Whether to retry a request.
@@ -31,19 +33,24 @@ pub(super) enum Retry {
 impl Fault {
     /// A transient fault.
     pub(super) fn transient(error: Error) -> Self {
-        Self { error, retry: Retry::Backoff }
+        Self { error, retry: Retry::Backoff, is_answer: false }
+    }
+
+    /// Whether it may pass by itself.
+    pub(super) fn may_pass(&self) -> bool {
+        self.retry != Retry::Never
     }
 
     /// Wraps the error in the phrase for what was being done.
     pub(super) fn doing(self, doing: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self { error: self.error.doing(doing), retry: self.retry }
+        Self { error: self.error.doing(doing), ..self }
     }
 }
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let passes = matches!(error.kind(), Kind::Unreachable | Kind::TimedOut);
-        Self { retry: if passes { Retry::Backoff } else { Retry::Never }, error }
+        Self { retry: if passes { Retry::Backoff } else { Retry::Never }, error, is_answer: false }
     }
 }
 

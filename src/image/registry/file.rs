@@ -39,7 +39,7 @@ pub(super) fn certificates(dir: &Path) -> Result<Tls> {
     Ok(tls)
 }
 
-/// Reads a small text file; `None` when it does not exist.
+/// Reads a small text file, without the byte order mark that some editors put first; `None` when it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>> {
     use std::io::Read;
     let doing = || format!("read {}", path.display());
@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>> {
     if text.len() as u64 > MAX_FILE {
         return Err(Error::invalid(format!("{} is bigger than {MAX_FILE} bytes", path.display())));
     }
-    Ok(Some(text))
+    Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
 }
 
 /// The error for a malformed file.

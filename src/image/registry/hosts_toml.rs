@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::endpoint::{Base, Endpoint, Tls};
+use super::endpoint::{Base, Endpoint, Tls, is_loopback};
 use super::file::{certificates, malformed, own_base, read};
 use crate::error::Result;
 use crate::store::reference::Reference;
@@ -94,6 +94,7 @@ pub(super) fn endpoints(dir: &Path, reference: &Reference) -> Result<Option<Vec<
         }
         if place.is_dir() && !place.ends_with("_default") {
             let mut own = Endpoint::at(own_base(registry)?, reference.path(), true);
+            own.or_plain = is_loopback(registry);
             own.tls = certificates(&place)?;
             return Ok(Some(vec![own]));
         }
@@ -123,6 +124,8 @@ pub(super) fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Ve
     if last.is_own {
         last.namespace = None;
     }
+    // Without a `server`, the registry itself: on a loopback address it may use plain HTTP, as it may without a file.
+    last.or_plain = file.server.is_none() && is_loopback(reference.registry());
     if !endpoints.iter().any(|endpoint| endpoint.base == last.base) {
         endpoints.push(last);
     }
@@ -260,6 +263,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_registry_itself_may_be_plain_on_this_machine_unless_a_server_is_named() {
+        for (text, image, is_plain) in [
+            ("skip_verify = true", "127.0.0.1:5000/a", true),
+            ("[host.\"https://m.example\"]", "localhost:5000/a", true),
+            ("server = \"https://localhost:5000\"", "localhost:5000/a", false),
+            ("", "r.example:5000/a", false),
+        ] {
+            assert_eq!(read_all(text, image).unwrap().last().unwrap().or_plain, is_plain, "{text}");
+        }
+    }
+
     proptest::proptest! {
         /// An accepted file leads only to http and https, and to the registry as the last endpoint.
         #[test]
@@ -271,7 +286,7 @@ mod tests {
             let text = format!("[host.\"{host}\"]\n{key} = {value}\n");
             if let Ok(endpoints) = read_all(&text, "ghcr.io/a/b") {
                 proptest::prop_assert!(!endpoints.is_empty());
-                proptest::prop_assert!(endpoints.iter().all(|e| super::super::session::parse_uri(&e.url("x")).is_ok()));
+                proptest::prop_assert!(endpoints.iter().all(|e| super::super::url::parse(&e.url("x")).is_ok()));
             }
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! SPEC(distribution 1.1)
 
+mod attempts;
 mod auth;
 mod cancel;
 mod challenge;
@@ -23,11 +24,13 @@ mod hosts_toml;
 mod k3s;
 mod login;
 mod lookup;
+mod redirect;
 mod registries_conf;
 mod repository;
 mod session;
 mod table;
 mod tls;
+mod url;
 mod wire;
 
 use std::path::PathBuf;

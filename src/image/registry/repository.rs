@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName};
 
+use super::attempts::Attempts;
 use super::download::{Download, Source};
 use super::endpoint::Endpoint;
 use super::fault::{Fault, Retry, wait};
@@ -188,48 +189,48 @@ impl<'a> Repository<'a> {
         let timing = &self.session.options.timing;
         let mut wire = self.session.wire()?;
         let mut hopeless = BTreeSet::new();
+        let mut attempts = Attempts::default();
         let mut number = 0;
         let result = loop {
             number += 1;
-            let mut transient: Option<Fault> = None;
-            let mut last = None;
+            let mut transient: Option<(Retry, String)> = None;
             for index in self.order() {
                 let Some(endpoint) = self.endpoints.get(index) else { continue };
                 let may = if which == For::Tags { endpoint.resolves } else { endpoint.serves };
                 if !may || hopeless.contains(&index) {
                     continue;
                 }
-                match ask(&mut wire, endpoint) {
+                let fault = match ask(&mut wire, endpoint) {
                     Ok(answer) => {
                         self.is_up.store(true, Ordering::Relaxed);
                         self.session.put_back(wire);
                         return Ok(answer);
                     }
-                    Err(fault) if fault.retry == Retry::Never => {
-                        hopeless.insert(index);
-                        last = Some(fault.error);
-                    }
-                    Err(fault) => {
-                        self.note_down(index, &fault);
-                        transient = Some(fault);
-                    }
+                    Err(fault) => fault,
+                };
+                if fault.may_pass() {
+                    self.note_down(index, fault.retry);
+                    transient = Some((fault.retry, fault.error.chain()));
+                } else {
+                    hopeless.insert(index);
                 }
+                let place = endpoint.url("");
+                let is_reachable = self.session.has_answered(&place);
+                attempts.note(place, fault, is_reachable);
             }
             if let Err(reason) = self.session.options.cancel.check() {
                 break Err(reason);
             }
-            match (transient, last) {
-                (Some(fault), _) if number >= self.tries() => break Err(fault.error),
-                (Some(fault), _) => {
-                    let wait = wait(timing, number, fault.retry);
+            match transient {
+                Some((retry, text)) if number < self.tries() && !attempts.is_settled() => {
+                    let wait = wait(timing, number, retry);
                     let seconds = wait.as_secs_f32();
-                    self.progress.warn(&format!("{}; trying again in {seconds:.1} s", fault.error.chain()));
+                    self.progress.warn(&format!("{text}; trying again in {seconds:.1} s"));
                     if let Err(reason) = wire.pause(wait) {
                         break Err(reason);
                     }
                 }
-                (None, Some(error)) => break Err(error),
-                (None, None) => break Err(self.nobody(which)),
+                _ => break Err(attempts.into_error().unwrap_or_else(|| self.nobody(which))),
             }
         };
         self.session.put_back(wire);
@@ -257,8 +258,8 @@ impl<'a> Repository<'a> {
     }
 
     /// Records that an endpoint was down, if there are others.
-    pub(super) fn note_down(&self, index: usize, fault: &Fault) {
-        if self.endpoints.len() > 1 && fault.retry == Retry::Backoff {
+    pub(super) fn note_down(&self, index: usize, retry: Retry) {
+        if self.endpoints.len() > 1 && retry == Retry::Backoff {
             self.down.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
         }
     }

@@ -1,9 +1,9 @@
 //! A session with the endpoints of a repository: authentication, redirects, and errors.
 //!
-//! Credentials are sent only to the endpoint they are for: not along a redirect to another host, not over plain HTTP
-//! after TLS, not to the URL of a foreign layer (CVE-2020-15157).
+//! Credentials are sent only to the host they are for: not along a redirect to another host, which is asked for a token of
+//! its own instead, not over plain HTTP after TLS, not to the URL of a foreign layer (CVE-2020-15157).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Bytes;
@@ -16,16 +16,20 @@ use serde::Deserialize;
 
 use super::RegistryOptions;
 use super::auth::{self, Known};
-use super::challenge;
+use super::challenge::{self, Challenge};
 use super::credentials;
 use super::endpoint::{Endpoint, Tls};
 use super::fault::{Fault, Retry, retry_after};
 use super::login::Login;
+use super::redirect::Elsewhere;
+use super::url;
 use super::wire::{Dialer, Request, Response, Wire};
 use crate::error::{Error, Kind, Result};
 
 const AGENT: &str = concat!("coracle/", env!("CARGO_PKG_VERSION"));
 const MOST_REDIRECTS: usize = 10;
+/// The most challenges that one request, with its redirects, answers.
+const MOST_CHALLENGES: usize = 6;
 /// The most bytes of an error response that are read.
 const MAX_ERROR_BODY: usize = 16 << 10;
 
@@ -49,6 +53,8 @@ pub(super) struct Session<'a> {
     known: Mutex<HashMap<String, Known>>,
     /// Whether a host that may use plain HTTP supports TLS.
     speak_tls: Mutex<HashMap<String, bool>>,
+    /// The hosts, with their ports, that have answered a request, with whatever.
+    answered: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Session<'a> {
@@ -59,6 +65,7 @@ impl<'a> Session<'a> {
             spare: Mutex::default(),
             known: Mutex::default(),
             speak_tls: Mutex::default(),
+            answered: Mutex::default(),
         }
     }
 
@@ -83,20 +90,50 @@ impl<'a> Session<'a> {
         ask: &Ask,
     ) -> Result<Response, Fault> {
         let endpoint = &self.as_spoken(wire, endpoint)?;
-        let (answer, at_home) = self.follow(wire, endpoint, what, ask)?;
-        if answer.status != StatusCode::UNAUTHORIZED || !at_home {
-            return judge(wire, answer, at_home);
+        let mut challenged: Vec<String> = Vec::new();
+        loop {
+            let (answer, at) = self.follow(wire, endpoint, what, ask)?;
+            let at_home = at.is_none();
+            if answer.status != StatusCode::UNAUTHORIZED || challenged.len() == MOST_CHALLENGES {
+                return judge(wire, answer, at_home);
+            }
+            let host = at.as_ref().map_or_else(|| key(endpoint), |at| at.key(endpoint));
+            // A token may have been used up or replaced meanwhile by another layer's transfer: it is asked for twice. A
+            // password is not tried twice, since a registry may lock the account.
+            let times = challenged.iter().filter(|known| **known == host).count();
+            if times > usize::from(self.has_token(&host)) {
+                return judge(wire, answer, at_home);
+            }
+            let offered = challenges(&answer);
+            let refusal = judge(wire, answer, at_home);
+            self.forget(&host);
+            match self.authenticate(wire, endpoint, at.as_ref(), &offered)? {
+                Some(known) => self.remember(host.clone(), known),
+                // It says what it wants, which asking again does not change.
+                None if !offered.is_empty() => {
+                    return refusal.map_err(|fault| Fault { retry: Retry::Never, ..fault });
+                }
+                None => return refusal,
+            }
+            challenged.push(host);
         }
-        let offered = answer.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let offered: Vec<_> = offered.flat_map(challenge::parse).collect();
-        let refusal = judge(wire, answer, true);
-        self.forget(endpoint);
-        match auth::answer(self, wire, endpoint, &offered)? {
-            Some(known) => self.remember(endpoint, known),
-            None => return refusal,
+    }
+
+    /// Credentials for `endpoint`, or for the host `at` that it redirected to.
+    fn authenticate(
+        &self,
+        wire: &mut Wire,
+        endpoint: &Endpoint,
+        at: Option<&Elsewhere>,
+        offered: &[Challenge],
+    ) -> Result<Option<Known>, Fault> {
+        match at {
+            None => auth::answer(self, wire, endpoint, self.login(endpoint)?.as_ref(), offered),
+            Some(at) => {
+                let login = at.login(self.options.auth_file.as_deref())?;
+                auth::answer(self, wire, &at.endpoint, login.as_ref(), offered)
+            }
         }
-        let (answer, at_home) = self.follow(wire, endpoint, what, ask)?;
-        judge(wire, answer, at_home)
     }
 
     /// The endpoint with the scheme that it supports.
@@ -109,7 +146,7 @@ impl<'a> Session<'a> {
         let speaks_tls = match known {
             Some(known) => known,
             None => {
-                let uri = parse_uri(&endpoint.url(""))?;
+                let uri = url::parse(&endpoint.url(""))?;
                 let connect = endpoint.connect.unwrap_or(self.options.timing.connect);
                 let found = wire.speaks_tls(&uri, &endpoint.tls, connect)?;
                 lock().insert(endpoint.base.authority.clone(), found);
@@ -121,9 +158,21 @@ impl<'a> Session<'a> {
 
     /// Requests a URL outside all endpoints, without any credentials.
     pub(super) fn ask_foreign(&self, wire: &mut Wire, url: &str, ask: &Ask) -> Result<Response, Fault> {
-        let uri = parse_uri(url)?;
+        let uri = url::parse(url)?;
         let (answer, _) = self.chase(wire, uri, ask, &Ours::default())?;
         judge(wire, answer, false)
+    }
+
+    fn note_answer(&self, uri: &Uri) {
+        let authority = uri.authority().map_or("", |authority| authority.as_str()).to_ascii_lowercase();
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).insert(authority);
+    }
+
+    /// Returns whether the host of a URL has answered any request yet.
+    pub(super) fn has_answered(&self, url: &str) -> bool {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or(rest).to_ascii_lowercase();
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&authority)
     }
 
     /// Sends one request unchanged, for example to a token server.
@@ -137,7 +186,7 @@ impl<'a> Session<'a> {
         endpoint: &Endpoint,
         what: &str,
         ask: &Ask,
-    ) -> Result<(Response, bool), Fault> {
+    ) -> Result<(Response, Option<Elsewhere>), Fault> {
         let mut own = HeaderMap::new();
         for (name, value) in &endpoint.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
@@ -146,47 +195,55 @@ impl<'a> Session<'a> {
                 pair.ok_or_else(|| Error::invalid("a configured header is not a valid HTTP header"))?;
             own.append(name, value);
         }
-        if let Some(value) = self.authorization(endpoint)? {
+        if let Some(value) = self.authorization(&key(endpoint)) {
             own.insert(AUTHORIZATION, secret(&value)?);
         }
         let ours = Ours { home: Some(endpoint), headers: own };
-        let uri = parse_uri(&endpoint.url(what))?;
+        let uri = url::parse(&endpoint.url(what))?;
         self.chase(wire, uri, ask, &ours)
             .map_err(|fault| fault.doing(format!("ask {}", endpoint.base.authority)))
     }
 
-    /// Sends a request and follows redirects. Also returns whether the response is from the original host.
+    /// Sends a request and follows redirects. Also returns the host that answered in the end, if it is not the first one.
     fn chase(
         &self,
         wire: &mut Wire,
         first: Uri,
         ask: &Ask,
         ours: &Ours<'_>,
-    ) -> Result<(Response, bool), Fault> {
+    ) -> Result<(Response, Option<Elsewhere>), Fault> {
         let mut uri = first.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let at_home = is_same_host(&uri, &first);
+            let at_home = url::is_at_home(&first, &uri);
+            let elsewhere =
+                ours.home.filter(|_| !at_home).map(|home| Elsewhere::of(&uri, home, ours.tls(false)));
             let mut headers = headers_of(ask);
             if at_home {
                 headers.extend(ours.headers.clone());
+            }
+            let token =
+                elsewhere.as_ref().zip(ours.home).and_then(|(at, home)| self.authorization(&at.key(home)));
+            if let Some(value) = token {
+                headers.insert(AUTHORIZATION, secret(&value)?);
             }
             let request =
                 Request { method: ask.method.clone(), uri: uri.clone(), headers, body: Bytes::new() };
             let connect = ours.home.and_then(|home| home.connect).unwrap_or(self.options.timing.connect);
             let answer = wire.send(&request, &ours.tls(at_home), connect)?;
-            if !answer.status.is_redirection() || answer.status == StatusCode::NOT_MODIFIED {
-                return Ok((answer, at_home));
+            self.note_answer(&uri);
+            if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok((answer, elsewhere));
             }
-            let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
-            let next = join(&uri, location.unwrap_or_default())?;
+            let location = answer.headers.get(LOCATION).map(HeaderValue::as_bytes);
+            let next = url::resolve(&uri, location.unwrap_or_default())?;
             if uri.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !ask.is_verified {
-                let doing = format!("a redirect leads from TLS to plain HTTP, to {}", shown(&next));
+                let doing = format!("a redirect leads from TLS to plain HTTP, to {}", url::shown(&next));
                 return Err(Error::new(Kind::Denied, doing).into());
             }
             uri = next;
         }
         let error = Error::new(Kind::Unreachable, format!("it redirects more than {MOST_REDIRECTS} times"));
-        Err(Fault { error, retry: Retry::Never })
+        Err(Fault { error, retry: Retry::Never, is_answer: true })
     }
 
     /// The login for `endpoint`, if one is configured.
@@ -200,17 +257,23 @@ impl<'a> Session<'a> {
         credentials::find(self.options.auth_file.as_deref(), &endpoint.base.authority, &endpoint.repository)
     }
 
-    fn authorization(&self, endpoint: &Endpoint) -> Result<Option<String>> {
+    /// What the host with this key has accepted.
+    fn authorization(&self, key: &str) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(known.get(&key(endpoint)).and_then(Known::header))
+        known.get(key).and_then(Known::header)
     }
 
-    fn remember(&self, endpoint: &Endpoint, what: Known) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key(endpoint), what);
+    fn has_token(&self, key: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(known.get(key), Some(Known::Token(..)))
     }
 
-    fn forget(&self, endpoint: &Endpoint) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(endpoint));
+    fn remember(&self, key: String, what: Known) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, what);
+    }
+
+    fn forget(&self, key: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 
@@ -229,7 +292,13 @@ impl Ours<'_> {
     }
 }
 
-fn key(endpoint: &Endpoint) -> String {
+fn challenges(answer: &Response) -> Vec<Challenge> {
+    let offered = answer.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    offered.flat_map(challenge::parse).collect()
+}
+
+/// The key under which the credentials for an endpoint are known.
+pub(super) fn key(endpoint: &Endpoint) -> String {
     endpoint.url("")
 }
 
@@ -253,49 +322,6 @@ pub(super) fn secret(value: &str) -> Result<HeaderValue> {
         .map_err(|_| Error::invalid("a login has characters that HTTP cannot carry"))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Parses an absolute http or https URL.
-pub(super) fn parse_uri(text: &str) -> Result<Uri> {
-    let uri: Option<Uri> = text.parse().ok();
-    let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
-    let is_plain = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    uri.filter(|uri| is_web(uri) && is_plain(uri)).ok_or_else(|| {
-        let short: String = text.chars().take(200).collect();
-        Error::invalid(format!("{short:?} is not an http or https address"))
-    })
-}
-
-/// Resolves `location` against `base`.
-fn join(base: &Uri, location: &str) -> Result<Uri> {
-    let scheme = base.scheme_str().unwrap_or("https");
-    let authority = base.authority().map_or("", |authority| authority.as_str());
-    let whole = if location.contains("://") {
-        location.to_owned()
-    } else if let Some(rest) = location.strip_prefix("//") {
-        format!("{scheme}://{rest}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        let folder = base.path().rfind('/').map_or("/", |at| &base.path()[..=at]);
-        format!("{scheme}://{authority}{folder}{location}")
-    };
-    parse_uri(whole.split('#').next().unwrap_or_default()).map_err(|e| e.doing("follow a redirect"))
-}
-
-fn is_same_host(a: &Uri, b: &Uri) -> bool {
-    let lower = |uri: &Uri| uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
-    a.scheme_str() == b.scheme_str() && lower(a) == lower(b)
-}
-
-/// A URL without its query, which may contain a signature.
-fn shown(uri: &Uri) -> String {
-    format!(
-        "{}://{}{}",
-        uri.scheme_str().unwrap_or(""),
-        uri.authority().map_or("", |a| a.as_str()),
-        uri.path()
-    )
 }
 
 #[derive(Deserialize)]
@@ -339,7 +365,7 @@ fn judge(wire: &mut Wire, mut answer: Response, at_home: bool) -> Result<Respons
     if status == StatusCode::TOO_MANY_REQUESTS {
         error = error.hint("the registry limits the rate of requests; a login may raise the limit");
     }
-    Err(Fault { error, retry })
+    Err(Fault { error, retry, is_answer: true })
 }
 
 /// The registry's own error message (SPEC(distribution 1.1 #error-codes)), made safe to print.
@@ -357,34 +383,4 @@ fn words_of(wire: &Wire, answer: &mut Response) -> String {
         text.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
     };
     words.errors.iter().take(3).map(one).collect::<Vec<_>>().join("; ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_are_resolved_against_their_origin() {
-        let base = parse_uri("https://r.example/v2/a/blobs/x?y=1").unwrap();
-        for (location, meant) in [
-            ("https://cdn.example/z?sig=1#f", "https://cdn.example/z?sig=1"),
-            ("//cdn.example/z", "https://cdn.example/z"),
-            ("/z", "https://r.example/z"),
-            ("z", "https://r.example/v2/a/blobs/z"),
-        ] {
-            assert_eq!(join(&base, location).unwrap().to_string(), meant);
-        }
-        for bad in ["ftp://x/", "https://u:p@x/", "file:///etc/passwd", "https://"] {
-            assert!(join(&base, bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn another_port_or_scheme_is_another_host() {
-        let uri = |text: &str| parse_uri(text).unwrap();
-        assert!(is_same_host(&uri("https://A.example/x"), &uri("https://a.example/y")));
-        for other in ["http://a.example/", "https://a.example:444/", "https://b.a.example/"] {
-            assert!(!is_same_host(&uri("https://a.example/"), &uri(other)), "{other}");
-        }
-    }
 }

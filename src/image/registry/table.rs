@@ -34,6 +34,7 @@ pub(super) fn endpoints(options: &RegistryOptions, reference: &Reference) -> Res
             }
             if let Some(verify) = options.tls_verify {
                 endpoint.tls.trusts_all = !verify;
+                endpoint.or_plain &= !verify;
             }
         }
     }

@@ -92,6 +92,10 @@ fn send(
             answer = Answer::status(*status);
             answer.headers.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         }
+        Some(Fault::MovedTo(there)) if answer.status < 300 && request.path.starts_with("/v2/") => {
+            answer = Answer::status(307);
+            answer.headers.push(("Location".to_owned(), format!("{there}{}", request.path)));
+        }
         Some(Fault::Instead(bytes)) => answer.body.clone_from(bytes),
         _ => {}
     }

@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     WithoutRangesCut(usize),
     /// This status and these headers, with no body to speak of.
     Status(u16, Vec<(&'static str, String)>),
+    /// What would be served is at the same path of this registry: `http[s]://host:port`.
+    MovedTo(String),
     /// Other bytes than asked for.
     Instead(Vec<u8>),
     /// The connection is closed without a word.
