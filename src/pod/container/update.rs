@@ -66,8 +66,12 @@ fn merge(old: &mut v1::LinuxContainerResources, new: &v1::LinuxContainerResource
     number(&mut old.cpu_period, new.cpu_period);
     number(&mut old.cpu_quota, new.cpu_quota);
     number(&mut old.cpu_shares, new.cpu_shares);
-    number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
     number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
+    if new.memory_limit_in_bytes != 0 {
+        // Without a swap limit, the new limit of memory is that of swap as well.
+        old.memory_limit_in_bytes = new.memory_limit_in_bytes;
+        old.memory_swap_limit_in_bytes = new.memory_swap_limit_in_bytes;
+    }
     number(&mut old.oom_score_adj, new.oom_score_adj);
     for (old, new) in [(&mut old.cpuset_cpus, &new.cpuset_cpus), (&mut old.cpuset_mems, &new.cpuset_mems)] {
         if !new.is_empty() {
