@@ -63,6 +63,7 @@ mod oci_run;
 #[cfg(target_pointer_width = "64")]
 mod oracle;
 mod pods;
+mod pods_damaged;
 mod pods_limits;
 mod pods_network;
 mod pods_stopped;

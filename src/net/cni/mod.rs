@@ -139,7 +139,8 @@ impl Cni {
             Ok(None) => {
                 attachment.check()?;
                 let _guard = self.sweeping.read().unwrap_or_else(PoisonError::into_inner);
-                let lost = Error::new(Kind::NotFound, format!("container {} has no record", attachment.container));
+                let lost =
+                    Error::new(Kind::NotFound, format!("container {} has no record", attachment.container));
                 self.delete_unrecorded(attachment, &lost)
             }
             _ => self.delete(attachment),
@@ -215,7 +216,10 @@ impl Cni {
     fn delete_unrecorded(&self, attachment: &Attachment, why: &Error) -> Result<()> {
         let Attachment { container, interface, .. } = attachment;
         let doing = |e: Error| {
-            e.doing(format!("detach {interface} of container {container} without its record ({})", why.chain()))
+            e.doing(format!(
+                "detach {interface} of container {container} without its record ({})",
+                why.chain()
+            ))
         };
         crate::log::warning(&format!(
             "detach {interface} of container {container} with the network that is configured now: {}",

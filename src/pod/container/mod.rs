@@ -11,7 +11,6 @@ mod start;
 mod stop;
 mod update;
 
-pub(super) use create::MARK;
 pub(super) use exec::PREFIX as EXEC_PREFIX;
 
 use std::os::fd::OwnedFd;
