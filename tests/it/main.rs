@@ -64,6 +64,7 @@ mod oci_run;
 mod oracle;
 mod pods;
 mod pods_damaged;
+mod pods_exits;
 mod pods_limits;
 mod pods_network;
 mod pods_stopped;
