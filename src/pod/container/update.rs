@@ -20,17 +20,12 @@ impl Containers {
         let container = self.get(&request.container_id)?;
         let Some(new) = &request.linux else { return Ok(()) };
         let (limits, _) = resources(Some(new))?;
-        match container.state() {
-            State::Created => {}
-            State::Running => {
-                ps::update_in_pod(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
-            }
-            state => {
-                let what = format!("container {} is {state}: it has no limits to change", container.id);
-                return Err(Error::new(Kind::WrongState, what));
-            }
+        if check(&container.id, container.state())? == State::Running {
+            ps::update_in_pod(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
         }
         let mut life = container.life();
+        // It may have been removed in the meantime, and nothing may be written to its directory then.
+        check(&container.id, life.record.state)?;
         let config = life.config.linux.get_or_insert_default();
         merge(config.resources.get_or_insert_default(), new);
         // The prepared spec has the old limits.
@@ -53,6 +48,18 @@ impl Containers {
     pub(in crate::pod) fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
         Client::ask_any(&self.host.settings.run, |keeper| keeper.reopen(&container.id))
+    }
+}
+
+/// # Errors
+/// `WrongState` for a container that has no limits to change.
+fn check(id: &str, state: State) -> Result<State> {
+    match state {
+        State::Created | State::Running => Ok(state),
+        State::Starting | State::Exited | State::Gone => {
+            let what = format!("container {id} is {state}: it has no limits to change");
+            Err(Error::new(Kind::WrongState, what))
+        }
     }
 }
 
