@@ -48,7 +48,12 @@ struct Inner {
     kind: Kind,
     doing: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
-    hint: Option<Cow<'static, str>>,
+    hint: Option<Hint>,
+}
+
+struct Hint {
+    text: Cow<'static, str>,
+    is_command: bool,
 }
 
 impl Error {
@@ -72,7 +77,15 @@ impl Error {
     /// Adds a hint on what the reader can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.0.hint = Some(Hint { text: hint.into(), is_command: false });
+        self
+    }
+
+    /// Adds a hint that names a command for the container: wrong for a container of kubelet's, so that answers to kubelet
+    /// leave it out.
+    #[must_use]
+    pub fn command_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(Hint { text: hint.into(), is_command: true });
         self
     }
 
@@ -107,10 +120,20 @@ impl Error {
 
     /// The first hint on the way from this error to its root cause.
     pub fn first_hint(&self) -> Option<&str> {
+        self.find_hint(|_| true)
+    }
+
+    /// As [`Error::first_hint`], without those of [`Error::command_hint`].
+    pub fn first_hint_for_kubelet(&self) -> Option<&str> {
+        self.find_hint(|hint| !hint.is_command)
+    }
+
+    fn find_hint(&self, is_wanted: impl Fn(&Hint) -> bool) -> Option<&str> {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = next {
-            if let Some(hint) = error.downcast_ref::<Self>().and_then(|e| e.0.hint.as_deref()) {
-                return Some(hint);
+            let hint = error.downcast_ref::<Self>().and_then(|error| error.0.hint.as_ref());
+            if let Some(hint) = hint.filter(|hint| is_wanted(hint)) {
+                return Some(&hint.text);
             }
             next = error.source();
         }
@@ -256,5 +279,13 @@ mod tests {
             "cannot start container web-1: mount proc on /proc: Operation not permitted (os error 1)"
         );
         assert_eq!(error.first_hint(), Some("run as root"));
+    }
+
+    #[test]
+    fn kubelet_gets_no_hint_that_names_a_command() {
+        let error = Error::new(Kind::NotFound, "no container").hint("look in the log");
+        let error = error.doing("stop it").command_hint("coracle list");
+        assert_eq!(error.first_hint(), Some("coracle list"));
+        assert_eq!(error.first_hint_for_kubelet(), Some("look in the log"));
     }
 }

@@ -20,15 +20,21 @@ pub struct Limits {
 }
 
 /// Controllers whose absence a kubelet does not know of: it sends a limit for each size of huge pages with every container.
-const OPTIONAL: [&str; 1] = ["hugetlb"];
+const OPTIONAL: [&str; 4] = ["hugetlb", "pids", "blkio", "io"];
+
+/// The files of swap limits: the memory controller has them only where swap is accounted.
+const SWAP: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
 
 impl Limits {
-    /// Leaves out the limits of an optional controller where the host or the parent cgroup does not have it, as containerd
-    /// does for pods. Without the controller nothing is counted, so nothing is limited.
+    /// Leaves out the limits of an optional controller, and of swap, where the host or the parent cgroup does not have it, as
+    /// containerd does for pods. What is not counted cannot be limited. Files that the caller names (`unified`) are not
+    /// optional.
     #[must_use]
     pub(crate) fn tolerant(mut self) -> Self {
-        for write in self.writes.iter_mut().filter(|write| OPTIONAL.contains(&&*write.controller)) {
-            write.missing = super::write::Missing::Skip;
+        for write in &mut self.writes {
+            let is_named = write.field.starts_with("linux.resources.unified");
+            let is_optional = OPTIONAL.contains(&&*write.controller) || SWAP.contains(&&*write.file);
+            write.optional = is_optional && !is_named;
         }
         self
     }
@@ -231,4 +237,66 @@ pub(crate) fn rdma(resources: &LinuxResources) -> Result<Vec<Write>> {
         }
     }
     Ok(writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::dir::Dir;
+    use crate::cgroup::write::write_all;
+    use crate::error::Kind;
+
+    const ALL: &str = r#"{"pids":{"limit":20},"memory":{"limit":1000,"swap":1500},
+        "blockIO":{"weight":100,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":7}]},
+        "hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
+
+    fn limits(json: &str, mode: Mode) -> Limits {
+        Limits::new(&serde_json::from_str(json).unwrap(), mode).unwrap()
+    }
+
+    #[test]
+    fn a_pod_needs_no_controllers_but_those_that_every_node_has() {
+        let cgroup = tempfile::tempdir().unwrap();
+        for file in ["memory.limit_in_bytes", "memory.max"] {
+            std::fs::write(cgroup.path().join(file), "").unwrap();
+        }
+        let dir = Dir::open(cgroup.path()).unwrap();
+        for mode in [Mode::V1, Mode::V2] {
+            let limits = limits(ALL, mode);
+            // v1 has no hierarchy for an absent controller, v2 no files.
+            let dir_of = |name: &str| (mode == Mode::V2 || name == "memory").then_some(&dir);
+            assert!(
+                write_all(&limits.writes, dir_of).is_err(),
+                "{mode:?}: for an OCI bundle they are required"
+            );
+            write_all(&limits.tolerant().writes, dir_of).unwrap();
+        }
+        for (file, text) in [("memory.limit_in_bytes", "1000"), ("memory.max", "1000")] {
+            assert_eq!(std::fs::read_to_string(cgroup.path().join(file)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_optional_limit_is_set_where_it_can_be() {
+        let cgroup = tempfile::tempdir().unwrap();
+        let files = ["pids.max", "memory.max", "memory.swap.max", "io.weight", "io.max", "hugetlb.2MB.max"];
+        for file in files {
+            std::fs::write(cgroup.path().join(file), "").unwrap();
+        }
+        let dir = Dir::open(cgroup.path()).unwrap();
+        write_all(&limits(ALL, Mode::V2).tolerant().writes, |_| Some(&dir)).unwrap();
+        let values = files.map(|file| std::fs::read_to_string(cgroup.path().join(file)).unwrap());
+        assert_eq!(values, ["20", "1000", "500", "910", "8:0 rbps=7", "0"]);
+    }
+
+    #[test]
+    fn files_that_the_caller_names_are_required() {
+        let cgroup = tempfile::tempdir().unwrap();
+        let dir = Dir::open(cgroup.path()).unwrap();
+        for file in ["pids.max", "io.max", "memory.swap.max", "hugetlb.2MB.max"] {
+            let json = format!(r#"{{"unified":{{"{file}":"1"}}}}"#);
+            let writes = limits(&json, Mode::V2).tolerant().writes;
+            assert_ne!(write_all(&writes, |_| Some(&dir)).unwrap_err().kind(), Kind::Invalid, "{file}");
+        }
+    }
 }

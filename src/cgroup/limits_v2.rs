@@ -129,6 +129,7 @@ fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
             file: Cow::Owned(file.clone()),
             value: line.to_owned(),
             missing: Missing::Refuse,
+            optional: false,
             retry: false,
         }));
     }

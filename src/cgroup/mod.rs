@@ -44,6 +44,7 @@ mod v2;
 mod write;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Doing, Result};
 
@@ -85,6 +86,26 @@ pub fn mode() -> Result<Mode> {
         .doing(|| format!("inspect {MOUNT}"))
         .map_err(|e| e.hint("mount the cgroup file system there"))?;
     Ok(if is_cgroup2_magic(stat.f_type) { Mode::V2 } else { Mode::V1 })
+}
+
+/// Whether this host limits swap: the memory controller has the files for it.
+pub fn limits_swap() -> bool {
+    static FOUND: AtomicBool = AtomicBool::new(false);
+    let found = || match mode() {
+        Ok(Mode::V1) => Path::new(MOUNT).join("memory/memory.memsw.limit_in_bytes").exists(),
+        // The root cgroup has no limits; another one has them if the controller is enabled there.
+        Ok(Mode::V2) => {
+            let cgroups = std::fs::read_dir(MOUNT).into_iter().flatten().flatten();
+            cgroups.into_iter().any(|entry| entry.path().join("memory.swap.max").exists())
+        }
+        Err(_) => false,
+    };
+    // Only success is remembered: the controller may be enabled later.
+    FOUND.load(Ordering::Relaxed) || {
+        let is_found = found();
+        FOUND.store(is_found, Ordering::Relaxed);
+        is_found
+    }
 }
 
 fn is_cgroup2(path: &Path) -> bool {

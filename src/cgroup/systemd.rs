@@ -143,7 +143,7 @@ fn need_systemd() -> Result<()> {
         return Ok(());
     }
     let error = Error::new(Kind::Unsupported, "systemd does not run here");
-    Err(error.hint("use the cgroupfs driver: leave out --systemd-cgroup"))
+    Err(error.hint("use the cgroupfs driver: leave out --systemd-cgroup, or set cgroup_driver in the daemon's config.toml"))
 }
 
 fn client(unit: &str, properties: &[Property]) -> Result<SystemdClient<'static>> {

@@ -35,6 +35,8 @@ pub struct Write {
     pub value: String,
     /// The action when the file does not exist.
     pub missing: Missing,
+    /// Without its controller or file there is nothing to limit, so the write is left out whatever `missing` says.
+    pub optional: bool,
     /// Files that bound each other (quota and period, memory and memory+swap) refuse with `EINVAL` while the other
     /// still has its old value. Such a write is retried after all others, so that the order is right whether limits go
     /// up or down.
@@ -55,6 +57,7 @@ impl Write {
             file: file.into(),
             value: value.to_string(),
             missing: Missing::Refuse,
+            optional: false,
             retry: false,
         }
     }
@@ -84,11 +87,14 @@ impl Write {
     }
 
     fn attempt(&self, dir: &Dir) -> io::Result<()> {
-        let result = dir.write(&self.file, &self.value);
-        match (&result, &self.missing) {
-            (Err(error), Missing::Skip) if is_missing(error) => Ok(()),
-            (Err(error), Missing::Instead { file, value }) if is_missing(error) => dir.write(file, value),
-            _ => result,
+        let result = match (dir.write(&self.file, &self.value), &self.missing) {
+            (Err(error), Missing::Skip) if is_missing(&error) => Ok(()),
+            (Err(error), Missing::Instead { file, value }) if is_missing(&error) => dir.write(file, value),
+            (result, _) => result,
+        };
+        match result {
+            Err(error) if self.optional && is_missing(&error) => Ok(()),
+            other => other,
         }
     }
 
@@ -133,7 +139,7 @@ pub(crate) fn write_all<'d>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'
         match dir_of(&write.controller) {
             Some(dir) if write.to(dir, false)? => {}
             Some(dir) => retries.push((write, dir)),
-            None if write.missing == Missing::Skip => {}
+            None if write.missing == Missing::Skip || write.optional => {}
             None => return Err(missing_controller(&write.field, &write.controller)),
         }
     }

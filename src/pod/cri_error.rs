@@ -12,7 +12,7 @@ impl From<Error> for CriError {
 
 /// The error chain and the hint on one line, for kubelet's event of the pod and for logs.
 pub(crate) fn one_line(error: &Error) -> String {
-    let hint = error.first_hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let hint = error.first_hint_for_kubelet().map(|hint| format!(" ({hint})")).unwrap_or_default();
     format!("{}{hint}", error.chain()).replace('\n', " ")
 }
 

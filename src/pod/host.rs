@@ -116,6 +116,14 @@ impl Host {
         }
     }
 
+    /// The directory that identifies the filesystem of writable layers: in the store, the one that ImageFsInfo names.
+    pub(super) fn layers(&self) -> &Path {
+        match self.settings.layers_in_memory {
+            true => &self.settings.run,
+            false => self.store.root(),
+        }
+    }
+
     /// Where the OCI runtime keeps a container's state.
     pub(super) fn layout(&self, id: &ContainerId) -> Layout {
         Layout::new(&self.settings.root, id)

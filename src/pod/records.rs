@@ -71,10 +71,21 @@ pub(super) struct ContainerRecord {
 }
 
 impl ContainerRecord {
-    /// Sets the start time to now, or to the exit time if the exit was reported first.
+    /// Sets the start time to now, unless an earlier time is known: the exit may be reported before the start.
     pub(super) fn set_started(&mut self) {
-        let now = super::now_ns();
-        self.started_ns = if self.finished_ns > 0 { now.min(self.finished_ns) } else { now };
+        self.limit_started(super::now_ns());
+    }
+
+    /// Sets the exit time. A container that has exited was started, whether its start was reported yet or not.
+    pub(super) fn set_finished(&mut self, at_ns: i64) {
+        self.finished_ns = at_ns;
+        self.limit_started(at_ns);
+    }
+
+    /// Sets the start time to `latest_ns`, unless an earlier time is known.
+    fn limit_started(&mut self, latest_ns: i64) {
+        let known = [self.started_ns, self.finished_ns].into_iter().filter(|time| *time > 0);
+        self.started_ns = known.fold(latest_ns, i64::min);
     }
 }
 
@@ -257,6 +268,28 @@ mod tests {
         assert_eq!(directories.all().unwrap(), ["p"]);
         pod.remove_record().unwrap();
         assert!(pod.load::<v1::PodSandboxConfig, SandboxRecord>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_container_that_exited_was_started_in_whichever_order_that_is_reported() {
+        let times = |record: &ContainerRecord| (record.started_ns, record.finished_ns);
+        let mut record = container_record(State::Starting);
+        (record.started_ns, record.finished_ns) = (0, 0);
+        let mut exit_first = record.clone();
+        exit_first.set_finished(50);
+        assert_eq!(times(&exit_first), (50, 50));
+        exit_first.set_started();
+        assert_eq!(times(&exit_first), (50, 50));
+        let before = super::super::now_ns();
+        record.set_started();
+        let started = record.started_ns;
+        assert!(started >= before);
+        record.set_started();
+        record.set_finished(started + 5);
+        assert_eq!(times(&record), (started, started + 5));
+        // The clock was set back in between.
+        record.set_finished(7);
+        assert_eq!(times(&record), (7, 7));
     }
 
     #[test]

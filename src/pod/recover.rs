@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use coracle_cri::v1;
 
-use super::container::{Container, Containers, EXEC_PREFIX, MARK};
+use super::container::{Container, Containers, EXEC_PREFIX};
 use super::host::Host;
 use super::machine::State;
 use super::records::{ContainerRecord, Directory, SandboxRecord};
@@ -29,7 +29,7 @@ use crate::id::ContainerId;
 use crate::keeper::client::Client;
 use crate::oci::delete;
 use crate::record::ContainerState;
-use crate::store::remove_container;
+use crate::store::{POD_MARK, remove_container};
 
 /// Fills the empty tables of pods and containers while the daemon starts.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Recovery<'_> {
         let Ok(entries) = std::fs::read_dir(self.host.store.root().join("containers")) else { return };
         let run = self.host.settings.run.as_os_str().as_encoded_bytes();
         for entry in entries.flatten() {
-            let is_ours = std::fs::read(entry.path().join(MARK)).is_ok_and(|owner| owner == run);
+            let is_ours = std::fs::read(entry.path().join(POD_MARK)).is_ok_and(|owner| owner == run);
             let name = entry.file_name().to_string_lossy().into_owned();
             if is_ours && self.containers.by_id(&name).is_none() {
                 log_error(remove_container(&entry.path()));

@@ -43,7 +43,7 @@ impl Stats {
         let layer = self.host.layer(&container.id)?.join("upper");
         let mut usage = v1::ContainerStats {
             attributes: Some(attributes),
-            writable_layer: Some(filesystem(&container.usage, &layer)),
+            writable_layer: Some(filesystem(&container.usage, &layer, self.host.layers())),
             ..Default::default()
         };
         if container.state() == State::Running {
@@ -177,11 +177,12 @@ fn sum_memory(parts: &[v1::ContainerStats]) -> v1::MemoryUsage {
 }
 
 /// The disk usage of a writable layer, which may be as old as [`LayerUsage`] allows; `timestamp` says how old.
-fn filesystem(usage: &Arc<LayerUsage>, layer: &Path) -> v1::FilesystemUsage {
+/// `id` identifies the filesystem as in ImageFsInfo.
+fn filesystem(usage: &Arc<LayerUsage>, layer: &Path, id: &Path) -> v1::FilesystemUsage {
     let measured = usage.get(layer);
     v1::FilesystemUsage {
         timestamp: measured.map_or_else(now_ns, |measured| measured.at_ns),
-        fs_id: Some(v1::FilesystemIdentifier { mountpoint: layer.display().to_string() }),
+        fs_id: Some(v1::FilesystemIdentifier { mountpoint: id.display().to_string() }),
         used_bytes: measured.and_then(|measured| value(measured.bytes)),
         inodes_used: measured.and_then(|measured| value(measured.inodes)),
     }

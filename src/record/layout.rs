@@ -6,6 +6,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::linux::private;
 
+/// How often removing a directory is retried. What is written meanwhile is one file: first by another name, then by its own.
+const REMOVE_TRIES: u32 = 10;
+
 /// The paths of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -66,7 +69,8 @@ impl Layout {
         }
     }
 
-    /// Removes the directory and its content; a missing one is no error.
+    /// Removes the directory and its content; a missing one is no error. A keeper may be writing the exit file meanwhile: its
+    /// process was killed a moment ago.
     ///
     /// # Errors
     /// Something in it cannot be removed.
@@ -76,10 +80,25 @@ impl Layout {
             let _ = std::fs::remove_file(file);
         }
         match std::fs::remove_dir(&self.directory) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(_) => std::fs::remove_dir_all(&self.directory)
-                .doing(|| format!("remove the state directory {}", self.directory.display())),
             Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(_) => {
+                self.remove_all().doing(|| format!("remove the state directory {}", self.directory.display()))
+            }
+        }
+    }
+
+    fn remove_all(&self) -> std::io::Result<()> {
+        let mut tries = 0;
+        loop {
+            match std::fs::remove_dir_all(&self.directory) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                // A file was written after the directory was listed.
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries < REMOVE_TRIES => {
+                    tries += 1;
+                }
+                other => return other,
+            }
         }
     }
 
@@ -113,4 +132,44 @@ pub fn ids(root: &Path) -> Result<Vec<ContainerId>> {
         .collect();
     ids.sort();
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_removed_while_its_exit_file_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path(), &ContainerId::parse("box").unwrap());
+        let (begin, end) = (Barrier::new(2), Barrier::new(2));
+        const ROUNDS: u32 = 1000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    begin.wait();
+                    (0..round % 50).for_each(|_| std::hint::spin_loop());
+                    // As the keeper does; the directory may be gone.
+                    let exit = layout.exit();
+                    let _ = private::replace(&exit, &exit.with_extension("new"), "code=0", private::FILE);
+                    end.wait();
+                }
+            });
+            let removed: Vec<_> = (0..ROUNDS)
+                .map(|_| {
+                    std::fs::create_dir(layout.directory()).unwrap();
+                    std::fs::write(layout.state(), "{}").unwrap();
+                    begin.wait();
+                    let removed = layout.remove();
+                    end.wait();
+                    let _ = std::fs::remove_dir_all(layout.directory());
+                    removed
+                })
+                .collect();
+            let failed: Vec<_> = removed.into_iter().filter_map(Result::err).collect();
+            assert!(failed.is_empty(), "{} of {ROUNDS}: {:?}", failed.len(), failed[0]);
+        });
+    }
 }

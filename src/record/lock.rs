@@ -98,5 +98,5 @@ fn busy(layout: &Layout) -> Error {
 pub(super) fn absent(layout: &Layout) -> Error {
     let name = layout.directory().file_name().unwrap_or_default().to_string_lossy().into_owned();
     Error::new(Kind::NotFound, format!("container {name:?} does not exist"))
-        .hint("see the containers that exist: coracle list")
+        .command_hint("see the containers that exist: coracle list")
 }

@@ -157,7 +157,7 @@ impl ContainerState {
             let name = layout.directory().file_name().unwrap_or_default().to_string_lossy();
             Error::new(Kind::Corrupt, format!("{} is damaged", path.display()))
                 .because(e)
-                .hint(format!("remove the container: coracle delete --force {name}"))
+                .command_hint(format!("remove the container: coracle delete --force {name}"))
         })
     }
 

@@ -17,6 +17,9 @@ use super::record::ImageRecord;
 
 const LINK: &str = "image";
 
+/// The file that marks a container's directory as that of a pod's container; it holds the path of the daemon's run directory.
+pub const POD_MARK: &str = "pod";
+
 /// Keeps an image from being removed until it is released or the container's directory is removed.
 ///
 /// Dropping it does not release it: the container outlives the process that started it.

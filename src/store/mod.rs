@@ -59,7 +59,7 @@ use trash::{Trash, names as entry_names};
 
 pub use config::image_config;
 pub use gc::Cleared;
-pub use hold::{Hold, remove_container, remove_tree};
+pub use hold::{Hold, POD_MARK, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};

@@ -93,8 +93,12 @@ fn refuse_used(store: &Store, removal: &Removal) -> Result<()> {
         Some((container, held)) => {
             let name = removal.images.get(&held).and_then(|image| image.names.first().cloned());
             let name = name.unwrap_or_else(|| held.to_string());
-            Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}"))
-                .hint(format!("remove it first: coracle rm {container}")))
+            let is_in_pod = store.path("containers").join(&container).join(hold::POD_MARK).exists();
+            let hint = match is_in_pod {
+                true => format!("it belongs to a pod: remove the pod, or use crictl rm {container}"),
+                false => format!("remove it first: coracle rm {container}"),
+            };
+            Err(Error::new(Kind::Busy, format!("image {name} is used by container {container}")).hint(hint))
         }
     }
 }

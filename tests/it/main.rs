@@ -63,6 +63,8 @@ mod oci_run;
 #[cfg(target_pointer_width = "64")]
 mod oracle;
 mod pods;
+mod pods_damaged;
+mod pods_exits;
 mod pods_limits;
 mod pods_network;
 mod pods_stopped;

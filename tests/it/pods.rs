@@ -141,7 +141,9 @@ fn commands_answer_with_their_output_and_end_in_time() {
     let much = serve.try_exec(&c, "head -c 3000000 /dev/zero", None).unwrap();
     assert_eq!(much.stdout.len(), 3_000_000);
     let refused = serve.try_exec(&c, "sleep 4321 & sleep 4321", Some(Duration::from_secs(1)));
-    assert_eq!(code(refused), Code::DeadlineExceeded);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::DeadlineExceeded);
+    assert!(refused.message().ends_with("took longer than 1s"), "{refused}");
     wait_until("all of the command to be gone", || {
         let left = serve.output_in(&c, "ps -o args | grep -c '[s]leep 4321' || true");
         (left == "0").then_some(())

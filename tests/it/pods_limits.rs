@@ -1,5 +1,7 @@
 //! Limits that a kubelet sends without looking whether the node can hold them.
 
+use std::process::Command;
+
 use coracle_cri::v1::*;
 
 use crate::support::{Serve, container, pod_on_host};
@@ -19,11 +21,88 @@ fn limits_of_huge_pages_keep_no_container_from_starting() {
     config.linux.as_mut().unwrap().resources = Some(resources.clone());
     let c = serve.run_container(&id, &pod, &config);
     assert_eq!(serve.output_in(&c, "echo runs"), "runs");
-    let update = UpdateContainerResourcesRequest {
-        container_id: c.clone(),
-        linux: Some(resources),
-        ..UpdateContainerResourcesRequest::default()
+    serve.update(&c, resources);
+    serve.removes_all();
+}
+
+/// Kernels of small boards are built without some of the controllers.
+#[test]
+fn absent_controllers_keep_no_container_from_starting() {
+    // On v2 no controller can be hidden from one program; cgroup::limits tests its files.
+    needs!(root, busybox, launch_verb, cgroup1);
+    let serve = Serve::stopped("");
+    let mut command = Command::new("unshare");
+    let script = "umount /sys/fs/cgroup/pids /sys/fs/cgroup/blkio; exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    serve.start_as(serve.command_by(command));
+    let pod = pod_on_host("absent");
+    let id = serve.run_pod(&pod);
+    let mut config = container(&pod, "box", "sleep 1000");
+    let limits = |bytes: i64, swap: i64| LinuxContainerResources {
+        memory_limit_in_bytes: bytes,
+        memory_swap_limit_in_bytes: swap,
+        cpu_shares: 512,
+        ..LinuxContainerResources::default()
     };
-    serve.run(serve.runtime().update_container_resources(update)).unwrap();
+    config.linux.as_mut().unwrap().resources = Some(limits(64 << 20, 80 << 20));
+    let c = serve.run_container(&id, &pod, &config);
+    assert_eq!(serve.output_in(&c, "echo runs"), "runs");
+    serve.update(&c, limits(128 << 20, 256 << 20));
+    let request = ContainerStatsRequest { container_id: c };
+    serve.run(serve.runtime().container_stats(request)).unwrap();
+    serve.removes_all();
+}
+
+#[test]
+fn swap_is_limited_with_memory_and_the_status_says_so() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    let pod = pod_on_host("swap");
+    let id = serve.run_pod(&pod);
+    let mut config = container(&pod, "box", "sleep 1000");
+    let limits = |bytes: i64, swap: i64| LinuxContainerResources {
+        memory_limit_in_bytes: bytes,
+        memory_swap_limit_in_bytes: swap,
+        ..LinuxContainerResources::default()
+    };
+    config.linux.as_mut().unwrap().resources = Some(limits(64 << 20, 0));
+    let c = serve.run_container(&id, &pod, &config);
+    let reported = || {
+        let limits = serve.try_status(&c).unwrap().resources.unwrap().linux.unwrap();
+        (limits.memory_limit_in_bytes, limits.memory_swap_limit_in_bytes)
+    };
+    // Without swap accounting there is no limit to report.
+    let or_none = |swap: i64| if coracle::cgroup::limits_swap() { swap } else { 0 };
+    assert_eq!(reported(), (64 << 20, or_none(64 << 20)));
+    let file = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes";
+    if std::path::Path::new(file).exists() {
+        let own = std::fs::read_to_string(format!("/proc/{}/cgroup", serve.pid_of(&c))).unwrap();
+        let own = own.lines().find_map(|line| line.split_once(":memory:")).unwrap().1.to_owned();
+        let file = format!("/sys/fs/cgroup/memory{own}/memory.memsw.limit_in_bytes");
+        assert_eq!(std::fs::read_to_string(file).unwrap().trim(), (64 << 20).to_string());
+    }
+    for (new, expected) in [
+        (limits(96 << 20, 128 << 20), (96 << 20, 128 << 20)),
+        (limits(0, 0), (96 << 20, 128 << 20)),
+        (limits(80 << 20, 0), (80 << 20, 80 << 20)),
+    ] {
+        serve.update(&c, new);
+        assert_eq!(reported(), (expected.0, or_none(expected.1)));
+    }
+    serve.removes_all();
+}
+
+#[test]
+fn writable_layers_are_on_the_filesystem_that_image_fs_info_names() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    let pod = pod_on_host("layers");
+    let id = serve.run_pod(&pod);
+    let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 1000"));
+    let info = serve.run(serve.image().image_fs_info(ImageFsInfoRequest {})).unwrap();
+    let request = ContainerStatsRequest { container_id: c };
+    let stats = serve.run(serve.runtime().container_stats(request)).unwrap().stats.unwrap();
+    assert!(stats.writable_layer.as_ref().unwrap().fs_id.is_some());
+    assert_eq!(stats.writable_layer.unwrap().fs_id, info.container_filesystems[0].fs_id);
     serve.removes_all();
 }

@@ -91,14 +91,7 @@ fn a_pod_has_an_address_a_name_a_resolver_and_a_port_of_the_node() {
     assert!(counted.name == "eth0" && counted.rx_bytes.unwrap().value > 0);
 
     serve.try_stop_pod(&id).unwrap();
-    assert_eq!(
-        fs::read_dir(serve.path("leases/net"))
-            .unwrap()
-            .filter(|e| { e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("10.")) })
-            .count(),
-        0,
-        "the address is free again"
-    );
+    assert_eq!(leases(&serve), 0, "the address is free again");
     ask(&serve, "127.0.0.1:12080").unwrap_err();
     serve.removes_all();
 }
@@ -119,6 +112,31 @@ fn kernel_parameters_are_the_pods_own() {
     }
     assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "0");
     serve.removes_all();
+}
+
+#[test]
+fn a_damaged_record_of_the_network_keeps_no_pod() {
+    needs!(root, launch_verb, cni_plugins);
+    let serve = node();
+    let damages: [fn(&std::path::Path); 3] = [
+        |record| fs::write(record, "").unwrap(),
+        |record| fs::File::options().write(true).open(record).unwrap().set_len(20).unwrap(),
+        |record| fs::remove_file(record).unwrap(),
+    ];
+    for damage in damages {
+        let id = serve.run_pod(&serve.logged(pod_with("damaged", in_pod())));
+        assert_eq!(leases(&serve), 1);
+        damage(&serve.kept().run_dir().join(format!("cni/{id}@eth0.json")));
+        serve.try_stop_pod(&id).unwrap();
+        assert_eq!(leases(&serve), 0, "DEL was called");
+        serve.removes_all();
+    }
+}
+
+/// How many addresses are taken.
+fn leases(serve: &Serve) -> usize {
+    let entries = fs::read_dir(serve.path("leases/net")).unwrap().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("10.")).count()
 }
 
 #[test]
@@ -162,10 +180,7 @@ fn a_user_namespace_owns_the_pod_and_files_look_unmapped() {
         let owners =
             serve.output_in(&c, "id -u; stat -c %u /bin/busybox; touch /new; stat -c %u /new; hostname");
         assert_eq!(owners, "0\n0\n0\nmapped");
-        let request = ContainerStatusRequest { container_id: c.clone(), verbose: true };
-        let verbose = serve.run(serve.runtime().container_status(request)).unwrap();
-        let info: serde_json::Value = serde_json::from_str(&verbose.info["info"]).unwrap();
-        let status = fs::read_to_string(format!("/proc/{}/status", info["pid"])).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", serve.pid_of(&c))).unwrap();
         assert!(status.contains("Uid:\t200000"), "{status}");
         assert_eq!(serve.output_in(&c, "ip -o link show eth0 | wc -l"), "1");
         serve.removes_all();

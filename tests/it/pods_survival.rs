@@ -152,8 +152,24 @@ impl Interrupted {
     /// Starts containers with this script until one is caught while it is set up.
     #[track_caller]
     fn new(script: &str, wanted: Wanted) -> Self {
+        Self::in_pod(pod_on_host("interrupted"), script, wanted)
+    }
+
+    /// The same in a pod that shares its PID namespace: the container goes on as a copy of its first process.
+    #[track_caller]
+    fn with_shared_pids(script: &str, wanted: Wanted) -> Self {
+        let options = NamespaceOption {
+            network: NamespaceMode::Node.into(),
+            pid: NamespaceMode::Pod.into(),
+            ..Default::default()
+        };
+        Self::in_pod(pod_with("interrupted", options), script, wanted)
+    }
+
+    #[track_caller]
+    fn in_pod(config: PodSandboxConfig, script: &str, wanted: Wanted) -> Self {
         let serve = Serve::new();
-        let config = serve.logged(pod_on_host("interrupted"));
+        let config = serve.logged(config);
         let pod = serve.run_pod(&config);
         let (keeper, _) = serve.kept().keeper();
         for _ in 0..100 {
@@ -289,6 +305,18 @@ fn a_start_outlives_the_keeper_that_was_asked_for_it() {
     needs!(root, busybox, launch_verb);
     for wanted in [Wanted::Inside, Wanted::Outside] {
         let mut start = Interrupted::new(SCRIPT, wanted);
+        start.kill_keeper();
+        start.catcher.let_go();
+        start.goes_well();
+        start.ends_without_its_parent(7, &LOG);
+    }
+}
+
+#[test]
+fn a_start_in_a_shared_pid_namespace_outlives_the_keeper_that_was_asked_for_it() {
+    needs!(root, busybox, launch_verb);
+    for wanted in [Wanted::Inside, Wanted::Outside] {
+        let mut start = Interrupted::with_shared_pids(SCRIPT, wanted);
         start.kill_keeper();
         start.catcher.let_go();
         start.goes_well();

@@ -1,9 +1,11 @@
 //! What we ship of others: licences, sources, duplicate versions and crates we have decided against.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use coracle::digest::Digest;
 use serde_json::Value;
 
 /// Licences that go with Apache-2.0.
@@ -84,6 +86,10 @@ const DENIED: &[(&str, &str)] = &[
     ("libseccomp", "needs a C library per target; seccompiler does"),
 ];
 
+/// Crates that are in this repository with a change of ours: crate, licence, directory, patch, the file that it changes.
+const CHANGED: &[(&str, &str, &str, &str, &str)] =
+    &[("h2", "MIT", "cri/h2", "authority.patch", "src/server.rs")];
+
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[test]
@@ -99,6 +105,57 @@ fn every_crate_comes_from_crates_io() {
     let bad = packages().iter().filter(|p| p.source.as_deref().is_some_and(|source| source != CRATES_IO));
     let bad: Vec<_> = bad.map(|p| format!("{}: {:?}", p.name, p.source)).collect();
     assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
+fn every_crate_in_this_repository_is_ours_or_has_a_known_licence() {
+    for package in packages().iter().filter(|p| p.source.is_none() && !p.name.starts_with("coracle")) {
+        let row = CHANGED.iter().find(|(name, ..)| *name == package.name);
+        let (_, licence, ..) = row.unwrap_or_else(|| panic!("{} has no row in CHANGED", package.name));
+        assert_eq!(package.licence, *licence);
+        assert!(is_allowed(licence), "{licence}");
+    }
+}
+
+/// Each file has the checksum of the release once the patch is undone, and there are no others.
+#[test]
+fn a_changed_crate_differs_from_its_release_by_its_patch_alone() {
+    for (_, _, directory, patch, changed) in CHANGED {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+        let (old, new) = sides(&read(patch));
+        let sums = read("SHA256SUMS");
+        let known: BTreeMap<_, _> =
+            sums.lines().filter_map(|l| l.split_once("  ")).map(|(s, n)| (n, s)).collect();
+        for (name, sum) in &known {
+            let mut text = read(name);
+            if name == changed {
+                assert_eq!(text.matches(&new).count(), 1, "{patch} is applied to {name}");
+                text = text.replace(&new, &old);
+            }
+            assert_eq!(Digest::of(text.as_bytes()).hex(), *sum, "{name}");
+        }
+        let found = files_below(&directory.join("src"));
+        let found = found.iter().map(|path| path.strip_prefix(&directory).unwrap().to_str().unwrap());
+        assert_eq!(
+            found.collect::<BTreeSet<_>>(),
+            known.into_keys().filter(|name| *name != "LICENSE").collect()
+        );
+    }
+}
+
+/// What a patch of one hunk replaces, and by what.
+fn sides(patch: &str) -> (String, String) {
+    let lines: Vec<_> = patch.lines().skip_while(|line| !line.starts_with("@@")).skip(1).collect();
+    let side = |other: char| -> String {
+        lines.iter().filter(|line| !line.starts_with(other)).map(|line| format!("{}\n", &line[1..])).collect()
+    };
+    (side('+'), side('-'))
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Launches by the keeper, from the client's side.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -22,13 +22,15 @@ pub struct KeeperSpawner {
     client: RefCell<Client>,
     order: Order,
     console: Option<OwnedFd>,
+    /// Whether the keeper that was asked was killed, and `client` is connected to the next one.
+    is_resumed: Cell<bool>,
 }
 
 impl KeeperSpawner {
     /// Launches as `order` says; `console` is the end of a socket pair over which the container's terminal comes.
     pub fn new(client: Client, order: Order, console: Option<OwnedFd>) -> Self {
         let order = Order { has_console: console.is_some(), ..order };
-        Self { client: RefCell::new(client), order, console }
+        Self { client: RefCell::new(client), order, console, is_resumed: Cell::new(false) }
     }
 
     /// The launch was good: the container stays.
@@ -78,6 +80,7 @@ impl KeeperSpawner {
                 Err(error) if error.kind() == Kind::NotFound => break,
                 other => {
                     self.client.replace(keeper);
+                    self.is_resumed.set(true);
                     return other;
                 }
             }
@@ -106,8 +109,8 @@ impl Spawner for KeeperSpawner {
 
     fn adopt(&self, _before: &Spawned, pid: i32) -> Result<Spawned> {
         match self.client.borrow().ask(&Request::Adopt(pid), &[]) {
-            // The next one is not the copy's parent. The copy waits for this side, and ends with this launch.
-            Err(error) if error.kind() == Kind::Unreachable => Err(lost(error)),
+            // A keeper that took over is not the parent of the copy. The copy waits for this side, and ends with this launch.
+            Err(error) if error.kind() == Kind::Unreachable || self.is_resumed.get() => Err(lost(error)),
             other => other.and_then(spawned),
         }
     }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::attachment::Attachment;
+use super::attachment::{Attachment, Capabilities};
 use super::network::Network;
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::record::format::ATTACHMENT;
 
@@ -55,32 +55,6 @@ impl Record {
         read(&file(directory, container, interface))
     }
 
-    /// All records. One that a power cut damaged is left out, because its interface cannot be known.
-    ///
-    /// # Errors
-    /// When they cannot be read; `Unsupported` when another release wrote one: the interface it stands for must not be
-    /// freed.
-    pub(super) fn all(directory: &Path) -> Result<Vec<Self>> {
-        let doing = || format!("read {}", directory.display());
-        let entries = match std::fs::read_dir(directory) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.doing(doing)?,
-        };
-        let mut all = Vec::new();
-        for entry in entries {
-            let path = entry.doing(doing)?.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            match read(&path) {
-                Ok(record) => all.extend(record),
-                Err(e) if e.kind() == Kind::Corrupt => crate::log::warning(&e.chain()),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(all)
-    }
-
     /// Replaces the file atomically. It is not synced: a power cut also ends the namespace.
     pub(super) fn save(&self, directory: &Path) -> Result<()> {
         let path = file(directory, &self.container, &self.interface);
@@ -92,12 +66,79 @@ impl Record {
 
     /// Removes the file; a missing file is no error.
     pub(super) fn remove(&self, directory: &Path) -> Result<()> {
-        let path = file(directory, &self.container, &self.interface);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            other => other.doing(|| format!("remove {}", path.display())),
+        remove(directory, &self.container, &self.interface)
+    }
+
+    /// The interface that it is of.
+    pub(super) fn attachment(&self) -> Attachment {
+        Attachment {
+            container: self.container.clone(),
+            namespace: self.namespace.clone(),
+            interface: self.interface.clone(),
+            args: self.args.clone(),
+            capabilities: Capabilities {
+                others: self.capabilities.clone().into_iter().collect(),
+                ..Capabilities::default()
+            },
         }
     }
+}
+
+/// A file in the directory of records.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A record.
+    Readable(Record),
+    /// A damaged one: the interface, as far as the file's name says, and the reason.
+    Damaged(Attachment, Error),
+}
+
+/// All records.
+///
+/// # Errors
+/// When they cannot be read; `Unsupported` when another release wrote one: the interface it stands for must not be freed.
+pub(super) fn all(directory: &Path) -> Result<Vec<Entry>> {
+    let doing = || format!("read {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.doing(doing)?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let path = entry.doing(doing)?.path();
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        match read(&path) {
+            Ok(record) => all.extend(record.map(Entry::Readable)),
+            Err(error) if error.kind() == Kind::Corrupt => match named(&path) {
+                Some(of) => all.push(Entry::Damaged(of, error)),
+                None => crate::log::warning(&error.chain()),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// Removes the record of an interface; a missing file is no error.
+pub(super) fn remove(directory: &Path, container: &str, interface: &str) -> Result<()> {
+    let path = file(directory, container, interface);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.doing(|| format!("remove {}", path.display())),
+    }
+}
+
+/// The interface that a record is of, by its file's name. Its namespace is unknown.
+fn named(path: &Path) -> Option<Attachment> {
+    let (container, interface) = path.file_stem()?.to_str()?.split_once('@')?;
+    let of = Attachment {
+        container: container.to_owned(),
+        interface: interface.to_owned(),
+        ..Attachment::default()
+    };
+    of.check().ok().map(|()| of)
 }
 
 fn file(directory: &Path, container: &str, interface: &str) -> PathBuf {
@@ -141,12 +182,15 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_release_is_an_error_and_a_damaged_one_is_left_out() {
+    fn a_record_of_another_release_is_an_error_and_a_damaged_one_is_known_by_its_name() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a@eth0.json"), "{").unwrap();
-        assert_eq!(Record::all(directory.path()).unwrap(), []);
+        std::fs::write(directory.path().join("nobody.json"), "{").unwrap();
+        let found = all(directory.path()).unwrap();
+        let [Entry::Damaged(of, _)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((of.container.as_str(), of.interface.as_str()), ("a", "eth0"));
         std::fs::write(directory.path().join("b@eth0.json"), r#"{"version":9,"x":1}"#).unwrap();
-        let error = Record::all(directory.path()).unwrap_err();
+        let error = all(directory.path()).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.chain().contains("version 9 of the record of an attached interface"), "{error:?}");
     }

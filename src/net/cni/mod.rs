@@ -25,7 +25,7 @@ pub use attachment::{Attachment, Bandwidth, Capabilities, Dns, PortMapping};
 pub use network::Network;
 
 use crate::error::{Error, Kind, Result};
-use cache::Record;
+use cache::{Entry, Record};
 use chain::Chain;
 
 /// Directories and time limits of CNI.
@@ -115,16 +115,35 @@ impl Cni {
     }
 
     /// Detaches the interface of this container; an interface that was never attached and a missing namespace are no
-    /// errors.
+    /// errors. Without a readable record, DEL runs with the network that is configured now and without a result of ADD.
     ///
     /// # Errors
     /// When a plugin fails; the record stays, so that DEL can be retried.
     pub fn delete(&self, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         let _guard = self.sweeping.read().unwrap_or_else(PoisonError::into_inner);
-        match Record::load(&self.settings.records, &attachment.container, &attachment.interface)? {
-            Some(record) => self.delete_record(&record),
-            None => Ok(()),
+        match Record::load(&self.settings.records, &attachment.container, &attachment.interface) {
+            Ok(Some(record)) => self.delete_record(&record),
+            Ok(None) => Ok(()),
+            Err(error) if error.kind() == Kind::Corrupt => self.delete_unrecorded(attachment, &error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Cni::delete`], for an interface that is known to be attached: without a record, DEL runs all the same.
+    ///
+    /// # Errors
+    /// As in `delete`.
+    pub fn delete_attached(&self, attachment: &Attachment) -> Result<()> {
+        match Record::load(&self.settings.records, &attachment.container, &attachment.interface) {
+            Ok(None) => {
+                attachment.check()?;
+                let _guard = self.sweeping.read().unwrap_or_else(PoisonError::into_inner);
+                let lost =
+                    Error::new(Kind::NotFound, format!("container {} has no record", attachment.container));
+                self.delete_unrecorded(attachment, &lost)
+            }
+            _ => self.delete(attachment),
         }
     }
 
@@ -146,12 +165,20 @@ impl Cni {
     /// The first failure.
     pub fn collect_garbage(&self, alive: &[(String, String)]) -> Result<()> {
         let _guard = self.sweeping.write().unwrap_or_else(PoisonError::into_inner);
+        let is_alive = |container: &String, interface: &String| {
+            alive.iter().any(|(c, i)| (c, i) == (container, interface))
+        };
         let mut first = Ok(());
-        for record in Record::all(&self.settings.records)? {
-            let is_alive = alive.iter().any(|(c, i)| (c, i) == (&record.container, &record.interface));
-            if !is_alive {
-                first = first.and(self.delete_record(&record));
-            }
+        for entry in cache::all(&self.settings.records)? {
+            first = first.and(match entry {
+                Entry::Readable(record) if !is_alive(&record.container, &record.interface) => {
+                    self.delete_record(&record)
+                }
+                Entry::Damaged(of, error) if !is_alive(&of.container, &of.interface) => {
+                    self.delete_unrecorded(&of, &error)
+                }
+                Entry::Readable(_) | Entry::Damaged(..) => Ok(()),
+            });
         }
         match self.network() {
             Ok(network) => {
@@ -164,12 +191,50 @@ impl Cni {
         }
     }
 
+    /// # Errors
+    /// When a plugin fails; the record stays, so that DEL can be retried.
     fn delete_record(&self, record: &Record) -> Result<()> {
         let doing = |e: Error| {
             e.doing(format!("detach {} of container {} from its network", record.interface, record.container))
         };
-        self.chain(record)?.delete().map_err(doing)?;
+        match self.chain(record) {
+            Ok(chain) => chain.delete().map_err(doing)?,
+            // Its network is not one that ADD could have used, so the record is damaged although it is valid JSON.
+            Err(error) if error.kind() == Kind::Invalid => {
+                return self.delete_unrecorded(&record.attachment(), &error);
+            }
+            Err(error) => return Err(doing(error)),
+        }
         record.remove(&self.settings.records)
+    }
+
+    /// Detaches an interface whose record is damaged or lost, with the network that is configured now. A retry would know no
+    /// more than this attempt, so the record is removed even if a plugin fails, unless the plugin asks for a retry.
+    ///
+    /// # Errors
+    /// `Busy` when a plugin asks for a retry; the record cannot be removed.
+    fn delete_unrecorded(&self, attachment: &Attachment, why: &Error) -> Result<()> {
+        let Attachment { container, interface, .. } = attachment;
+        let doing = |e: Error| {
+            e.doing(format!(
+                "detach {interface} of container {container} without its record ({})",
+                why.chain()
+            ))
+        };
+        crate::log::warning(&format!(
+            "detach {interface} of container {container} with the network that is configured now: {}",
+            why.chain()
+        ));
+        let deleted = self.network().and_then(|network| {
+            let record = Record::new(attachment, &network);
+            self.chain(&record)?.delete()
+        });
+        match deleted {
+            Err(error) if error.kind() == Kind::Busy => return Err(doing(error)),
+            Err(error) => crate::log::warning(&doing(error).chain()),
+            Ok(()) => {}
+        }
+        cache::remove(&self.settings.records, container, interface)
     }
 
     fn chain<'a>(&'a self, record: &'a Record) -> Result<Chain<'a>> {

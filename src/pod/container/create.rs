@@ -13,11 +13,8 @@ use crate::pod::records::ContainerRecord;
 use crate::pod::request_from_cri::CreateRequest;
 use crate::pod::sandbox::Sandbox;
 use crate::pod::{files, new_id, now_ns, requests, volumes};
-use crate::store::{ImageRecord, remove_container};
+use crate::store::{ImageRecord, POD_MARK, remove_container};
 use crate::undo::Undo;
-
-/// The file that marks a directory in the store as that of a pod's container; it holds the run directory's path.
-pub(in crate::pod) const MARK: &str = "pod";
 
 impl Containers {
     /// Creates a container and returns its id. A retry returns the container that the first call created: that call may have
@@ -113,7 +110,7 @@ impl Containers {
     fn hold(&self, id: &str, image: &ImageRecord) -> Result<()> {
         use crate::error::Doing;
         let hold = self.host.store.hold(image, id)?;
-        let mark = hold.directory().join(MARK);
+        let mark = hold.directory().join(POD_MARK);
         let text = self.host.settings.run.as_os_str().as_encoded_bytes();
         private::write(&mark, text, private::FILE).doing(|| format!("write {}", mark.display()))
     }

@@ -55,11 +55,23 @@ impl Containers {
         let exited = running.follow(deadline);
         let code = running.finish(matches!(exited, Ok(true)))?;
         if !exited? {
-            let what = format!("the command {:?} took longer than {timeout:?}", command.join(" "));
-            return Err(Error::new(Kind::TimedOut, what));
+            return Err(killed(command, timeout.filter(|_| !call.is_cancelled())));
         }
         let [stdout, stderr] = running.outputs.map(|output| output.kept);
         Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: code })
+    }
+}
+
+/// The error for a command that was killed at its time limit, or because its call was cancelled.
+fn killed(command: &[String], limit: Option<Duration>) -> Error {
+    let command = command.join(" ");
+    match limit {
+        Some(limit) => {
+            Error::new(Kind::TimedOut, format!("the command {command:?} took longer than {limit:?}"))
+        }
+        None => {
+            Error::new(Kind::Cancelled, format!("the command {command:?} was killed: its call was cancelled"))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use coracle_cri::v1;
 use super::{Container, Containers, Life};
 use crate::error::Result;
 use crate::pod::machine::State;
-use crate::pod::request_from_cri::signal_named;
+use crate::pod::request_from_cri::{in_force, signal_named};
 
 fn state_of(state: State) -> i32 {
     match state {
@@ -39,7 +39,8 @@ impl Container {
         let life = self.life();
         let log_path = self.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let Life { config, record, .. } = &*life;
-        let limits = config.linux.as_ref().and_then(|linux| linux.resources.clone());
+        let limits = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let limits = limits.map(|limits| in_force(limits, crate::cgroup::limits_swap()));
         let (uid, gid, groups) = &record.user;
         let stop_signal = match record.stop_signal.as_str() {
             "" => v1::Signal::Sigterm,

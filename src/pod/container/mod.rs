@@ -11,7 +11,6 @@ mod start;
 mod stop;
 mod update;
 
-pub(super) use create::MARK;
 pub(super) use exec::PREFIX as EXEC_PREFIX;
 
 use std::os::fd::OwnedFd;
@@ -145,9 +144,7 @@ impl Container {
             _ => "Error",
         };
         self.apply(Event::Ended, |record| {
-            record.finished_ns = if exit.at_ns > 0 { exit.at_ns } else { now_ns() };
-            // The start may have been recorded only after the exit.
-            record.started_ns = record.started_ns.min(record.finished_ns);
+            record.set_finished(if exit.at_ns > 0 { exit.at_ns } else { now_ns() });
             record.exit_code = exit.code.into();
             reason.clone_into(&mut record.reason);
         })

@@ -9,7 +9,7 @@ use super::{Container, Containers};
 use crate::cgroup::Group;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
-use crate::oci::kill;
+use crate::oci::{delete, kill};
 use crate::pod::machine::State;
 
 /// How long a killed container may take to exit.
@@ -91,9 +91,15 @@ impl Containers {
         }
     }
 
-    /// Signals the init process; a container that has just exited is no error.
+    /// Signals the init process; a container that has just exited is no error. One with a damaged OCI state is killed,
+    /// whatever the signal: only its cgroup is known.
     fn signal(&self, container: &Container, signal: i32) -> Result<()> {
-        match kill::kill_at_once(&self.host.runtime(), &ContainerId::parse(&container.id)?, signal, false) {
+        let (runtime, id) = (self.host.runtime(), ContainerId::parse(&container.id)?);
+        match kill::kill_at_once(&runtime, &id, signal, false) {
+            Err(e) if e.kind() == Kind::Corrupt => {
+                crate::log::warning(&e.doing(format!("kill container {id} without its state")).chain());
+                delete::delete(&runtime, &id, true)
+            }
             Err(e) if !matches!(e.kind(), Kind::WrongState | Kind::NotFound) => Err(e),
             _ => Ok(()),
         }

@@ -20,17 +20,12 @@ impl Containers {
         let container = self.get(&request.container_id)?;
         let Some(new) = &request.linux else { return Ok(()) };
         let (limits, _) = resources(Some(new))?;
-        match container.state() {
-            State::Created => {}
-            State::Running => {
-                ps::update_in_pod(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
-            }
-            state => {
-                let what = format!("container {} is {state}: it has no limits to change", container.id);
-                return Err(Error::new(Kind::WrongState, what));
-            }
+        if check(&container.id, container.state())? == State::Running {
+            ps::update_in_pod(&self.host.runtime(), &ContainerId::parse(&container.id)?, &limits)?;
         }
         let mut life = container.life();
+        // It may have been removed in the meantime, and nothing may be written to its directory then.
+        check(&container.id, life.record.state)?;
         let config = life.config.linux.get_or_insert_default();
         merge(config.resources.get_or_insert_default(), new);
         // The prepared spec has the old limits.
@@ -56,6 +51,18 @@ impl Containers {
     }
 }
 
+/// # Errors
+/// `WrongState` for a container that has no limits to change.
+fn check(id: &str, state: State) -> Result<State> {
+    match state {
+        State::Created | State::Running => Ok(state),
+        State::Starting | State::Exited | State::Gone => {
+            let what = format!("container {id} is {state}: it has no limits to change");
+            Err(Error::new(Kind::WrongState, what))
+        }
+    }
+}
+
 /// Replaces the limits that `new` sets.
 fn merge(old: &mut v1::LinuxContainerResources, new: &v1::LinuxContainerResources) {
     let number = |old: &mut i64, new: i64| {
@@ -66,8 +73,12 @@ fn merge(old: &mut v1::LinuxContainerResources, new: &v1::LinuxContainerResource
     number(&mut old.cpu_period, new.cpu_period);
     number(&mut old.cpu_quota, new.cpu_quota);
     number(&mut old.cpu_shares, new.cpu_shares);
-    number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
     number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
+    if new.memory_limit_in_bytes != 0 {
+        // Without a swap limit, the new limit of memory is that of swap as well.
+        old.memory_limit_in_bytes = new.memory_limit_in_bytes;
+        old.memory_swap_limit_in_bytes = new.memory_swap_limit_in_bytes;
+    }
     number(&mut old.oom_score_adj, new.oom_score_adj);
     for (old, new) in [(&mut old.cpuset_cpus, &new.cpuset_cpus), (&mut old.cpuset_mems, &new.cpuset_mems)] {
         if !new.is_empty() {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use network::sysctl_path;
 pub use network::{PortProtocol, PortRequest, TrafficLimits};
-pub(super) use resources::resources;
+pub(super) use resources::{in_force, resources};
 pub(super) use signal::signal_named;
 
 use crate::error::{Error, Result};

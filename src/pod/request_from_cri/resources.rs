@@ -29,6 +29,19 @@ pub(in crate::pod) fn resources(
     Ok((cgroup, oom_score_adj(limits.oom_score_adj)?))
 }
 
+/// The limits in force, for the status of a container: without a limit of its own, swap has the one of memory.
+pub(in crate::pod) fn in_force(
+    limits: &v1::LinuxContainerResources,
+    limits_swap: bool,
+) -> v1::LinuxContainerResources {
+    let swap = match limits.memory_swap_limit_in_bytes {
+        _ if !limits_swap => 0,
+        0 => limits.memory_limit_in_bytes,
+        swap => swap,
+    };
+    v1::LinuxContainerResources { memory_swap_limit_in_bytes: swap, ..limits.clone() }
+}
+
 fn cpu(limits: &v1::LinuxContainerResources) -> Result<LinuxCpu> {
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(positive("cpu_shares", limits.cpu_shares)?)
@@ -39,6 +52,7 @@ fn cpu(limits: &v1::LinuxContainerResources) -> Result<LinuxCpu> {
     Ok(cpu)
 }
 
+/// Without a limit of its own, swap gets the one of memory, so that a container does not swap, as in containerd.
 fn memory(limits: &v1::LinuxContainerResources) -> Result<LinuxMemory> {
     let limit = or_unlimited("memory_limit_in_bytes", limits.memory_limit_in_bytes)?;
     let swap = or_unlimited("memory_swap_limit_in_bytes", limits.memory_swap_limit_in_bytes)?;
@@ -51,7 +65,7 @@ fn memory(limits: &v1::LinuxContainerResources) -> Result<LinuxMemory> {
         )));
     }
     let mut memory = LinuxMemory::default();
-    memory.set_limit(limit).set_swap(swap);
+    memory.set_limit(limit).set_swap(swap.or(limit));
     Ok(memory)
 }
 

@@ -3,6 +3,7 @@
 use super::run::attachment;
 use super::{Sandbox, Sandboxes};
 use crate::error::Result;
+use crate::net::namespace;
 use crate::pod::files;
 use crate::spec::request::Scope;
 
@@ -15,8 +16,13 @@ impl Sandboxes {
         self.end_init(&sandbox.id)?;
         if sandbox.request.namespaces.network == Scope::Pod {
             let attachment = attachment(&sandbox.id, &sandbox.config, &sandbox.request, &sandbox.directory);
-            self.host.offer().cni.delete(&attachment)?;
-            crate::net::namespace::remove(&sandbox.directory.join("net"))?;
+            let cni = &self.host.offer().cni;
+            // The namespace is unpinned after DEL has succeeded, so a pod that has one is attached.
+            match namespace::is_pinned(&attachment.namespace) {
+                true => cni.delete_attached(&attachment)?,
+                false => cni.delete(&attachment)?,
+            }
+            namespace::remove(&attachment.namespace)?;
         }
         Ok(())
     }

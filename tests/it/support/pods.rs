@@ -142,6 +142,31 @@ impl Serve {
         self.run(self.runtime().container_status(request)).map(|answer| answer.status.unwrap())
     }
 
+    /// UpdateContainerResources
+    #[track_caller]
+    pub(crate) fn update(&self, id: &str, limits: LinuxContainerResources) {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limits),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        self.run(self.runtime().update_container_resources(request)).unwrap();
+    }
+
+    /// The verbose information of a container's status.
+    #[track_caller]
+    pub(crate) fn info_of(&self, id: &str) -> serde_json::Value {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let response = self.run(self.runtime().container_status(request)).unwrap();
+        serde_json::from_str(&response.info["info"]).unwrap()
+    }
+
+    /// The pid of a container's init process.
+    #[track_caller]
+    pub(crate) fn pid_of(&self, id: &str) -> i64 {
+        self.info_of(id)["pid"].as_i64().unwrap()
+    }
+
     #[track_caller]
     pub(crate) fn container_state(&self, id: &str) -> ContainerState {
         self.try_status(id).unwrap().state()

@@ -316,14 +316,78 @@ fn garbage_collection_detaches_stale_interfaces() {
 }
 
 #[test]
-fn a_damaged_record_does_not_stop_a_sweep() {
+fn a_damaged_record_does_not_stop_a_sweep_and_its_interface_is_detached() {
     let fake = Fake::network(&["one"]);
     let cni = fake.cni();
     cni.add(&attachment("lost")).unwrap();
     fs::write(fake.directory.path().join("records/torn@eth0.json"), "{\"form\": 1,").unwrap();
+    fs::write(fake.directory.path().join("records/kept@eth0.json"), "").unwrap();
     fs::write(fake.directory.path().join("records/half@eth0.new"), "{").unwrap();
-    cni.collect_garbage(&[]).unwrap();
-    assert_eq!(fake.calls(), ["ADD one", "DEL one"]);
+    cni.collect_garbage(&[("kept".to_owned(), "eth0".to_owned())]).unwrap();
+    assert_eq!(fake.calls(), ["ADD one", "DEL one", "DEL one"]);
+    assert_eq!(fake.records(), 2, "of a container that exists, and an unfinished one");
+}
+
+/// Ways to damage a record: a power cut, a full or a lost filesystem, and contents that no release wrote.
+fn damages(record: &[u8]) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    let text = std::str::from_utf8(record).unwrap();
+    vec![
+        ("lost", None),
+        ("empty", Some(Vec::new())),
+        ("cut", Some(record[..20].to_vec())),
+        ("cut at its end", Some(record[..record.len() - 1].to_vec())),
+        ("zeros", Some(vec![0; record.len()])),
+        ("no UTF-8", Some(vec![0xff; 64])),
+        ("no object", Some(b"[]".to_vec())),
+        ("no fields", Some(b"{}".to_vec())),
+        ("no network", Some(text.replace(r#""network":{"#, r#""network":null,"x":{"#).into_bytes())),
+        ("no plugins", Some(text.replace(r#""plugins""#, r#""plugs""#).into_bytes())),
+    ]
+}
+
+#[test]
+fn del_runs_with_what_is_known_when_the_record_is_damaged() {
+    let fake = Fake::network(&["one", "two"]);
+    let cni = fake.cni();
+    let path = fake.directory.path().join("records/c1@eth0.json");
+    cni.add(&attachment("c1")).unwrap();
+    for (how, text) in damages(&fs::read(&path).unwrap()) {
+        cni.add(&attachment("c1")).unwrap();
+        match text {
+            Some(text) => fs::write(&path, text).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        fake.calls();
+        let args = [("K8S_POD_NAME".to_owned(), "web".to_owned())].into();
+        cni.delete_attached(&Attachment { args, ..attachment("c1") }).unwrap();
+        assert_eq!(fake.calls(), ["DEL two", "DEL one"], "{how}");
+        let variables = fake.variables("one", "DEL");
+        assert!(variables.starts_with("c1 eth0 netns=/proc/self/ns/net args="), "{how}: {variables}");
+        assert_eq!(fake.input("one", "DEL").get("prevResult"), None, "{how}");
+        assert_eq!(fake.records(), 0, "{how}");
+    }
+}
+
+#[test]
+fn a_damaged_record_keeps_no_pod_for_ever() {
+    let fake = Fake::network(&["one"]);
+    let cni = fake.cni();
+    let damage = || fs::write(fake.directory.path().join("records/c1@eth0.json"), "").unwrap();
+    cni.add(&attachment("c1")).unwrap();
+    // A plugin that asks for a retry gets one.
+    damage();
+    fake.on("one", "DEL", r#"echo '{"code": 11, "msg": "later"}'; exit 1"#);
+    assert_eq!(cni.delete(&attachment("c1")).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(fake.records(), 1);
+    // One that cannot do without the result of ADD would fail in the same way each time.
+    fake.on("one", "DEL", r#"echo '{"code": 7, "msg": "no prevResult"}'; exit 1"#);
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.records(), 0);
+    // Nor can anything be done without a network.
+    damage();
+    fs::remove_dir_all(fake.directory.path().join("conf")).unwrap();
+    cni.delete(&attachment("c1")).unwrap();
+    assert_eq!(fake.records(), 0);
 }
 
 #[test]
