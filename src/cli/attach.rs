@@ -39,7 +39,7 @@ enum Next {
 /// Runs `coracle attach`. Returns the container's exit code when it ends, 0 after detaching.
 pub(super) fn run(context: &Context, args: &AttachArgs) -> Result<ExitCode> {
     let id = ContainerId::parse(&args.name)?;
-    let client = Client::connect(&context.run)?;
+    let client = Client::connect_for(&context.run, &id)?;
     let attached = client
         .attach(id.as_str(), !args.no_stdin)
         .map_err(|e| e.doing(format!("attach to container {id}")))?;
@@ -102,7 +102,8 @@ impl AttachSession {
             Some(Frame::Input(_) | Frame::InputEnd | Frame::Resize(..)) => {}
             None => {
                 // The keeper was killed; its standby has taken over the container.
-                self.attached = Client::connect(&context.run)?.attach(id.as_str(), self.stdin_open)?;
+                self.attached =
+                    Client::connect_for(&context.run, id)?.attach(id.as_str(), self.stdin_open)?;
             }
         }
         Ok(Next::Stay)

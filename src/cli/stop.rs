@@ -33,7 +33,8 @@ pub(super) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode> {
         let choose = |text: Option<&str>| asked.unwrap_or_else(|| of_image(text));
         // Subscribe before the container can end: the keeper reports the end when all output is logged and the exit
         // recorded.
-        let keeper = Client::connect(&context.run).and_then(|keeper| keeper.subscribe(name).map(|()| keeper));
+        let keeper =
+            Client::connect_for(&context.run, &id).and_then(|keeper| keeper.subscribe(name).map(|()| keeper));
         stop::stop(&context.runtime(), &id, Duration::from_secs(args.time.into()), choose)
             .map_err(|e| e.doing(format!("stop container {id}")))?;
         if let Ok(keeper) = keeper {

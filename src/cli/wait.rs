@@ -27,7 +27,7 @@ pub(super) fn run(context: &Context, args: &WaitArgs) -> Result<ExitCode> {
 
 fn code(context: &Context, id: &ContainerId) -> Result<u8> {
     let layout = Layout::new(&context.root, id);
-    let exit = Client::connect(&context.run).and_then(|keeper| keeper.wait(id.as_str()));
+    let exit = Client::connect_for(&context.run, id).and_then(|keeper| keeper.wait(id.as_str()));
     match exit {
         Ok(exit) => return Ok(exit.code),
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unreachable) => {}

@@ -177,6 +177,41 @@ fn wait_for_death(pids: &[i32]) {
     });
 }
 
+#[test]
+fn verbs_that_need_the_keeper_of_a_container_start_one() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    kept.launch("box", &[], "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done");
+    kept.wait_for_log("box", "ready");
+    let (keeper, standby) = kept.keeper();
+    kill_process(Pid::from_raw(keeper).unwrap(), Signal::STOP).unwrap();
+    for pid in [standby, keeper] {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+    wait_for_death(&[keeper, standby]);
+    let id = kept.sandbox.id("box");
+    // For a container that no keeper had, none is started.
+    kept.sandbox.coracle(["wait", "no-such-name"]).fails();
+    assert!(Client::connect(&kept.run_dir()).is_err());
+    kept.sandbox.coracle(["stop", &id]).ok();
+    assert!(Client::connect(&kept.run_dir()).is_ok());
+    let code = kept.wait("box");
+    assert!(code == 7 || (code == 255 && !kernel_tells_ends()), "{code}");
+}
+
+#[test]
+fn a_keeper_that_cannot_start_is_named_with_its_reason() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    for (program, reason) in
+        [("/bin/false", "it gave no reason: exit status: 1"), ("/no/such", "No such file")]
+    {
+        let launch = prepare(&kept.sandbox, "box", ["--detach", "box", "/bin/true"]);
+        let output = launch.env("CORACLE_KEEPER", program).go().exits(125);
+        assert!(output.stderr.contains(program) && output.stderr.contains(reason), "{output}");
+    }
+}
+
 /// The next keeper finds the record of a container that was removed while no keeper lived, and whose name has another now.
 #[test]
 fn what_a_keeper_does_for_an_ended_container_spares_the_next_one_of_that_name() {

@@ -20,6 +20,7 @@ pub(in crate::keeper) use start::BUSY;
 
 use super::protocol::{self, Greeting, MOST, Refusal, Request, Response, Upgraded, address};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::id::ContainerId;
 use crate::record::Exit;
 use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 use start::{is_busy, start};
@@ -169,6 +170,23 @@ impl Client {
             }
         }
         Err(Error::new(Kind::TimedOut, "the keeper does not answer"))
+    }
+
+    /// Reaches the keeper that serves `run` for a container; when there is none although it had the container, because it was
+    /// killed with its standby, starts another.
+    ///
+    /// # Errors
+    /// As [`Client::connect`] and [`Client::connect_or_start`].
+    pub fn connect_for(run: &Path, id: &ContainerId) -> Result<Self> {
+        match Self::connect(run) {
+            Err(error)
+                if error.kind() == Kind::Unreachable
+                    && protocol::containers(run).join(id.as_str()).exists() =>
+            {
+                Self::connect_or_start(run)
+            }
+            other => other,
+        }
     }
 
     /// Asks the keeper that serves `run` for something that may be asked for twice: when it is killed meanwhile, the next one

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::life::Ran;
 use crate::error::{Doing, Result};
 use crate::keeper::own_log::warn;
-use crate::keeper::protocol::{Order, Stdin};
+use crate::keeper::protocol::{self, Order, Stdin};
 use crate::linux::private;
 use crate::linux::proc_stat::ProcStat;
 use crate::record::format::{KEEPER_RECORD, Unreadable};
@@ -75,7 +75,7 @@ impl RunDir {
     }
 
     pub(in crate::keeper) fn containers(&self) -> PathBuf {
-        self.0.join("keeper")
+        protocol::containers(&self.0)
     }
 
     fn of(&self, id: &str) -> PathBuf {
@@ -181,11 +181,6 @@ impl Record {
             },
             _ => Ran::Unknown,
         }
-    }
-
-    /// Whether its process is the one that has its pid now.
-    pub(in crate::keeper) fn is_current(&self) -> bool {
-        ProcStat::read(self.pid).ok().flatten().is_some_and(|stat| stat.start_time == self.start_time)
     }
 }
 

@@ -23,7 +23,7 @@ pub(in crate::keeper) use greeting::{
 };
 pub use message::{Frame, Order, Stdin, Stream, Terms};
 pub(in crate::keeper) use message::{Refusal, Request, Response};
-pub(in crate::keeper) use socket::address;
+pub(in crate::keeper) use socket::{address, containers};
 pub(in crate::keeper) use state::{Holds, StateMessage};
 
 use crate::record::format::{KEEPER_PROTOCOL, Unreadable};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::lock::begin_to_serve;
 use super::snapshot::{Descriptors, Snapshot};
@@ -15,6 +14,7 @@ use crate::keeper::event_loop::{
 };
 use crate::keeper::own_log::warn;
 use crate::keeper::protocol::Order;
+use crate::linux::proc_stat;
 
 /// Serves with what is known from before: records on disk, and what an earlier keeper left. That one, `predecessor`, ends
 /// once its connection is closed.
@@ -69,8 +69,16 @@ fn run(keeper: &mut Keeper) {
 fn adopt(keeper: &mut Keeper, mut left: BTreeMap<String, Descriptors>) {
     for record in keeper.run_dir.load() {
         let held = left.remove(&record.order.id).unwrap_or_default();
+        let id = record.order.id.clone();
+        let container = match adopted(&keeper.run_dir, record, held) {
+            Ok(container) => container,
+            Err(error) => {
+                // Not taken for one that has ended: its record stays for the next keeper.
+                warn(&format!("adopt container {id}: {error}; its record is left as it is"));
+                continue;
+            }
+        };
         let key = keeper.new_key();
-        let container = adopted(&keeper.run_dir, record, held);
         let has_ended = container.process.is_none();
         keeper.containers.insert(key, container);
         if has_ended {
@@ -87,12 +95,11 @@ fn adopt(keeper: &mut Keeper, mut left: BTreeMap<String, Descriptors>) {
     }
 }
 
-fn adopted(run_dir: &RunDir, record: Record, held: Descriptors) -> Container {
-    let process = held.process.or_else(|| {
-        let pidfd = pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
-        // After the pidfd is open: the pid cannot become another's between the two.
-        record.is_current().then_some(pidfd)
-    });
+fn adopted(run_dir: &RunDir, record: Record, held: Descriptors) -> Result<Container> {
+    let process = match held.process {
+        Some(process) => Some(process),
+        None => proc_stat::open(record.pid, record.start_time)?,
+    };
     let state = if record.kept { State::Kept } else { State::Unattended };
     let mut container = match record.order.has_console {
         true => {
@@ -112,7 +119,7 @@ fn adopted(run_dir: &RunDir, record: Record, held: Descriptors) -> Container {
     };
     container.timer = Timer::of_adopted(state);
     container.process = process;
-    container
+    Ok(container)
 }
 
 /// Ends this process as the keeper; the containers stay, and their records. Without a next one the socket goes.
