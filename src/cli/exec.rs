@@ -97,6 +97,7 @@ fn enter(context: &Context, args: &ExecArgs) -> Result<i32> {
             detach: args.detach,
             preserve_fds: args.preserve_fds,
             ignore_paused: args.ignore_paused,
+            in_pod: false,
         };
         exec::exec(&runtime, &id, &process, &options)
     };

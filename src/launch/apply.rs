@@ -1,5 +1,6 @@
 //! Applying a plan, the parent's side: clone, id maps, cgroups, hooks, and reading the child's reports.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub struct NewProcess<'p> {
     fds: Vec<OwnedFd>,
     deadline: Deadline,
     let_go: bool,
+    oom_score_adj_may_stay: bool,
 }
 
 /// Everything a [`Spawner`] needs to clone a new process.
@@ -121,6 +123,7 @@ pub fn spawn<'p>(
     limit: Duration,
 ) -> Result<NewProcess<'p>> {
     let fds = prepare::open_all(plan, &mut inputs)?;
+    let oom_score_adj_may_stay = inputs.oom_score_adj_may_stay;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")?;
@@ -132,7 +135,16 @@ pub fn spawn<'p>(
     let oom_file = group.and_then(Group::oom_file);
     let process = parent.spawn(SpawnRequest { plan, fds: &fds, sync: theirs.as_fd(), cgroup, oom_file })?;
     drop(theirs);
-    let new = NewProcess { plan, parent, process, sync: ours, fds, deadline, let_go: false };
+    let new = NewProcess {
+        plan,
+        parent,
+        process,
+        sync: ours,
+        fds,
+        deadline,
+        let_go: false,
+        oom_score_adj_may_stay,
+    };
     new.set_up_from_outside(group)?;
     Ok(new)
 }
@@ -235,9 +247,12 @@ impl NewProcess<'_> {
         }
         if let Some(adj) = self.plan.oom_score_adj {
             let path = format!("/proc/{}/oom_score_adj", self.pid());
-            std::fs::write(&path, adj.to_string())
-                .doing(|| format!("write {adj} to {path}"))
-                .map_err(|e| e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE"))?;
+            match std::fs::write(&path, adj.to_string()) {
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && self.oom_score_adj_may_stay => {}
+                written => written
+                    .doing(|| format!("write {adj} to {path}"))
+                    .map_err(|e| e.hint("process.oomScoreAdj: lowering it needs CAP_SYS_RESOURCE"))?,
+            }
         }
         if self.plan.steps.first() == Some(&super::steps::Step::AwaitParent) {
             self.permit(Permission::SetUp)?;

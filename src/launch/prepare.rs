@@ -15,7 +15,7 @@ use crate::linux::user_namespace;
 use crate::sys;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
 
-/// Descriptors that the caller passes to the launch.
+/// What the caller passes to the launch besides the plan: descriptors, and how strict it is.
 #[derive(Debug, Default)]
 pub struct Inputs {
     /// The root filesystem, as a detached mount.
@@ -26,6 +26,9 @@ pub struct Inputs {
     pub start_socket: Option<OwnedFd>,
     /// The pidfd of the process whose namespaces are joined.
     pub process: Option<OwnedFd>,
+    /// Where this process may not lower an oom_score_adj, which needs CAP_SYS_RESOURCE, leave it as it is, the lowest that is
+    /// permitted.
+    pub oom_score_adj_may_stay: bool,
 }
 
 /// Opens all descriptors, in the order of the plan's slots.

@@ -42,8 +42,8 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// The root filesystem as a detached mount, instead of `root.path`.
     pub root: Option<std::sync::Arc<OwnedFd>>,
-    /// The container belongs to a pod: its cgroup accounts even without limits, for complete statistics, and limits of
-    /// optional controllers that are absent are left out.
+    /// The container belongs to a pod: its cgroup accounts even without limits, for complete statistics, and what this node
+    /// cannot give is left out: limits of optional controllers that are absent, a lower oom_score_adj.
     pub in_pod: bool,
     /// Spawns the first process; none makes it a child of the caller.
     pub parent: Option<std::rc::Rc<dyn Spawner>>,
@@ -150,7 +150,8 @@ pub(super) fn make(
     let start_socket = (start == StartMode::Waits).then(|| listen_for_start(&layout)).transpose()?;
     let root =
         options.root.as_ref().map(|fd| fd.try_clone()).transpose().doing(|| "hold the root filesystem")?;
-    let inputs = Inputs { root, console, start_socket, process: None };
+    let inputs =
+        Inputs { root, console, start_socket, process: None, oom_score_adj_may_stay: options.in_pod };
     let parent = options.parent.as_deref().unwrap_or(&apply::Own);
     // Drop the code pages of the planner too.
     unmap_code();

@@ -35,6 +35,8 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
     /// Allow a paused container; the process runs when the container is resumed.
     pub ignore_paused: bool,
+    /// The container belongs to a pod; see [`create::CreateOptions::in_pod`].
+    pub in_pod: bool,
 }
 
 /// Reads the configuration that a container was created from.
@@ -103,7 +105,7 @@ pub struct Piped {
 }
 
 /// Adds a process with these arguments and standard streams to a running container, otherwise like the container's
-/// own process. `name` names a cgroup of its own. The set-up takes at most `limit`.
+/// own process, for a container of a pod. `name` names a cgroup of its own. The set-up takes at most `limit`.
 ///
 /// # Errors
 /// As [`exec`]; `Busy` or `TimedOut` when the time is up.
@@ -121,7 +123,7 @@ pub fn exec_piped(
     let state = admitted(&layout, Event::Exec, Lock::take_within(&layout, limit)?)?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.to_vec())).set_terminal(Some(false));
-    let options = ExecOptions::default();
+    let options = ExecOptions { in_pod: true, ..ExecOptions::default() };
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.create_subgroup(name)?;
     let limit = end.saturating_duration_since(Instant::now());
@@ -188,7 +190,13 @@ impl Added<'_> {
         let plan = Plan::for_exec(&request)?;
         let process = target(self.state)?;
         let root = if has_mount_namespace(self.spec) { None } else { Some(root_of(self.state)?) };
-        let inputs = Inputs { root, console, start_socket: None, process: Some(process) };
+        let inputs = Inputs {
+            root,
+            console,
+            process: Some(process),
+            oom_score_adj_may_stay: self.options.in_pod,
+            ..Inputs::default()
+        };
         let mut new = apply::spawn(&plan, inputs, Some(group), parent, self.limit)?;
         new.follow(|| Ok(()))?;
         let spawned = new.let_go()?;

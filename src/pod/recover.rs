@@ -61,6 +61,9 @@ impl Recovery<'_> {
             }
         }
         self.remove_leftovers();
+        let former = self.host.settings.run.join("cni");
+        let moved = self.host.offer().cni.take_over(&former);
+        log_error(moved.map_err(|e| e.doing("take over the records of attached networks")));
         let pods = self.sandboxes.all();
         let attached: Vec<_> = pods.iter().map(|pod| (pod.id.clone(), INTERFACE.to_owned())).collect();
         let collected = self.host.offer().cni.collect_garbage(&attached);

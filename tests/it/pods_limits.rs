@@ -106,3 +106,27 @@ fn writable_layers_are_on_the_filesystem_that_image_fs_info_names() {
     assert_eq!(stats.writable_layer.unwrap().fs_id, info.container_filesystems[0].fs_id);
     serve.removes_all();
 }
+
+/// Lowering it needs CAP_SYS_RESOURCE, which a nested node does not have; raising it needs nothing.
+#[test]
+fn a_guaranteed_pod_starts_where_its_oom_score_adj_cannot_be_lowered() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::stopped("");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]);
+    serve.start_as(serve.command_by(command));
+    let own = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", serve.pid())).unwrap();
+    let pod = pod_on_host("guaranteed");
+    let id = serve.run_pod(&pod);
+    for (adj, seen) in [(-997, own.trim()), (900, "900")] {
+        let mut config = container(&pod, &format!("box{}", adj + 1000), "sleep 1000");
+        let resources = LinuxContainerResources { oom_score_adj: adj, ..LinuxContainerResources::default() };
+        config.linux.as_mut().unwrap().resources = Some(resources);
+        let c = serve.run_container(&id, &pod, &config);
+        assert_eq!(
+            serve.output_in(&c, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj"),
+            format!("{seen}\n{seen}")
+        );
+    }
+    serve.removes_all();
+}

@@ -9,25 +9,54 @@ use std::time::Duration;
 
 use coracle_cri::v1::*;
 
+use crate::keeper::end_keepers;
 use crate::support::{Serve, container, pod_with, wait_until};
 
 /// A node whose network is apart from the machine's, with a bridge for its pods.
 pub(crate) fn node() -> Serve {
+    node_with("10.77.0.0/16")
+}
+
+/// The same; its pods have addresses of this subnet.
+fn node_with(subnet: &str) -> Serve {
     let serve = Serve::stopped("");
     fs::create_dir_all(serve.path("net.d")).unwrap();
     let text = format!(
         r#"{{"cniVersion": "1.0.0", "name": "net", "plugins": [
             {{"type": "bridge", "bridge": "testbr", "isGateway": true, "ipMasq": true,
-              "ipam": {{"type": "host-local", "dataDir": {:?}, "ranges": [[{{"subnet": "10.77.0.0/16"}}]]}}}},
+              "ipam": {{"type": "host-local", "dataDir": {:?}, "ranges": [[{{"subnet": {subnet:?}}}]]}}}},
             {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
         serve.path("leases")
     );
     fs::write(serve.path("net.d/10-net.conflist"), text).unwrap();
+    start(&serve);
+    serve
+}
+
+/// Starts the daemon in a network namespace of its own.
+fn start(serve: &Serve) {
     let mut command = Command::new("unshare");
     let script = "ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"";
     command.args(["--net", "sh", "-c", script, "sh"]);
     serve.start_as(serve.command_by(command));
-    serve
+}
+
+/// What a reboot does to a node: no process, namespace or mount is left, and nothing in /run.
+fn reboot(serve: &Serve) {
+    serve.kill();
+    let run = serve.kept().run_dir();
+    end_keepers(&run);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let below = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|path| std::path::Path::new(path).starts_with(&run));
+    for mount in below.collect::<Vec<_>>().into_iter().rev() {
+        rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    start(serve);
 }
 
 pub(crate) fn in_pod() -> NamespaceOption {
@@ -126,16 +155,63 @@ fn a_damaged_record_of_the_network_keeps_no_pod() {
     for damage in damages {
         let id = serve.run_pod(&serve.logged(pod_with("damaged", in_pod())));
         assert_eq!(leases(&serve), 1);
-        damage(&serve.kept().run_dir().join(format!("cni/{id}@eth0.json")));
+        damage(&serve.path(&format!("store/cni/{id}@eth0.json")));
         serve.try_stop_pod(&id).unwrap();
         assert_eq!(leases(&serve), 0, "DEL was called");
         serve.removes_all();
     }
 }
 
+/// A /28 has 13 addresses for pods.
+#[test]
+fn the_addresses_of_pods_of_before_a_reboot_are_free_again() {
+    needs!(root, launch_verb, cni_plugins);
+    let serve = node_with("10.77.0.0/28");
+    let records = serve.path("store/cni");
+    for boot in 0..6 {
+        assert_eq!(leases(&serve), 0, "after {boot} reboots");
+        let ids: Vec<_> =
+            (0..4).map(|n| serve.run_pod(&serve.logged(pod_with(&format!("p{n}"), in_pod())))).collect();
+        assert_eq!(leases(&serve), 4);
+        // A power cut may leave a file empty, or a new one beside the old one.
+        fs::write(records.join(format!("{}@eth0.json", ids[0])), "").unwrap();
+        fs::write(records.join(format!("{}@eth0.new", ids[1])), "{").unwrap();
+        reboot(&serve);
+    }
+    assert_eq!(fs::read_dir(&records).unwrap().count(), 0);
+    serve.removes_all();
+}
+
+#[test]
+fn records_of_an_earlier_release_move_to_the_disk() {
+    needs!(root, launch_verb, cni_plugins);
+    let serve = node();
+    let id = serve.run_pod(&serve.logged(pod_with("older", in_pod())));
+    let (former, record) = (serve.kept().run_dir().join("cni"), format!("{id}@eth0.json"));
+    // The node's network namespace outlives the daemon.
+    let pid = serve.pid().to_string();
+    let mut holder = Command::new("nsenter").args(["--net", "-t", &pid, "sleep", "1000"]).spawn().unwrap();
+    let namespace = format!("/proc/{}/ns/net", holder.id());
+    wait_until("the holder to be there", || {
+        (fs::read_link(&namespace).ok()? == fs::read_link(format!("/proc/{pid}/ns/net")).ok()?).then_some(())
+    });
+    serve.stop();
+    fs::create_dir(&former).unwrap();
+    fs::rename(serve.path("store/cni").join(&record), former.join(&record)).unwrap();
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={namespace}"));
+    serve.start_as(serve.command_by(command));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(!former.exists() && serve.path("store/cni").join(&record).exists());
+    serve.try_stop_pod(&id).unwrap();
+    assert_eq!(leases(&serve), 0);
+    serve.removes_all();
+}
+
 /// How many addresses are taken.
 fn leases(serve: &Serve) -> usize {
-    let entries = fs::read_dir(serve.path("leases/net")).unwrap().flatten();
+    let entries = fs::read_dir(serve.path("leases/net")).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("10.")).count()
 }
 

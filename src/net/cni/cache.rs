@@ -13,6 +13,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::record::format::ATTACHMENT;
 
+/// The most that a record has, in bytes: a network's configuration and the result of its plugins.
+const MOST: u64 = 4 << 20;
+
 /// The data needed to detach an interface in the way it was attached.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -55,7 +58,8 @@ impl Record {
         read(&file(directory, container, interface))
     }
 
-    /// Replaces the file atomically. It is not synced: a power cut also ends the namespace.
+    /// Replaces the file atomically. It is not synced, which would cost each start of a pod a write to the flash: what a power
+    /// cut damages is of the last seconds, and is detached by its name ([`Entry::Damaged`]).
     pub(super) fn save(&self, directory: &Path) -> Result<()> {
         let path = file(directory, &self.container, &self.interface);
         let doing = || format!("write {}", path.display());
@@ -106,6 +110,10 @@ pub(super) fn all(directory: &Path) -> Result<Vec<Entry>> {
     let mut all = Vec::new();
     for entry in entries {
         let path = entry.doing(doing)?.path();
+        if path.extension().is_some_and(|e| e == "new") {
+            // A write was interrupted. Nobody writes now: the caller holds the lock.
+            let _ = std::fs::remove_file(&path);
+        }
         if path.extension().is_none_or(|e| e != "json") {
             continue;
         }
@@ -119,6 +127,25 @@ pub(super) fn all(directory: &Path) -> Result<Vec<Entry>> {
         }
     }
     Ok(all)
+}
+
+/// Moves all records to another directory, which may be on another filesystem.
+pub(super) fn move_all(from: &Path, to: &Path) -> Result<()> {
+    let doing = || format!("move the records in {} to {}", from.display(), to.display());
+    let entries = match std::fs::read_dir(from) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        _ if from == to => return Ok(()),
+        other => other.doing(doing)?,
+    };
+    private::make_dirs(to, private::DIR).doing(doing)?;
+    for entry in entries {
+        let entry = entry.doing(doing)?;
+        let target = to.join(entry.file_name());
+        let bytes = private::read(&entry.path(), MOST).doing(doing)?;
+        private::replace(&target, &target.with_extension("new"), bytes, private::FILE).doing(doing)?;
+        std::fs::remove_file(entry.path()).doing(doing)?;
+    }
+    std::fs::remove_dir(from).doing(doing)
 }
 
 /// Removes the record of an interface; a missing file is no error.
@@ -147,7 +174,7 @@ fn file(directory: &Path, container: &str, interface: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Option<Record>> {
-    let text = match std::fs::read(path) {
+    let text = match private::read(path, MOST) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         other => other.doing(|| format!("read {}", path.display()))?,
     };

@@ -2,8 +2,8 @@
 //!
 //! Configurations are read at each use: it is one small file, and an operator's change takes effect at once. Each
 //! attachment is recorded, so that it is detached with the configuration that attached it, also when its namespace is
-//! gone. Records are stored on tmpfs: a reboot removes them together with the namespaces. What plugins keep on disk for
-//! containers that are gone is freed by [`Cni::collect_garbage`], for plugins that support GC (CNI 1.1).
+//! gone. Records survive a reboot, which ends the namespaces, because what plugins keep on disk survives it too: the address
+//! leases of host-local, for example. [`Cni::collect_garbage`] detaches what a reboot, or a kill, has left.
 
 mod attach_result;
 mod attachment;
@@ -16,7 +16,7 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Default for Settings {
                 "/var/lib/rancher/k3s/data/current/bin",
                 "/var/snap/microk8s/current/opt/cni/bin",
             ]),
-            records: PathBuf::from("/run/coracle/cni"),
+            records: PathBuf::from("/var/lib/coracle/cni"),
             patience: Duration::from_secs(60),
         }
     }
@@ -156,6 +156,15 @@ impl Cni {
         let network = self.network()?;
         let nobody = Attachment::default();
         self.chain(&Record::new(&nobody, &network))?.status()
+    }
+
+    /// Moves in the records from where an earlier release kept them.
+    ///
+    /// # Errors
+    /// One cannot be read or written; those before it were moved.
+    pub fn take_over(&self, former: &Path) -> Result<()> {
+        let _guard = self.sweeping.write().unwrap_or_else(PoisonError::into_inner);
+        cache::move_all(former, &self.settings.records)
     }
 
     /// Detaches every interface that is not among `alive`, which lists containers and their interfaces, and runs GC in

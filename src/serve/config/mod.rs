@@ -147,7 +147,7 @@ pub struct Cni {
     /// Directories with CNI plugins.
     #[serde(deserialize_with = "read::absolutes")]
     pub bin_dirs: Vec<PathBuf>,
-    /// The directory of attachment records; `cni` below [`Config::run`] by default.
+    /// The directory of attachment records; `cni` below [`Config::store`] by default: they survive a reboot.
     #[serde(deserialize_with = "read::some_absolute")]
     pub records: Option<PathBuf>,
     /// How long one plugin may take.
@@ -246,7 +246,7 @@ impl Config {
         cni::Settings {
             configurations: self.cni.conf_dirs.clone(),
             plugins: self.cni.bin_dirs.clone(),
-            records: self.cni.records.clone().unwrap_or_else(|| self.run.join("cni")),
+            records: self.cni.records.clone().unwrap_or_else(|| self.store.join("cni")),
             patience: Duration::from_secs(self.cni.plugin_timeout_seconds),
         }
     }
@@ -290,7 +290,7 @@ mod tests {
         let mut documented: Config = taken().try_into().unwrap();
         // These have no default; the file shows examples.
         (documented.registry.auth_file, documented.registry.policy) = (None, None);
-        assert_eq!(documented.cni.records.take(), Some(documented.run.join("cni")));
+        assert_eq!(documented.cni.records.take(), Some(documented.store.join("cni")));
         assert_eq!(documented, Config::default());
         fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
             let inner = |(key, value): (&String, &toml::Value)| match value {
