@@ -240,3 +240,72 @@ fn media_types_and_nulls_of_other_writers_are_taken() {
     layout.edit_manifest(|manifest| manifest["config"]["mediaType"] = json!("application/json"));
     import(&sandbox, &layout.tar(false), &[]).fails();
 }
+
+#[test]
+fn an_image_removed_by_its_id_is_gone_with_all_its_names_and_manifests_and_each_is_printed() {
+    needs!(launch_verb);
+    let sandbox = Sandbox::new();
+    let packed = |pack: Pack, name: &'static str| {
+        let layers = vec![tar(&[Member::File("f", b"x")])];
+        Layout::of(Image { layers, pack, platform: "", name: Some(name) }).tar(false)
+    };
+    let imported = import(&sandbox, &packed(Pack::Gzip, "localhost/a:1"), &[]).ok();
+    let id = imported.stdout.split_whitespace().last().unwrap().to_owned();
+    import(&sandbox, &packed(Pack::Zstd, "localhost/b:1"), &[]).ok();
+    sandbox.coracle(["image", "tag", "localhost/a:1", "localhost/c:1"]).ok();
+    let removed = sandbox.coracle(["image", "rm", &id[7..19]]).ok();
+    let expected =
+        format!("untagged localhost/a:1\nuntagged localhost/b:1\nuntagged localhost/c:1\nremoved {id}\n");
+    assert_eq!(removed.stdout, expected);
+    let left = sandbox.coracle(["image", "ls"]).ok();
+    assert!(!left.stdout.contains(&id[7..19]), "{left}");
+    // Without any name too.
+    let archive = tar_of(&docker_archive(&of_platform("localhost/box:1", ""), ""));
+    let imported = import(&sandbox, &archive, &[]).ok();
+    let id = imported.stdout.split_whitespace().last().unwrap().to_owned();
+    assert_eq!(sandbox.coracle(["image", "rm", &id]).ok().stdout, format!("removed {id}\n"));
+}
+
+#[test]
+fn archives_of_every_compression_of_k3s_and_docker_are_imported() {
+    use std::io::Write;
+    type Compress = fn(&[u8]) -> Vec<u8>;
+    needs!(launch_verb);
+    let image = || Image {
+        layers: vec![tar(&[Member::File("f", &[b'x'; 100_000])])],
+        pack: Pack::Plain,
+        platform: "",
+        name: Some("localhost/box:1"),
+    };
+    let archives = [tar_of(&docker_archive(&image(), "localhost/box:1")), Layout::of(image()).tar(false)];
+    let compressions: [Compress; 5] = [
+        |plain| Pack::Gzip.pack(plain),
+        |plain| Pack::Zstd.pack(plain),
+        |plain| {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+        |plain| {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+        |plain| {
+            let options = lzma_rust2::XzOptions::with_preset(6);
+            let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+    ];
+    for compress in compressions {
+        for archive in &archives {
+            let sandbox = Sandbox::new();
+            let packed = compress(archive);
+            assert!(packed.len() < archive.len() / 10);
+            import(&sandbox, &packed, &[]).ok();
+            let half = import(&Sandbox::new(), &packed[..packed.len() / 2], &[]).fails();
+            assert!(half.stderr.contains("ends too early"), "{half}");
+        }
+    }
+}
