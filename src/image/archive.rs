@@ -201,7 +201,7 @@ fn clean(name: &[u8]) -> Result<Option<String>> {
 }
 
 /// Resolves `.` and `..` lexically, and refuses a path that would leave the archive.
-fn inside(path: &[u8]) -> Result<String> {
+pub(super) fn inside(path: &[u8]) -> Result<String> {
     let shown = || format!("{:?}", String::from_utf8_lossy(&path[..path.len().min(200)]));
     let text = std::str::from_utf8(path)
         .map_err(|_| Error::invalid(format!("the name {} in the archive is not UTF-8", shown())))?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
 
+use super::archive::inside;
 use super::document::{self, read_within};
 use super::member_cache::MemberCache;
 use super::platform;
@@ -14,11 +15,15 @@ use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::reference::Reference;
 
+/// Go's parser takes the names of fields in any case.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Entry {
+    #[serde(alias = "config")]
     config: String,
-    repo_tags: Option<Vec<String>>,
+    #[serde(alias = "repoTags", alias = "repotags", alias = "Repotags")]
+    repo_tags: Option<Vec<Option<String>>>,
+    #[serde(alias = "layers")]
     layers: Option<Vec<String>>,
 }
 
@@ -33,7 +38,8 @@ pub(super) fn select(
     choice: &Choice<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
-    let entries: Vec<Entry> = serde_json::from_slice(manifest).doing(|| "read manifest.json")?;
+    let mut entries: Vec<Entry> = serde_json::from_slice(manifest).doing(|| "read manifest.json")?;
+    entries.iter_mut().try_for_each(clean).map_err(|e| e.doing("read manifest.json"))?;
     if entries.is_empty() {
         return Err(Error::new(Kind::NotFound, "there is no image in manifest.json"));
     }
@@ -70,6 +76,15 @@ pub(super) fn select(
         choice.warn_of_left_out(name.as_deref(), &platform, progress);
     }
     Ok(selected)
+}
+
+/// Replaces the paths of an entry by the names of members: `./x`, `/x` and `a/../x` are `x`, and some writers on Windows use
+/// backslashes. A path out of the archive is refused.
+fn clean(entry: &mut Entry) -> Result<()> {
+    for path in std::iter::once(&mut entry.config).chain(entry.layers.iter_mut().flatten()) {
+        *path = inside(path.replace('\\', "/").as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Adds an image, or its names to the same image.
@@ -135,9 +150,14 @@ fn names_of(
 ) -> Vec<String> {
     let top = entry.layers.as_ref().and_then(|layers| layers.last()).and_then(|path| path.split('/').next());
     let fallback = top.and_then(|id| old_names.get(id));
-    let tags = entry.repo_tags.as_ref().filter(|tags| !tags.is_empty()).or(fallback);
+    let own = entry.repo_tags.iter().flatten().flatten();
+    let own = own.filter(|tag| !tag.is_empty() && !tag.starts_with("<none>") && !tag.ends_with(":<none>"));
+    let mut tags: Vec<&String> = own.collect();
+    if entry.repo_tags.as_ref().is_none_or(Vec::is_empty) {
+        tags.extend(fallback.into_iter().flatten());
+    }
     let mut names = Vec::new();
-    for tag in tags.into_iter().flatten().filter(|tag| *tag != "<none>:<none>") {
+    for tag in tags {
         match Reference::parse(tag) {
             Ok(reference) => names.push(reference.to_string()),
             Err(error) => progress.warn(&format!("an image keeps no name: {}", error.chain())),

@@ -6,15 +6,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::store::MAX_DOCUMENT;
-use crate::store::image_config;
+use crate::store::{image_config, remove_nulls};
 
 /// The most bytes of one archive's documents kept in memory; further ones are parked in files.
 pub(super) const MAX_KEPT: usize = 16 << 20;
+/// A document of at most this many bytes is read leniently. The tree for that takes many times as much memory.
+const MAX_LENIENT: usize = 1 << 20;
 /// The most layers that overlayfs(5) accepts.
 const MAX_LAYERS: usize = 500;
 
@@ -158,16 +161,50 @@ pub(super) fn parse(bytes: &[u8], claimed: Option<&str>) -> Result<Document> {
         return Err(Error::new(Kind::Corrupt, "the document is both an index and a manifest"));
     }
     for media_type in [outline.media_type.as_deref(), claimed].into_iter().flatten() {
-        check_media_type(media_type, is_index)?;
+        check_media_type(&bare(media_type), is_index)?;
     }
     if is_index {
-        return serde_json::from_slice(bytes)
-            .map(|index| Document::Index(Box::new(index)))
-            .doing(|| "read an index");
+        return read_lenient(bytes).map(|index| Document::Index(Box::new(index))).doing(|| "read an index");
     }
-    let manifest: ImageManifest = serde_json::from_slice(bytes).doing(|| "read a manifest")?;
+    let manifest: ImageManifest = read_lenient(bytes).doing(|| "read a manifest")?;
     check_manifest(&manifest)?;
     Ok(Document::Manifest(Box::new(manifest)))
+}
+
+/// Reads a document as Go's parser does: a field that is null or absent has an empty value. Sizes and digests stay required.
+fn read_lenient<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let strict = serde_json::from_slice(bytes);
+    if strict.is_ok() || bytes.len() > MAX_LENIENT {
+        return strict;
+    }
+    let mut document: Value = serde_json::from_slice(bytes)?;
+    remove_nulls(&mut document);
+    let Some(fields) = document.as_object_mut() else { return strict };
+    fields.entry("schemaVersion").or_insert_with(|| json!(2));
+    match fields.get_mut("manifests") {
+        Some(manifests) => manifests.as_array_mut().into_iter().flatten().for_each(complete),
+        None => {
+            let layers = fields.entry("layers").or_insert_with(|| json!([]));
+            layers.as_array_mut().into_iter().flatten().for_each(complete);
+            fields.get_mut("config").into_iter().for_each(complete);
+        }
+    }
+    serde_json::from_value(document)
+}
+
+/// Completes a descriptor.
+fn complete(descriptor: &mut Value) {
+    let Some(fields) = descriptor.as_object_mut() else { return };
+    fields.entry("mediaType").or_insert_with(|| json!(""));
+    if let Some(platform) = fields.get_mut("platform").and_then(Value::as_object_mut) {
+        platform.entry("architecture").or_insert_with(|| json!(""));
+        platform.entry("os").or_insert_with(|| json!(""));
+    }
+}
+
+/// A media type without its parameters, in lower case (RFC 9110 section 8.3.1).
+fn bare(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
@@ -176,6 +213,7 @@ fn check_media_type(media_type: &str, is_index: bool) -> Result<()> {
         | "application/vnd.docker.distribution.manifest.list.v2+json" => true,
         "application/vnd.oci.image.manifest.v1+json"
         | "application/vnd.docker.distribution.manifest.v2+json" => false,
+        "" => return Ok(()),
         other => return Err(not_an_image(other)),
     };
     if says_index != is_index {
@@ -192,8 +230,12 @@ fn not_an_image(media_type: &str) -> Error {
 
 fn check_manifest(manifest: &ImageManifest) -> Result<()> {
     let config = manifest.config().media_type().as_ref();
-    match config {
+    match bare(config).as_str() {
         "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {}
+        // What old registries and clients made of the type, which docker takes. It says nothing, so the content decides: the
+        // configuration must have as many layers as the manifest.
+        "" | "application/octet-stream" | "application/json" | "text/html" | "text/plain"
+            if manifest.artifact_type().is_none() => {}
         _ => {
             let artifact = manifest.artifact_type().as_ref().map_or(config, AsRef::as_ref);
             return Err(not_an_image(artifact));
@@ -208,6 +250,7 @@ fn check_manifest(manifest: &ImageManifest) -> Result<()> {
 
 /// The compression of a layer is detected from its bytes; its type shows only whether it is a tar of files.
 fn check_layer_type(media_type: &str) -> Result<()> {
+    let media_type = &bare(media_type);
     if media_type.ends_with("+encrypted") {
         return Err(Error::new(Kind::Unsupported, format!("a layer is encrypted ({media_type})"))
             .hint("decrypt the image first, for example with skopeo copy --decryption-key"));
@@ -218,6 +261,14 @@ fn check_layer_type(media_type: &str) -> Result<()> {
         | "application/vnd.oci.image.layer.nondistributable.v1.tar"
         | "application/vnd.docker.image.rootfs.diff.tar"
         | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Ok(()),
+        // These say no more than that there are bytes, or a tar.
+        ""
+        | "application/octet-stream"
+        | "application/tar"
+        | "application/x-tar"
+        | "application/gzip"
+        | "application/x-gzip"
+        | "application/zstd" => Ok(()),
         _ => {
             let short: String = media_type.chars().take(120).collect();
             Err(Error::new(Kind::Unsupported, format!("a layer has the unknown type {short:?}")))
@@ -258,6 +309,75 @@ mod tests {
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         assert_eq!(kind_of(index, Some(MANIFEST)), Kind::Corrupt);
         assert!(matches!(parse(index.as_bytes(), None).unwrap(), Document::Index(_)));
+    }
+
+    #[test]
+    fn odd_media_types_of_images_are_taken_and_those_of_artifacts_are_not() {
+        let read = |config: &str, layer: &str, more: &str| {
+            let layer = CONFIG.replace("application/vnd.oci.image.config.v1+json", layer);
+            let config = CONFIG.replace("application/vnd.oci.image.config.v1+json", config);
+            let text = format!(r#"{{"schemaVersion":2,{more}"config":{config},"layers":[{layer}]}}"#);
+            parse(text.as_bytes(), None).map(drop)
+        };
+        let (config, layer) =
+            ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar");
+        for odd in [
+            "application/octet-stream",
+            "application/json",
+            "text/html",
+            "text/plain; charset=utf-8",
+            "",
+            "Application/vnd.OCI.image.config.v1+JSON",
+            "application/vnd.docker.container.image.v1+json; charset=utf-8",
+        ] {
+            read(odd, layer, "").unwrap();
+        }
+        for odd in [
+            "application/octet-stream",
+            "application/x-tar",
+            "application/tar+gzip",
+            "application/x-gzip",
+            "",
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
+            "application/vnd.docker.image.rootfs.diff.tar+gzip",
+            "application/vnd.oci.image.layer.v1.tar+GZIP; x=y",
+        ] {
+            read(config, odd, "").unwrap();
+        }
+        for bad in
+            ["application/vnd.oci.empty.v1+json", "application/vnd.wasm.config.v0+json", "application/xml"]
+        {
+            assert_eq!(read(bad, layer, "").unwrap_err().kind(), Kind::Unsupported, "{bad}");
+        }
+        for bad in ["application/vnd.oci.empty.v1+json", "application/vnd.erofs.layer.v1", "text/spdx"] {
+            assert_eq!(read(config, bad, "").unwrap_err().kind(), Kind::Unsupported, "{bad}");
+        }
+        let artifact = r#""artifactType":"application/vnd.example","#;
+        assert_eq!(read("application/json", layer, artifact).unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn null_and_absent_fields_of_manifests_are_empty() {
+        let read = |text: &str| parse(text.as_bytes(), None);
+        for text in [
+            format!(r#"{{"config":{CONFIG},"layers":null,"annotations":null,"subject":null}}"#),
+            format!(r#"{{"schemaVersion":2,"mediaType":"","config":{CONFIG}}}"#),
+        ] {
+            assert!(matches!(read(&text).unwrap(), Document::Manifest(_)), "{text}");
+        }
+        for platform in ["null", "{}", r#"{"os":"linux","architecture":null}"#, r#"{"variant":null,"os":""}"#]
+        {
+            let entry = CONFIG
+                .replace("config.v1", "manifest.v1")
+                .replace(r#""size""#, &format!(r#""platform":{platform},"size""#));
+            let text = format!(r#"{{"mediaType":null,"manifests":[{entry}]}}"#);
+            assert!(matches!(read(&text).unwrap(), Document::Index(_)), "{text}");
+        }
+        for bad in
+            [r#"{"config":null,"layers":[]}"#, r#"{"config":{},"layers":[]}"#, r#"{"manifests":[{}]}"#, "{}"]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -81,9 +81,18 @@ impl MemberCache {
     }
 
     fn insert(&mut self, name: String, item: Item) -> Result<()> {
-        if self.items.insert(name.clone(), item).is_some() {
+        match self.items.get_mut(&name) {
+            // Archives that were appended to each other have the common blobs twice.
+            Some(known) if known.digest == item.digest => {
+                if matches!(known.body, Body::Dropped) {
+                    *known = item;
+                }
+            }
             // Readers would disagree on which one counts.
-            return Err(Error::new(Kind::Corrupt, format!("{name} is in the archive twice")));
+            Some(_) => {
+                return Err(Error::new(Kind::Corrupt, format!("{name} is in the archive twice")));
+            }
+            None => drop(self.items.insert(name, item)),
         }
         self.check_count()
     }

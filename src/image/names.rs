@@ -40,8 +40,14 @@ fn repository(label: &str) -> Option<String> {
 pub(super) fn label_of(path: &std::path::Path) -> Option<String> {
     let whole = path.canonicalize().ok()?;
     let mut name = whole.file_name()?.to_str()?;
-    for end in [".gz", ".tgz", ".zst", ".zstd", ".tar", ".oci"] {
-        name = name.strip_suffix(end).unwrap_or(name);
+    for end in [
+        ".gz", ".tgz", ".zst", ".zstd", ".tzst", ".bz2", ".tbz", ".tbz2", ".lz4", ".tlz4", ".xz", ".txz",
+        ".tar", ".oci",
+    ] {
+        let at = name.len().saturating_sub(end.len());
+        if name.get(at..).is_some_and(|tail| tail.eq_ignore_ascii_case(end)) {
+            name = &name[..at];
+        }
     }
     Some(name.to_owned())
 }

@@ -2,6 +2,11 @@
 //!
 //! The mount is detached: it is held by a descriptor, which the container's first process attaches in its own mount
 //! namespace. So the mount is not visible on the host, and a process that is killed leaves none behind.
+//!
+//! There are three ways, the fastest first: layers one by one (`lowerdir+`), all in one short string relative to the
+//! directory above them, and all in the page of options of mount(2).
+
+mod page;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,6 +24,7 @@ use crate::linux::id_map::IdMaps;
 use crate::linux::private;
 use crate::linux::user_namespace;
 use crate::sys::mount::{ATTR_IDMAP, MountAttr, mount_setattr};
+use page::Overlay;
 
 /// fsconfig(2) accepts strings of up to 255 bytes.
 const MAX_OPTION: usize = 255;
@@ -54,24 +60,59 @@ fn make_writable(directory: &Path) -> Result<()> {
 type Call<T> = std::result::Result<T, (&'static str, Errno)>;
 
 fn mount_with(lower: &[PathBuf], directory: &Path, volatile: bool) -> Call<OwnedFd> {
+    let lower = &topmost(lower);
+    let writable = ["upper", "work"].map(|name| directory.join(name));
+    let made = if writable.iter().all(|path| is_plain(path)) {
+        mount_by_fsconfig(lower, Some(&writable), volatile)
+    } else {
+        Err(UNTRIED)
+    };
+    or_by_page(made, Overlay { lower, writable: Some(writable), volatile, target: directory })
+}
+
+/// What a way of mounting answers that cannot take these paths, before it asks the kernel.
+const UNTRIED: (&str, Errno) = ("fsconfig", Errno::NAMETOOLONG);
+
+/// Mounts by mount(2) what fsconfig(2) cannot: KERNEL(5.2) is its first, and what it takes is short.
+fn or_by_page(made: Call<OwnedFd>, overlay: Overlay<'_>) -> Call<OwnedFd> {
+    match made {
+        Err((_, Errno::NAMETOOLONG | Errno::NOSYS)) => overlay.mount(),
+        other => other,
+    }
+}
+
+/// Whether fsconfig(2) takes a path as it is.
+fn is_plain(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.len() <= MAX_OPTION && !bytes.iter().any(|byte| b",:\\".contains(byte))
+}
+
+fn mount_by_fsconfig(lower: &[PathBuf], writable: Option<&[PathBuf; 2]>, volatile: bool) -> Call<OwnedFd> {
     let at = |call| move |errno| (call, errno);
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen(overlay)"))?;
     fsconfig_set_string(&context, c"source", c"overlay").map_err(at("fsconfig(source)"))?;
     set_lower(&context, lower).map_err(at("fsconfig(lowerdir)"))?;
-    for (key, name) in [(c"upperdir", "upper"), (c"workdir", "work")] {
-        fsconfig_set_string(&context, key, directory.join(name)).map_err(at("fsconfig(upperdir)"))?;
+    if let Some([upper, work]) = writable {
+        fsconfig_set_string(&context, c"upperdir", upper).map_err(at("fsconfig(upperdir)"))?;
+        fsconfig_set_string(&context, c"workdir", work).map_err(at("fsconfig(workdir)"))?;
     }
     if volatile {
         fsconfig_set_flag(&context, c"volatile").map_err(at("fsconfig(volatile)"))?;
     }
     fsconfig_create(&context).map_err(at("fsconfig(CMD_CREATE)"))?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(at("fsmount"))
+    let attributes = match writable {
+        Some(_) => MountAttrFlags::empty(),
+        None => MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
+    };
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("fsmount"))
 }
 
-/// Adds one layer at a time where the kernel can (KERNEL(6.5)); before it, all in one string, which is short enough for
-/// about forty layers because it is relative to the directory above them.
+/// Adds one layer at a time where the kernel can (KERNEL(6.7)); before it, all in one string, which is short enough for
+/// about forty layers because it is relative to the directory above them. `ENAMETOOLONG` where neither can be.
 fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
-    let lower = &topmost(lower);
+    if !lower.iter().all(|layer| is_plain(layer)) {
+        return Err(Errno::NAMETOOLONG);
+    }
     let one_by_one = || lower.iter().try_for_each(|layer| fsconfig_set_string(context, c"lowerdir+", layer));
     match one_by_one() {
         Err(Errno::INVAL) => set_joined(context, lower),
@@ -93,10 +134,10 @@ fn topmost(lower: &[PathBuf]) -> Vec<PathBuf> {
 
 fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
     // <store>/layers/<n>/fs
-    let Some(base) = lower.first().and_then(|l| l.parent()?.parent()) else { return Err(Errno::INVAL) };
-    let relative: Option<Vec<String>> =
-        lower.iter().map(|l| Some(l.strip_prefix(base).ok()?.to_string_lossy().into_owned())).collect();
-    let joined = relative.ok_or(Errno::INVAL)?.join(":");
+    let base = lower.first().and_then(|layer| layer.parent()?.parent()).ok_or(Errno::NAMETOOLONG)?;
+    let relative: Option<Vec<&str>> =
+        lower.iter().map(|layer| layer.strip_prefix(base).ok()?.to_str()).collect();
+    let joined = relative.ok_or(Errno::NAMETOOLONG)?.join(":");
     if joined.len() > MAX_OPTION {
         return Err(Errno::NAMETOOLONG);
     }
@@ -123,16 +164,10 @@ pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
     let empty = directory.join("empty");
     private::make_dirs(&empty, private::SHARED_DIR).doing(|| format!("make {}", empty.display()))?;
     let lower: Vec<PathBuf> = lower.iter().cloned().chain([empty]).collect();
-    let made = || {
-        let at = |call| move |errno| (call, errno);
-        let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen(overlay)"))?;
-        fsconfig_set_string(&context, c"source", c"overlay").map_err(at("fsconfig(source)"))?;
-        set_lower(&context, &lower).map_err(at("fsconfig(lowerdir)"))?;
-        fsconfig_create(&context).map_err(at("fsconfig(CMD_CREATE)"))?;
-        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, read_only).map_err(at("fsmount"))
-    };
-    made().map_err(|(call, errno)| explain(call, errno, directory))
+    let lower = topmost(&lower);
+    let made = mount_by_fsconfig(&lower, None, false);
+    or_by_page(made, Overlay { lower: &lower, writable: None, volatile: false, target: directory })
+        .map_err(|(call, errno)| explain(call, errno, directory))
 }
 
 /// Like [`mount`], for a container with mapped ids, whose root is `root` outside: it sees the layers' owners as if
@@ -195,7 +230,7 @@ fn explain(call: &'static str, errno: Errno, directory: &Path) -> Error {
         Errno::NODEV => error.hint("this kernel has no overlay filesystem: try `modprobe overlay`"),
         Errno::INVAL => error
             .hint("the store may be on a filesystem that overlay cannot write to, such as another overlay"),
-        Errno::NAMETOOLONG => error.hint("images of more than some forty layers need Linux 6.5"),
+        Errno::NAMETOOLONG => error.hint("an image may have up to 500 layers"),
         Errno::PERM => error.hint("run as root"),
         _ => error,
     }

@@ -22,10 +22,27 @@ use crate::record::format::{ARCHIVES, Unreadable};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
 
-/// The suffixes of archive names.
-const ENDINGS: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.zstd"];
+/// The suffixes of archive names, in any case: those of K3s, and the usual others. The compression is found from the bytes.
+const ENDINGS: [&str; 14] = [
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.zstd",
+    ".tar.bz2",
+    ".tbz",
+    ".tbz2",
+    ".tar.lz4",
+    ".tlz4",
+    ".tar.xz",
+    ".txz",
+    ".oci",
+];
 /// The suffix of lists of images to pull, one reference per line.
 const LIST: &str = ".txt";
+/// What K3s itself keeps in its directory.
+const OF_K3S: &str = ".cache.json";
 
 /// An archive that was imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,16 +189,26 @@ impl Importing {
                 return Ok(known);
             }
         }
-        let images = match path.to_string_lossy().ends_with(LIST) {
+        let (images, is_complete) = match ends_with(path, LIST) {
             true => pull_list(store, config, path)?,
-            false => import(store, open_source(path)?, &ImportOptions::default(), &LogProgress)?,
+            false => (import(store, open_source(path)?, &ImportOptions::default(), &LogProgress)?, true),
         };
         let images = images.into_iter().map(|image| image.id).collect();
+        // An incomplete list is worked through again the next time.
+        let mtime = if is_complete { mtime } else { UNKNOWN };
         Ok(Known { size: meta.size(), mtime, images })
     }
 }
 
-/// The archives and lists in a directory, by name; none if the directory cannot be read.
+/// The mtime of a list whose images could not all be pulled.
+const UNKNOWN: i128 = -1;
+
+fn ends_with(path: &Path, ending: &str) -> bool {
+    path.to_string_lossy().to_ascii_lowercase().ends_with(ending)
+}
+
+/// The archives and lists in a directory, by name; none if the directory cannot be read. What else it has is named in a
+/// warning: a misspelt ending must not look like an imported archive.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
@@ -191,21 +218,50 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         }
         Ok(entries) => entries,
     };
-    let is_one = |path: &PathBuf| {
-        let name = path.to_string_lossy();
-        path.is_file() && ENDINGS.iter().chain([&LIST]).any(|ending| name.ends_with(ending))
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
-    files.sort();
-    files
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.retain(|path| match skipped(path) {
+        None => true,
+        Some(why) => {
+            if path.file_name().is_none_or(|name| name != OF_K3S) {
+                crate::log::warning(&format!("{} is not imported: {why}", path.display()));
+            }
+            false
+        }
+    });
+    paths
 }
 
-fn pull_list(store: &Store, config: &Config, path: &Path) -> Result<Vec<ImageRecord>> {
+/// Why an entry of the directory is not imported.
+fn skipped(path: &Path) -> Option<String> {
+    match path.metadata() {
+        Err(error) => Some(error.to_string()),
+        Ok(meta) if meta.is_dir() => Some("it is a directory".to_owned()),
+        Ok(meta) if !meta.is_file() => Some("it is not a regular file".to_owned()),
+        Ok(_) if ENDINGS.iter().chain([&LIST]).any(|ending| ends_with(path, ending)) => None,
+        Ok(_) => Some(format!("its name ends in none of {} and {LIST}", ENDINGS.join(", "))),
+    }
+}
+
+/// Pulls the images of a list; one that cannot be pulled does not stop the others. Also returns whether all were.
+fn pull_list(store: &Store, config: &Config, path: &Path) -> Result<(Vec<ImageRecord>, bool)> {
     let text = std::fs::read_to_string(path).doing(|| "read it")?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let options = config.pull_options();
-    let pull_one = |name| Ok(pull(store, &Reference::parse(name)?, &options, &LogProgress)?.images);
-    Ok(names.map(pull_one).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let (mut images, mut is_complete) = (Vec::new(), true);
+    for name in names {
+        let pulled =
+            Reference::parse(name).and_then(|reference| pull(store, &reference, &options, &LogProgress));
+        match pulled {
+            Ok(pulled) => images.extend(pulled.images),
+            Err(error) => {
+                is_complete = false;
+                crate::log::warning(&one_line(&error.doing(format!("work through {}", path.display()))));
+            }
+        }
+    }
+    Ok((images, is_complete))
 }
 
 #[cfg(test)]
@@ -225,6 +281,41 @@ mod tests {
                 assert_eq!(read_known(&text), Ok(known.clone()), "version {version}");
             }
         }
+    }
+
+    #[test]
+    fn archives_are_known_by_their_ending_in_any_case_and_all_else_is_skipped_with_a_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| std::fs::write(dir.path().join(name), "").unwrap();
+        let taken = [
+            "a.tar",
+            "B.TAR",
+            "c.tar.gz",
+            "d.Tgz",
+            "e.tar.zst",
+            "f.tzst",
+            "g.tar.bz2",
+            "h.tbz",
+            "i.tar.lz4",
+            "j.tar.xz",
+            "k.TXT",
+            "l.oci",
+        ];
+        taken.iter().for_each(|name| make(name));
+        for other in ["m.zip", "n", "o.tar.sha256", "p.tar.gz.part", ".cache.json", "q.tar7"] {
+            make(other);
+            let why = skipped(&dir.path().join(other)).unwrap();
+            assert!(why.contains("none of .tar"), "{other}: {why}");
+        }
+        std::fs::create_dir(dir.path().join("r.tar")).unwrap();
+        assert_eq!(skipped(&dir.path().join("r.tar")).unwrap(), "it is a directory");
+        std::os::unix::fs::symlink("gone", dir.path().join("s.tar")).unwrap();
+        assert!(skipped(&dir.path().join("s.tar")).unwrap().contains("No such file"));
+        let found = files(dir.path());
+        let found: Vec<&str> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let mut expected = taken.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub(super) fn find(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Result
     }
 }
 
+/// All images that `name` means, which is a digest or its first digits: several manifests may have one configuration.
+pub(super) fn all_by_digest(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Vec<ImageRecord> {
+    images.values().filter(|image| has_digest(image, name)).cloned().collect()
+}
+
 /// The full name of `image` that `name` stands for; none if `name` is an id.
 pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
     let reference = Reference::parse(name).ok().filter(|reference| reference.digest().is_none())?;

@@ -57,7 +57,7 @@ use layers::OverlayLayers;
 use lock::{How, Locked};
 use trash::{Trash, names as entry_names};
 
-pub use config::image_config;
+pub use config::{image_config, remove_nulls};
 pub use gc::Cleared;
 pub use hold::{Hold, POD_MARK, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};

@@ -53,7 +53,9 @@ pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
     drop(locked);
     store.step(Step::Trashed);
     store.trash.empty()?;
-    let images = removal.images.into_values().map(|image| Removed::Image(image.id));
+    // Several manifests may have one configuration, and so one id.
+    let ids: BTreeSet<Digest> = removal.images.into_values().map(|image| image.id).collect();
+    let images = ids.into_iter().map(Removed::Image);
     Ok(removal.names.into_iter().map(Removed::Name).chain(images).collect())
 }
 
@@ -62,12 +64,21 @@ fn select(now: &Contents, names: &[String]) -> Result<Removal> {
     let mut removal = Removal::default();
     for name in names {
         let image = find::find(&now.images, name)?;
-        match find::name_of(&image, name) {
-            Some(full) => drop(removal.names.insert(full)),
-            None => removal.names.extend(image.names.iter().cloned()),
-        }
-        if image.names.iter().all(|own| removal.names.contains(own)) {
-            removal.images.insert(image.manifest, image);
+        let meant = match find::name_of(&image, name) {
+            Some(full) => {
+                removal.names.insert(full);
+                vec![image]
+            }
+            None => {
+                let all = find::all_by_digest(&now.images, name);
+                removal.names.extend(all.iter().flat_map(|image| image.names.iter().cloned()));
+                all
+            }
+        };
+        for image in meant {
+            if image.names.iter().all(|own| removal.names.contains(own)) {
+                removal.images.insert(image.manifest, image);
+            }
         }
     }
     let others = others(now, &removal);

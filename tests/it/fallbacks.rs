@@ -1,10 +1,17 @@
 //! What older kernels lack, tried on this one: strace(1) answers ENOSYS in the kernel's place, to the command, to the
 //! container's init and to the payload alike.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use coracle::image::rootfs;
+use coracle::linux::id_map::IdMaps;
 use serde_json::json;
 
+use crate::image_fixture::{Image, Layout, Member, Pack, tar};
 use crate::support::{Bundle, Output, Runtime, Sandbox};
 
 /// `run` of the bundle on a kernel without the system call `missing`; `shell` sets the stage for it.
@@ -100,4 +107,120 @@ fn without_clone3_a_container_is_refused_by_name() {
     let output = run_without("clone3", &sandbox, &bundle, "").fails();
     assert!(output.stderr.contains("clone"), "{output}");
     assert_eq!(sandbox.traces(), []);
+}
+
+/// An image of `count` layers with a shell in the lowest, each of which overwrites `top` and adds a file of its own.
+fn layers(count: usize) -> Vec<Vec<u8>> {
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let base =
+        tar(&[Member::Dir("bin/", 0o755), Member::Program("bin/sh", &busybox), Member::Dir("d/", 0o755)]);
+    let numbers: Vec<(String, String)> =
+        (1..count).map(|number| (format!("d/{number}"), number.to_string())).collect();
+    let above = numbers.iter().map(|(name, number)| {
+        tar(&[Member::File(name, number.as_bytes()), Member::File("top", number.as_bytes())])
+    });
+    std::iter::once(base).chain(above).collect()
+}
+
+/// Lists the files of an image of `count` layers from the store at `store`, on a kernel that refuses what `refused` says to
+/// strace(1).
+fn launch_of_layers(sandbox: &Sandbox, store: &Path, count: usize, refused: Option<&str>) -> Output {
+    let layout = Layout::of(Image {
+        layers: layers(count),
+        pack: Pack::Gzip,
+        platform: "",
+        name: Some("localhost/many:1"),
+    });
+    let archive = sandbox.path("many.tar");
+    fs::write(&archive, layout.tar(false)).unwrap();
+    let import: [&OsStr; 5] =
+        ["--store".as_ref(), store.as_ref(), "image".as_ref(), "import".as_ref(), archive.as_ref()];
+    sandbox.prepare(import).go().ok();
+    let id = sandbox.id("many");
+    let (program, root, trace) = (Runtime::Ours.program(), sandbox.root(), sandbox.path("trace"));
+    let mut args: Vec<&OsStr> = Vec::new();
+    if let Some(refused) = refused {
+        // Not the threads and processes that it makes: the container's init configures file systems, too.
+        args.extend(["strace".as_ref(), "-qq".as_ref(), "-o".as_ref(), trace.as_os_str()]);
+        args.extend(["-e", "trace=fsopen,fsconfig", "-e", refused].map(OsStr::new));
+    }
+    args.extend([program.as_os_str(), "--root".as_ref(), root.as_ref(), "--store".as_ref(), store.as_ref()]);
+    args.extend(["launch", "--rm", "--pull", "never", "--name", &id].map(OsStr::new));
+    args.extend(["localhost/many:1", "/bin/sh", "-c", COUNT_FILES].map(OsStr::new));
+    let (first, rest) = args.split_first().unwrap();
+    let output = sandbox.in_view(first, rest).go();
+    if refused.is_some() {
+        let trace = fs::read_to_string(&trace).unwrap();
+        assert!(trace.contains("(INJECTED)"), "{trace}");
+    }
+    output
+}
+
+const COUNT_FILES: &str = "cat /top; echo; set -- /d/*; echo $#; echo new >/top; cat /top /d/1";
+
+#[test]
+fn without_lowerdir_plus_an_image_of_127_layers_starts() {
+    needs!(root, busybox, launch_verb, strace);
+    // The second parameter is the first layer; the first is the source.
+    for refused in ["inject=fsconfig:error=EINVAL:when=2", "inject=fsopen:error=ENOSYS"] {
+        for count in [2, 40, 127] {
+            let sandbox = Sandbox::new();
+            let output = launch_of_layers(&sandbox, &sandbox.path("store"), count, Some(refused)).ok();
+            assert_eq!(output.stdout, format!("{0}\n{0}\nnew\n1", count - 1), "{refused}");
+            assert_eq!(sandbox.traces(), []);
+        }
+    }
+}
+
+#[test]
+fn an_image_of_127_layers_starts_from_a_store_with_any_path() {
+    needs!(root, busybox, launch_verb);
+    let long = format!("{}/{}", "s".repeat(120), "t".repeat(120));
+    for name in ["store", "a\\b", "a:b", "a,b", "a b", "a\\,b\\:c", "a=b", "\u{e4}", &long] {
+        let sandbox = Sandbox::new();
+        let output = launch_of_layers(&sandbox, &sandbox.path(name), 127, None).ok();
+        assert_eq!(output.stdout, "126\n126\nnew\n1", "{name}");
+        assert_eq!(sandbox.traces(), []);
+    }
+}
+
+#[test]
+fn layers_are_mounted_read_only_or_with_mapped_owners_whatever_their_path() {
+    needs!(root);
+    let ids = "0 100000 65536\n".to_owned();
+    let maps = IdMaps { uid: ids.clone(), gid: ids };
+    for name in ["plain", "a\\b,c:d"] {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = |number: usize| {
+            let layer = dir.path().join(name).join(number.to_string()).join("fs");
+            fs::create_dir_all(&layer).unwrap();
+            fs::write(layer.join(number.to_string()), "own").unwrap();
+            fs::write(layer.join("top"), number.to_string()).unwrap();
+            layer
+        };
+        let lower: Vec<_> = (0..127).map(layer).collect();
+        // KERNEL(5.19), and not on every file system.
+        let probe = dir.path().join("probe");
+        fs::create_dir_all(&probe).unwrap();
+        let few = [lower[0].clone()];
+        let can_map = rootfs::mount_mapped(&few, &probe, &maps, (100_000, 100_000)).is_ok();
+        for mapped in [false, true].into_iter().filter(|mapped| can_map || !mapped) {
+            let directory = dir.path().join(name).join(format!("mounted-{mapped}"));
+            fs::create_dir_all(&directory).unwrap();
+            let mounted = match mapped {
+                true => rootfs::mount_mapped(&lower, &directory, &maps, (100_000, 100_000)).unwrap(),
+                false => rootfs::mount_read_only(&lower, &directory).unwrap(),
+            };
+            let inside =
+                |file: &str| Path::new("/proc/self/fd").join(mounted.as_raw_fd().to_string()).join(file);
+            assert_eq!(fs::read_to_string(inside("top")).unwrap(), "0", "{name}");
+            assert_eq!(fs::read_to_string(inside("126")).unwrap(), "own", "{name}");
+            let owner = if mapped { 100_000 } else { 0 };
+            assert_eq!(fs::metadata(inside("top")).unwrap().uid(), owner, "{name}");
+            assert_eq!(fs::write(inside("new"), "").is_ok(), mapped, "{name}");
+        }
+        // Nothing is left on the host.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(dir.path().to_str().unwrap()), "{mounts}");
+    }
 }

@@ -126,3 +126,186 @@ fn the_platform_chooses_among_several_and_what_is_left_out_is_named() {
     assert!(imported.stderr.contains("foreign") && imported.stderr.contains("left out"), "{imported}");
     assert_eq!(output_of(&sandbox, "localhost/rest:1", "echo runs"), "runs\n");
 }
+
+/// A docker archive whose manifest.json was edited.
+fn docker_archive_with(edit: impl Fn(&mut Value)) -> Vec<u8> {
+    let mut files = docker_archive(&of_platform("localhost/box:1", ""), "localhost/box:1");
+    let (_, text) = files.iter_mut().find(|(name, _)| name == "manifest.json").unwrap();
+    let mut manifest: Value = serde_json::from_slice(text).unwrap();
+    edit(&mut manifest[0]);
+    *text = serde_json::to_vec(&manifest).unwrap();
+    tar_of(&files)
+}
+
+#[test]
+fn names_in_the_manifest_of_a_docker_archive_may_have_any_form() {
+    needs!(root, busybox, launch_verb);
+    fn paths(entry: &mut Value, edit: impl Fn(&str) -> String) {
+        entry["Config"] = edit(entry["Config"].as_str().unwrap()).into();
+        for layer in entry["Layers"].as_array_mut().unwrap() {
+            *layer = edit(layer.as_str().unwrap()).into();
+        }
+    }
+    fn rename(entry: &mut Value, from: &str, to: &str) {
+        let value = entry.as_object_mut().unwrap().remove(from).unwrap();
+        entry[to] = value;
+    }
+    let edits: [fn(&mut Value); 6] = [
+        |entry| paths(entry, |path| format!("./{path}")),
+        |entry| paths(entry, |path| format!("/{path}")),
+        |entry| paths(entry, |path| format!("x/..//{path}")),
+        |entry| paths(entry, |path| path.replace('/', "\\")),
+        |entry| {
+            entry["RepoTags"] = json!(["", null, "<none>:<none>", "localhost/box:<none>", "localhost/box:1"])
+        },
+        |entry| {
+            rename(entry, "Config", "config");
+            rename(entry, "RepoTags", "repoTags");
+            rename(entry, "Layers", "layers");
+        },
+    ];
+    for edit in edits {
+        let sandbox = Sandbox::new();
+        let imported = import(&sandbox, &docker_archive_with(edit), &[]).ok();
+        assert_eq!(imported.stderr, "", "{imported}");
+        assert_eq!(output_of(&sandbox, "localhost/box:1", "echo runs"), "runs\n");
+    }
+    for out in ["../etc/passwd", "..\\x", "/../../x"] {
+        let sandbox = Sandbox::new();
+        let archive = docker_archive_with(|entry| entry["Config"] = out.into());
+        let refused = import(&sandbox, &archive, &[]).fails();
+        assert!(refused.stderr.contains("leads out of the archive"), "{refused}");
+    }
+}
+
+#[test]
+fn archives_appended_to_each_other_may_have_a_blob_twice_but_not_two_of_one_name() {
+    let sandbox = Sandbox::new();
+    let files = docker_archive(&of_platform("localhost/box:1", ""), "localhost/box:1");
+    let twice: Vec<_> = files.iter().chain(&files).cloned().collect();
+    import(&sandbox, &tar_of(&twice), &[]).ok();
+    let layout = Layout::of(of_platform("localhost/box:1", ""));
+    let mut members: Vec<(String, Vec<u8>)> =
+        layout.files.iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    members.extend(members.clone());
+    members.push(("index.json".to_owned(), serde_json::to_vec(&layout.index).unwrap()));
+    let sandbox = Sandbox::new();
+    import(&sandbox, &tar_of(&members), &[]).ok();
+    let mut other = files.clone();
+    let (_, config) =
+        other.iter_mut().find(|(name, _)| name.ends_with(".json") && name != "manifest.json").unwrap();
+    config.push(b' ');
+    let both: Vec<_> = files.into_iter().chain(other).collect();
+    let refused = import(&Sandbox::new(), &tar_of(&both), &[]).fails();
+    assert!(refused.stderr.contains("is in the archive twice"), "{refused}");
+}
+
+#[test]
+fn media_types_and_nulls_of_other_writers_are_taken() {
+    needs!(root, busybox, launch_verb);
+    let edits: [fn(&mut Layout); 5] = [
+        |layout| {
+            layout
+                .edit_manifest(|manifest| manifest["config"]["mediaType"] = json!("application/octet-stream"))
+        },
+        |layout| layout.edit_manifest(|manifest| manifest["config"]["mediaType"] = json!("")),
+        |layout| {
+            layout.edit_manifest(|manifest| manifest["layers"][0]["mediaType"] = json!("application/x-gzip"))
+        },
+        |layout| {
+            layout.edit_manifest(|manifest| {
+                manifest["annotations"] = Value::Null;
+                manifest["mediaType"] = Value::Null;
+                manifest["layers"][0]["urls"] = Value::Null;
+            });
+        },
+        |layout| {
+            layout.edit_config(|config| {
+                config["history"] = Value::Null;
+                config["config"] = json!({"Env": null, "Labels": null, "Volumes": null, "Cmd": null});
+            });
+        },
+    ];
+    for edit in edits {
+        let sandbox = Sandbox::new();
+        let mut layout = Layout::of(of_platform("localhost/box:1", ""));
+        edit(&mut layout);
+        import(&sandbox, &layout.tar(false), &[]).ok();
+        assert_eq!(output_of(&sandbox, "localhost/box:1", "echo runs"), "runs\n");
+    }
+    // A configuration that is none is not run, whatever its type says.
+    let sandbox = Sandbox::new();
+    let mut layout = Layout::of(of_platform("localhost/box:1", ""));
+    layout.edit_config(|config| *config = json!({"name": "a chart"}));
+    layout.edit_manifest(|manifest| manifest["config"]["mediaType"] = json!("application/json"));
+    import(&sandbox, &layout.tar(false), &[]).fails();
+}
+
+#[test]
+fn an_image_removed_by_its_id_is_gone_with_all_its_names_and_manifests_and_each_is_printed() {
+    needs!(launch_verb);
+    let sandbox = Sandbox::new();
+    let packed = |pack: Pack, name: &'static str| {
+        let layers = vec![tar(&[Member::File("f", b"x")])];
+        Layout::of(Image { layers, pack, platform: "", name: Some(name) }).tar(false)
+    };
+    let imported = import(&sandbox, &packed(Pack::Gzip, "localhost/a:1"), &[]).ok();
+    let id = imported.stdout.split_whitespace().last().unwrap().to_owned();
+    import(&sandbox, &packed(Pack::Zstd, "localhost/b:1"), &[]).ok();
+    sandbox.coracle(["image", "tag", "localhost/a:1", "localhost/c:1"]).ok();
+    let removed = sandbox.coracle(["image", "rm", &id[7..19]]).ok();
+    let expected =
+        format!("untagged localhost/a:1\nuntagged localhost/b:1\nuntagged localhost/c:1\nremoved {id}\n");
+    assert_eq!(removed.stdout, expected);
+    let left = sandbox.coracle(["image", "ls"]).ok();
+    assert!(!left.stdout.contains(&id[7..19]), "{left}");
+    // Without any name too.
+    let archive = tar_of(&docker_archive(&of_platform("localhost/box:1", ""), ""));
+    let imported = import(&sandbox, &archive, &[]).ok();
+    let id = imported.stdout.split_whitespace().last().unwrap().to_owned();
+    assert_eq!(sandbox.coracle(["image", "rm", &id]).ok().stdout, format!("removed {id}\n"));
+}
+
+#[test]
+fn archives_of_every_compression_of_k3s_and_docker_are_imported() {
+    use std::io::Write;
+    type Compress = fn(&[u8]) -> Vec<u8>;
+    needs!(launch_verb);
+    let image = || Image {
+        layers: vec![tar(&[Member::File("f", &[b'x'; 100_000])])],
+        pack: Pack::Plain,
+        platform: "",
+        name: Some("localhost/box:1"),
+    };
+    let archives = [tar_of(&docker_archive(&image(), "localhost/box:1")), Layout::of(image()).tar(false)];
+    let compressions: [Compress; 5] = [
+        |plain| Pack::Gzip.pack(plain),
+        |plain| Pack::Zstd.pack(plain),
+        |plain| {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+        |plain| {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+        |plain| {
+            let options = lzma_rust2::XzOptions::with_preset(6);
+            let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        },
+    ];
+    for compress in compressions {
+        for archive in &archives {
+            let sandbox = Sandbox::new();
+            let packed = compress(archive);
+            assert!(packed.len() < archive.len() / 10);
+            import(&sandbox, &packed, &[]).ok();
+            let half = import(&Sandbox::new(), &packed[..packed.len() / 2], &[]).fails();
+            assert!(half.stderr.contains("ends too early"), "{half}");
+        }
+    }
+}

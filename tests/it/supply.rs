@@ -35,6 +35,11 @@ const OTHER_LICENCES: &[(&str, &str, &str)] = &[
         "CDLA-Permissive-2.0",
         "Mozilla's list of authorities: data, which the licence lets one use and share",
     ),
+    (
+        "libbz2-rs-sys",
+        "bzip2-1.0.6",
+        "the licence of bzip2 itself, in the manner of BSD: keep the notice, mark changes, no endorsement",
+    ),
     ("rust-criu", "", "names no licence but carries a LICENSE file, which is MIT; comes with libcontainer"),
 ];
 

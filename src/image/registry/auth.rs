@@ -77,11 +77,20 @@ struct Asking<'a> {
 
 #[derive(Deserialize)]
 struct Granted {
-    #[serde(default)]
-    token: String,
-    #[serde(default)]
-    access_token: String,
-    expires_in: Option<u64>,
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<i64>,
+}
+
+impl Granted {
+    fn known(self) -> Result<Known> {
+        let token = self.token.into_iter().chain(self.access_token).find(|token| !token.is_empty());
+        let token = token.ok_or_else(|| Error::invalid("the response has no token"))?;
+        let life = self.expires_in.and_then(|life| u64::try_from(life).ok()).filter(|life| *life > 0);
+        let life = life.unwrap_or(DEFAULT_LIFE).min(24 * 3600);
+        // Refresh after nine tenths of the life, to allow for the time on the network.
+        Ok(Known::Token(token, Instant::now() + Duration::from_millis(life * 900)))
+    }
 }
 
 impl Asking<'_> {
@@ -227,13 +236,7 @@ fn read(wire: &mut Wire, mut answer: super::wire::Response) -> Result<Known, Fau
         return Err(Fault { error, retry, is_answer: true });
     }
     let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
-    let token = if granted.token.is_empty() { granted.access_token } else { granted.token };
-    if token.is_empty() {
-        return Err(Error::invalid("the response has no token").into());
-    }
-    let life = granted.expires_in.unwrap_or(DEFAULT_LIFE).min(24 * 3600);
-    // Refresh after nine tenths of the life, to allow for the time on the network.
-    Ok(Known::Token(token, Instant::now() + Duration::from_millis(life * 900)))
+    Ok(granted.known()?)
 }
 
 #[cfg(test)]
@@ -281,6 +284,23 @@ mod tests {
             "https://REGISTRY.example.com:444/t",
         ] {
             assert!(!refused(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn responses_of_token_servers_may_have_nulls_and_lives_of_nothing() {
+        let header =
+            |text: &str| serde_json::from_str::<Granted>(text).unwrap().known().map(|known| known.header());
+        for text in [
+            r#"{"token": "t"}"#,
+            r#"{"access_token": "t", "token": null, "expires_in": null}"#,
+            r#"{"access_token": "t", "token": "", "expires_in": 0}"#,
+            r#"{"token": "t", "access_token": "u", "expires_in": -1, "refresh_token": null}"#,
+        ] {
+            assert_eq!(header(text).unwrap().as_deref(), Some("Bearer t"), "{text}");
+        }
+        for bad in ["{}", r#"{"token": null}"#, r#"{"token": "", "access_token": ""}"#] {
+            assert!(header(bad).is_err(), "{bad}");
         }
     }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use serde::{Deserialize, Deserializer};
 
 use super::credential_program;
 use super::file::{malformed, read};
@@ -26,9 +28,10 @@ impl Login {
         }
     }
 
-    /// Decodes the base64 of `name:password`, the form in the files.
+    /// Decodes the base64 of `name:password`, the form in the files. Line breaks in it, as of `base64 <file`, and missing
+    /// padding are no obstacle.
     pub fn of_encoded(text: &str) -> Option<Self> {
-        let bytes = STANDARD.decode(text.trim()).ok()?;
+        let bytes = LENIENT.decode(text.split_whitespace().collect::<String>()).ok()?;
         // docker pads with NUL bytes.
         let text = String::from_utf8(bytes).ok()?;
         Self::parse(text.trim_end_matches('\0')).ok()
@@ -40,22 +43,39 @@ impl Login {
     }
 }
 
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Null is empty everywhere in the file, as for docker and podman, whose parser makes no difference.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct File {
-    auths: BTreeMap<String, Entry>,
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_empty")]
+    auths: BTreeMap<String, Option<Entry>>,
+    #[serde(deserialize_with = "or_empty")]
+    cred_helpers: BTreeMap<String, Option<String>>,
     creds_store: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Entry {
+    #[serde(deserialize_with = "or_empty")]
     auth: String,
+    #[serde(deserialize_with = "or_empty")]
     username: String,
+    #[serde(deserialize_with = "or_empty")]
     password: String,
+    #[serde(deserialize_with = "or_empty")]
     identitytoken: String,
+    #[serde(deserialize_with = "or_empty")]
     registrytoken: String,
+}
+
+fn or_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl Entry {
@@ -109,15 +129,22 @@ pub(super) fn find(chosen: Option<&Path>, authority: &str, repository: &str) -> 
 
 /// The login of the longest key that is a prefix of `authority/repository`.
 fn of_file(text: &str, path: &Path, authority: &str, repository: &str) -> Result<Option<Login>> {
-    let file: File = serde_json::from_str(text).map_err(|error| malformed(path, error))?;
+    let file = match text.trim() {
+        // Some tools make the file before they have a login.
+        "" | "null" => File::default(),
+        text => serde_json::from_str(text).map_err(|error| malformed(path, error))?,
+    };
     let host = plain_host(authority);
     let mut wanted = format!("{host}/{repository}");
     loop {
-        if let Some(name) = file.cred_helpers.get(&wanted) {
-            return credential_program::get(name, &wanted);
+        let helper = file.cred_helpers.iter().find(|(key, _)| normal(key) == wanted);
+        if let Some((key, Some(name))) =
+            helper.filter(|(_, name)| name.as_ref().is_some_and(|n| !n.is_empty()))
+        {
+            return credential_program::get(name, key);
         }
-        let entry = file.auths.iter().find(|(key, _)| normal(key) == wanted);
-        if let Some(login) = entry.and_then(|(_, entry)| entry.login()) {
+        let mut entries = file.auths.iter().filter(|(key, _)| normal(key) == wanted);
+        if let Some(login) = entries.find_map(|(_, entry)| entry.as_ref()?.login()) {
             return Ok(Some(login));
         }
         match wanted.rfind('/') {
@@ -146,7 +173,7 @@ fn normal(key: &str) -> String {
     let key = key.trim_end_matches('/');
     let key = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key);
     let (host, rest) = key.find('/').map_or((key, ""), |at| key.split_at(at));
-    format!("{}{rest}", plain_host(host))
+    format!("{}{rest}", plain_host(&host.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -177,6 +204,36 @@ mod tests {
         assert_eq!(login("token.example", "x"), Some(Login::Identity("t".into())));
         for other in ["quay.io:444", "a.quay.io", "quay.io.evil.example", "empty.example"] {
             assert_eq!(login(other, "ns/x"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn nulls_and_odd_forms_in_files_are_read_as_docker_and_podman_read_them() {
+        let read = |text: &str| of_file(text, Path::new("f"), "r.example", "x");
+        for nothing in [
+            "",
+            " \n",
+            "null",
+            "{}",
+            r#"{"auths": null}"#,
+            r#"{"auths": {"r.example": null}}"#,
+            r#"{"auths": {"r.example": {"auth": null}}, "credHelpers": null, "credsStore": null}"#,
+            r#"{"auths": {"r.example": {"auth": "", "email": 7}}, "credHelpers": {"r.example": null}, "credsStore": ""}"#,
+        ] {
+            assert_eq!(read(nothing).unwrap(), None, "{nothing}");
+        }
+        for found in [
+            r#"{"auths": {"r.example": {"auth": "dTpw", "identitytoken": null}}}"#,
+            r#"{"auths": {"https://R.example/v2/": {"auth": "dTpw"}}, "credsStore": null}"#,
+            r#"{"auths": {"r.example/": {"auth": " dTpw\n"}}}"#,
+            r#"{"auths": {"http://r.example": null, "r.example": {"auth": "dTpw"}}}"#,
+        ] {
+            assert_eq!(read(found).unwrap(), password("u", "p"), "{found}");
+        }
+        assert_eq!(Login::of_encoded("dTpwdw"), password("u", "pw"), "without padding");
+        assert_eq!(Login::of_encoded("dTpw\ndw==\n"), password("u", "pw"), "in two lines");
+        for bad in ["{", "x", r#"{"auths": {"r.example": {"auth": 1}}}"#, r#"{"auths": []}"#] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 
