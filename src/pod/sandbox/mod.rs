@@ -1,6 +1,7 @@
 //! Pods (sandboxes): namespaces, a network and a few files that the containers of a pod share.
 
 mod init;
+mod inspect;
 mod list;
 mod namespaces;
 mod run;
