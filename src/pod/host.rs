@@ -37,6 +37,10 @@ pub struct Settings {
     pub apparmor: bool,
     /// Set SELinux labels.
     pub selinux: bool,
+    /// Let every user in a pod with its own network listen on ports below 1024.
+    pub unprivileged_ports: bool,
+    /// Let every user in a pod with its own network open ICMP echo sockets (ping).
+    pub unprivileged_icmp: bool,
 }
 
 /// What a reload of the configuration may replace while pods run.

@@ -6,6 +6,7 @@ mod list;
 mod namespaces;
 mod run;
 mod stop;
+mod sysctls;
 
 pub(super) use namespaces::shared_namespaces;
 pub(super) use run::INTERFACE;
