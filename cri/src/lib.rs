@@ -57,3 +57,13 @@ pub mod v1 {
 
 /// The limit of a CRI message in bytes, the same as that of kubelet and crictl.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// Whether a field is not set, which Go leaves out of JSON.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Shows bytes as text.
+fn as_text<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&String::from_utf8_lossy(bytes))
+}

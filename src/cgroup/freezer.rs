@@ -50,6 +50,18 @@ impl Group {
         dir.write(file, value).doing(|| format!("write {value} to {}", dir.path().join(file).display()))
     }
 
+    /// As [`Group::thaw`]; a group that another verb has removed meanwhile is no error.
+    ///
+    /// # Errors
+    /// Those of the write.
+    pub fn thaw_if_exists(&self) -> Result<()> {
+        match self.thaw() {
+            // ENODEV and ENOENT.
+            Err(_) if self.open("freezer").is_err_and(|error| error.kind() == Kind::NotFound) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Returns whether this group itself is frozen, not only one above it; `false` when the group or the freezer is
     /// missing.
     ///

@@ -233,14 +233,14 @@ impl Group {
         let was_frozen = self.is_frozen().unwrap_or(false);
         if known == Signal::KILL && self.kill_by_file()? {
             // v2 kills frozen processes; on a hybrid host v1 froze them, and they die only when thawed.
-            return if was_frozen && self.mode() == Mode::V1 { self.thaw() } else { Ok(()) };
+            return if was_frozen && self.mode() == Mode::V1 { self.thaw_if_exists() } else { Ok(()) };
         }
         // Without a freezer, signal at least the processes that are listed.
         let frozen = was_frozen || self.freeze().is_ok();
         let result = signal::send(|| self.pids(), known);
         if frozen && (!was_frozen || known == Signal::KILL) {
             // On v1 even SIGKILL takes effect only after the thaw.
-            self.thaw()?;
+            self.thaw_if_exists()?;
         }
         result
     }

@@ -49,6 +49,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Doing, Result};
 
 pub use cgroup_path::CgroupPath;
+#[cfg(feature = "node")]
+pub(crate) use filter::in_user_namespace;
 pub use group::Group;
 pub use limits::Limits;
 pub use plan::Plan;

@@ -101,7 +101,7 @@ fn kill_and_wait(state: &ContainerState) -> Result<()> {
     if let Ok(group) = Group::from_paths(&state.cgroup_paths) {
         group.kill_all(libc::SIGKILL)?;
         if group.is_frozen().unwrap_or(false) {
-            group.thaw()?;
+            group.thaw_if_exists()?;
         }
     }
     let Some(pidfd) = pidfd else { return Ok(()) };

@@ -44,7 +44,7 @@ pub fn kill_at_once(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool)
     signal_init(&state, signal)?;
     if status == Status::Paused && signal == libc::SIGKILL {
         // A frozen process dies only when it is thawed.
-        Group::from_paths(&state.cgroup_paths)?.thaw()?;
+        Group::from_paths(&state.cgroup_paths)?.thaw_if_exists()?;
     }
     Ok(())
 }

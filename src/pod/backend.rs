@@ -28,7 +28,9 @@ impl RuntimeBackend for Pods {
     }
 
     fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
-        Ok(self.sandboxes.get(id)?.status_response(verbose))
+        let sandbox = self.sandboxes.get(id)?;
+        let info = verbose.then(|| self.sandboxes.info(&sandbox, self.containers.pid_in(&sandbox.id)));
+        Ok(sandbox.status_response(info))
     }
 
     fn list_pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>> {

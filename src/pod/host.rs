@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::disposal::Disposal;
 use super::records::Directories;
 use crate::error::{Error, Kind, Result};
 use crate::id::ContainerId;
@@ -37,6 +38,10 @@ pub struct Settings {
     pub apparmor: bool,
     /// Set SELinux labels.
     pub selinux: bool,
+    /// Let every user in a pod with its own network listen on ports below 1024.
+    pub unprivileged_ports: bool,
+    /// Let every user in a pod with its own network open ICMP echo sockets (ping).
+    pub unprivileged_icmp: bool,
 }
 
 /// What a reload of the configuration may replace while pods run.
@@ -54,6 +59,7 @@ pub(super) struct Host {
     pub(super) settings: Settings,
     pub(super) store: Arc<Store>,
     pub(super) directories: Directories,
+    pub(super) disposal: Arc<Disposal>,
     offer: RwLock<Arc<Offer>>,
 }
 
@@ -65,7 +71,8 @@ impl Host {
     pub(super) fn open(settings: Settings, offer: Arc<Offer>, store: Arc<Store>) -> Result<Self> {
         let directories = Directories::new(&settings.run);
         directories.make()?;
-        Ok(Self { settings, store, directories, offer: RwLock::new(offer) })
+        let disposal = Disposal::new(Arc::clone(&store));
+        Ok(Self { settings, store, directories, disposal, offer: RwLock::new(offer) })
     }
 
     /// Replaces the handlers and networks; operations already under way keep the old ones.

@@ -29,6 +29,7 @@ mod backend;
 pub mod cdi;
 mod container;
 mod cri_error;
+mod disposal;
 mod exits;
 mod files;
 mod host;

@@ -177,6 +177,8 @@ impl Recovery<'_> {
 
     /// Removes writable layers of containers that no longer exist: after a reboot, that is all of them.
     fn remove_leftovers(&self) {
+        // An earlier daemon may have been killed before it had deleted the layers of removed containers.
+        self.host.disposal.empty_trash();
         let Ok(entries) = std::fs::read_dir(self.host.store.root().join("containers")) else { return };
         let run = self.host.settings.run.as_os_str().as_encoded_bytes();
         for entry in entries.flatten() {

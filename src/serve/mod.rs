@@ -67,6 +67,8 @@ impl Node {
             seccomp: config.security.seccomp,
             apparmor: config.security.apparmor,
             selinux: config.security.selinux,
+            unprivileged_ports: config.security.unprivileged_ports,
+            unprivileged_icmp: config.security.unprivileged_icmp,
         };
         let kernel = status::Kernel::probe(store.root());
         let current = Current::new(config);

@@ -290,6 +290,22 @@ impl Store {
         self.path("containers").join(id)
     }
 
+    /// Moves a container's directory to the trash, which releases its image; a missing one is no error.
+    ///
+    /// # Errors
+    /// The directory cannot be moved.
+    pub fn discard_container(&self, id: &ContainerId) -> Result<()> {
+        self.trash.take(&self.container_dir(id))
+    }
+
+    /// Frees the space of what is in the trash, at idle I/O priority.
+    ///
+    /// # Errors
+    /// Something in it cannot be deleted.
+    pub fn empty_trash(&self) -> Result<()> {
+        self.trash.empty().map(drop)
+    }
+
     /// Removes the objects that `names` mean: a reference removes that name, and the image with its last name; an id or
     /// digest removes the image with all its names. All or nothing.
     ///

@@ -51,6 +51,24 @@ fn memory_and_swap_go_up_and_down_together() {
     assert_eq!(group.0.stats().unwrap().memory.unwrap().limit, None);
 }
 
+/// StopPodSandbox kills what is left in a group that the clean-up after the exit removes.
+#[test]
+fn a_group_that_is_removed_meanwhile_is_killed_without_an_error() {
+    if !v1() {
+        return;
+    }
+    for round in 0..200 {
+        let group = Guard::new(&format!("vanishes{round}"), "{}");
+        let own = Group::from_paths(group.0.paths()).unwrap();
+        std::thread::scope(|scope| {
+            let killer = scope.spawn(|| own.kill_all(libc::SIGKILL));
+            (0..round % 20 * 100).for_each(|_| std::hint::spin_loop());
+            group.0.remove().unwrap();
+            killer.join().unwrap().unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_frozen_group_stands_still_and_can_still_be_killed() {
     if !v1() {

@@ -65,6 +65,7 @@ mod oracle;
 mod pods;
 mod pods_damaged;
 mod pods_exits;
+mod pods_inspect;
 mod pods_limits;
 mod pods_network;
 mod pods_stopped;

@@ -29,12 +29,12 @@ fn node_with(subnet: &str) -> Serve {
         serve.path("leases")
     );
     fs::write(serve.path("net.d/10-net.conflist"), text).unwrap();
-    start(&serve);
+    start_apart(&serve);
     serve
 }
 
 /// Starts the daemon in a network namespace of its own.
-fn start(serve: &Serve) {
+fn start_apart(serve: &Serve) {
     let mut command = Command::new("unshare");
     let script = "ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"";
     command.args(["--net", "sh", "-c", script, "sh"]);
@@ -56,7 +56,7 @@ fn reboot(serve: &Serve) {
     }
     fs::remove_dir_all(&run).unwrap();
     fs::create_dir(&run).unwrap();
-    start(serve);
+    start_apart(serve);
 }
 
 pub(crate) fn in_pod() -> NamespaceOption {
@@ -140,6 +140,35 @@ fn kernel_parameters_are_the_pods_own() {
         assert_eq!(serve.output_in(&c, &format!("cat {path}")), value);
     }
     assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "0");
+    serve.removes_all();
+}
+
+#[test]
+fn every_user_of_a_pod_may_use_low_ports_and_icmp_sockets() {
+    needs!(root, busybox, launch_verb, cni_plugins);
+    let serve = node();
+    let values = |id: &str, pod: &PodSandboxConfig, name: &str| {
+        let mut config = container(pod, name, "httpd -p 80 -h /; echo code $?; exec sleep 1000");
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.run_as_user = Some(Int64Value { value: 65_534 });
+        let c = serve.run_container(id, pod, &config);
+        let paths =
+            ["ip_unprivileged_port_start", "ping_group_range"].map(|key| format!("/proc/sys/net/ipv4/{key}"));
+        serve.output_in(&c, &format!("cat {}", paths.join(" ")))
+    };
+    let pod = serve.logged(pod_with("low", in_pod()));
+    let id = serve.run_pod(&pod);
+    assert_eq!(values(&id, &pod, "on"), "0\n0\t2147483647");
+    serve.logs("on", "stdout F code 0");
+    serve.removes_all();
+    // A restart applies the configuration.
+    serve.configure("[security]\nunprivileged_ports = false\nunprivileged_icmp = false\n");
+    serve.stop();
+    start_apart(&serve);
+    let pod = serve.logged(pod_with("low", in_pod()));
+    let id = serve.run_pod(&pod);
+    assert_eq!(values(&id, &pod, "off"), "1024\n1\t0");
+    serve.logs("off", "stdout F code 1");
     serve.removes_all();
 }
 

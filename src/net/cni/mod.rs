@@ -147,6 +147,11 @@ impl Cni {
         }
     }
 
+    /// What the last plugin returned when this interface was attached, as CNI specifies it; none if that is not known.
+    pub fn result(&self, container: &str, interface: &str) -> Option<serde_json::Value> {
+        Record::load(&self.settings.records, container, interface).ok()??.result
+    }
+
     /// Returns whether pods can be attached now: there is a usable configuration, its plugins are installed, and those
     /// that support STATUS (CNI 1.1) report readiness.
     ///

@@ -15,6 +15,7 @@ impl Containers {
     pub(in crate::pod) fn record_exit(&self, container: &Container, exit: Exit) -> Result<()> {
         let id = ContainerId::parse(&container.id)?;
         container.exited(exit)?;
+        self.keep_spec(container, &id);
         let runtime = self.host.runtime();
         // In a separate thread: a process that does not die, or a hook, must not delay the next exit.
         let thread = std::thread::Builder::new().name("clean-up".to_owned()).stack_size(256 << 10);

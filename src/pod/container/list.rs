@@ -103,15 +103,7 @@ impl Containers {
         let status = container.status();
         let mut info = BTreeMap::new();
         if verbose {
-            let running = container.state() == State::Running;
-            let pid = running.then(|| self.host.init_pid(&container.id).ok()).flatten();
-            let text = serde_json::json!({
-                "sandboxID": container.pod,
-                "pid": pid,
-                "directory": container.directory.path(),
-                "record": container.life().record,
-            });
-            info.insert("info".to_owned(), text.to_string());
+            info.insert("info".to_owned(), self.info(&container).to_string());
         }
         Ok(v1::ContainerStatusResponse { status: Some(status), info })
     }

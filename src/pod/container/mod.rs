@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod exit;
+mod inspect;
 mod kill_tree;
 mod list;
 mod prepare;

@@ -27,7 +27,7 @@ impl Containers {
         delete::delete(&self.host.runtime(), &id, true)?;
         volumes::unmount_all(container.directory.path());
         remove_container(&self.host.directories.layer(&container.id))?;
-        remove_container(&self.host.store.container_dir(&id))?;
+        self.host.disposal.dispose(&id)?;
         // Last, because the next daemon finds an interrupted removal by this directory.
         container.directory.remove()?;
         self.table.remove(&container.id);

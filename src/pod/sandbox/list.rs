@@ -1,7 +1,5 @@
 //! ListPodSandbox and PodSandboxStatus.
 
-use std::collections::BTreeMap;
-
 use coracle_cri::v1;
 
 use super::{Sandbox, Sandboxes};
@@ -52,18 +50,12 @@ impl Sandbox {
         }
     }
 
-    /// The response to PodSandboxStatus.
-    pub(in crate::pod) fn status_response(&self, verbose: bool) -> v1::PodSandboxStatusResponse {
-        let mut info = BTreeMap::new();
-        if verbose {
-            let network = self.namespace("net").map(|path| path.display().to_string());
-            let text = serde_json::json!({
-                "directory": self.directory.path(),
-                "networkNamespace": network,
-                "record": self.record(),
-            });
-            info.insert("info".to_owned(), text.to_string());
-        }
+    /// The response to PodSandboxStatus; `info` is the verbose information, if it is wanted.
+    pub(in crate::pod) fn status_response(
+        &self,
+        info: Option<serde_json::Value>,
+    ) -> v1::PodSandboxStatusResponse {
+        let info = info.into_iter().map(|info| ("info".to_owned(), info.to_string())).collect();
         v1::PodSandboxStatusResponse { status: Some(self.status()), info, ..Default::default() }
     }
 }

@@ -1,10 +1,12 @@
 //! Pods (sandboxes): namespaces, a network and a few files that the containers of a pod share.
 
 mod init;
+mod inspect;
 mod list;
 mod namespaces;
 mod run;
 mod stop;
+mod sysctls;
 
 pub(super) use namespaces::shared_namespaces;
 pub(super) use run::INTERFACE;

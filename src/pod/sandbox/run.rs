@@ -25,11 +25,12 @@ impl Sandboxes {
     /// `Invalid` for a contradictory configuration, `NotFound` for an unknown handler, `Exists` for another pod of that
     /// name, or the reason why the pod cannot be created. Nothing is left behind then.
     pub(in crate::pod) fn run(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        let request = SandboxRequest::from_cri(config)?;
+        let mut request = SandboxRequest::from_cri(config)?;
         self.host.check_handler(handler)?;
         if let Some(id) = self.same_sandbox(config, handler)? {
             return Ok(id);
         }
+        super::sysctls::add_defaults(&self.host.settings, &mut request);
         let id = new_id()?;
         let mut undo = Undo::new();
         let sandbox = self.make_sandbox(&id, config, handler, request, &mut undo)?;

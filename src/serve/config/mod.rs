@@ -96,6 +96,10 @@ pub struct Security {
     pub apparmor: bool,
     /// Set SELinux labels.
     pub selinux: bool,
+    /// Let every user in a pod with its own network listen on ports below 1024.
+    pub unprivileged_ports: bool,
+    /// Let every user in a pod with its own network open ICMP echo sockets (ping).
+    pub unprivileged_icmp: bool,
 }
 
 /// Settings for images.
@@ -197,7 +201,13 @@ impl Default for Config {
 
 impl Default for Security {
     fn default() -> Self {
-        Self { seccomp: true, apparmor: true, selinux: false }
+        Self {
+            seccomp: true,
+            apparmor: true,
+            selinux: false,
+            unprivileged_ports: true,
+            unprivileged_icmp: true,
+        }
     }
 }
 
