@@ -13,6 +13,9 @@ use crate::error::{Doing, Result};
 use crate::linux::private;
 use crate::record::format::{CONTAINER_RECORD, Format, POD_REQUEST, SANDBOX_RECORD};
 
+/// The most that a record or a configuration has, in bytes: a message of kubelet has at most 16 MiB.
+const MOST: u64 = 64 << 20;
+
 /// A record with the format of its file.
 pub(super) trait Stored: Serialize + DeserializeOwned {
     const FORMAT: Format;
@@ -184,14 +187,14 @@ impl Directory {
     /// `Unsupported` when another release wrote one of them, `Corrupt` when one cannot be parsed.
     pub(super) fn load<C: Message + Default, T: Stored>(&self) -> Result<Option<(C, T)>> {
         let path = self.join("record");
-        let text = match std::fs::read(&path) {
+        let text = match private::read(&path, MOST) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.doing(|| format!("read {}", path.display()))?,
         };
         let doing = |path: &Path| format!("read {}", path.display());
         let record = T::FORMAT.from_json(&text).map_err(|error| error.while_doing(doing(&path)))?;
         let path = self.join("config");
-        let bytes = std::fs::read(&path).doing(|| doing(&path))?;
+        let bytes = private::read(&path, MOST).doing(|| doing(&path))?;
         let opened = POD_REQUEST.open(&bytes);
         let config = opened.and_then(|(_, body)| C::decode(body).map_err(|e| POD_REQUEST.damaged(e)));
         Ok(Some((config.map_err(|error| error.while_doing(doing(&path)))?, record)))
@@ -201,12 +204,12 @@ impl Directory {
     /// `Unsupported` when another release wrote the record or the request.
     fn check_versions(&self, format: Format) -> Result<()> {
         let path = self.join("record");
-        let record = std::fs::read(&path).unwrap_or_default();
+        let record = private::read(&path, MOST).unwrap_or_default();
         // `load` reports a damaged record.
         let version = format.json_version(&record).unwrap_or(format.version);
         format.check(version).map_err(|e| e.while_doing(format!("read {}", path.display())))?;
         let path = self.join("config");
-        let config = std::fs::read(&path).unwrap_or_default();
+        let config = private::read(&path, MOST).unwrap_or_default();
         match POD_REQUEST.open(&config) {
             Err(e) if e.is_of_another_release() => Err(e.while_doing(format!("read {}", path.display()))),
             _ => Ok(()),
@@ -235,12 +238,15 @@ impl Directory {
     }
 }
 
+/// The names of the directories in this one.
 fn names(directory: &Path) -> Result<Vec<String>> {
     match std::fs::read_dir(directory) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         other => {
             let entries = other.doing(|| format!("read {}", directory.display()))?;
-            Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+            // What is no directory is not ours, and keeps nothing from being served.
+            let own = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            Ok(own.filter_map(|entry| entry.file_name().into_string().ok()).collect())
         }
     }
 }
@@ -265,6 +271,11 @@ mod tests {
             SandboxRecord { handler: String::new(), created_ns: 7, addresses: Vec::new(), ready: true };
         pod.save(&record).unwrap();
         assert_eq!(pod.load().unwrap(), Some((config, record)));
+        // Nothing else in there keeps the pods from being served.
+        std::fs::write(run.path().join("pods/stray"), "").unwrap();
+        std::os::unix::fs::symlink("/", run.path().join("pods/link")).unwrap();
+        directories.make().unwrap();
+        directories.check_versions().unwrap();
         assert_eq!(directories.all().unwrap(), ["p"]);
         pod.remove_record().unwrap();
         assert!(pod.load::<v1::PodSandboxConfig, SandboxRecord>().unwrap().is_none());
