@@ -11,6 +11,7 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open,
     pidfd_send_signal, waitid,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::deadline::Deadline;
 use super::opens::Open;
@@ -236,9 +237,10 @@ impl NewProcess<'_> {
         self.process.pid
     }
 
-    /// Does what only the parent can do: id maps, cgroup v1, oom_score_adj; then lets the child go on if it waits for
-    /// that.
+    /// Does what only the parent can do: processors, id maps, cgroup v1, oom_score_adj; then lets the child go on if it waits
+    /// for that.
     fn set_up_from_outside(&self, group: Option<&Group>) -> Result<()> {
+        self.free_processors();
         if let Some(maps) = &self.plan.namespaces.maps {
             user_namespace::write_maps(self.pid(), maps)?;
         }
@@ -258,6 +260,14 @@ impl NewProcess<'_> {
             self.permit(Permission::SetUp)?;
         }
         Ok(())
+    }
+
+    /// Lets the process run on all processors of its cpuset, also where this one was bound to some of them, as by systemd's
+    /// CPUAffinity= or taskset(1). Being refused is no failure: then the process runs where this one does.
+    fn free_processors(&self) {
+        let mut all = CpuSet::new();
+        (0..CpuSet::MAX_CPU).for_each(|processor| all.set(processor));
+        let _ = sched_setaffinity(Pid::from_raw(self.pid()), &all);
     }
 
     fn permit(&self, permission: Permission) -> Result<()> {

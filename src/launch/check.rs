@@ -184,16 +184,17 @@ fn sysctl(name: &str, spec: &Spec, needs: &dyn Fn(&str, i32, &str) -> Result<()>
     if IPC_SYSCTLS.contains(&dotted.as_str()) || path.starts_with("fs/mqueue/") {
         return needs(&field, libc::CLONE_NEWIPC, "ipc");
     }
+    if path.starts_with("user/") {
+        return needs(&field, libc::CLONE_NEWUSER, "user");
+    }
     match dotted.as_str() {
         "kernel.domainname" => needs(&field, libc::CLONE_NEWUTS, "uts"),
         "kernel.hostname" if spec.hostname().is_some() => {
-            Err(Error::invalid(format!("{field} and hostname  both set the hostname")))
+            Err(Error::invalid(format!("{field} and hostname both set the hostname")))
         }
         "kernel.hostname" => needs(&field, libc::CLONE_NEWUTS, "uts"),
-        _ => {
-            Err(Error::invalid(format!("{field}  does not belong to a namespace: it would change the host"))
-                .hint("only net.*, fs.mqueue.* and the ipc and uts sysctls are allowed"))
-        }
+        _ => Err(Error::invalid(format!("{field} does not belong to a namespace: it would change the host"))
+            .hint("only net.*, fs.mqueue.*, user.* and the ipc and uts sysctls are allowed")),
     }
 }
 

@@ -27,15 +27,25 @@ pub(super) fn is_bind_on_dev(mount: &Mount) -> bool {
     dev && (mount.typ().as_deref() == Some("bind") || MountOptions::parse(options).bind.is_some())
 }
 
-/// Pushes the nodes and links. With `bind` the host's nodes are bind-mounted, because mknod(2) is not allowed in a
-/// user namespace.
+/// Pushes the nodes and links, but for nodes that one of the `mounts` takes the place of: the file there belongs to its source.
+/// With `bind` the host's nodes are bind-mounted, because mknod(2) is not allowed in a user namespace.
 ///
 /// # Errors
 /// `Invalid` for a node without a path or with a number out of range.
-pub(super) fn push(configured: &[LinuxDevice], bind: bool, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn push(
+    configured: &[LinuxDevice],
+    mounts: &[Mount],
+    bind: bool,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
     let defaults = default_devices();
     let overridden = |device: &LinuxDevice| configured.iter().any(|c| c.path() == device.path());
-    for device in defaults.iter().filter(|d| !overridden(d)).chain(configured) {
+    let covered = |device: &LinuxDevice| {
+        let mut destinations = mounts.iter().map(Mount::destination);
+        destinations.any(|destination| destination.components().eq(device.path().components()))
+    };
+    let all = defaults.iter().filter(|d| !overridden(d)).chain(configured);
+    for device in all.filter(|device| !covered(device)) {
         steps.push(Step::Device(Box::new(device_step(device, bind)?)));
     }
     for (link, target) in LINKS {

@@ -282,10 +282,20 @@ fn bind_source(
             mount.destination()
         )));
     };
+    // The kernel ignores them: what they ask for, such as not to follow a link, would not be done.
+    let ignorable =
+        ["async", "sync", "dirsync", "lazytime", "nolazytime", "mand", "nomand", "iversion", "noiversion"];
+    if let Some((key, _)) = options.data.iter().find(|(key, _)| !ignorable.contains(&key.as_str())) {
+        let destination = mount.destination();
+        return Err(Error::invalid(format!("mounts: {destination:?}: a bind mount has no option {key:?}"))
+            .hint("the options of a filesystem are set where it is mounted"));
+    }
     let path = context.bundle.join(source);
     let recursive = options.bind.unwrap_or(true);
     let maps = idmap(mount, options, context)?;
-    if maps.is_none() && !context.parent_opens {
+    // The tree of `/` has the container's root on top once the child has attached that.
+    let is_tree_of_root = recursive && is_root(&path);
+    if maps.is_none() && !context.parent_opens && !is_tree_of_root {
         return Ok(Source::Host { path: cpath("mounts: source", &path)?, recursive });
     }
     Ok(Source::Opened(opens.push(Open::Tree {
@@ -294,6 +304,12 @@ fn bind_source(
         propagation: context.propagation,
         idmap: maps,
     })))
+}
+
+/// Whether a path leads to the root directory.
+fn is_root(path: &Path) -> bool {
+    let identity = |path: &Path| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    path == Path::new("/") || identity(path).is_some_and(|found| Some(found) == identity(Path::new("/")))
 }
 
 fn idmap(

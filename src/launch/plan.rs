@@ -329,7 +329,8 @@ fn push_mounts(
     let binds_dev = spec.mounts().iter().flatten().any(devices::is_bind_on_dev);
     if !binds_dev {
         let bind = namespaces.has_user() || request.facts.in_user_namespace;
-        devices::push(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default(), bind, steps)?;
+        let configured = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
+        devices::push(configured, spec.mounts().as_deref().unwrap_or_default(), bind, steps)?;
     }
     if let Some(process) = spec.process() {
         steps.push(Step::Directory(below("process.cwd", process.cwd())?));

@@ -40,6 +40,13 @@ pub fn kill_at_once(runtime: &Runtime, id: &ContainerId, signal: i32, all: bool)
         return Group::from_paths(&state.cgroup_paths)?.kill_all(signal);
     }
     let status = Status::of(&state, &layout)?;
+    if status == Status::Stopped && signal == libc::SIGKILL && !state.namespace_paths.contains_key("NEWPID") {
+        // Nothing has ended the processes that the first one left in the PID namespace of others.
+        let group = Group::from_paths(&state.cgroup_paths)?;
+        if !group.pids()?.is_empty() {
+            return group.kill_all(signal);
+        }
+    }
     status.admits(Event::Kill)?;
     signal_init(&state, signal)?;
     if status == Status::Paused && signal == libc::SIGKILL {

@@ -57,6 +57,7 @@ mod oci_console;
 mod oci_exec;
 mod oci_hooks;
 mod oci_lifecycle;
+mod oci_mount_places;
 mod oci_mounts;
 mod oci_process;
 mod oci_run;

@@ -203,6 +203,24 @@ fn containers_without_a_pid_namespace_die_whole() {
     wait_until("all three processes to be gone", || sandbox.traces().is_empty().then_some(()));
 }
 
+/// As runc 1.2: nothing else ends them.
+#[test]
+fn what_a_container_without_a_pid_namespace_leaves_can_be_killed() {
+    needs!(root, busybox, oci_verbs);
+    not_by!(Runc: "version 1.1 refuses it");
+    let sandbox = Sandbox::new();
+    let script = "setsid sleep 1000 & echo up; exit 0";
+    let bundle = sandbox.bundle("minimal").without_namespace("pid").script(script);
+    sandbox.run_detached(&bundle, "web", &[]).ok();
+    sandbox.wait_for_status("web", "stopped");
+    assert!(sandbox.runtime(["kill", &sandbox.id("web"), "TERM"]).fails().stderr.contains("not running"));
+    sandbox.runtime(["kill", &sandbox.id("web"), "KILL"]).ok();
+    let killed =
+        || sandbox.runtime(["kill", &sandbox.id("web"), "KILL"]).stderr.contains("not running").then_some(());
+    wait_until("the others to be gone", killed);
+    sandbox.runtime(["delete", &sandbox.id("web")]).ok();
+}
+
 #[test]
 fn list_shows_each_container() {
     needs!(root, busybox, oci_verbs);

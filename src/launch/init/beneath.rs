@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
-use super::{At, Init, Outcome};
+use super::{At, Init, Outcome, links};
 use crate::launch::steps::Below;
 use crate::launch::wire::Op;
 
@@ -55,7 +55,16 @@ pub(super) fn open(
 /// Opens a directory, creating it and its parents if missing.
 pub(super) fn open_directory(root: BorrowedFd<'_>, path: &Below, resolve: ResolveFlags) -> Outcome<OwnedFd> {
     match open(root, &path.path, OFlags::DIRECTORY, resolve) {
-        Err(Errno::NOENT) => make_directories(root, &path.makers, resolve)?,
+        Err(Errno::NOENT) => {}
+        other => return other.at(Op::Open),
+    }
+    match make_directories(root, &path.makers, resolve) {
+        // A link on the way leads to what is missing.
+        Err((_, Errno::NOENT)) if resolve.is_empty() => {}
+        other => other?,
+    }
+    match open(root, &path.path, OFlags::DIRECTORY, resolve) {
+        Err(Errno::NOENT) if resolve.is_empty() => links::make(root, &path.path, FileType::Directory)?,
         other => return other.at(Op::Open),
     }
     open(root, &path.path, OFlags::DIRECTORY, resolve).at(Op::Open)
@@ -85,13 +94,26 @@ pub(super) fn open_file(root: BorrowedFd<'_>, path: &Below) -> Outcome<OwnedFd> 
         Err(Errno::NOENT) => {}
         other => return other.at(Op::Open),
     }
-    let (parent, name) = open_parent(root, path)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err((Op::Open, errno)),
+    match open_parent(root, path) {
+        Ok((parent, name)) => make_file(&parent, name)?,
+        // A link on the way leads to what is missing.
+        Err((_, Errno::NOENT)) => {}
+        Err(error) => return Err(error),
+    }
+    match open(root, &path.path, OFlags::empty(), ResolveFlags::empty()) {
+        Err(Errno::NOENT) => links::make(root, &path.path, FileType::RegularFile)?,
+        other => return other.at(Op::Open),
     }
     open(root, &path.path, OFlags::empty(), ResolveFlags::empty()).at(Op::Open)
+}
+
+/// Creates an empty file; an existing one is no error.
+pub(super) fn make_file(parent: &OwnedFd, name: &std::ffi::CStr) -> Outcome {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    match openat(parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err((Op::Open, errno)),
+    }
 }
 
 /// Creates the missing directories of a path, starting below the deepest one that exists.
@@ -116,7 +138,7 @@ fn make_directories(
     Err((Op::Open, Errno::NOENT))
 }
 
-fn make_one(parent: &OwnedFd, name: &std::ffi::CStr) -> Outcome {
+pub(super) fn make_one(parent: &OwnedFd, name: &std::ffi::CStr) -> Outcome {
     match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
         Err(Errno::EXIST) => Ok(()),
         other => other.at(Op::Mkdir),

@@ -10,6 +10,7 @@ mod descriptors;
 mod device;
 mod hook;
 mod identity;
+mod links;
 mod mount;
 mod null;
 mod root;

@@ -43,14 +43,21 @@ impl Init<'_> {
     pub(super) fn null_mask(&self) -> Outcome<(OwnedFd, Option<MountAttr>)> {
         let host = host_null()?;
         let host_stat = fstat(&host).at(Op::Stat)?;
-        let node = match open_null(self.root()?, OFlags::PATH, &host_stat)? {
-            Some(own) => own,
+        let tree = match open_null(self.root()?, OFlags::PATH, &host_stat)? {
+            Some(own) => {
+                let tree = mount::clone_of(own.as_fd(), false)?;
+                forget(own);
+                tree
+            }
             // In a user namespace no process inside owns the host's node, so none can change it.
-            None if self.plan.namespaces.has_user() => host,
-            None => made_null()?.map_or(Ok(host), |made| open_made(&made, OFlags::PATH))?,
+            None if self.plan.namespaces.has_user() => mount::clone_of(host.as_fd(), false)?,
+            None => match made_mask()? {
+                Some(tree) => tree,
+                // Only through this read-only mount, and whoever mounts the host's /dev/null has it anyhow.
+                None => mount::clone_of(host.as_fd(), false)?,
+            },
         };
-        let tree = mount::clone_of(node.as_fd(), false)?;
-        forget(node);
+        forget(host);
         let attr = MountAttr { set: ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC, ..MountAttr::default() };
         let late = mount::set_attr(tree.as_fd(), &attr, false)?;
         Ok((tree, late))
@@ -95,6 +102,20 @@ fn made_null() -> Outcome<Option<OwnedFd>> {
     match mknodat(&tree, c"null", FileType::CharacterDevice, Mode::from_raw_mode(MODE), device) {
         Err(Errno::PERM) => Ok(None),
         other => other.at(Op::Mknod).map(|()| Some(tree)),
+    }
+}
+
+/// A mount of a new null device; none if none can be made, or a mount that is not attached cannot be cloned. KERNEL(6.15)
+fn made_mask() -> Outcome<Option<OwnedFd>> {
+    let Some(made) = made_null()? else { return Ok(None) };
+    let node = open_made(&made, OFlags::PATH)?;
+    // While `made` is open: a mount that nobody holds is taken apart, and cannot be cloned.
+    let cloned = mount::clone_of(node.as_fd(), false);
+    forget(node);
+    forget(made);
+    match cloned {
+        Err((_, Errno::INVAL)) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -104,7 +104,10 @@ impl CreateRequest {
         let own = namespaces::of_container(security.namespace_options.as_ref())?;
         let (seccomp, apparmor) = security::profiles(&security)?;
         let capabilities = security::capabilities(security.capabilities.as_ref())?;
+        let namespaces = namespaces::within(&pod.namespaces, own);
         let container = ContainerRequest {
+            // The owner of the host's network namespace is the host's user namespace: sysfs, which shows it, cannot be mounted.
+            bind_sys: namespaces.network == Scope::Host && namespaces.user.is_some(),
             process: process::process(config, &security, oom_score_adj)?,
             user: user::user(security.run_as_user, security.run_as_group, &security.run_as_username)?,
             groups: user::groups(&security)?,
@@ -113,7 +116,7 @@ impl CreateRequest {
             mounts: mounts::all(&config.mounts)?,
             devices: devices::all(&config.devices)?,
             cdi_devices: devices::cdi(&config.cdi_devices, &config.annotations)?,
-            namespaces: namespaces::within(&pod.namespaces, own),
+            namespaces,
             // A privileged container has every capability, whatever the lists say.
             capabilities: if security.privileged { Capabilities::default() } else { capabilities },
             seccomp,
