@@ -10,6 +10,7 @@ use super::platform::{self, Platform};
 use super::progress::Progress;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::store::reference::Reference;
 
 /// The deepest nesting of indexes; real ones have one or two levels.
 const MAX_DEPTH: u32 = 5;
@@ -132,10 +133,19 @@ pub(super) fn select(
             offered.extend(platforms);
             continue;
         };
+        let named = |mut image: Selected| {
+            match name.as_deref().map(|name| Named::of(name, &entries, &image)) {
+                Some(Named::Tag(name)) => image.names.push(name),
+                Some(Named::Digest(name)) => image.repo_digests.push(name),
+                Some(Named::Wrong(why)) => progress.warn(&format!("an image keeps no name: {why}")),
+                None => {}
+            }
+            image
+        };
         if choice.all && name.is_some() {
             let mut all = read_all(blobs, leaves, best)?.into_iter();
-            all.next().into_iter().for_each(|head| add(&mut selected, head, name.as_deref()));
-            all.for_each(|other| add(&mut selected, other, None));
+            all.next().into_iter().for_each(|head| add(&mut selected, named(head)));
+            all.for_each(|other| add(&mut selected, other));
             continue;
         }
         let best_platform = platforms[best].clone();
@@ -143,7 +153,7 @@ pub(super) fn select(
             // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
-                add(&mut selected, read(blobs, leaf)?, name.as_deref());
+                add(&mut selected, named(read(blobs, leaf)?));
             }
         }
     }
@@ -222,10 +232,39 @@ fn by_name(
     groups
 }
 
-fn add(selected: &mut Vec<Selected>, mut image: Selected, name: Option<&str>) {
-    image.names.extend(name.map(str::to_owned));
+/// What a name in an index is of the image found under it.
+enum Named {
+    /// A name with a tag.
+    Tag(String),
+    /// `repository@digest`, as images are exported that were pulled by their digest.
+    Digest(String),
+    /// A digest that is not the image's: a container pinned to it must not get other bytes.
+    Wrong(String),
+}
+
+impl Named {
+    fn of(name: &str, entries: &[Descriptor], image: &Selected) -> Self {
+        let reference = match Reference::parse(name) {
+            Ok(reference) if reference.digest().is_some() => reference,
+            _ => return Self::Tag(name.to_owned()),
+        };
+        let digest = reference.digest().copied().unwrap_or(image.manifest);
+        // The entry was read by its digest and leads to the image, perhaps through an index.
+        let is_entry = matches!(entries, [one] if document::digest_of(one).is_ok_and(|own| own == digest));
+        if is_entry || digest == image.manifest {
+            return Self::Digest(format!("{}/{}@{digest}", reference.registry(), reference.path()));
+        }
+        Self::Wrong(format!("{name} has the digest of something else"))
+    }
+}
+
+/// Adds an image, or its names to the same image.
+fn add(selected: &mut Vec<Selected>, image: Selected) {
     match selected.iter_mut().find(|known| known.manifest == image.manifest) {
-        Some(known) => known.names.extend(image.names),
+        Some(known) => {
+            known.names.extend(image.names);
+            known.repo_digests.extend(image.repo_digests);
+        }
         None => selected.push(image),
     }
 }

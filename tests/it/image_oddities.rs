@@ -309,3 +309,42 @@ fn archives_of_every_compression_of_k3s_and_docker_are_imported() {
         }
     }
 }
+
+#[test]
+fn an_image_named_by_its_digest_is_found_by_it_and_no_other_digest_is_believed() {
+    needs!(launch_verb);
+    let named = |layout: &mut Layout, name: String| {
+        layout.entries()[0]["annotations"] = json!({"io.containerd.image.name": name});
+    };
+    let inspect = |sandbox: &Sandbox, name: &str| sandbox.coracle(["image", "inspect", name]);
+    // As `ctr image export` writes it: the name of a manifest, or of an index above it.
+    let single = || Layout::of(of_platform("localhost/box:1", ""));
+    let below_an_index = || {
+        let mut layout = Layout::new();
+        let descriptor = layout.manifest(&of_platform("localhost/box:1", ""));
+        let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
+        let entry =
+            layout.blob("application/vnd.oci.image.index.v1+json", serde_json::to_vec(&index).unwrap());
+        layout.entries().push(entry);
+        layout
+    };
+    for mut layout in [single(), below_an_index()] {
+        let sandbox = Sandbox::new();
+        let digest = layout.entries()[0]["digest"].as_str().unwrap().to_owned();
+        named(&mut layout, format!("docker.io/library/box:1@{digest}"));
+        assert_eq!(import(&sandbox, &layout.tar(false), &[]).ok().stderr, "");
+        let found = inspect(&sandbox, &format!("box@{digest}")).ok();
+        assert!(found.stdout.contains(&format!("docker.io/library/box@{digest}")), "{found}");
+    }
+    let sandbox = Sandbox::new();
+    let other = coracle::digest::Digest::of(b"another image");
+    let mut layout = single();
+    named(&mut layout, format!("docker.io/library/box@{other}"));
+    let imported = import(&sandbox, &layout.tar(false), &[]).ok();
+    assert!(imported.stderr.contains("has the digest of something else"), "{imported}");
+    inspect(&sandbox, &format!("box@{other}")).fails();
+    let archive = docker_archive_with(|entry| entry["RepoTags"] = json!([format!("box@{other}")]));
+    let imported = import(&sandbox, &archive, &[]).ok();
+    assert!(imported.stderr.contains("cannot be verified"), "{imported}");
+    inspect(&sandbox, &format!("box@{other}")).fails();
+}

@@ -30,10 +30,16 @@ pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec
     }
 }
 
+/// The login that the file at `path` has for a host with its port.
+pub(super) fn login(path: &Path, host: &str) -> Result<Option<Login>> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let root = crate::yaml::load_as_text(&text).map_err(|error| malformed(path, error))?;
+    File::of(&root, path)?.login(host)
+}
+
 fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
     let root = crate::yaml::load_as_text(text).map_err(|error| malformed(path, error))?;
-    let section = |name: &str| Section::of(&root, name, path);
-    let file = File { mirrors: section("mirrors")?, configs: section("configs")?, path };
+    let file = File::of(&root, path)?;
     let registry = reference.registry();
     for key in [registry, "*"] {
         let found = file.entry(key, reference)?;
@@ -99,6 +105,16 @@ struct File<'a> {
     mirrors: Section<'a>,
     configs: Section<'a>,
     path: &'a Path,
+}
+
+impl<'a> File<'a> {
+    fn of(root: &'a Yaml, path: &'a Path) -> Result<Self> {
+        if !matches!(root, Yaml::Hash(_) | Yaml::Null) {
+            return Err(malformed(path, "it is not a map"));
+        }
+        let section = |name: &str| Section::of(root, name, path);
+        Ok(Self { mirrors: section("mirrors")?, configs: section("configs")?, path })
+    }
 }
 
 impl File<'_> {

@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
         match at {
             None => auth::answer(self, wire, endpoint, self.login(endpoint)?.as_ref(), offered),
             Some(at) => {
-                let login = at.login(self.options.auth_file.as_deref())?;
+                let login = at.login(self.options)?;
                 auth::answer(self, wire, &at.endpoint, login.as_ref(), offered)
             }
         }

@@ -177,6 +177,8 @@ fn values_are_taken_as_go_takes_them_and_wrong_types_are_refused() {
     assert_eq!(login("{}").unwrap(), None);
     assert!(login("{auth: \"%\"}").is_err() && login("text").is_err() && login("[a]").is_err());
     for bad in [
+        "[a]",
+        "text",
         "mirrors: [a]",
         "mirrors: {r.example: text}",
         "mirrors: {r.example: {endpoint: \"https://m.example\"}}",
