@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use yaml_rust2::Yaml;
 
-use super::endpoint::{Base, Endpoint, Tls, host_of, is_loopback, is_repository};
+use super::endpoint::{Base, Endpoint, Tls, is_loopback, is_repository, port_of};
 use super::file::{malformed, own_base, read};
 use super::login::Login;
 use crate::error::Result;
@@ -145,9 +145,6 @@ impl File<'_> {
         if !endpoints.iter().any(is_last) {
             endpoints.push(last);
         }
-        for endpoint in &mut endpoints {
-            prefer_tls(endpoint);
-        }
         Ok(Some(endpoints))
     }
 
@@ -259,20 +256,6 @@ fn base_of(address: &str) -> Result<Base> {
 fn is_default(base: &Base, last: &Endpoint) -> bool {
     let is_plain = last.or_plain && !matches!(port_of(&last.base.authority), None | Some("443"));
     *base == Base { secure: !is_plain, ..last.base.clone() }
-}
-
-/// containerd tries TLS first where an endpoint has TLS settings, although its address begins with `http`.
-fn prefer_tls(endpoint: &mut Endpoint) {
-    let may_be_tls = port_of(&endpoint.base.authority).is_some_and(|port| port != "80");
-    if !endpoint.base.secure && may_be_tls && endpoint.tls != Tls::default() {
-        endpoint.base.secure = true;
-        endpoint.or_plain = true;
-    }
-}
-
-fn port_of(authority: &str) -> Option<&str> {
-    let host_end = authority.find(host_of(authority))? + host_of(authority).len();
-    authority.get(host_end..)?.trim_start_matches(']').strip_prefix(':').filter(|port| !port.is_empty())
 }
 
 fn tls(config: Section<'_>) -> Result<Tls> {

@@ -138,6 +138,8 @@ impl<'a> Session<'a> {
 
     /// The endpoint with the scheme that it supports.
     fn as_spoken(&self, wire: &mut Wire, endpoint: &Endpoint) -> Result<Endpoint, Fault> {
+        let tls_first = endpoint.tls_first();
+        let endpoint = tls_first.as_ref().unwrap_or(endpoint);
         if !endpoint.or_plain {
             return Ok(endpoint.clone());
         }

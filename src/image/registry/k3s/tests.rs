@@ -133,9 +133,9 @@ fn a_registry_on_this_machine_stays_plain_http_whatever_is_configured_for_it() {
     ] {
         assert_eq!(urls(&text, "127.0.0.1:5000/a"), expected, "{text}");
     }
-    // Elsewhere too, TLS is tried first where an http:// endpoint has TLS settings, unless its port says otherwise.
+    // An http:// endpoint has its TLS settings, with which TLS is tried first.
     for (address, there) in [
-        ("http://m.example:5000", "https://m.example:5000/v2/a (tls) (or http)"),
+        ("http://m.example:5000", "http://m.example:5000/v2/a (tls)"),
         ("http://m.example:80", "http://m.example:80/v2/a (tls)"),
     ] {
         let host = &address[7..];
