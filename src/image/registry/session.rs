@@ -242,6 +242,12 @@ impl<'a> Session<'a> {
                 let doing = format!("a redirect leads from TLS to plain HTTP, to {}", url::shown(&next));
                 return Err(Error::new(Kind::Denied, doing).into());
             }
+            let is_inside =
+                url::is_link_local(next.host().unwrap_or_default()) && next.host() != first.host();
+            if is_inside {
+                let doing = format!("a redirect leads to the link-local address {}", url::shown(&next));
+                return Err(Error::new(Kind::Denied, doing).into());
+            }
             uri = next;
         }
         let error = Error::new(Kind::Unreachable, format!("it redirects more than {MOST_REDIRECTS} times"));
