@@ -121,7 +121,7 @@ pub(super) fn select(
         Document::Index(index) => *index,
         Document::Manifest(_) => return Err(Error::new(Kind::Corrupt, "index.json is a manifest")),
     };
-    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: Vec::new() };
     let mut selected: Vec<Selected> = Vec::new();
     let (mut offered, mut left_out) = (Vec::new(), Vec::new());
     for (name, entries) in by_name(&index, choice.label, progress) {
@@ -153,11 +153,20 @@ pub(super) fn select(
             // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
-                add(&mut selected, named(read(blobs, leaf)?));
+                match read(blobs, leaf) {
+                    Ok(image) => add(&mut selected, named(image)),
+                    Err(error) if error.kind() == Kind::Unsupported => walk.refused.push(error),
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
-    match (selected.is_empty(), offered.is_empty(), walk.refused) {
+    if !selected.is_empty() {
+        for refused in &walk.refused {
+            progress.warn(&format!("an entry of the index is left out: {}", refused.chain()));
+        }
+    }
+    match (selected.is_empty(), offered.is_empty(), walk.refused.into_iter().next()) {
         (false, ..) => {
             for (name, platform) in left_out {
                 choice.warn_of_left_out(name.as_deref(), &platform, progress);
@@ -182,11 +191,14 @@ pub(super) fn select_from(
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
     let (wanted, all) = (choice.wanted, choice.all);
-    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: Vec::new() };
     let entries = [top];
     let leaves = walk.leaves(&entries, 0)?;
     let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-    let best = match (choice.best(&platforms, is_single(&entries), choice.label, progress), walk.refused) {
+    let best = match (
+        choice.best(&platforms, is_single(&entries), choice.label, progress),
+        walk.refused.into_iter().next(),
+    ) {
         (Some(best), _) => best,
         (None, Some(refused)) if leaves.is_empty() => return Err(refused),
         (None, _) if leaves.is_empty() => {
@@ -306,8 +318,8 @@ pub(super) fn platform_of(config: &ImageConfiguration) -> Platform {
 struct Walk<'a> {
     blobs: &'a dyn Blobs,
     left: usize,
-    /// The reason for skipping an entry, reported if no image is found.
-    refused: Option<Error>,
+    /// The entries that were left out because they are no image that can run, and why.
+    refused: Vec<Error>,
 }
 
 impl Walk<'_> {
@@ -325,7 +337,7 @@ impl Walk<'_> {
                 Ok(found) => leaves.extend(found),
                 // An artifact beside the images, such as a signature, must not make the images fail.
                 Err(error) if error.kind() == Kind::Unsupported => {
-                    self.refused.get_or_insert(error);
+                    self.refused.push(error.doing(format!("entry {}", entry.digest())));
                 }
                 Err(error) => return Err(error),
             }

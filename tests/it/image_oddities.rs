@@ -352,3 +352,21 @@ fn an_image_named_by_its_digest_is_found_by_it_and_no_other_digest_is_believed()
     assert!(imported.stderr.contains("cannot be verified"), "{imported}");
     inspect(&sandbox, &format!("box@{other}")).fails();
 }
+
+#[test]
+fn an_artifact_among_images_is_left_out_by_its_name() {
+    needs!(launch_verb);
+    let sandbox = Sandbox::new();
+    let mut layout = Layout::of(of_platform("localhost/box:1", ""));
+    let mut chart = Layout::of(of_platform("localhost/chart:1", ""));
+    chart.edit_manifest(|manifest| {
+        manifest["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json")
+    });
+    let entry = chart.entries().remove(0);
+    layout.files.extend(chart.files.clone());
+    layout.entries().push(entry.clone());
+    let imported = import(&sandbox, &layout.tar(false), &[]).ok();
+    let digest = entry["digest"].as_str().unwrap();
+    assert!(imported.stderr.contains(digest) && imported.stderr.contains("helm.config"), "{imported}");
+    assert!(imported.stdout.contains("localhost/box:1") && !imported.stdout.contains("chart"), "{imported}");
+}
