@@ -159,6 +159,10 @@ fn names_of(
     let mut names = Vec::new();
     for tag in tags {
         match Reference::parse(tag) {
+            // The archive has no manifest whose digest this could be.
+            Ok(reference) if reference.digest().is_some() => {
+                progress.warn(&format!("an image keeps no name: the digest in {tag} cannot be verified"));
+            }
             Ok(reference) => names.push(reference.to_string()),
             Err(error) => progress.warn(&format!("an image keeps no name: {}", error.chain())),
         }

@@ -10,6 +10,7 @@ use super::platform::{self, Platform};
 use super::progress::Progress;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::store::reference::Reference;
 
 /// The deepest nesting of indexes; real ones have one or two levels.
 const MAX_DEPTH: u32 = 5;
@@ -120,7 +121,7 @@ pub(super) fn select(
         Document::Index(index) => *index,
         Document::Manifest(_) => return Err(Error::new(Kind::Corrupt, "index.json is a manifest")),
     };
-    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: Vec::new() };
     let mut selected: Vec<Selected> = Vec::new();
     let (mut offered, mut left_out) = (Vec::new(), Vec::new());
     for (name, entries) in by_name(&index, choice.label, progress) {
@@ -132,10 +133,19 @@ pub(super) fn select(
             offered.extend(platforms);
             continue;
         };
+        let named = |mut image: Selected| {
+            match name.as_deref().map(|name| Named::of(name, &entries, &image)) {
+                Some(Named::Tag(name)) => image.names.push(name),
+                Some(Named::Digest(name)) => image.repo_digests.push(name),
+                Some(Named::Wrong(why)) => progress.warn(&format!("an image keeps no name: {why}")),
+                None => {}
+            }
+            image
+        };
         if choice.all && name.is_some() {
             let mut all = read_all(blobs, leaves, best)?.into_iter();
-            all.next().into_iter().for_each(|head| add(&mut selected, head, name.as_deref()));
-            all.for_each(|other| add(&mut selected, other, None));
+            all.next().into_iter().for_each(|head| add(&mut selected, named(head)));
+            all.for_each(|other| add(&mut selected, other));
             continue;
         }
         let best_platform = platforms[best].clone();
@@ -143,11 +153,20 @@ pub(super) fn select(
             // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
-                add(&mut selected, read(blobs, leaf)?, name.as_deref());
+                match read(blobs, leaf) {
+                    Ok(image) => add(&mut selected, named(image)),
+                    Err(error) if error.kind() == Kind::Unsupported => walk.refused.push(error),
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
-    match (selected.is_empty(), offered.is_empty(), walk.refused) {
+    if !selected.is_empty() {
+        for refused in &walk.refused {
+            progress.warn(&format!("an entry of the index is left out: {}", refused.chain()));
+        }
+    }
+    match (selected.is_empty(), offered.is_empty(), walk.refused.into_iter().next()) {
         (false, ..) => {
             for (name, platform) in left_out {
                 choice.warn_of_left_out(name.as_deref(), &platform, progress);
@@ -172,11 +191,14 @@ pub(super) fn select_from(
     progress: &dyn Progress,
 ) -> Result<Vec<Selected>> {
     let (wanted, all) = (choice.wanted, choice.all);
-    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: None };
+    let mut walk = Walk { blobs, left: MAX_ENTRIES, refused: Vec::new() };
     let entries = [top];
     let leaves = walk.leaves(&entries, 0)?;
     let platforms: Vec<Platform> = leaves.iter().map(|leaf| leaf.platform.clone()).collect();
-    let best = match (choice.best(&platforms, is_single(&entries), choice.label, progress), walk.refused) {
+    let best = match (
+        choice.best(&platforms, is_single(&entries), choice.label, progress),
+        walk.refused.into_iter().next(),
+    ) {
         (Some(best), _) => best,
         (None, Some(refused)) if leaves.is_empty() => return Err(refused),
         (None, _) if leaves.is_empty() => {
@@ -222,10 +244,39 @@ fn by_name(
     groups
 }
 
-fn add(selected: &mut Vec<Selected>, mut image: Selected, name: Option<&str>) {
-    image.names.extend(name.map(str::to_owned));
+/// What a name in an index is of the image found under it.
+enum Named {
+    /// A name with a tag.
+    Tag(String),
+    /// `repository@digest`, as images are exported that were pulled by their digest.
+    Digest(String),
+    /// A digest that is not the image's: a container pinned to it must not get other bytes.
+    Wrong(String),
+}
+
+impl Named {
+    fn of(name: &str, entries: &[Descriptor], image: &Selected) -> Self {
+        let reference = match Reference::parse(name) {
+            Ok(reference) if reference.digest().is_some() => reference,
+            _ => return Self::Tag(name.to_owned()),
+        };
+        let digest = reference.digest().copied().unwrap_or(image.manifest);
+        // The entry was read by its digest and leads to the image, perhaps through an index.
+        let is_entry = matches!(entries, [one] if document::digest_of(one).is_ok_and(|own| own == digest));
+        if is_entry || digest == image.manifest {
+            return Self::Digest(format!("{}/{}@{digest}", reference.registry(), reference.path()));
+        }
+        Self::Wrong(format!("{name} has the digest of something else"))
+    }
+}
+
+/// Adds an image, or its names to the same image.
+fn add(selected: &mut Vec<Selected>, image: Selected) {
     match selected.iter_mut().find(|known| known.manifest == image.manifest) {
-        Some(known) => known.names.extend(image.names),
+        Some(known) => {
+            known.names.extend(image.names);
+            known.repo_digests.extend(image.repo_digests);
+        }
         None => selected.push(image),
     }
 }
@@ -267,8 +318,8 @@ pub(super) fn platform_of(config: &ImageConfiguration) -> Platform {
 struct Walk<'a> {
     blobs: &'a dyn Blobs,
     left: usize,
-    /// The reason for skipping an entry, reported if no image is found.
-    refused: Option<Error>,
+    /// The entries that were left out because they are no image that can run, and why.
+    refused: Vec<Error>,
 }
 
 impl Walk<'_> {
@@ -286,7 +337,7 @@ impl Walk<'_> {
                 Ok(found) => leaves.extend(found),
                 // An artifact beside the images, such as a signature, must not make the images fail.
                 Err(error) if error.kind() == Kind::Unsupported => {
-                    self.refused.get_or_insert(error);
+                    self.refused.push(error.doing(format!("entry {}", entry.digest())));
                 }
                 Err(error) => return Err(error),
             }

@@ -177,6 +177,8 @@ pub fn mount_read_only(lower: &[PathBuf], directory: &Path) -> Result<OwnedFd> {
 /// Those of [`mount`], and when the file system of the store does not support id-mapped mounts.
 pub fn mount_mapped(lower: &[PathBuf], directory: &Path, maps: &IdMaps, root: (u32, u32)) -> Result<OwnedFd> {
     make_writable(directory)?;
+    // Before they are mapped: the kernel knows a directory also by another mount.
+    let lower = &topmost(lower);
     let upper = directory.join("upper");
     std::os::unix::fs::chown(&upper, Some(root.0), Some(root.1))
         .doing(|| format!("give {} to the container's root", upper.display()))?;

@@ -307,5 +307,66 @@ fn archives_of_every_compression_of_k3s_and_docker_are_imported() {
             let half = import(&Sandbox::new(), &packed[..packed.len() / 2], &[]).fails();
             assert!(half.stderr.contains("ends too early"), "{half}");
         }
+        let mut files = docker_archive(&image(), "localhost/box:1");
+        let layers = files.iter_mut().filter(|(name, _)| name.ends_with("layer.tar"));
+        layers.for_each(|(_, layer)| *layer = compress(layer));
+        import(&Sandbox::new(), &tar_of(&files), &[]).ok();
     }
+}
+
+#[test]
+fn an_image_named_by_its_digest_is_found_by_it_and_no_other_digest_is_believed() {
+    needs!(launch_verb);
+    let named = |layout: &mut Layout, name: String| {
+        layout.entries()[0]["annotations"] = json!({"io.containerd.image.name": name});
+    };
+    let inspect = |sandbox: &Sandbox, name: &str| sandbox.coracle(["image", "inspect", name]);
+    // As `ctr image export` writes it: the name of a manifest, or of an index above it.
+    let single = || Layout::of(of_platform("localhost/box:1", ""));
+    let below_an_index = || {
+        let mut layout = Layout::new();
+        let descriptor = layout.manifest(&of_platform("localhost/box:1", ""));
+        let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
+        let entry =
+            layout.blob("application/vnd.oci.image.index.v1+json", serde_json::to_vec(&index).unwrap());
+        layout.entries().push(entry);
+        layout
+    };
+    for mut layout in [single(), below_an_index()] {
+        let sandbox = Sandbox::new();
+        let digest = layout.entries()[0]["digest"].as_str().unwrap().to_owned();
+        named(&mut layout, format!("docker.io/library/box:1@{digest}"));
+        assert_eq!(import(&sandbox, &layout.tar(false), &[]).ok().stderr, "");
+        let found = inspect(&sandbox, &format!("box@{digest}")).ok();
+        assert!(found.stdout.contains(&format!("docker.io/library/box@{digest}")), "{found}");
+    }
+    let sandbox = Sandbox::new();
+    let other = coracle::digest::Digest::of(b"another image");
+    let mut layout = single();
+    named(&mut layout, format!("docker.io/library/box@{other}"));
+    let imported = import(&sandbox, &layout.tar(false), &[]).ok();
+    assert!(imported.stderr.contains("has the digest of something else"), "{imported}");
+    inspect(&sandbox, &format!("box@{other}")).fails();
+    let archive = docker_archive_with(|entry| entry["RepoTags"] = json!([format!("box@{other}")]));
+    let imported = import(&sandbox, &archive, &[]).ok();
+    assert!(imported.stderr.contains("cannot be verified"), "{imported}");
+    inspect(&sandbox, &format!("box@{other}")).fails();
+}
+
+#[test]
+fn an_artifact_among_images_is_left_out_by_its_name() {
+    needs!(launch_verb);
+    let sandbox = Sandbox::new();
+    let mut layout = Layout::of(of_platform("localhost/box:1", ""));
+    let mut chart = Layout::of(of_platform("localhost/chart:1", ""));
+    chart.edit_manifest(|manifest| {
+        manifest["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json")
+    });
+    let entry = chart.entries().remove(0);
+    layout.files.extend(chart.files.clone());
+    layout.entries().push(entry.clone());
+    let imported = import(&sandbox, &layout.tar(false), &[]).ok();
+    let digest = entry["digest"].as_str().unwrap();
+    assert!(imported.stderr.contains(digest) && imported.stderr.contains("helm.config"), "{imported}");
+    assert!(imported.stdout.contains("localhost/box:1") && !imported.stdout.contains("chart"), "{imported}");
 }

@@ -169,6 +169,16 @@ fn a_host_that_a_redirect_leads_to_gets_the_login_stored_for_it_and_no_other() {
 }
 
 #[test]
+fn a_redirect_into_the_clouds_metadata_is_not_followed() {
+    let registry = TestRegistry::start();
+    registry.small("app:1");
+    for address in ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"] {
+        registry.fault("/v2/", 1, Fault::MovedTo(format!("http://{address}")));
+        place().refused(&registry.name("app:1"), Kind::Denied, "link-local address");
+    }
+}
+
+#[test]
 fn hosts_that_send_each_other_round_are_left_after_some_hops() {
     let (front, back) = (TestRegistry::start(), TestRegistry::start_at("127.0.0.2"));
     front.small("app:1");

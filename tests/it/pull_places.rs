@@ -189,6 +189,31 @@ fn a_plain_registry_on_this_machine_is_reached_whatever_k3s_configures_for_it() 
 }
 
 #[test]
+fn tls_is_tried_first_where_a_plain_address_has_tls_settings() {
+    needs!(openssl);
+    let pki = tempfile::tempdir().unwrap();
+    let certificates = Certificates::make(pki.path());
+    let (secure, plain) = (TestRegistry::start_tls(&certificates), TestRegistry::start());
+    for registry in [&secure, &plain] {
+        registry.small("app:1");
+        let host = registry.host();
+        let place = place();
+        place.write(
+            "registries.yaml",
+            &format!(
+                "mirrors:\n  nowhere.example: {{endpoint: [\"http://{host}\"]}}\n\
+                 configs:\n  \"{host}\": {{tls: {{insecure_skip_verify: true}}}}\n"
+            ),
+        );
+        place.pulled("nowhere.example/app:1");
+        let place = super::pull_fixture::place();
+        let hosts = format!("[host.\"http://{host}\"]\nskip_verify = true\n");
+        place.write("certs.d/nowhere.example/hosts.toml", &hosts);
+        place.pulled("nowhere.example/app:1");
+    }
+}
+
+#[test]
 fn the_login_for_all_of_k3s_is_sent_to_no_registry() {
     let registry = TestRegistry::start();
     registry.small("app:1");

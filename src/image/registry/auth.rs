@@ -135,7 +135,7 @@ impl Asking<'_> {
         }
         let registry = host_of(&self.endpoint.base.authority);
         // What the token server answers is sent to the registry: it must not make this client read a cloud's metadata.
-        if is_link_local(&host) && registry != host {
+        if url::is_link_local(&host) && registry != host {
             let doing = format!("the token server {host} of {registry} is a link-local address");
             return Err(Error::new(Kind::Denied, doing));
         }
@@ -181,16 +181,6 @@ impl Asking<'_> {
 
 fn pair(key: &str, value: &str) -> String {
     format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
-}
-
-fn is_link_local(host: &str) -> bool {
-    match host.parse() {
-        Ok(std::net::IpAddr::V4(ip)) => ip.is_link_local(),
-        Ok(std::net::IpAddr::V6(ip)) => {
-            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
-        }
-        Err(_) => false,
-    }
 }
 
 /// Returns whether two hosts are the same, one below the other, or both below a domain of at least two labels.

@@ -115,6 +115,15 @@ impl Endpoint {
         Self { base, or_plain: false, ..self.clone() }
     }
 
+    /// The same with TLS, and plain HTTP where TLS is not spoken, for a plain endpoint with TLS settings: containerd takes
+    /// the settings for a sign that TLS is meant, unless the port is that of plain HTTP.
+    pub(super) fn tls_first(&self) -> Option<Self> {
+        let may_be_tls = port_of(&self.base.authority).is_some_and(|port| port != "80");
+        let is_meant = !self.base.secure && may_be_tls && self.tls != Tls::default();
+        let base = Base { secure: true, ..self.base.clone() };
+        is_meant.then(|| Self { base, or_plain: true, ..self.clone() })
+    }
+
     /// The URL of `what` in the repository, `manifests/latest` for example.
     pub(super) fn url(&self, what: &str) -> String {
         let Base { secure, authority, path } = &self.base;
@@ -141,6 +150,15 @@ pub(super) fn host_of(authority: &str) -> &str {
     authority.split(':').next().unwrap_or(authority)
 }
 
+/// The port of `host[:port]`.
+pub(super) fn port_of(authority: &str) -> Option<&str> {
+    let after_host = match authority.strip_prefix('[') {
+        Some(inside) => inside.split_once(']')?.1,
+        None => authority.get(host_of(authority).len()..)?,
+    };
+    after_host.strip_prefix(':').filter(|port| !port.is_empty())
+}
+
 /// Returns whether `host[:port]` is this machine.
 pub(super) fn is_loopback(authority: &str) -> bool {
     let host = host_of(authority);
@@ -163,6 +181,26 @@ mod tests {
         assert_eq!(url("m:5000/v2"), "https://m:5000/v2/a/b/blobs/x");
         for bad in ["", "ftp://x", "https://", "https://a b", "https://u:p@x", "x?y", "/x", "x:port:y"] {
             assert!(Base::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ports_are_found_and_tls_settings_of_a_plain_endpoint_mean_tls() {
+        for (authority, port) in
+            [("a", None), ("a:5", Some("5")), ("[::1]", None), ("[::1]:5", Some("5")), ("a:", None)]
+        {
+            assert_eq!(port_of(authority), port, "{authority}");
+        }
+        let first = |address: &str, trusts_all: bool| {
+            let mut endpoint = Endpoint::at(Base::parse(address).unwrap(), "a", false);
+            endpoint.tls.trusts_all = trusts_all;
+            endpoint.tls_first().is_some_and(|first| first.base.secure && first.or_plain)
+        };
+        assert!(first("http://m:5000", true));
+        for (address, trusts_all) in
+            [("http://m:5000", false), ("http://m:80", true), ("http://m", true), ("https://m:5", true)]
+        {
+            assert!(!first(address, trusts_all), "{address}");
         }
     }
 

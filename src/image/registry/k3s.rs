@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use yaml_rust2::Yaml;
 
-use super::endpoint::{Base, Endpoint, Tls, host_of, is_loopback, is_repository};
+use super::endpoint::{Base, Endpoint, Tls, is_loopback, is_repository, port_of};
 use super::file::{malformed, own_base, read};
 use super::login::Login;
 use crate::error::Result;
@@ -30,10 +30,16 @@ pub(super) fn endpoints(path: &Path, reference: &Reference) -> Result<Option<Vec
     }
 }
 
+/// The login that the file at `path` has for a host with its port.
+pub(super) fn login(path: &Path, host: &str) -> Result<Option<Login>> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let root = crate::yaml::load_as_text(&text).map_err(|error| malformed(path, error))?;
+    File::of(&root, path)?.login(host)
+}
+
 fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
     let root = crate::yaml::load_as_text(text).map_err(|error| malformed(path, error))?;
-    let section = |name: &str| Section::of(&root, name, path);
-    let file = File { mirrors: section("mirrors")?, configs: section("configs")?, path };
+    let file = File::of(&root, path)?;
     let registry = reference.registry();
     for key in [registry, "*"] {
         let found = file.entry(key, reference)?;
@@ -101,6 +107,16 @@ struct File<'a> {
     path: &'a Path,
 }
 
+impl<'a> File<'a> {
+    fn of(root: &'a Yaml, path: &'a Path) -> Result<Self> {
+        if !matches!(root, Yaml::Hash(_) | Yaml::Null) {
+            return Err(malformed(path, "it is not a map"));
+        }
+        let section = |name: &str| Section::of(root, name, path);
+        Ok(Self { mirrors: section("mirrors")?, configs: section("configs")?, path })
+    }
+}
+
 impl File<'_> {
     /// The endpoints of the entry `key`, which is a registry or `*`; `None` where K3s would not write a file for it.
     fn entry(&self, key: &str, reference: &Reference) -> Result<Option<Vec<Endpoint>>> {
@@ -128,9 +144,6 @@ impl File<'_> {
         let is_last = |known: &Endpoint| known.base == last.base && known.repository == last.repository;
         if !endpoints.iter().any(is_last) {
             endpoints.push(last);
-        }
-        for endpoint in &mut endpoints {
-            prefer_tls(endpoint);
         }
         Ok(Some(endpoints))
     }
@@ -243,20 +256,6 @@ fn base_of(address: &str) -> Result<Base> {
 fn is_default(base: &Base, last: &Endpoint) -> bool {
     let is_plain = last.or_plain && !matches!(port_of(&last.base.authority), None | Some("443"));
     *base == Base { secure: !is_plain, ..last.base.clone() }
-}
-
-/// containerd tries TLS first where an endpoint has TLS settings, although its address begins with `http`.
-fn prefer_tls(endpoint: &mut Endpoint) {
-    let may_be_tls = port_of(&endpoint.base.authority).is_some_and(|port| port != "80");
-    if !endpoint.base.secure && may_be_tls && endpoint.tls != Tls::default() {
-        endpoint.base.secure = true;
-        endpoint.or_plain = true;
-    }
-}
-
-fn port_of(authority: &str) -> Option<&str> {
-    let host_end = authority.find(host_of(authority))? + host_of(authority).len();
-    authority.get(host_end..)?.trim_start_matches(']').strip_prefix(':').filter(|port| !port.is_empty())
 }
 
 fn tls(config: Section<'_>) -> Result<Tls> {

@@ -6,12 +6,12 @@
 //! So a registry whose certificate is not verified, or is verified by an authority of its own, cannot pose as another one
 //! to get the login for it.
 
-use std::path::Path;
-
 use hyper::Uri;
 
+use super::RegistryOptions;
 use super::credentials;
 use super::endpoint::{Base, Endpoint, Tls, is_loopback, is_repository};
+use super::k3s;
 use super::login::Login;
 use super::session::key;
 use crate::error::Result;
@@ -40,14 +40,17 @@ impl Elsewhere {
         format!("{} from {}", key(&self.endpoint), key(home))
     }
 
-    /// The login stored for this host.
-    pub(super) fn login(&self, auth_file: Option<&Path>) -> Result<Option<Login>> {
+    /// The login stored for this host: in the registries.yaml of K3s, else in the files of docker and podman.
+    pub(super) fn login(&self, options: &RegistryOptions) -> Result<Option<Login>> {
         let Endpoint { base, tls, repository, .. } = &self.endpoint;
         let is_certain = base.secure && !tls.trusts_all && tls.authorities.is_empty();
         if !is_certain && !is_loopback(&base.authority) {
             return Ok(None);
         }
-        credentials::find(auth_file, &base.authority, repository)
+        match k3s::login(&options.k3s_registries, &base.authority)? {
+            Some(login) => Ok(Some(login)),
+            None => credentials::find(options.auth_file.as_deref(), &base.authority, repository),
+        }
     }
 }
 
@@ -90,11 +93,21 @@ mod tests {
         let hosts = ["o.example", "o.example:5000", "127.0.0.1:5000"];
         let auths = hosts.map(|host| format!("\"{host}\": {{\"auth\": \"dTpw\"}}")).join(",");
         std::fs::write(&file, format!("{{\"auths\": {{{auths}}}}}")).unwrap();
-        let has = |uri: &str, tls: Tls| at(uri, tls).login(Some(&file)).unwrap().is_some();
+        let k3s = dir.path().join("registries.yaml");
+        let options = RegistryOptions {
+            auth_file: Some(file),
+            k3s_registries: k3s.clone(),
+            ..RegistryOptions::default()
+        };
+        let has = |uri: &str, tls: Tls| at(uri, tls).login(&options).unwrap().is_some();
         assert!(has("https://o.example/v2/", Tls::default()));
         assert!(has("http://127.0.0.1:5000/v2/", Tls::default()));
         assert!(!has("http://o.example:5000/v2/", Tls::default()));
         assert!(!has("https://other.example/v2/", Tls::default()));
+        std::fs::write(&k3s, "configs: {k.example: {auth: {username: u}}, \"*\": {auth: {username: u}}}")
+            .unwrap();
+        assert!(has("https://k.example/v2/", Tls::default()) && !has("http://k.example/v2/", Tls::default()));
+        assert!(!has("https://other.example/v2/", Tls::default()), "the login for all is for none");
         assert!(!has("https://o.example/v2/", Tls { trusts_all: true, ..Tls::default() }));
         assert!(!has("https://o.example/v2/", Tls { authorities: vec!["/ca.pem".into()], ..Tls::default() }));
     }

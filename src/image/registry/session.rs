@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
         match at {
             None => auth::answer(self, wire, endpoint, self.login(endpoint)?.as_ref(), offered),
             Some(at) => {
-                let login = at.login(self.options.auth_file.as_deref())?;
+                let login = at.login(self.options)?;
                 auth::answer(self, wire, &at.endpoint, login.as_ref(), offered)
             }
         }
@@ -138,6 +138,8 @@ impl<'a> Session<'a> {
 
     /// The endpoint with the scheme that it supports.
     fn as_spoken(&self, wire: &mut Wire, endpoint: &Endpoint) -> Result<Endpoint, Fault> {
+        let tls_first = endpoint.tls_first();
+        let endpoint = tls_first.as_ref().unwrap_or(endpoint);
         if !endpoint.or_plain {
             return Ok(endpoint.clone());
         }
@@ -238,6 +240,12 @@ impl<'a> Session<'a> {
             let next = url::resolve(&uri, location.unwrap_or_default())?;
             if uri.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !ask.is_verified {
                 let doing = format!("a redirect leads from TLS to plain HTTP, to {}", url::shown(&next));
+                return Err(Error::new(Kind::Denied, doing).into());
+            }
+            let is_inside =
+                url::is_link_local(next.host().unwrap_or_default()) && next.host() != first.host();
+            if is_inside {
+                let doing = format!("a redirect leads to the link-local address {}", url::shown(&next));
                 return Err(Error::new(Kind::Denied, doing).into());
             }
             uri = next;

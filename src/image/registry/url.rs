@@ -108,6 +108,18 @@ fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
 }
 
+/// Returns whether a host is a link-local address, such as that of a cloud's metadata. No name is looked up.
+pub(super) fn is_link_local(host: &str) -> bool {
+    let host = host.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')).unwrap_or(host);
+    match host.parse() {
+        Ok(std::net::IpAddr::V4(ip)) => ip.is_link_local(),
+        Ok(std::net::IpAddr::V6(ip)) => {
+            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+        }
+        Err(_) => false,
+    }
+}
+
 /// A URL without its query, which may contain a signature.
 pub(super) fn shown(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -193,6 +205,20 @@ mod tests {
             ("https://a.example/", "https://b.a.example/"),
         ] {
             assert!(!at_home(home, other), "{home} {other}");
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_are_known_in_each_form() {
+        for yes in
+            ["169.254.169.254", "fe80::1", "[fe80::1]", "[::ffff:169.254.169.254]", "::ffff:169.254.0.1"]
+        {
+            assert!(is_link_local(yes), "{yes}");
+        }
+        for no in
+            ["168.254.1.1", "127.0.0.1", "::1", "[2001:db8::1]", "169.254.169.254.example", "metadata", ""]
+        {
+            assert!(!is_link_local(no), "{no}");
         }
     }
 

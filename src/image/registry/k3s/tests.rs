@@ -133,9 +133,9 @@ fn a_registry_on_this_machine_stays_plain_http_whatever_is_configured_for_it() {
     ] {
         assert_eq!(urls(&text, "127.0.0.1:5000/a"), expected, "{text}");
     }
-    // Elsewhere too, TLS is tried first where an http:// endpoint has TLS settings, unless its port says otherwise.
+    // An http:// endpoint has its TLS settings, with which TLS is tried first.
     for (address, there) in [
-        ("http://m.example:5000", "https://m.example:5000/v2/a (tls) (or http)"),
+        ("http://m.example:5000", "http://m.example:5000/v2/a (tls)"),
         ("http://m.example:80", "http://m.example:80/v2/a (tls)"),
     ] {
         let host = &address[7..];
@@ -177,6 +177,8 @@ fn values_are_taken_as_go_takes_them_and_wrong_types_are_refused() {
     assert_eq!(login("{}").unwrap(), None);
     assert!(login("{auth: \"%\"}").is_err() && login("text").is_err() && login("[a]").is_err());
     for bad in [
+        "[a]",
+        "text",
         "mirrors: [a]",
         "mirrors: {r.example: text}",
         "mirrors: {r.example: {endpoint: \"https://m.example\"}}",
