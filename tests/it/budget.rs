@@ -232,7 +232,7 @@ fn the_programs_are_small() {
 }
 
 /// What may stay of a flood when it is over, in KiB.
-const FLOOD_KIB: Ceiling<u64> = Ceiling { dist: 6_000, unoptimised: 6_000 };
+const FLOOD_KIB: Ceiling<u64> = Ceiling { dist: 1_500, unoptimised: 1_500 };
 
 /// What a flood may take while it lasts, in KiB: the largest messages that are taken at a time, and their decoded form.
 const IN_FLOOD_KIB: u64 = 96 << 10;
