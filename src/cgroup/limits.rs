@@ -25,18 +25,42 @@ const OPTIONAL: [&str; 4] = ["hugetlb", "pids", "blkio", "io"];
 /// The files of swap limits: the memory controller has them only where swap is accounted.
 const SWAP: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
 
+/// The files of memory limits.
+const MEMORY: [&str; 2] = ["memory.limit_in_bytes", "memory.max"];
+
+/// The beginning of the field of files that the caller names.
+const UNIFIED: &str = "linux.resources.unified";
+
 impl Limits {
-    /// Leaves out the limits of an optional controller, and of swap, where the host or the parent cgroup does not have it, as
-    /// containerd does for pods. What is not counted cannot be limited. Files that the caller names (`unified`) are not
-    /// optional.
+    /// The limits for a pod, as containerd sets them. Limits of an optional controller, and of swap, are left out where the host
+    /// or the parent cgroup does not have it: what is not counted cannot be limited. Files that the caller names (`unified`) are
+    /// not optional. A limit of memory without one of swap limits both together, so that the container does not swap.
     #[must_use]
     pub(crate) fn tolerant(mut self) -> Self {
+        self.writes.extend(self.swap_as_memory());
         for write in &mut self.writes {
-            let is_named = write.field.starts_with("linux.resources.unified");
+            let is_named = write.field.starts_with(UNIFIED);
             let is_optional = OPTIONAL.contains(&&*write.controller) || SWAP.contains(&&*write.file);
             write.optional = is_optional && !is_named;
         }
         self
+    }
+
+    /// The write that keeps a container with a limit of memory from swapping; none if swap has a limit.
+    fn swap_as_memory(&self) -> Option<Write> {
+        if self.writes.iter().any(|write| SWAP.contains(&&*write.file)) {
+            return None;
+        }
+        let of_memory = self.writes.iter().find(|write| MEMORY.contains(&&*write.file))?;
+        let field = "linux.resources.memory.limit";
+        match &*of_memory.file {
+            // v1 counts memory and swap together.
+            "memory.limit_in_bytes" => {
+                Some(Write::new(field, "memory", SWAP[0], &of_memory.value).or_retry())
+            }
+            _ if of_memory.field.starts_with(UNIFIED) => None,
+            _ => Some(Write::new(field, "memory", SWAP[1], 0)),
+        }
     }
 
     /// Converts and checks everything but devices.
@@ -287,6 +311,33 @@ mod tests {
         write_all(&limits(ALL, Mode::V2).tolerant().writes, |_| Some(&dir)).unwrap();
         let values = files.map(|file| std::fs::read_to_string(cgroup.path().join(file)).unwrap());
         assert_eq!(values, ["20", "1000", "500", "910", "8:0 rbps=7", "0"]);
+    }
+
+    #[test]
+    fn a_pods_memory_limit_without_one_of_swap_limits_both() {
+        for (json, mode, expected) in [
+            (r#"{"memory":{"limit":1000}}"#, Mode::V1, Some(("memory.memsw.limit_in_bytes", "1000"))),
+            (r#"{"memory":{"limit":1000}}"#, Mode::V2, Some(("memory.swap.max", "0"))),
+            (
+                r#"{"memory":{"limit":1000,"swap":1500}}"#,
+                Mode::V1,
+                Some(("memory.memsw.limit_in_bytes", "1500")),
+            ),
+            (r#"{"memory":{"limit":1000,"swap":1500}}"#, Mode::V2, Some(("memory.swap.max", "500"))),
+            (r#"{"memory":{"limit":-1}}"#, Mode::V2, Some(("memory.swap.max", "max"))),
+            (
+                r#"{"memory":{"limit":1000},"unified":{"memory.swap.max":"7"}}"#,
+                Mode::V2,
+                Some(("memory.swap.max", "7")),
+            ),
+            (r#"{"unified":{"memory.max":"7"}}"#, Mode::V2, None),
+            ("{}", Mode::V1, None),
+        ] {
+            let writes = limits(json, mode).tolerant().writes;
+            let swap: Vec<_> = writes.iter().filter(|write| SWAP.contains(&&*write.file)).collect();
+            let found = swap.iter().map(|write| (&*write.file, write.value.as_str()));
+            assert_eq!(found.collect::<Vec<_>>(), Vec::from_iter(expected), "{json} {mode:?}");
+        }
     }
 
     #[test]

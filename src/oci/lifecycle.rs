@@ -97,7 +97,7 @@ impl Status {
         );
         match (self, event) {
             (Self::Created | Self::Running | Self::Paused, Event::Delete) => {
-                error.hint("stop it first, or use delete --force")
+                error.command_hint("stop it first, or use delete --force")
             }
             (Self::Paused, Event::Exec | Event::Start) => error.hint("resume it first"),
             _ => error,

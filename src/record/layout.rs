@@ -61,7 +61,7 @@ impl Layout {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 let name = self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Err(Error::new(Kind::Exists, format!("container id {name:?} is already in use: it exists"))
-                    .hint(format!(
+                    .command_hint(format!(
                         "choose another id, or remove that container: coracle delete --force {name}"
                     )))
             }

@@ -143,6 +143,8 @@ impl Backend for Node {
 
     fn give_back(&self) {
         crate::sys::memory::trim_allocator();
+        // A burst of many kinds of calls has mapped most of the code, and what comes next is mostly a few of them.
+        crate::sys::memory::unmap_code();
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {

@@ -336,3 +336,24 @@ fn a_daemon_gives_back_what_large_messages_and_many_calls_took() {
     assert!(peak <= flooded.idle + IN_FLOOD_KIB, "large messages took {} KiB", peak - flooded.idle);
     flooded.is_idle_again();
 }
+
+#[test]
+fn a_daemon_gives_back_what_a_burst_of_pods_took() {
+    needs!(root, busybox, launch_verb);
+    let flooded = Flooded::new();
+    let serve = &flooded.serve;
+    let resident = || memory(serve.pid(), "Rss:");
+    let before = resident();
+    for number in 0..50 {
+        let pod = serve.logged(pod_on_host(&format!("burst{number}")));
+        let id = serve.run_pod(&pod);
+        let c = serve.run_container(&id, &pod, &container(&pod, "box", "sleep 1000"));
+        assert_eq!(serve.output_in(&c, "head -c 100000 /dev/zero | wc -c"), "100000");
+        serve.try_stop_pod(&id).unwrap();
+        serve.try_remove_pod(&id).unwrap();
+    }
+    flooded.is_idle_again();
+    // With the pages of the program that only the burst has used.
+    let what = format!("{} KiB of resident memory to come back to {before}", resident());
+    wait_until(&what, || (resident() <= before + FLOOD_KIB.get()).then_some(()));
+}

@@ -401,10 +401,10 @@ pub(in crate::keeper) fn unexpected() -> Error {
 fn explain(refusal: Refusal) -> Error {
     match refusal {
         Refusal::Unknown => Error::new(Kind::NotFound, "the keeper has no such container")
-            .hint("it may have ended, or be one of a foreground command"),
+            .command_hint("it may have ended, or be one of a foreground command"),
         Refusal::Exists => Error::new(Kind::Exists, "the keeper has a container of that name"),
         Refusal::Closed => Error::new(Kind::WrongState, "the container's standard input is not open")
-            .hint("launch it with --interactive or --tty"),
+            .command_hint("launch it with --interactive or --tty"),
         Refusal::Failed(why) => Error::new(Kind::System, why),
     }
 }

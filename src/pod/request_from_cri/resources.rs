@@ -52,7 +52,6 @@ fn cpu(limits: &v1::LinuxContainerResources) -> Result<LinuxCpu> {
     Ok(cpu)
 }
 
-/// Without a limit of its own, swap gets the one of memory, so that a container does not swap, as in containerd.
 fn memory(limits: &v1::LinuxContainerResources) -> Result<LinuxMemory> {
     let limit = or_unlimited("memory_limit_in_bytes", limits.memory_limit_in_bytes)?;
     let swap = or_unlimited("memory_swap_limit_in_bytes", limits.memory_swap_limit_in_bytes)?;
@@ -65,7 +64,7 @@ fn memory(limits: &v1::LinuxContainerResources) -> Result<LinuxMemory> {
         )));
     }
     let mut memory = LinuxMemory::default();
-    memory.set_limit(limit).set_swap(swap.or(limit));
+    memory.set_limit(limit).set_swap(swap);
     Ok(memory)
 }
 
