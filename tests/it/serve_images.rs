@@ -40,6 +40,41 @@ fn remove(serve: &Serve, name: &str) {
 }
 
 #[test]
+fn the_daemon_pulls_by_the_rules_of_k3s_and_says_at_once_what_is_nowhere() {
+    needs!(root, launch_verb);
+    let (serve, registry, mirror) = (Serve::new(), TestRegistry::start(), TestRegistry::start());
+    registry.small("app:1");
+    let host = registry.host();
+    for file in [
+        "mirrors:\n  \"*\":\n".to_owned(),
+        "mirrors:\n  docker.io:\n  \"*\":\n".to_owned(),
+        format!("configs:\n  \"{host}\":\n    auth:\n      username: u\n      password: 0123\n"),
+        format!("configs:\n  \"{host}\":\n    tls:\n      insecure_skip_verify: true\n"),
+    ] {
+        std::fs::write(serve.path("registries.yaml"), file).unwrap();
+        pull(&serve, &registry.name("app:1"));
+        remove(&serve, &registry.name("app:1"));
+    }
+    let file = format!("mirrors:\n  \"127.0.0.1:1\": {{endpoint: [\"{}\"]}}\n", mirror.url());
+    std::fs::write(serve.path("registries.yaml"), file).unwrap();
+    let missing = pull_as(&serve, "127.0.0.1:1/gone:1", None).unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound, "{missing:?}");
+    assert!(
+        missing.message().contains(&mirror.url()) && missing.message().contains("127.0.0.1:1/v2"),
+        "{missing:?}"
+    );
+    // A name that leads to another host, which wants a token of its own.
+    std::fs::remove_file(serve.path("registries.yaml")).unwrap();
+    mirror.require(Auth::Bearer { realm: None, login: None });
+    mirror.small("app:1");
+    registry.fault("/v2/", 99, Fault::MovedTo(mirror.url()));
+    let auth = AuthConfig { username: "joe".into(), password: "secret".into(), ..AuthConfig::default() };
+    pull_as(&serve, &registry.name("app:1"), Some(auth)).unwrap();
+    let shown = mirror.seen().into_iter().filter_map(|seen| seen.headers.get("authorization").cloned());
+    assert!(shown.into_iter().all(|shown| shown.starts_with("Bearer token-")));
+}
+
+#[test]
 fn an_image_is_pulled_found_by_every_name_and_removed_whole() {
     needs!(root, launch_verb);
     let (serve, registry) = (Serve::new(), TestRegistry::start());
