@@ -305,7 +305,7 @@ pub fn open_log(path: &Path) -> Io<File> {
     }
     let file = match opened {
         Err(Errno::LOOP) => return Err(refused("there is a symbolic link in its path")),
-        Err(Errno::NXIO) => return Err(refused("it is not a regular file")),
+        Err(Errno::NXIO | Errno::ISDIR) => return Err(refused("it is not a regular file")),
         opened => opened?,
     };
     let stat = fstat(&file)?;

@@ -1,5 +1,6 @@
 //! Files that are bind-mounted into a pod's containers: /dev/shm, /etc/resolv.conf, /etc/hostname, /etc/hosts.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
@@ -97,16 +98,15 @@ pub(super) fn make_log_directories(directory: &Path, log: &Path) -> Result<()> {
 /// here because the keeper cannot report it to kubelet.
 ///
 /// # Errors
-/// `Invalid` for a path that is not a regular file, or is behind a symbolic link.
+/// `Invalid` for a path that is not a regular file, or is behind a symbolic link; it cannot be opened.
 pub(super) fn log(directory: &Path, log: &Path) -> Result<PathBuf> {
     let doing = || format!("open the log {}", log.display());
     let path = std::fs::canonicalize(directory).doing(doing)?.join(below(directory, log)?);
     match private::open_log(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-            Err(Error::invalid(doing()).because(error))
-        }
-        // A full disk loses log lines but must not prevent the start.
-        _ => Ok(path),
+        // A full disk loses log lines but must not prevent the start: there will be room again.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(Error::invalid(doing()).because(error)),
+        opened => opened.doing(doing).map(|_| path),
     }
 }
 

@@ -235,9 +235,12 @@ fn a_log_is_a_regular_file_in_the_directory_of_its_pod() {
     std::os::unix::fs::symlink(&victim, serve.path("disk/bad/link")).unwrap();
     fs::hard_link(&victim, serve.path("disk/bad/other-name")).unwrap();
     fs::create_dir(serve.path("disk/bad/directory")).unwrap();
-    for (name, why) in
-        [("fifo", "not a regular file"), ("link", "symbolic link"), ("other-name", "other names")]
-    {
+    for (name, why) in [
+        ("fifo", "not a regular file"),
+        ("directory", "not a regular file"),
+        ("link", "symbolic link"),
+        ("other-name", "other names"),
+    ] {
         let bad = serve.try_create(&id, &pod, &at(name, &format!("bad/{name}"))).unwrap();
         let refused = serve.try_start(&bad).unwrap_err();
         assert!(refused.message().contains(why), "{name}: {refused}");

@@ -245,6 +245,19 @@ fn leases(serve: &Serve) -> usize {
 }
 
 #[test]
+fn a_network_that_gives_no_address_connects_no_pod() {
+    needs!(root, launch_verb, cni_plugins);
+    let serve = node();
+    let file = serve.path("net.d/10-net.conflist");
+    let text = r#"{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge", "bridge": "testbr", "ipam": {}}]}"#;
+    fs::write(&file, text).unwrap();
+    let refused = serve.try_run_pod(&serve.logged(pod_with("lost", in_pod()))).unwrap_err();
+    assert!(refused.message().contains("no address"), "{refused}");
+    assert_eq!(serve.all(), (Vec::new(), Vec::new()));
+    serve.is_clean();
+}
+
+#[test]
 fn a_plugin_that_fails_leaves_nothing_of_the_pod() {
     needs!(root, launch_verb, cni_plugins);
     let serve = node();

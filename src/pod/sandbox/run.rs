@@ -105,15 +105,18 @@ impl Sandboxes {
         }
         let attachment = attachment(id, config, request, directory);
         let offer = self.host.offer();
-        let outcome = offer
-            .cni
-            .add(&attachment)
-            .map_err(|e| e.doing(format!("connect pod {} to the network", name_of(config))))?;
+        let doing = |e: Error| e.doing(format!("connect pod {} to the network", name_of(config)));
+        let outcome = offer.cni.add(&attachment).map_err(doing)?;
         undo.push("network of the pod", move || {
             if let Err(error) = offer.cni.delete(&attachment) {
                 crate::log::warning(&error.chain());
             }
         });
+        if outcome.addresses.is_empty() {
+            // The pod would be ready, and nothing could reach it.
+            let none = Error::new(Kind::System, "the network's plugins gave it no address");
+            return Err(doing(none.hint("has the first plugin of the network an \"ipam\" section?")));
+        }
         Ok(outcome.addresses)
     }
 }
