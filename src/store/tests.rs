@@ -33,6 +33,7 @@ impl Sample {
             _ => {
                 let staged = txn.stage_layer()?;
                 std::fs::write(staged.path().join("file"), self.layer).unwrap();
+                std::fs::write(staged.index_path(), "").unwrap();
                 new.push(NewLayer {
                     staged,
                     diff_id,
@@ -442,4 +443,111 @@ fn the_first_open_after_a_reboot_checks_earlier_layers_once() {
     let store = Store::open(dir.path()).unwrap();
     assert!(is_damaged(&store), "a file without its bytes is what a power cut leaves where the device lied");
     assert_eq!(store.hold(&image, "web").unwrap_err().kind(), Kind::Corrupt);
+}
+
+/// Ways in which a power cut or worn flash loses the journal.
+fn lose(journal: &Path, how: &str) {
+    let length = usize::try_from(journal.metadata().unwrap().len()).unwrap();
+    match how {
+        "missing" => std::fs::remove_file(journal).unwrap(),
+        "empty" => std::fs::write(journal, "").unwrap(),
+        "zeros" => std::fs::write(journal, vec![0; length]).unwrap(),
+        "garbage" => std::fs::write(journal, b"cjr2 garbage".repeat(length / 12)).unwrap(),
+        other => panic!("unknown way {other}"),
+    }
+}
+
+#[test]
+fn a_lost_journal_is_an_error_and_nothing_is_deleted() {
+    for how in ["missing", "empty", "zeros", "garbage"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let image = sample("a", "base").import(&store, &[&full("a")]).unwrap();
+        let before = files(dir.path());
+        lose(&dir.path().join("journal"), how);
+        let mut errors =
+            vec![Store::open(dir.path()).unwrap_err(), Store::open_as_it_is(dir.path()).unwrap_err()];
+        // A process that has read the journal notices a change of its length.
+        if matches!(how, "missing" | "empty") {
+            errors.extend([
+                store.images().unwrap_err(),
+                store.images().unwrap_err(),
+                store.gc().unwrap_err(),
+                store.remove(&["a".to_owned()]).unwrap_err(),
+                store.begin().and_then(|txn| txn.commit(&Batch::default())).unwrap_err(),
+            ]);
+        }
+        for error in errors {
+            assert_eq!(error.kind(), Kind::Corrupt, "{how}: {error}");
+            assert!(error.to_string().contains("journal"), "{how}: {error}");
+            assert!(error.first_hint().unwrap().contains("coracle image repair"), "{how}: {error:?}");
+        }
+        assert_eq!(files(dir.path()), before, "{how}");
+        let (repaired, rewritten) = Store::open_to_repair(dir.path()).unwrap();
+        // The sample has neither a real manifest nor a record of its paths.
+        assert_eq!(rewritten, Some(Rewritten { rebuilt: Vec::new(), lost_layers: 1 }), "{how}");
+        let again = sample("b", "top").import(&repaired, &[]).unwrap();
+        assert_ne!(again.layers, image.layers, "{how}");
+        drop(repaired);
+        let repaired = Store::open(dir.path()).unwrap();
+        repaired.remove(&[again.manifest.to_string()]).unwrap();
+        repaired.gc_known().unwrap();
+        assert!(files(dir.path()).is_superset(&before), "{how}");
+        assert!(Store::open_to_repair(dir.path()).unwrap().1.is_none(), "{how}: once is enough");
+        repaired.gc().unwrap();
+        assert!(files(dir.path()).is_empty(), "{how}: {:?}", files(dir.path()));
+    }
+}
+
+#[test]
+fn wherever_the_journal_is_cut_off_no_committed_layer_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let a = sample("a", "base").import(&store, &[&full("a")]).unwrap();
+    let journal = dir.path().join("journal");
+    let first = usize::try_from(journal.metadata().unwrap().len()).unwrap();
+    let b = sample("b", "top").import(&store, &[&full("b")]).unwrap();
+    let whole = std::fs::read(&journal).unwrap();
+    drop(store);
+    let layers = [&a, &b].map(|image| dir.path().join("layers").join(image.layers[0].to_string()));
+    for cut in (0..whole.len()).step_by(61).chain([first - 1, first, first + 1, whole.len()]) {
+        for filler in [&b""[..], &[0; 40], &[0xff; 7]] {
+            std::fs::write(&journal, [&whole[..cut], filler].concat()).unwrap();
+            let opened = Store::open(dir.path());
+            match cut {
+                // Not even one copy of the first record is whole.
+                _ if cut < first / 2 => assert_eq!(opened.unwrap_err().kind(), Kind::Corrupt, "cut at {cut}"),
+                _ if cut < first + (whole.len() - first) / 2 => {
+                    let store = opened.unwrap();
+                    assert_eq!(store.find("a").unwrap(), a);
+                    assert_eq!(store.gc().unwrap_err().kind(), Kind::Corrupt, "cut at {cut}");
+                    sample("c", "more").import(&store, &[]).unwrap();
+                    assert!(
+                        Store::open(dir.path()).unwrap().gc().is_err(),
+                        "cut at {cut}: {b:?} is not forgotten"
+                    );
+                    store.remove(&[sample("c", "more").manifest().to_string()]).unwrap();
+                }
+                _ => assert_eq!(opened.unwrap().find("b").unwrap(), b, "cut at {cut}"),
+            }
+            assert!(layers.iter().all(|layer| layer.join("fs/file").exists()), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_first_import_killed_before_its_record_is_no_lost_journal() {
+    for step in [Step::Begun, Step::Synced, Step::Placed, Step::NamesSynced] {
+        for torn in [None, Some(&b""[..]), Some(b"cjr2")] {
+            let dir = tempfile::tempdir().unwrap();
+            killed_at(dir.path(), step);
+            if let Some(torn) = torn {
+                std::fs::write(dir.path().join("journal"), torn).unwrap();
+            }
+            let store = Store::open(dir.path()).unwrap();
+            assert!(store.images().unwrap().is_empty(), "{step:?}");
+            store.gc().unwrap();
+            assert!(files(dir.path()).is_empty(), "{step:?}: {:?}", files(dir.path()));
+        }
+    }
 }

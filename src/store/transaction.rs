@@ -16,7 +16,7 @@ use super::journal::sync_dir;
 use super::layers::{LayerStore, Staged};
 use super::lock::{How, Locked, lock, try_lock};
 use super::record::{Event, ImageRecord, LayerId, LayerRecord, Platform};
-use super::{Contents, Step, Store};
+use super::{Contents, Step, Store, lost};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -214,6 +214,13 @@ impl<'a> Transaction<'a> {
             let place = self.store.blob_path(digest);
             std::fs::rename(self.path.join(digest.hex()), &place)
                 .doing(|| format!("write {}", place.display()))?;
+        }
+        for (_, id) in &plan.placed {
+            lost::announce(&self.path, *id)?;
+        }
+        if !plan.placed.is_empty() {
+            // After a power cut these files must be there if the layers are.
+            sync_dir(&self.path)?;
         }
         for (index, id) in &plan.placed {
             if let Some(layer) = batch.layers.get(*index) {
