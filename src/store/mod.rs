@@ -307,6 +307,15 @@ impl Store {
         hold::hold(self, image, owner)
     }
 
+    /// Keeps `image`, of which container `owner` mounts volume `number`, from being removed for as long as the container
+    /// has its directory in the store. Call it after [`Store::hold`].
+    ///
+    /// # Errors
+    /// `NotFound` when the image was removed meanwhile; `Corrupt` when it is damaged.
+    pub fn hold_volume(&self, image: &ImageRecord, owner: &str, number: usize) -> Result<()> {
+        hold::hold_volume(self, image, owner, number)
+    }
+
     /// The directory of a container, with its writable layer.
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.path("containers").join(id)
@@ -398,14 +407,19 @@ impl Store {
         verify::verify(self, images, each)
     }
 
-    /// Returns whether no damage of an image is known, and its documents are intact.
+    /// Returns whether no damage of an image is known, its layers are there, and its documents are intact.
     ///
     /// # Errors
     /// Those of [`Store::layers`].
     pub fn is_sound(&self, image: &ImageRecord) -> Result<bool> {
         let layers = self.layers(image)?;
-        Ok(layers.iter().all(|layer| !layer.damaged)
+        Ok(layers.iter().all(|layer| !layer.damaged && self.is_on_disk(layer.id))
             && [image.manifest, image.id].iter().all(|digest| self.blob(digest).is_ok()))
+    }
+
+    /// Returns whether the tree and the record of a layer are there; their content is not checked.
+    fn is_on_disk(&self, layer: LayerId) -> bool {
+        self.layers.lower(layer).is_dir() && self.layers.index(layer).is_file()
     }
 
     /// Rewrites the journal when any of it is damaged; returns whether it was. See [`Store::open_to_repair`].

@@ -551,3 +551,106 @@ fn a_first_import_killed_before_its_record_is_no_lost_journal() {
         }
     }
 }
+
+#[test]
+fn a_short_name_means_docker_io_before_localhost_whatever_the_digests() {
+    for n in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let local = sample(&format!("local {n}"), "base").import(&store, &["localhost/base:1"]).unwrap();
+        assert_eq!(store.find("base:1").unwrap(), local);
+        let hub = sample("hub", "base").import(&store, &["docker.io/library/base:1"]).unwrap();
+        assert_eq!(store.find("base:1").unwrap(), hub);
+        assert_eq!(store.find("localhost/base:1").unwrap(), local);
+        assert_eq!(store.find_named("base:1").unwrap().1.unwrap(), "docker.io/library/base:1");
+        assert_eq!(
+            store.remove(&["base:1".to_owned()]).unwrap(),
+            [Removed::Name("docker.io/library/base:1".to_owned()), Removed::Image(hub.id)]
+        );
+        store.tag(&local.manifest, &["docker.io/library/base:1".to_owned()]).unwrap();
+        let removed = store.remove(&["base:1".to_owned()]).unwrap();
+        assert_eq!(removed, [Removed::Name("docker.io/library/base:1".to_owned())]);
+        assert_eq!(store.find("base:1").unwrap().names, ["localhost/base:1"]);
+    }
+}
+
+#[test]
+fn a_name_with_a_digest_is_found_and_removed_as_it_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let digest = Digest::of(b"an index");
+    for (own, typed) in
+        [("docker.io/library/a@", "a@"), ("docker.io/library/a:1@", "a:1@"), ("localhost/b@", "b@")]
+    {
+        let (own, typed) = (format!("{own}{digest}"), format!("{typed}{digest}"));
+        let image = sample("a", "base").import(&store, &[&own, "docker.io/library/other:1"]).unwrap();
+        for name in [&own, &typed] {
+            assert_eq!(store.find(name).unwrap(), image, "{name}");
+        }
+        assert_eq!(store.remove(std::slice::from_ref(&typed)).unwrap(), [Removed::Name(own)]);
+        assert!(store.find(&typed).is_err());
+    }
+}
+
+#[test]
+fn an_image_that_a_container_has_as_a_volume_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let root = sample("root", "base").import(&store, &[&full("root")]).unwrap();
+    let volume = sample("volume", "top").import(&store, &[&full("volume")]).unwrap();
+    let hold = store.hold(&root, "web").unwrap();
+    for number in [0, 1] {
+        store.hold_volume(&volume, "web", number).unwrap();
+    }
+    for name in ["root", "volume"] {
+        let error = store.remove(&[name.to_owned()]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy, "{name}");
+        assert!(error.to_string().contains("web"), "{error}");
+    }
+    assert!(store.prune(true).unwrap().is_empty());
+    let used = store.usage().unwrap();
+    assert_eq!(used.by_image.iter().map(|image| image.containers).collect::<Vec<_>>(), [1, 1]);
+    remove_container(hold.directory()).unwrap();
+    store.remove(&["volume".to_owned()]).unwrap();
+    assert_eq!(store.hold_volume(&volume, "web", 2).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_layer_whose_directory_is_gone_is_imported_again() {
+    for lost in ["", "fs", "files.idx"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let image = sample("a", "base").import(&store, &[&full("a")]).unwrap();
+        assert!(store.is_sound(&image).unwrap());
+        let path = dir.path().join("layers/0").join(lost);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap()
+        } else {
+            std::fs::remove_file(&path).unwrap()
+        }
+        assert!(!store.is_sound(&image).unwrap(), "{lost}");
+        if lost != "files.idx" {
+            let error = store.hold(&image, "web").unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{lost}");
+            assert!(error.first_hint().unwrap().contains("coracle image repair"), "{error:?}");
+        }
+        let again = sample("a", "base").import(&store, &[]).unwrap();
+        assert!(store.is_sound(&again).unwrap(), "{lost}");
+        store.hold(&store.find("a").unwrap(), "web").unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_unfinished_work_with_two_names_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let txn = store.begin().unwrap();
+    let staged = txn.stage_layer().unwrap();
+    std::fs::write(staged.path().join("file"), vec![1; 300_000]).unwrap();
+    let before = store.usage().unwrap().waste.size;
+    assert!(before >= 300_000, "{before}");
+    for n in 0..5 {
+        std::fs::hard_link(staged.path().join("file"), staged.path().join(format!("name-{n}"))).unwrap();
+    }
+    assert!(store.usage().unwrap().waste.size < before + 300_000);
+}

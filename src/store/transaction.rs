@@ -148,13 +148,15 @@ impl<'a> Transaction<'a> {
     }
 
     /// Asks the store to keep a stored layer until this transaction ends. Returns `false` when the layer is gone and
-    /// must be imported again.
+    /// must be imported again. A layer whose tree is gone is marked as damaged, so that the new one replaces it.
     ///
     /// # Errors
     /// When the mark cannot be written or the journal cannot be read.
     pub fn keep(&self, layer: LayerId) -> Result<bool> {
-        let (_locked, now) = self.store.write()?;
-        if !now.layers.contains_key(&layer) {
+        let (_locked, mut now) = self.store.write()?;
+        let Some(known) = now.layers.get(&layer) else { return Ok(false) };
+        if !known.damaged && !self.store.is_on_disk(layer) {
+            now.commit(Event::Looked { damaged: vec![layer], sound: Vec::new() })?;
             return Ok(false);
         }
         let path = self.path.join(format!("keep-{layer}"));
