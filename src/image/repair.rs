@@ -107,7 +107,7 @@ pub fn repair(
     let again: Vec<ImageRecord> =
         store.images()?.into_iter().filter(|image| manifests.contains(&image.manifest)).collect();
     let left = findings(store, &again)?;
-    store.gc()?;
+    store.gc_known()?;
     Ok(Repaired { journal, found, left })
 }
 

@@ -11,7 +11,7 @@ use super::records::Directory;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::spec::request::{ContainerRequest, MountSource};
-use crate::store::Store;
+use crate::store::{ImageRecord, Store};
 
 /// The directory below a container's directory on which its image volumes are mounted.
 const IMAGES: &str = "images";
@@ -23,6 +23,7 @@ const IMAGES: &str = "images";
 /// A path cannot be created, or an image or the path in it does not exist.
 pub(super) fn sources(
     store: &Store,
+    id: &str,
     request: &ContainerRequest,
     directory: &Directory,
 ) -> Result<Vec<PathBuf>> {
@@ -33,7 +34,8 @@ pub(super) fn sources(
             MountSource::Tmpfs => PathBuf::from("tmpfs"),
             MountSource::Image { image, sub_path } => {
                 let target = directory.join(IMAGES).join(number.to_string());
-                mount_image(store, image, sub_path, &target)
+                hold_image(store, image, id, number)
+                    .and_then(|image| mount_image(store, &image, sub_path, &target))
                     .map_err(|e| e.doing(format!("mount image {image} at {}", mount.destination.display())))?
             }
         });
@@ -41,12 +43,18 @@ pub(super) fn sources(
     Ok(sources)
 }
 
-/// Mounts an image read-only on `target`; the path of `sub_path` in it.
-fn mount_image(store: &Store, image: &str, sub_path: &Path, target: &Path) -> Result<PathBuf> {
+/// Finds an image, and keeps it from being removed while container `id` exists.
+fn hold_image(store: &Store, image: &str, id: &str, number: usize) -> Result<ImageRecord> {
     let image = store.find(image)?;
+    store.hold_volume(&image, id, number)?;
+    Ok(image)
+}
+
+/// Mounts an image read-only on `target`; the path of `sub_path` in it.
+fn mount_image(store: &Store, image: &ImageRecord, sub_path: &Path, target: &Path) -> Result<PathBuf> {
     private::make_dirs(target, private::DIR).doing(|| format!("make {}", target.display()))?;
     let scratch = target.parent().unwrap_or(target);
-    let mounted = crate::image::rootfs::mount_read_only(&store.lower_dirs(&image), scratch)?;
+    let mounted = crate::image::rootfs::mount_read_only(&store.lower_dirs(image), scratch)?;
     let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(mounted.as_fd(), "", CWD, target, whole).doing(|| format!("mount on {}", target.display()))?;
     if sub_path.as_os_str().is_empty() {

@@ -16,6 +16,8 @@ pub(crate) struct Contents {
     pub(crate) next_layer: u64,
     /// A record could not be read or contradicts the others, so nothing may be swept because no record names it.
     pub(crate) damaged: bool,
+    /// Layers on disk whose records are lost; only [`Store::gc`](super::Store::gc) deletes them.
+    pub(crate) lost: BTreeSet<LayerId>,
 }
 
 impl Contents {
@@ -30,8 +32,9 @@ impl Contents {
     /// Applies one event.
     pub(crate) fn apply(&mut self, event: Event) {
         match event {
-            Event::Snapshot { next_layer, layers, images } => {
-                *self = Self { next_layer, damaged: self.damaged, ..Self::default() };
+            Event::Snapshot { next_layer, layers, images, lost } => {
+                let lost = lost.into_iter().collect();
+                *self = Self { next_layer, lost, damaged: self.damaged, ..Self::default() };
                 self.add(layers, images);
             }
             Event::Commit { layers, images, blobs } => {
@@ -49,6 +52,13 @@ impl Contents {
                     }
                 }
             }
+            Event::Lost { layers } => {
+                self.damaged = true;
+                for layer in layers {
+                    self.next_layer = self.next_layer.max(layer.0.saturating_add(1));
+                    self.lost.insert(layer);
+                }
+            }
             Event::Remove { names, images, layers } => {
                 for name in &names {
                     self.untag(name);
@@ -58,6 +68,7 @@ impl Contents {
                 }
                 for layer in &layers {
                     self.layers.remove(layer);
+                    self.lost.remove(layer);
                 }
             }
         }
@@ -141,6 +152,7 @@ impl Contents {
             next_layer: self.next_layer,
             layers: self.layers.values().cloned().collect(),
             images: self.images.values().cloned().collect(),
+            lost: self.lost.iter().copied().collect(),
         }
     }
 }

@@ -13,7 +13,8 @@ const MIN_DIGITS: usize = 4;
 
 /// The one image that `name` means.
 pub(super) fn find(images: &BTreeMap<Digest, ImageRecord>, name: &str) -> Result<ImageRecord> {
-    if let Some(image) = images.values().find(|image| name_of(image, name).is_some()) {
+    let has = |own: &String| images.values().find(|image| image.names.contains(own));
+    if let Some(image) = meanings(name).iter().find_map(has) {
         return Ok(image.clone());
     }
     let by_id: Vec<&ImageRecord> = images.values().filter(|image| has_digest(image, name)).collect();
@@ -33,11 +34,16 @@ pub(super) fn all_by_digest(images: &BTreeMap<Digest, ImageRecord>, name: &str) 
 
 /// The full name of `image` that `name` stands for; none if `name` is an id.
 pub(super) fn name_of(image: &ImageRecord, name: &str) -> Option<String> {
-    let reference = Reference::parse(name).ok().filter(|reference| reference.digest().is_none())?;
+    meanings(name).into_iter().find(|meant| image.names.contains(meant))
+}
+
+/// The full names that `name` can stand for, the preferred one first: docker's form, then one of an image that was
+/// imported or built without a registry's name and is named localhost/..., which the user may leave out.
+fn meanings(name: &str) -> Vec<String> {
+    let Ok(reference) = Reference::parse(name) else { return Vec::new() };
     let full = reference.to_string();
-    // An image imported without a registry's name is named localhost/..., and the user may leave that out.
-    let local = format!("localhost/{name}{}", if reference.has_own_tag() { "" } else { ":latest" });
-    image.names.iter().find(|own| **own == full || **own == local).cloned()
+    let local = Reference::parse(&format!("localhost/{name}")).map(|local| local.to_string());
+    [Ok(full), local].into_iter().flatten().collect()
 }
 
 /// Returns whether `name` is a digest of `image`: whole, `repository@digest`, or the first digits.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::layers::LayerStore;
 use super::lock::lock;
+use super::record::Event;
 use super::remove::Removed;
 use super::{Step, Store, hold, sweep};
 use crate::digest::Digest;
@@ -24,8 +25,8 @@ pub struct Cleared {
     pub trash: u64,
 }
 
-/// Sweeps after waiting for writers, and empties the trash.
-pub(super) fn gc(store: &Store) -> Result<Cleared> {
+/// Sweeps after waiting for writers, and empties the trash; with `lost`, also deletes the layers whose records are lost.
+pub(super) fn gc(store: &Store, lost: bool) -> Result<Cleared> {
     let locked = lock(&store.path("lock"), super::How::Exclusive)?;
     let mut now = store.refresh()?;
     if now.damaged {
@@ -33,8 +34,12 @@ pub(super) fn gc(store: &Store) -> Result<Cleared> {
         return Err(Error::new(Kind::Corrupt, damaged).hint("coracle image repair"));
     }
     let mut cleared = Cleared::default();
-    let kept = sweep::sweep_transactions(store, &mut cleared)?;
+    let kept = sweep::sweep_transactions(store, &now, &mut cleared)?;
     store.step(Step::Swept);
+    if lost && !now.lost.is_empty() {
+        let layers = now.lost.iter().copied().collect();
+        now.commit(Event::Remove { names: Vec::new(), images: Vec::new(), layers })?;
+    }
     sweep::sweep_layers(store, &mut now, &kept, &mut cleared)?;
     sweep::sweep_blobs(store, &now, &mut cleared)?;
     drop(now);

@@ -1,8 +1,9 @@
 //! Holds: a container registers its use of an image, so that the image's layers are not removed.
 //!
-//! A hold is the symbolic link `containers/<id>/image` whose target is the manifest's digest: created atomically, never
+//! A hold is the symbolic link `containers/<id>/image`, or `image-<n>` for volume n of the container, whose target is the manifest's digest: created atomically, never
 //! torn, and removed with the container's directory, whichever process removes that and whatever crashed before.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use crate::linux::private;
 
 use super::Store;
 use super::lock::{How, lock};
-use super::record::ImageRecord;
+use super::record::{ImageRecord, LayerRecord};
 
 const LINK: &str = "image";
 
@@ -78,12 +79,7 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
     let link = directory.join(LINK);
     // `image rm` takes this lock alone while it looks for holds and removes images.
     let _kept = lock(&store.path("containers"), How::Shared)?;
-    let found = store.refresh()?.images.get(&image.manifest).cloned();
-    let Some(now) = found else {
-        let gone = format!("image {} was removed from the store", image.manifest);
-        return Err(Error::new(Kind::NotFound, gone));
-    };
-    refuse_damaged(store, &now)?;
+    refuse_unusable(store, image)?;
     let made = private::make_dir(&directory, private::DIR);
     let is_new = made.is_ok();
     match made {
@@ -103,36 +99,69 @@ pub(super) fn hold(store: &Store, image: &ImageRecord, owner: &str) -> Result<Ho
     Ok(Hold { link })
 }
 
-/// Refuses an image with a quarantined layer.
-fn refuse_damaged(store: &Store, image: &ImageRecord) -> Result<()> {
-    let Some(layer) = store.layers(image)?.into_iter().find(|layer| layer.damaged) else { return Ok(()) };
+/// Registers container `owner` as a user of `image` for its volume `number`.
+pub(super) fn hold_volume(store: &Store, image: &ImageRecord, owner: &str, number: usize) -> Result<()> {
+    let link = store.container_dir(&ContainerId::parse(owner)?).join(format!("{LINK}-{number}"));
+    let _kept = lock(&store.path("containers"), How::Shared)?;
+    refuse_unusable(store, image)?;
+    std::os::unix::fs::symlink(image.manifest.to_string(), &link).doing(|| format!("make {}", link.display()))
+}
+
+/// Refuses an image that was removed, or that has a quarantined or missing layer.
+fn refuse_unusable(store: &Store, image: &ImageRecord) -> Result<()> {
+    let Some(image) = store.image(&image.manifest)? else {
+        let gone = format!("image {} was removed from the store", image.manifest);
+        return Err(Error::new(Kind::NotFound, gone));
+    };
+    let is_unusable = |layer: &LayerRecord| layer.damaged || !store.lower_dir(layer.id).is_dir();
+    let Some(layer) = store.layers(&image)?.into_iter().find(is_unusable) else { return Ok(()) };
     let name = image.names.first().cloned().unwrap_or_else(|| image.id.to_string());
-    let doing = format!("image {name} is damaged, in layer {}", layer.diff_id);
+    let doing = match layer.damaged {
+        true => format!("image {name} is damaged, in layer {}", layer.diff_id),
+        false => format!("image {name} is damaged: the directory of layer {} is missing", layer.diff_id),
+    };
     Err(Error::new(Kind::Corrupt, doing)
         .hint(format!("coracle image repair {name}, or import or pull it again")))
 }
 
-/// Every container that holds an image, with the image's manifest digest.
-pub(super) fn holders(store: &Store) -> Result<Vec<(String, Digest)>> {
+/// Every container that holds an image, with the image's manifest digest, each pair once.
+pub(super) fn holders(store: &Store) -> Result<BTreeSet<(String, Digest)>> {
     let dir = store.path("containers");
     let doing = || format!("list {}", dir.display());
-    let mut holders = Vec::new();
+    let mut holders = BTreeSet::new();
     for entry in std::fs::read_dir(&dir).doing(doing)? {
         let entry = entry.doing(doing)?;
-        match std::fs::read_link(entry.path().join(LINK)) {
-            Ok(target) => {
-                let digest = target.to_str().map(Digest::parse).and_then(Result::ok);
-                holders
-                    .extend(digest.map(|digest| (entry.file_name().to_string_lossy().into_owned(), digest)));
-            }
-            // No image of this store (NotFound), a stray file (NotADirectory), or no link (InvalidInput).
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput
-                ) => {}
-            Err(error) => return Err(error).doing(doing),
-        }
+        let container = entry.file_name().to_string_lossy().into_owned();
+        let held = held_in(&entry.path()).doing(doing)?;
+        holders.extend(held.into_iter().map(|digest| (container.clone(), digest)));
     }
     Ok(holders)
+}
+
+/// The manifests of the images that the container with this directory holds.
+fn held_in(container: &Path) -> std::io::Result<Vec<Digest>> {
+    let entries = match std::fs::read_dir(container) {
+        // It was removed meanwhile, or is a stray file.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other?,
+    };
+    let mut held = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_hold =
+            |name: &str| name == LINK || name.strip_prefix(LINK).is_some_and(|n| n.starts_with('-'));
+        if !name.to_str().is_some_and(is_hold) {
+            continue;
+        }
+        match std::fs::read_link(entry.path()) {
+            Ok(target) => held.extend(target.to_str().map(Digest::parse).and_then(Result::ok)),
+            // It was removed meanwhile (NotFound), or is no link (InvalidInput).
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(held)
 }

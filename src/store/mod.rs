@@ -30,6 +30,7 @@ pub(crate) mod index;
 mod journal;
 mod layers;
 mod lock;
+mod lost;
 mod partial;
 mod prepare;
 mod rebuild;
@@ -37,6 +38,7 @@ mod record;
 pub mod reference;
 mod remove;
 mod repair;
+mod salvage;
 mod sweep;
 mod transaction;
 mod trash;
@@ -64,6 +66,7 @@ pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
+pub use repair::Rewritten;
 pub use transaction::{Batch, Label, NewImage, NewLayer, Pick, Transaction};
 pub use usage::{Amount, ImageUsage, Usage};
 pub use verify::{Finding, Summary};
@@ -144,18 +147,37 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`].
     pub fn open_as_it_is(root: &Path) -> Result<Self> {
+        let store = Self::at(root)?;
+        store.refresh()?;
+        lost::record(&store)?;
+        Ok(store)
+    }
+
+    /// Like [`Store::open`], but rewrites a damaged or lost journal first, from what is in the store. No layer is
+    /// deleted for having no record. Returns what was rewritten, if anything.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_to_repair(root: &Path) -> Result<(Self, Option<Rewritten>)> {
+        let store = Self::at(root)?;
+        let rewritten = repair::journal(&store)?;
+        store.refresh()?;
+        sweep::sweep(&store)?;
+        Ok((store, rewritten))
+    }
+
+    /// The store at `root`, whose journal was not read yet.
+    fn at(root: &Path) -> Result<Self> {
         prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
         let trash = Trash::new(root.join("trash"));
         let view = View { journal: Journal::new(root.join("journal")), contents: Contents::default() };
-        let store = Self {
+        Ok(Self {
             layers: OverlayLayers::new(root.join("layers"), trash.clone()),
             trash,
             root: root.to_owned(),
             view: Mutex::new(view),
             hook: None,
-        };
-        store.refresh()?;
-        Ok(store)
+        })
     }
 
     /// Calls `hook` at every step of every transaction, in the thread that takes it. Tests kill the process there.
@@ -285,6 +307,15 @@ impl Store {
         hold::hold(self, image, owner)
     }
 
+    /// Keeps `image`, of which container `owner` mounts volume `number`, from being removed for as long as the container
+    /// has its directory in the store. Call it after [`Store::hold`].
+    ///
+    /// # Errors
+    /// `NotFound` when the image was removed meanwhile; `Corrupt` when it is damaged.
+    pub fn hold_volume(&self, image: &ImageRecord, owner: &str, number: usize) -> Result<()> {
+        hold::hold_volume(self, image, owner, number)
+    }
+
     /// The directory of a container, with its writable layer.
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.path("containers").join(id)
@@ -328,7 +359,15 @@ impl Store {
     /// # Errors
     /// `Corrupt` when the journal has lost a record: then nothing is swept.
     pub fn gc(&self) -> Result<Cleared> {
-        gc::gc(self)
+        gc::gc(self, true)
+    }
+
+    /// Like [`Store::gc`], but keeps the layers that a repair of the journal left without a record.
+    ///
+    /// # Errors
+    /// Those of [`Store::gc`].
+    pub fn gc_known(&self) -> Result<Cleared> {
+        gc::gc(self, false)
     }
 
     /// Checks that `bytes` more fit, with a reserve left to the rest of the machine: a 64th of the file system, at most
@@ -368,22 +407,27 @@ impl Store {
         verify::verify(self, images, each)
     }
 
-    /// Returns whether no damage of an image is known, and its documents are intact.
+    /// Returns whether no damage of an image is known, its layers are there, and its documents are intact.
     ///
     /// # Errors
     /// Those of [`Store::layers`].
     pub fn is_sound(&self, image: &ImageRecord) -> Result<bool> {
         let layers = self.layers(image)?;
-        Ok(layers.iter().all(|layer| !layer.damaged)
+        Ok(layers.iter().all(|layer| !layer.damaged && self.is_on_disk(layer.id))
             && [image.manifest, image.id].iter().all(|digest| self.blob(digest).is_ok()))
     }
 
-    /// Rewrites the journal when any of it is damaged; returns whether it was.
+    /// Returns whether the tree and the record of a layer are there; their content is not checked.
+    fn is_on_disk(&self, layer: LayerId) -> bool {
+        self.layers.lower(layer).is_dir() && self.layers.index(layer).is_file()
+    }
+
+    /// Rewrites the journal when any of it is damaged; returns whether it was. See [`Store::open_to_repair`].
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn repair_journal(&self) -> Result<bool> {
-        repair::journal(self)
+        Ok(repair::journal(self)?.is_some())
     }
 
     /// Writes the tar that a layer was unpacked from, bit for bit; returns its length.
@@ -462,18 +506,34 @@ impl Store {
     /// The current contents.
     fn refresh(&self) -> Result<Now<'_>> {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = match view.journal.refresh()? {
+        let was_replaced = self.read_on(&mut view)?;
+        if was_replaced || view.contents.images.is_empty() {
+            lost::check(self, &mut view)?;
+        }
+        Ok(Now(view))
+    }
+
+    /// Like [`Store::refresh`], also when the journal is lost.
+    fn read(&self) -> Result<Now<'_>> {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_on(&mut view)?;
+        Ok(Now(view))
+    }
+
+    /// Applies the records written since the last time; returns whether the journal was replaced or has become shorter.
+    fn read_on(&self, view: &mut View) -> Result<bool> {
+        let (scan, was_replaced) = match view.journal.refresh()? {
             Update::Replaced(scan) => {
                 view.contents = Contents::default();
-                scan
+                (scan, true)
             }
-            Update::Appended(scan) => scan,
+            Update::Appended(scan) => (scan, false),
         };
         view.contents.damaged |= scan.lost;
         for payload in &scan.payloads {
             view.contents.replay(payload);
         }
-        Ok(Now(view))
+        Ok(was_replaced)
     }
 
     /// Locks the store for writing the journal, and returns the contents at that moment.

@@ -18,8 +18,8 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
     let version = root.join("VERSION");
     match std::fs::read_to_string(&version) {
         Ok(text) if text == VERSION => return check_owner(root),
-        // A power cut right after the file was created leaves it empty.
-        Ok(text) if text.is_empty() => {}
+        // A power cut right after the file was created leaves it empty, or full of zeros.
+        Ok(text) if text.bytes().all(|byte| byte == 0) => {}
         // The two bytes may be damaged like any others; the journal shows the format too.
         Ok(_) if journal::is_known(&root.join("journal")) => {}
         Err(error) if error.kind() == ErrorKind::InvalidData && journal::is_known(&root.join("journal")) => {}

@@ -109,11 +109,19 @@ impl LayerRecord {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
     /// The whole contents: the first record after a compaction.
-    Snapshot { next_layer: u64, layers: Vec<LayerRecord>, images: Vec<ImageRecord> },
+    Snapshot {
+        next_layer: u64,
+        layers: Vec<LayerRecord>,
+        images: Vec<ImageRecord>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lost: Vec<LayerId>,
+    },
     /// Images were imported. Their names are taken from other images; `blobs` lists the layer in each blob.
     Commit { layers: Vec<LayerRecord>, images: Vec<ImageRecord>, blobs: Vec<(Digest, LayerId)> },
     /// Layers were checked: which are damaged, and which are as unpacked.
     Looked { damaged: Vec<LayerId>, sound: Vec<LayerId> },
+    /// Layers on disk were found whose records the journal has lost.
+    Lost { layers: Vec<LayerId> },
     /// Names, images (by manifest) and layers were removed.
     Remove { names: Vec<String>, images: Vec<Digest>, layers: Vec<LayerId> },
 }

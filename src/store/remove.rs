@@ -33,7 +33,7 @@ pub(super) fn remove(store: &Store, names: &[String]) -> Result<Vec<Removed>> {
     let removal = select(&now, names)?;
     refuse_used(store, &removal)?;
     let cleared = &mut Cleared::default();
-    let kept = sweep::sweep_transactions(store, cleared)?;
+    let kept = sweep::sweep_transactions(store, &now, cleared)?;
     let gone: BTreeSet<Digest> = removal.images.keys().copied().collect();
     let layers: Vec<_> = now.unused_layers(&gone).into_iter().filter(|layer| !kept.contains(layer)).collect();
     let event = Event::Remove {

@@ -6,12 +6,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Kind, Result};
 
 use super::layers::LayerStore;
 use super::lock::try_lock;
+use super::lost::{self, list};
 use super::record::{Event, LayerId};
-use super::{Cleared, Now, Store, gc, verify};
+use super::{Cleared, Contents, Now, Store, gc, verify};
 
 /// Sweeps, unless another process is writing right now: then a later open will do it.
 pub(super) fn sweep(store: &Store) -> Result<()> {
@@ -24,7 +25,7 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
     if locked.is_some() {
         let mut now = store.refresh()?;
         let cleared = &mut Cleared::default();
-        let kept = sweep_transactions(store, cleared)?;
+        let kept = sweep_transactions(store, &now, cleared)?;
         if !now.damaged {
             verify::after_boot(store, &mut now)?;
             sweep_layers(store, &mut now, &kept, cleared)?;
@@ -37,11 +38,16 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
 /// Moves dead transactions to the trash; returns the layers that living ones rely on.
 ///
 /// The caller holds the store's lock, so no transaction begins meanwhile.
-pub(super) fn sweep_transactions(store: &Store, cleared: &mut Cleared) -> Result<BTreeSet<LayerId>> {
+pub(super) fn sweep_transactions(
+    store: &Store,
+    now: &Contents,
+    cleared: &mut Cleared,
+) -> Result<BTreeSet<LayerId>> {
     let mut kept = BTreeSet::new();
     for path in list(&store.path("tmp"))? {
         // A temporary journal or version file that was never renamed is unused too.
         if !path.is_dir() || try_lock(&path)?.is_some() {
+            discard_placed(store, now, &path, cleared)?;
             store.trash.take(&path)?;
             cleared.transactions += 1;
         } else {
@@ -49,6 +55,22 @@ pub(super) fn sweep_transactions(store: &Store, cleared: &mut Cleared) -> Result
         }
     }
     Ok(kept)
+}
+
+/// Discards the layers that a dead transaction placed without a record. Its directory still accounts for them, so they
+/// go first.
+fn discard_placed(store: &Store, now: &Contents, transaction: &Path, cleared: &mut Cleared) -> Result<()> {
+    if now.damaged {
+        return Ok(());
+    }
+    let placed = lost::announced_by(transaction)?;
+    let present: BTreeSet<LayerId> = store.layers.present()?.into_iter().collect();
+    for id in placed.into_iter().filter(|id| present.contains(id) && !now.layers.contains_key(id)) {
+        if !now.lost.contains(&id) {
+            gc::discard(store, id, cleared)?;
+        }
+    }
+    Ok(())
 }
 
 /// The layers a transaction relies on, from its `keep-<n>` files.
@@ -79,7 +101,7 @@ pub(super) fn sweep_layers(
         })?;
     }
     for layer in store.layers.present()? {
-        if !now.layers.contains_key(&layer) {
+        if !now.layers.contains_key(&layer) && !now.lost.contains(&layer) {
             gc::discard(store, layer, cleared)?;
         }
     }
@@ -88,6 +110,10 @@ pub(super) fn sweep_layers(
 
 /// Deletes blobs without an image; those of a living transaction are still in its own directory.
 pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>, cleared: &mut Cleared) -> Result<()> {
+    if !now.lost.is_empty() {
+        // They may be the documents of lost layers.
+        return Ok(());
+    }
     let used: BTreeSet<OsString> = now
         .images
         .values()
@@ -101,9 +127,4 @@ pub(super) fn sweep_blobs(store: &Store, now: &Now<'_>, cleared: &mut Cleared) -
         }
     }
     Ok(())
-}
-
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let doing = || format!("list {}", dir.display());
-    std::fs::read_dir(dir).doing(doing)?.map(|entry| Ok(entry.doing(doing)?.path())).collect()
 }

@@ -16,7 +16,7 @@ use super::journal::sync_dir;
 use super::layers::{LayerStore, Staged};
 use super::lock::{How, Locked, lock, try_lock};
 use super::record::{Event, ImageRecord, LayerId, LayerRecord, Platform};
-use super::{Contents, Step, Store};
+use super::{Contents, Step, Store, lost};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -148,13 +148,15 @@ impl<'a> Transaction<'a> {
     }
 
     /// Asks the store to keep a stored layer until this transaction ends. Returns `false` when the layer is gone and
-    /// must be imported again.
+    /// must be imported again. A layer whose tree is gone is marked as damaged, so that the new one replaces it.
     ///
     /// # Errors
     /// When the mark cannot be written or the journal cannot be read.
     pub fn keep(&self, layer: LayerId) -> Result<bool> {
-        let (_locked, now) = self.store.write()?;
-        if !now.layers.contains_key(&layer) {
+        let (_locked, mut now) = self.store.write()?;
+        let Some(known) = now.layers.get(&layer) else { return Ok(false) };
+        if !known.damaged && !self.store.is_on_disk(layer) {
+            now.commit(Event::Looked { damaged: vec![layer], sound: Vec::new() })?;
             return Ok(false);
         }
         let path = self.path.join(format!("keep-{layer}"));
@@ -214,6 +216,13 @@ impl<'a> Transaction<'a> {
             let place = self.store.blob_path(digest);
             std::fs::rename(self.path.join(digest.hex()), &place)
                 .doing(|| format!("write {}", place.display()))?;
+        }
+        for (_, id) in &plan.placed {
+            lost::announce(&self.path, *id)?;
+        }
+        if !plan.placed.is_empty() {
+            // After a power cut these files must be there if the layers are.
+            sync_dir(&self.path)?;
         }
         for (index, id) in &plan.placed {
             if let Some(layer) = batch.layers.get(*index) {

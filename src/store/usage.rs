@@ -120,6 +120,8 @@ fn one(
 /// The number of entries directly in some directories, and the disk usage of everything below.
 fn on_disk(roots: &[&Path]) -> Result<Amount> {
     let mut amount = Amount::default();
+    // Files with several names, which have their space once.
+    let mut linked = BTreeSet::new();
     for root in roots {
         let doing = || format!("list {}", root.display());
         let mut todo = vec![root.to_path_buf()];
@@ -133,8 +135,11 @@ fn on_disk(roots: &[&Path]) -> Result<Amount> {
             for name in super::entry_names(fd.as_fd()).doing(doing)? {
                 let Ok(stat) = rustix::fs::statat(&fd, &*name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
                 amount.total += u64::from(dir == **root);
-                amount.size += stat.st_blocks as u64 * 512;
-                if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+                if is_dir || stat.st_nlink < 2 || linked.insert((stat.st_dev, stat.st_ino)) {
+                    amount.size += stat.st_blocks as u64 * 512;
+                }
+                if is_dir {
                     todo.push(dir.join(name));
                 }
             }

@@ -14,7 +14,7 @@ use super::index::{self, Checked, Depth, Flaw};
 use super::journal::{Journal, Update};
 use super::layers::LayerStore;
 use super::record::{Event, ImageRecord, LayerId, LayerRecord};
-use super::{Step, Store};
+use super::{Contents, Step, Store};
 use crate::digest::Digest;
 use crate::error::{Doing, Kind, Result, is_shortage};
 
@@ -158,15 +158,14 @@ fn documents(store: &Store, image: &ImageRecord) -> Result<Vec<Finding>> {
 
 /// Returns whether the journal has lost a record, and whether any of it is damaged. It is read again, because it may
 /// have been damaged since this process read it.
-pub(super) fn state_of_journal(store: &Store) -> Result<(bool, bool)> {
-    let damaged = store.refresh()?.damaged;
+pub(super) fn state_of_journal(store: &Store, now: &Contents) -> Result<(bool, bool)> {
     let mut journal = Journal::new(store.path("journal"));
     let (Update::Replaced(scan) | Update::Appended(scan)) = journal.refresh()?;
-    Ok((damaged || scan.lost, scan.flawed || journal.has_tail()?))
+    Ok((now.damaged || scan.lost, scan.flawed || journal.has_tail()?))
 }
 
 fn journal(store: &Store) -> Result<Vec<Finding>> {
-    let what = match state_of_journal(store)? {
+    let what = match state_of_journal(store, &*store.refresh()?)? {
         (true, _) => "a record is lost, with its images; the others are intact",
         (false, true) => "one of the two copies of a record is damaged",
         (false, false) => return Ok(Vec::new()),

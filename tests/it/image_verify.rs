@@ -10,7 +10,7 @@ use coracle::error::Kind;
 use coracle::image::import::{ImportOptions, import, open_source};
 use coracle::image::progress::Silent;
 use coracle::image::repair::{FromPath, FromRegistry, repair};
-use coracle::store::{Finding, ImageRecord, Store};
+use coracle::store::{Finding, ImageRecord, LayerRecord, Store};
 
 use super::image_fixture::{Image, Layout, Member, Pack, tar};
 use super::support::registry::TestRegistry;
@@ -312,4 +312,53 @@ fn a_pull_and_a_repair_get_just_the_damaged_layer_from_the_registry() {
     let healed = place.store.find(&name).unwrap();
     assert_eq!((healed.id, healed.layers[1], &healed.names), (image.id, image.layers[1], &image.names));
     assert_eq!(place.read(&healed, "etc/name").unwrap(), b"small");
+}
+
+#[test]
+fn a_lost_journal_is_rebuilt_from_layers_and_documents() {
+    needs!(root);
+    for lost in [None, Some(&b""[..]), Some(&[0; 4096]), Some(b"cjr2 garbage"), Some(&[0xff; 30_000])] {
+        let Fixture { dir, store, image } = Fixture::new();
+        let (root, layout) = (store.root().to_owned(), dir.path().join("layout"));
+        let layers = store.layers(&image).unwrap();
+        drop(store);
+        let journal = root.join("journal");
+        match lost {
+            None => std::fs::remove_file(&journal).unwrap(),
+            Some(bytes) => std::fs::write(&journal, bytes).unwrap(),
+        }
+        for verb in [
+            &["image", "ls"][..],
+            &["image", "gc"],
+            &["image", "df"],
+            &["image", "verify"],
+            &["image", "prune", "-a", "-f"],
+            &["image", "rm", "demo:1"],
+            &["image", "import", layout.to_str().unwrap()],
+            &["launch", "--pull", "never", "demo:1"],
+        ] {
+            let output = coracle(&root, verb);
+            assert!(!output.status.success(), "{verb:?}: {output:?}");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains("journal") && text.contains("coracle image repair"), "{verb:?}: {text}");
+        }
+        let output = coracle(&root, &["image", "repair"]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&image.id.to_string()), "{output:?}");
+        let store = Store::open(&root).unwrap();
+        let rebuilt = store.images().unwrap().remove(0);
+        assert_eq!((rebuilt.manifest, &rebuilt.layers), (image.manifest, &image.layers));
+        assert_eq!((rebuilt.size_bytes, rebuilt.hidden), (image.size_bytes, image.hidden));
+        let fields =
+            |layer: &LayerRecord| (layer.diff_id, layer.size_bytes, layer.entries, layer.blobs.clone());
+        let again = store.layers(&rebuilt).unwrap();
+        assert!(again.iter().map(fields).eq(layers.iter().map(fields)), "{again:?} is not {layers:?}");
+        store.gc().unwrap();
+        let named = bring(&store, &layout);
+        assert_eq!((named.names, named.layers), (image.names, image.layers), "nothing is unpacked again");
+    }
+}
+
+fn coracle(store: &Path, args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_coracle")).arg("--store").arg(store).args(args).output().unwrap()
 }

@@ -9,7 +9,7 @@ use crate::cli::Context;
 use crate::error::Result;
 use crate::image::pull::PullOptions;
 use crate::image::repair::{FromPath, FromRegistry, Origin, repair};
-use crate::store::Store;
+use crate::store::{Rewritten, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
@@ -26,7 +26,10 @@ pub(super) struct RepairArgs {
 
 /// Runs the verb. Returns exit code 1 when something is still damaged.
 pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
-    let store = Store::open(&ctx.store)?;
+    let (store, rewritten) = Store::open_to_repair(&ctx.store)?;
+    if let Some(rewritten) = &rewritten {
+        tell(&store, rewritten)?;
+    }
     let images = chosen(&store, &args.images)?;
     let origin: Box<dyn Origin> = match &args.from {
         Some(path) => Box::new(FromPath(path.clone())),
@@ -36,9 +39,6 @@ pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
         }
     };
     let repaired = repair(&store, &images, origin.as_ref(), &ProgressReport::new())?;
-    if repaired.journal {
-        say!("journal: written anew")?;
-    }
     let is_left = |finding| repaired.left.contains(finding);
     for finding in repaired.found.iter().filter(|finding| !is_left(finding)) {
         say!("repaired: {}", finding_line(finding))?;
@@ -46,8 +46,26 @@ pub(super) fn run(ctx: &Context, args: &RepairArgs) -> Result<ExitCode> {
     for finding in &repaired.left {
         say!("still damaged: {}", finding_line(finding))?;
     }
-    if !repaired.journal && repaired.found.is_empty() {
+    if rewritten.is_none() && repaired.found.is_empty() {
         say!("nothing is damaged")?;
     }
-    Ok(if repaired.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let lost_layers = rewritten.map_or(0, |rewritten| rewritten.lost_layers);
+    Ok(if repaired.left.is_empty() && lost_layers == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints what was rewritten in the journal.
+fn tell(store: &Store, rewritten: &Rewritten) -> Result<()> {
+    say!("journal: written anew")?;
+    for manifest in &rewritten.rebuilt {
+        if let Some(image) = store.image(manifest)? {
+            say!("rebuilt: image {}; its names are lost, give it one with `coracle image tag`", image.id)?;
+        }
+    }
+    if rewritten.lost_layers > 0 {
+        let count = rewritten.lost_layers;
+        say!(
+            "not rebuilt: {count} layers of unknown images; they stay until `coracle image gc` deletes them"
+        )?;
+    }
+    Ok(())
 }

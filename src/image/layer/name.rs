@@ -23,7 +23,7 @@ impl Name {
     /// Parses the name of a member.
     ///
     /// # Errors
-    /// `Invalid` for `..` parts, parts longer than any file system allows, and whiteouts without a name.
+    /// `Invalid` for a `..` that leads out of the layer, parts longer than any file system allows, and whiteouts without a name.
     pub(super) fn parse(raw: &[u8]) -> Result<Self> {
         let path = clean(raw)?;
         let (parent, last) = split(&path);
@@ -46,16 +46,23 @@ fn is_aufs(part: &[u8]) -> bool {
     part.starts_with(b".wh..wh.") && part != b".wh..wh..opq"
 }
 
-/// A path without leading, trailing and double slashes and `.` parts.
+/// A path without leading, trailing and double slashes and `.` parts. A `..` removes the part before it, whatever that
+/// is, as in containerd and docker.
 ///
 /// # Errors
-/// `Invalid` for `..` parts and parts longer than any file system allows.
+/// `Invalid` for a `..` that leads out of the root, and parts longer than any file system allows.
 pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
     let mut path = Vec::with_capacity(raw.len());
     for part in raw.split(|b| *b == b'/') {
         match part {
             b"" | b"." => continue,
-            b".." => return Err(bad(raw, "has a \"..\" in it").hint("the image is broken or hostile")),
+            b".." if path.is_empty() => {
+                return Err(bad(raw, "leads out of the layer").hint("the image is broken or hostile"));
+            }
+            b".." => {
+                path.truncate(split(&path).0.len());
+                continue;
+            }
             _ if part.len() > 255 => return Err(bad(raw, "has a part of more than 255 bytes")),
             _ if part.contains(&0) => return Err(bad(raw, "has a NUL byte in it")),
             _ => {}
@@ -98,7 +105,10 @@ mod tests {
         for raw in [&b"a/b"[..], b"/a/b", b"./a/b", b"a//b", b"a/./b", b"a/b/", b"//./a///b//."] {
             assert_eq!(Name::parse(raw).unwrap(), plain(b"a/b"), "{}", raw.escape_ascii());
         }
-        for raw in [&b""[..], b"/", b".", b"./", b"//."] {
+        for raw in [&b"x/../a/b"[..], b"a/x/../b", b"/a/b/x/..", b"x/y/../../a/./b", b"a/.wh.x/../b"] {
+            assert_eq!(Name::parse(raw).unwrap(), plain(b"a/b"), "{}", raw.escape_ascii());
+        }
+        for raw in [&b""[..], b"/", b".", b"./", b"//.", b"a/..", b"a/b/../../"] {
             assert_eq!(Name::parse(raw).unwrap(), plain(b""));
         }
         assert_eq!(Name::parse(b"\xff\n/\x80").unwrap(), plain(b"\xff\n/\x80"));
@@ -121,7 +131,7 @@ mod tests {
     fn names_that_escape_or_are_empty_are_refused() {
         let long = [b'x'; 256];
         let bad: [&[u8]; 9] =
-            [b"..", b"../x", b"/../x", b"a/../../x", b"a/..", b".wh.", b"a/.wh..", b".wh...", b".wh.a/b"];
+            [b"..", b"../x", b"/../x", b"a/../../x", b"a/../..", b".wh.", b"a/.wh..", b".wh...", b".wh.a/b"];
         for raw in bad.iter().copied().chain([&long[..], b"a\0b"]) {
             assert!(Name::parse(raw).is_err(), "{}", raw.escape_ascii());
         }

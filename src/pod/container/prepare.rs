@@ -67,7 +67,7 @@ impl Containers {
             user: user::resolve(&request.user, &request.groups, of_image, &Databases::read(&inside)?)?,
             namespaces: self.namespaces(request, &sandbox.directory)?,
             cgroup: Some(self.host.cgroup_path(request.cgroup_parent.as_deref(), id)),
-            sources: volumes::sources(&self.host.store, request, &sandbox.directory.container(id))?,
+            sources: volumes::sources(&self.host.store, id, request, &sandbox.directory.container(id))?,
             image_volumes: image_volumes::of_image(&config, &is_covered, read_only, stored, &inside)?,
             devices: devices::resolve(request)?,
             seccomp: self.seccomp(request)?,
