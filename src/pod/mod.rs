@@ -96,8 +96,11 @@ impl Pods {
     }
 
     fn stop_sandbox(&self, sandbox: &Sandbox) -> Result<()> {
-        // First, so that no container is created or started in a pod that is being torn down.
-        sandbox.set_not_ready()?;
+        // First, so that no container is created or started in a pod that is being torn down. A full run directory must not keep
+        // the pod from ending: the next daemon would find it ready, and kubelet would stop it again.
+        if let Err(error) = sandbox.set_not_ready() {
+            crate::log::warning(&error.doing(format!("record that pod {} is stopped", sandbox.id)).chain());
+        }
         self.containers.stop_all_in(&sandbox.id)?;
         self.sandboxes.tear_down(sandbox)
     }

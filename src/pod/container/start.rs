@@ -23,7 +23,11 @@ impl Containers {
         let try_start = || self.try_start(sandbox, container, &abort);
         match self.host.retry_until_kept(&container.id, &abort, try_start) {
             Ok(()) => {
-                container.apply(Event::Started, ContainerRecord::set_started)?;
+                // The program runs. Without the record, the next daemon asks the keeper.
+                if let Err(error) = container.apply(Event::Started, ContainerRecord::set_started) {
+                    let doing = format!("record the start of container {}", container.id);
+                    crate::log::warning(&error.doing(doing).chain());
+                }
                 self.record_early_exit(container);
                 Ok(())
             }
@@ -81,7 +85,13 @@ impl Container {
     /// Sets the state `Starting` and returns what aborts the start.
     fn begin_start(&self) -> Result<Arc<Abort>> {
         let mut life = self.life();
-        self.apply_to(&mut life, Event::Start, |_| ())?;
+        let before = life.record.state;
+        if let Err(error) = self.apply_to(&mut life, Event::Start, |_| ()) {
+            // The record could not be written: nothing was started.
+            life.record.state = before;
+            self.changed.notify_all();
+            return Err(error);
+        }
         let abort = Arc::<Abort>::default();
         life.start = Some(Arc::clone(&abort));
         Ok(abort)
