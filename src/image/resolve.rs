@@ -10,6 +10,7 @@ use super::platform::{self, Platform};
 use super::progress::Progress;
 use crate::digest::Digest;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::store::reference::Reference;
 
 /// The deepest nesting of indexes; real ones have one or two levels.
 const MAX_DEPTH: u32 = 5;
@@ -103,6 +104,8 @@ fn is_index(entry: &Descriptor) -> bool {
 struct Leaf {
     descriptor: Descriptor,
     platform: Platform,
+    /// The outermost index that leads to it, if any.
+    index: Option<Digest>,
 }
 
 /// Parses `index.json` and selects the images that run on the wanted platform: the best one for each name, and with
@@ -133,9 +136,13 @@ pub(super) fn select(
             continue;
         };
         if choice.all && name.is_some() {
+            let index = leaves.get(best).and_then(|leaf| leaf.index);
             let mut all = read_all(blobs, leaves, best)?.into_iter();
-            all.next().into_iter().for_each(|head| add(&mut selected, head, name.as_deref()));
-            all.for_each(|other| add(&mut selected, other, None));
+            if let Some(mut head) = all.next() {
+                give_name(&mut head, name.as_deref(), index, progress);
+                add(&mut selected, head);
+            }
+            all.for_each(|other| add(&mut selected, other));
             continue;
         }
         let best_platform = platforms[best].clone();
@@ -143,7 +150,10 @@ pub(super) fn select(
             // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
-                add(&mut selected, read(blobs, leaf)?, name.as_deref());
+                let index = leaf.index;
+                let mut image = read(blobs, leaf)?;
+                give_name(&mut image, name.as_deref(), index, progress);
+                add(&mut selected, image);
             }
         }
     }
@@ -222,10 +232,32 @@ fn by_name(
     groups
 }
 
-fn add(selected: &mut Vec<Selected>, mut image: Selected, name: Option<&str>) {
-    image.names.extend(name.map(str::to_owned));
+/// Gives `image` a name of the source, and the name by digest of the index that leads to it. A digest in the name, as
+/// `ctr export` writes it, must be the image's or that of the index: it would be found in place of another image.
+fn give_name(image: &mut Selected, name: Option<&str>, index: Option<Digest>, progress: &dyn Progress) {
+    let Some((name, reference)) = name.and_then(|name| Some((name, Reference::parse(name).ok()?))) else {
+        return;
+    };
+    let repository = format!("{}/{}", reference.registry(), reference.path());
+    image.repo_digests.extend(index.map(|index| format!("{repository}@{index}")));
+    let Some(digest) = reference.digest() else {
+        image.names.push(name.to_owned());
+        return;
+    };
+    if *digest == image.manifest {
+        image.repo_digests.push(format!("{repository}@{digest}"));
+    } else if Some(*digest) != index {
+        progress.warn(&format!("{name} keeps no name by digest: the digest in its name is not its own"));
+    }
+    image.names.extend(reference.tag().map(|tag| format!("{repository}:{tag}")));
+}
+
+fn add(selected: &mut Vec<Selected>, image: Selected) {
     match selected.iter_mut().find(|known| known.manifest == image.manifest) {
-        Some(known) => known.names.extend(image.names),
+        Some(known) => {
+            known.names.extend(image.names);
+            known.repo_digests.extend(image.repo_digests);
+        }
         None => selected.push(image),
     }
 }
@@ -301,7 +333,12 @@ impl Walk<'_> {
                 let bytes = document::fetch(self.blobs, entry)?;
                 let doing = || format!("index {}", entry.digest());
                 match document::parse(&bytes, Some(entry.media_type().as_ref())).doing(doing)? {
-                    Document::Index(index) => self.leaves(index.manifests(), depth + 1),
+                    Document::Index(index) => {
+                        let mut leaves = self.leaves(index.manifests(), depth + 1)?;
+                        let digest = document::digest_of(entry)?;
+                        leaves.iter_mut().for_each(|leaf| leaf.index = Some(digest));
+                        Ok(leaves)
+                    }
                     Document::Manifest(_) => {
                         Err(Error::new(Kind::Corrupt, format!("{} is a manifest", doing())))
                     }
@@ -316,7 +353,7 @@ impl Walk<'_> {
                     },
                     None => self.configured_platform(entry)?,
                 };
-                Ok(vec![Leaf { descriptor: entry.clone(), platform }])
+                Ok(vec![Leaf { descriptor: entry.clone(), platform, index: None }])
             }
         }
     }
