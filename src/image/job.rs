@@ -70,7 +70,10 @@ impl<'a> Job<'a> {
         let mut heads: Vec<&mut Selected> =
             selected.iter_mut().filter(|image| !others.contains(&image.manifest)).collect();
         match heads.as_mut_slice() {
-            [image] => image.names = names,
+            [image] => {
+                image.repo_digests = renamed(&image.repo_digests, &self.options.names)?;
+                image.names = names;
+            }
             heads => {
                 let doing = format!("there are {} images; a name can be given to one only", heads.len());
                 return Err(Error::invalid(doing).hint("leave --name out, or import them one by one"));
@@ -140,6 +143,17 @@ impl<'a> Job<'a> {
         }
         layers.txn.commit(&layers.batch)
     }
+}
+
+/// Names by digest, with the repositories of `names` instead of their own.
+fn renamed(repo_digests: &[String], names: &[String]) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for name in names {
+        let name = Reference::parse(name)?;
+        let digests = repo_digests.iter().filter_map(|own| Some(own.rsplit_once('@')?.1));
+        all.extend(digests.map(|digest| format!("{}/{}@{digest}", name.registry(), name.path())));
+    }
+    Ok(all)
 }
 
 /// Reads the configuration and pairs its diffIDs with the manifest's layers.

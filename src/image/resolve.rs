@@ -104,6 +104,8 @@ fn is_index(entry: &Descriptor) -> bool {
 struct Leaf {
     descriptor: Descriptor,
     platform: Platform,
+    /// The outermost index that leads to it, if any.
+    index: Option<Digest>,
 }
 
 /// Parses `index.json` and selects the images that run on the wanted platform: the best one for each name, and with
@@ -133,18 +135,14 @@ pub(super) fn select(
             offered.extend(platforms);
             continue;
         };
-        let named = |mut image: Selected| {
-            match name.as_deref().map(|name| Named::of(name, &entries, &image)) {
-                Some(Named::Tag(name)) => image.names.push(name),
-                Some(Named::Digest(name)) => image.repo_digests.push(name),
-                Some(Named::Wrong(why)) => progress.warn(&format!("an image keeps no name: {why}")),
-                None => {}
-            }
+        let named = |mut image: Selected, index| {
+            give_name(&mut image, name.as_deref(), index, progress);
             image
         };
         if choice.all && name.is_some() {
+            let index = leaves.get(best).and_then(|leaf| leaf.index);
             let mut all = read_all(blobs, leaves, best)?.into_iter();
-            all.next().into_iter().for_each(|head| add(&mut selected, named(head)));
+            all.next().into_iter().for_each(|head| add(&mut selected, named(head, index)));
             all.for_each(|other| add(&mut selected, other));
             continue;
         }
@@ -153,8 +151,9 @@ pub(super) fn select(
             // Unnamed entries for one platform are several images, not one image several times.
             let is_another = name.is_none() && entries.len() > 1 && leaf.platform == best_platform;
             if place == best || is_another || choice.all {
+                let index = leaf.index;
                 match read(blobs, leaf) {
-                    Ok(image) => add(&mut selected, named(image)),
+                    Ok(image) => add(&mut selected, named(image, index)),
                     Err(error) if error.kind() == Kind::Unsupported => walk.refused.push(error),
                     Err(error) => return Err(error),
                 }
@@ -244,30 +243,24 @@ fn by_name(
     groups
 }
 
-/// What a name in an index is of the image found under it.
-enum Named {
-    /// A name with a tag.
-    Tag(String),
-    /// `repository@digest`, as images are exported that were pulled by their digest.
-    Digest(String),
-    /// A digest that is not the image's: a container pinned to it must not get other bytes.
-    Wrong(String),
-}
-
-impl Named {
-    fn of(name: &str, entries: &[Descriptor], image: &Selected) -> Self {
-        let reference = match Reference::parse(name) {
-            Ok(reference) if reference.digest().is_some() => reference,
-            _ => return Self::Tag(name.to_owned()),
-        };
-        let digest = reference.digest().copied().unwrap_or(image.manifest);
-        // The entry was read by its digest and leads to the image, perhaps through an index.
-        let is_entry = matches!(entries, [one] if document::digest_of(one).is_ok_and(|own| own == digest));
-        if is_entry || digest == image.manifest {
-            return Self::Digest(format!("{}/{}@{digest}", reference.registry(), reference.path()));
-        }
-        Self::Wrong(format!("{name} has the digest of something else"))
+/// Gives `image` a name of the source, and the name by digest of the index that leads to it. A digest in the name, as
+/// `ctr export` writes it, must be the image's or that of the index: it would be found in place of another image.
+fn give_name(image: &mut Selected, name: Option<&str>, index: Option<Digest>, progress: &dyn Progress) {
+    let Some((name, reference)) = name.and_then(|name| Some((name, Reference::parse(name).ok()?))) else {
+        return;
+    };
+    let repository = format!("{}/{}", reference.registry(), reference.path());
+    image.repo_digests.extend(index.map(|index| format!("{repository}@{index}")));
+    let Some(digest) = reference.digest() else {
+        image.names.push(name.to_owned());
+        return;
+    };
+    if *digest == image.manifest {
+        image.repo_digests.push(format!("{repository}@{digest}"));
+    } else if Some(*digest) != index {
+        progress.warn(&format!("an image keeps no name: {name} has the digest of something else"));
     }
+    image.names.extend(reference.tag().map(|tag| format!("{repository}:{tag}")));
 }
 
 /// Adds an image, or its names to the same image.
@@ -352,7 +345,12 @@ impl Walk<'_> {
                 let bytes = document::fetch(self.blobs, entry)?;
                 let doing = || format!("index {}", entry.digest());
                 match document::parse(&bytes, Some(entry.media_type().as_ref())).doing(doing)? {
-                    Document::Index(index) => self.leaves(index.manifests(), depth + 1),
+                    Document::Index(index) => {
+                        let mut leaves = self.leaves(index.manifests(), depth + 1)?;
+                        let digest = document::digest_of(entry)?;
+                        leaves.iter_mut().for_each(|leaf| leaf.index = Some(digest));
+                        Ok(leaves)
+                    }
                     Document::Manifest(_) => {
                         Err(Error::new(Kind::Corrupt, format!("{} is a manifest", doing())))
                     }
@@ -367,7 +365,7 @@ impl Walk<'_> {
                     },
                     None => self.configured_platform(entry)?,
                 };
-                Ok(vec![Leaf { descriptor: entry.clone(), platform }])
+                Ok(vec![Leaf { descriptor: entry.clone(), platform, index: None }])
             }
         }
     }
