@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
 use crate::launch::{background, prepare};
-use crate::support::{Run, keeper_program, kernel_tells_ends, wait_until};
+use crate::support::{Run, Runtime, keeper_program, kernel_tells_ends, wait_until};
 
 const LINES: u32 = 60_000;
 
@@ -347,4 +347,45 @@ fn a_keeper_that_has_none_to_replace_just_begins() {
     start.go().ok();
     kept.launch("box", &[], "exit 4");
     assert_eq!(kept.wait("box"), 4);
+}
+
+/// Removals of a name overlap with each other and with launches that take it: none of them meets another container.
+#[test]
+fn a_kept_container_survives_all_removals_of_earlier_ones_of_its_name() {
+    needs!(root, busybox, launch_verb);
+    let kept = Kept::new();
+    let id = kept.sandbox.id("box");
+    let directory = kept.sandbox.path("store/containers").join(&id);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(8);
+    let lasts = || std::time::Instant::now() < end;
+    let survived = std::thread::scope(|scope| {
+        for flags in [&["--rm", "--detach"][..], &["--rm"]] {
+            let words = [&["launch"], flags, &["--name", &id, "box", "/bin/true"]].concat();
+            let mut command = std::process::Command::new(Runtime::Ours.program());
+            command.arg("--root").arg(kept.sandbox.root()).arg("--store").arg(kept.sandbox.path("store"));
+            command.arg("--run").arg(kept.run_dir()).args(words).env("CORACLE_SANDBOX", kept.sandbox.id(""));
+            scope.spawn(move || {
+                while lasts() {
+                    let output = command.output().unwrap();
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    let refused = ["exists", "in use", "was removed while it was created"];
+                    let is_refusal = refused.iter().any(|why| errors.contains(why));
+                    assert!(output.status.success() || is_refusal, "{errors}");
+                }
+            });
+        }
+        let mut survived = 0;
+        while lasts() {
+            let words = ["launch", "--name", &id, "box", "/bin/sh", "-c", "echo precious >/data"];
+            if kept.sandbox.coracle(words).code() != Some(0) {
+                continue;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert_eq!(std::fs::read_to_string(directory.join("upper/data")).unwrap(), "precious\n");
+            kept.sandbox.coracle(["rm", &id]).ok();
+            survived += 1;
+        }
+        survived
+    });
+    assert!(survived > 0, "the name was never free");
 }

@@ -6,13 +6,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
@@ -31,10 +33,15 @@ pub(super) struct ContainerDirectory {
     directory: PathBuf,
     ephemeral: bool,
     finished: bool,
-    /// The first one is the lock. All are closed before the directory is removed: removing needs some descriptors,
-    /// and the launch may have failed because there were none left.
+    /// None until it is locked.
+    lock: Option<DirectoryLock>,
+    /// All are closed before the directory is removed: removing needs some descriptors, and the launch may have failed
+    /// because there were none left.
     kept_open: Vec<File>,
 }
+
+/// How long the lock of a directory is waited for that somebody looks at, or whose container is being killed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many descriptors are reserved for removing a container's directory: one for each level of it.
 const FOR_REMOVAL: usize = 6;
@@ -57,20 +64,22 @@ impl ContainerDirectory {
     ) -> Result<Self> {
         sweep(runtime, store);
         let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
-            Kind::Exists => {
-                Error::new(Kind::Exists, format!("a container {:?}  exists already", id.as_str()))
-                    .hint(format!("choose another --name, or remove it: coracle rm {id}"))
-            }
+            Kind::Exists => Error::new(Kind::Exists, format!("a container {:?} exists already", id.as_str()))
+                .hint(format!("choose another --name, or remove it: coracle rm {id}")),
             _ => e,
         })?;
         let directory = hold.directory().to_owned();
         // From here on the directory is removed when anything fails.
-        let mut container = Self { directory, ephemeral, finished: false, kept_open: Vec::new() };
-        let directory = container.directory.clone();
-        let lock = File::open(&directory).doing(|| format!("open {}", directory.display()))?;
-        flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
-            .doing(|| format!("lock {}", directory.display()))?;
-        container.kept_open.push(lock);
+        let mut container = Self { directory, ephemeral, finished: false, lock: None, kept_open: Vec::new() };
+        let Some(lock) = DirectoryLock::take(&container.directory, PATIENCE)? else {
+            // Whoever has the name now keeps it.
+            container.finished = true;
+            return Err(Error::new(
+                Kind::WrongState,
+                format!("container {id} was removed while it was created"),
+            ));
+        };
+        container.lock = Some(lock);
         for _ in 0..FOR_REMOVAL {
             container.kept_open.push(File::open("/").doing(|| "keep descriptors for the container's end")?);
         }
@@ -119,7 +128,10 @@ impl ContainerDirectory {
     pub(super) fn finish(mut self) -> Result<()> {
         self.finished = true;
         self.kept_open.clear();
-        if self.ephemeral { remove(&self.directory) } else { Ok(()) }
+        match self.lock.take().filter(|_| self.ephemeral) {
+            Some(lock) => lock.remove(),
+            None => Ok(()),
+        }
     }
 }
 
@@ -127,14 +139,67 @@ impl Drop for ContainerDirectory {
     fn drop(&mut self) {
         if !self.finished {
             self.kept_open.clear();
-            let _ = remove(&self.directory);
+            let lock =
+                self.lock.take().or_else(|| DirectoryLock::take(&self.directory, Duration::ZERO).ok()?);
+            let _ = lock.map_or(Ok(()), DirectoryLock::remove);
         }
     }
 }
 
-/// Removes a container's directory.
-pub(super) fn remove(directory: &Path) -> Result<()> {
-    crate::store::remove_container(directory)
+/// The lock on a container's directory: a launch holds it for as long as it lives, and whoever removes the directory. Names are
+/// used again, so nothing may be removed by its name alone.
+#[derive(Debug)]
+pub(super) struct DirectoryLock {
+    directory: PathBuf,
+    file: File,
+}
+
+impl DirectoryLock {
+    /// Locks the directory, waiting for as long as `patience`; none while another holds it, or when it was removed.
+    ///
+    /// # Errors
+    /// It cannot be opened or locked for another reason.
+    pub(super) fn take(directory: &Path, patience: Duration) -> Result<Option<Self>> {
+        let doing = || format!("lock {}", directory.display());
+        let file = match File::open(directory) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.doing(doing)?,
+        };
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::AGAIN) if Instant::now() >= deadline => return Ok(None),
+                Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(10)),
+                other => break other.doing(doing)?,
+            }
+        }
+        let lock = Self { directory: directory.to_owned(), file };
+        Ok(lock.has_name().then_some(lock))
+    }
+
+    /// Whether the locked directory is still the one of its name. Only the holder of the lock changes that.
+    fn has_name(&self) -> bool {
+        let own = rustix::fs::fstat(&self.file).map(|stat| (stat.st_dev, stat.st_ino));
+        let named = rustix::fs::lstat(&self.directory).map(|stat| (stat.st_dev, stat.st_ino));
+        own.is_ok_and(|own| named == Ok(own))
+    }
+
+    /// Removes the directory: it loses its name first, so that a new container may have that, and then its content.
+    ///
+    /// # Errors
+    /// It cannot be moved, or something in it cannot be deleted, which is left in the store's trash.
+    pub(super) fn remove(self) -> Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !self.has_name() {
+            return Ok(());
+        }
+        let doing = || format!("remove {}", self.directory.display());
+        let trash = self.directory.ancestors().nth(2).map(|store| store.join("trash")).unwrap_or_default();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let gone = trash.join(format!("container-{}-{number}", std::process::id()));
+        std::fs::rename(&self.directory, &gone).doing(doing)?;
+        crate::store::remove_tree(&gone)
+    }
 }
 
 /// Removes what killed launches left behind.
@@ -143,8 +208,9 @@ fn sweep(runtime: &Runtime, store: &Store) {
     for directory in entries.flatten().map(|entry| entry.path()) {
         let Ok(root) = std::fs::read(directory.join(EPHEMERAL)) else { continue };
         let root = PathBuf::from(OsString::from_vec(root));
-        if is_free(&directory) && has_ended(&Runtime { root, ..runtime.clone() }, &directory) {
-            let _ = remove(&directory);
+        let Ok(Some(lock)) = DirectoryLock::take(&directory, Duration::ZERO) else { continue };
+        if has_ended(&Runtime { root, ..runtime.clone() }, &directory) {
+            let _ = lock.remove();
         }
     }
 }
@@ -158,9 +224,4 @@ fn has_ended(runtime: &Runtime, directory: &Path) -> bool {
         Err(e) if e.kind() == Kind::NotFound => crate::oci::delete::delete(runtime, &id, true).is_ok(),
         ended => ended.is_ok(),
     }
-}
-
-/// Whether no launch holds the lock of the directory.
-pub(super) fn is_free(directory: &Path) -> bool {
-    File::open(directory).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
 }

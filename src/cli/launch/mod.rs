@@ -10,6 +10,7 @@ mod mounts;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use oci_spec::image::Config as ImageConfig;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -29,7 +30,7 @@ use crate::spec::request::{ContainerRequest, MountSource, Profile, Scope};
 use crate::spec::{self, Resolved, defaults, image_volumes, user};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
-use container::ContainerDirectory;
+use container::{ContainerDirectory, DirectoryLock};
 pub(super) use detached::LOG;
 
 /// Run a container from an image, in the foreground or detached
@@ -294,27 +295,32 @@ fn is_of_process(context: &Context, id: &ContainerId, process: &str) -> bool {
 pub(super) fn remove(context: &Context, id: &ContainerId, which: &Removal) -> Result<()> {
     let store = Store::open(&context.store)?;
     let directory = store.container_dir(id);
+    let runtime = context.runtime();
     let force = *which == Removal::Forced;
-    if matches!(which, Removal::OfEnded(process) if !is_of_process(context, id, process)) {
-        return Ok(());
-    }
     if !directory.exists() {
         return Err(Error::new(Kind::NotFound, "there is no such launched container")
             .hint("containers of `coracle create` are removed by `coracle delete`"));
     }
-    let runtime = context.runtime();
-    match crate::oci::delete::delete(&runtime, id, force) {
-        Err(e) if e.kind() != Kind::NotFound => return Err(e),
-        _ => {}
-    }
-    if !container::is_free(&directory) && !force {
-        if matches!(which, Removal::OfEnded(_)) {
-            // Another launch has taken the name.
-            return Ok(());
+    // Its launch holds the lock, and lets it go once the container is killed.
+    let may_be_killed = force && crate::oci::delete::delete(&runtime, id, true).is_ok();
+    let patience = if may_be_killed { container::PATIENCE } else { Duration::from_secs(1) };
+    let lock = match (DirectoryLock::take(&directory, patience)?, which) {
+        (Some(lock), _) => lock,
+        // Another launch has the name, or it was removed meanwhile, as was asked.
+        (None, Removal::OfEnded(_)) => return Ok(()),
+        (None, _) if !directory.exists() => return Ok(()),
+        (None, _) => {
+            return Err(Error::new(Kind::WrongState, "it is running").hint("stop it first, or use --force"));
         }
-        return Err(Error::new(Kind::WrongState, "it is running").hint("stop it first, or use --force"));
+    };
+    // From here on no other container gets the name.
+    if matches!(which, Removal::OfEnded(process) if !is_of_process(context, id, process)) {
+        return Ok(());
     }
-    // Remove what a launch left behind that was killed before it wrote its record.
-    crate::oci::delete::delete(&runtime, id, true)?;
-    container::remove(&directory)
+    match crate::oci::delete::delete(&runtime, id, force) {
+        // Remove what a launch left behind that was killed before it wrote its record.
+        Err(e) if e.kind() == Kind::NotFound => crate::oci::delete::delete(&runtime, id, true)?,
+        other => other?,
+    }
+    lock.remove()
 }
