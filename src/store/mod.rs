@@ -9,8 +9,9 @@
 //!   partial/<hex>             downloads that can be resumed
 //!   layers/<n>/fs/            an unpacked layer in overlayfs form
 //!   layers/<n>/files.idx      its record: every path, and the data to rebuild its tar
-//!   containers/<id>/          a container's writable layer, and its hold: image -> sha256:<manifest>
-//!   tmp/<txn>/                everything uncommitted: layer-<k>/, <hex> of blobs, park-<k>, keep-<n>
+//!   containers/<id>/          a container's writable layer, and its holds: image, image-<n> -> sha256:<manifest>
+//!   tmp/<txn>/                everything uncommitted: layer-<k>/, <hex> of blobs, park-<k>, keep-<n>,
+//!                             and place-<n>, which announces layer <n> before the journal has its record
 //!   trash/                    trees and files to delete
 //! ```
 //!
@@ -354,7 +355,8 @@ impl Store {
         gc::prune(self, all)
     }
 
-    /// Sweeps the remains of dead processes and removed images, and empties the trash, at idle I/O priority.
+    /// Sweeps the remains of dead processes and removed images, and empties the trash, at idle I/O priority. Layers that a
+    /// repair of the journal left without a record are deleted too.
     ///
     /// # Errors
     /// `Corrupt` when the journal has lost a record: then nothing is swept.

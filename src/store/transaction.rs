@@ -153,10 +153,21 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// When the mark cannot be written or the journal cannot be read.
     pub fn keep(&self, layer: LayerId) -> Result<bool> {
+        if !self.keep_unchecked(layer)? {
+            return Ok(false);
+        }
+        if self.store.is_on_disk(layer) {
+            return Ok(true);
+        }
         let (_locked, mut now) = self.store.write()?;
-        let Some(known) = now.layers.get(&layer) else { return Ok(false) };
-        if !known.damaged && !self.store.is_on_disk(layer) {
-            now.commit(Event::Looked { damaged: vec![layer], sound: Vec::new() })?;
+        now.commit(Event::Looked { damaged: vec![layer], sound: Vec::new() })?;
+        Ok(false)
+    }
+
+    /// Like [`Transaction::keep`], also for a layer whose tree is gone.
+    pub(super) fn keep_unchecked(&self, layer: LayerId) -> Result<bool> {
+        let (_locked, now) = self.store.write()?;
+        if !now.layers.contains_key(&layer) {
             return Ok(false);
         }
         let path = self.path.join(format!("keep-{layer}"));

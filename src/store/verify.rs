@@ -77,7 +77,7 @@ pub(super) fn verify(
     }
     let (mut damaged, mut sound) = (Vec::new(), Vec::new());
     for (layer, images) in users.into_values() {
-        if txn.as_ref().is_some_and(|txn| !txn.keep(layer.id).unwrap_or(false)) {
+        if txn.as_ref().is_some_and(|txn| !txn.keep_unchecked(layer.id).unwrap_or(false)) {
             continue;
         }
         let mut is_sound = true;

@@ -30,6 +30,7 @@ mod image_export;
 mod image_fixture;
 mod image_full_disk;
 mod image_import;
+mod image_index_names;
 mod image_oddities;
 mod image_power_cut;
 mod image_sandbox;

@@ -4,9 +4,13 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use coracle::image::import::{ImportOptions, import, open_source};
+use coracle::image::progress::Silent;
+use coracle::store::Store;
 use coracle_cri::v1::*;
 use tonic::Code;
 
+use super::image_fixture::{Image, Layout, Member, Pack, tar};
 use crate::support::{Serve, code, container, pod_on_host, pod_with, wait_until};
 
 #[test]
@@ -415,6 +419,36 @@ fn volumes_come_from_the_host_and_from_images() {
         serve.try_create(&id, &pod, &config).unwrap_err();
     }
     serve.removes_all();
+}
+
+#[test]
+fn the_image_of_a_volume_is_in_use_as_long_as_the_container_is_there() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::new();
+    let layer = tar(&[Member::File("data", b"kept")]);
+    let image = Image { layers: vec![layer], pack: Pack::Gzip, platform: "", name: Some("data:1") };
+    Layout::of(image).write(&serve.path("layout"));
+    let source = open_source(&serve.path("layout")).unwrap();
+    let store = Store::open(&serve.path("store")).unwrap();
+    import(&store, source, &ImportOptions::default(), &Silent).unwrap();
+    let data = Some(ImageSpec { image: "data:1".to_owned(), ..Default::default() });
+    let pod = serve.logged(pod_on_host("volume-image"));
+    let id = serve.run_pod(&pod);
+    let mount = Mount {
+        container_path: "/image".to_owned(),
+        image: data.clone(),
+        readonly: true,
+        ..Default::default()
+    };
+    let config = ContainerConfig { mounts: vec![mount], ..container(&pod, "box", "sleep 100") };
+    let c = serve.run_container(&id, &pod, &config);
+    let remove = || serve.run(serve.image().remove_image(RemoveImageRequest { image: data.clone() }));
+    let refused = remove().unwrap_err();
+    assert!(refused.message().contains(&c), "{refused}");
+    assert_eq!(serve.output_in(&c, "cat /image/data"), "kept");
+    serve.removes_all();
+    remove().unwrap();
+    assert!(store.find("data:1").is_err());
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `coracle image gc`: removes what dead processes and removed images left behind.
+//! `coracle image gc`: removes what dead processes and removed images left behind, and the layers that `image repair`
+//! could not account for.
 
 use std::process::ExitCode;
 

@@ -57,7 +57,8 @@ pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
         match part {
             b"" | b"." => continue,
             b".." if path.is_empty() => {
-                return Err(bad(raw, "leads out of the layer").hint("the image is broken or hostile"));
+                return Err(bad(raw, "has a \"..\" in it that leads out of the layer")
+                    .hint("the image is broken or hostile"));
             }
             b".." => {
                 path.truncate(split(&path).0.len());
