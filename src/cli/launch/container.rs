@@ -57,10 +57,8 @@ impl ContainerDirectory {
     ) -> Result<Self> {
         sweep(runtime, store);
         let hold = store.hold(image, id.as_str()).map_err(|e| match e.kind() {
-            Kind::Exists => {
-                Error::new(Kind::Exists, format!("a container {:?}  exists already", id.as_str()))
-                    .hint(format!("choose another --name, or remove it: coracle rm {id}"))
-            }
+            Kind::Exists => Error::new(Kind::Exists, format!("a container {:?} exists already", id.as_str()))
+                .hint(format!("choose another --name, or remove it: coracle rm {id}")),
             _ => e,
         })?;
         let directory = hold.directory().to_owned();
