@@ -96,7 +96,7 @@ impl AttachSession {
             Some(Frame::Output(Stream::Stdout, data)) => write(std::io::stdout().lock(), data)?,
             Some(Frame::Output(Stream::Stderr, data)) => write(std::io::stderr().lock(), data)?,
             Some(Frame::Lost(bytes)) => {
-                crate::log::warning(&format!("{bytes}  bytes of output came too fast and are not shown"));
+                crate::log::warning(&format!("{bytes} bytes of output came too fast and are not shown"));
             }
             Some(Frame::Exited(exit)) => return Ok(Next::Ended(exit.code)),
             Some(Frame::Input(_) | Frame::InputEnd | Frame::Resize(..)) => {}

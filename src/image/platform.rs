@@ -110,7 +110,10 @@ pub fn rank(offered: &Platform, wanted: &Platform) -> Option<u32> {
     match (wanted.architecture.as_str(), offered.architecture.as_str()) {
         // 64-bit ARM also runs 32-bit images, the newest generation first, but prefers its own.
         ("arm64", "arm") => Some(1000 + arm_rank(8, generation(&offered))?),
-        ("arm", "arm") if wanted.variant.is_some() => arm_rank(generation(&wanted)?, generation(&offered)),
+        ("arm", "arm") => {
+            let own = if wanted.variant.is_some() { generation(&wanted)? } else { PLAIN_ARM };
+            arm_rank(own, generation(&offered))
+        }
         (want, offer) if want != offer => None,
         _ if offered.variant == wanted.variant => Some(0),
         // A wanted platform without a generation accepts any.
@@ -121,11 +124,15 @@ pub fn rank(offered: &Platform, wanted: &Platform) -> Option<u32> {
     }
 }
 
-/// 32-bit ARM: the own generation, then older ones down to v5, then an image without a generation.
+/// The generation of 32-bit ARM without a variant, as in containerd and docker.
+const PLAIN_ARM: u32 = 7;
+
+/// 32-bit ARM: the own generation, then older ones down to v5. An image without a generation comes right after those
+/// for [`PLAIN_ARM`], and after all others on a CPU that is older.
 fn arm_rank(wanted: u32, offered: Option<u32>) -> Option<u32> {
     match offered {
-        None => Some(200),
-        Some(offered) if offered >= 5 => wanted.checked_sub(offered),
+        None => Some(wanted.checked_sub(PLAIN_ARM).map_or(200, |older| 2 * older + 1)),
+        Some(offered) if offered >= 5 => Some(2 * wanted.checked_sub(offered)?),
         Some(_) => None,
     }
 }
@@ -166,6 +173,13 @@ mod tests {
         assert_eq!(chosen(&["linux/arm"], "linux/arm/v6").unwrap(), "linux/arm");
         assert_eq!(chosen(&["linux/arm/v7"], "linux/arm/v6"), None, "SIGILL on a Pi Zero");
         assert_eq!(chosen(&["linux/arm/v7"], "linux/arm").unwrap(), "linux/arm/v7");
+        for same in ["linux/arm", "arm", "armhf", "linux/arm/7"] {
+            assert_eq!(chosen(&all, same).unwrap(), "linux/arm/v7", "{same}");
+            assert_eq!(chosen(&["arm/v5", "arm/v6"], same).unwrap(), "linux/arm/v6", "{same}");
+            assert_eq!(chosen(&["arm/v6", "arm"], same).unwrap(), "linux/arm", "{same}");
+            assert_eq!(chosen(&["arm", "arm/v7"], same).unwrap(), "linux/arm/v7", "{same}");
+            assert_eq!(chosen(&["arm/v8"], same), None, "{same}");
+        }
         assert_eq!(chosen(&["linux/arm64"], "linux/arm/v8"), None);
         assert_eq!(chosen(&["windows/amd64"], "linux/amd64"), None);
     }

@@ -24,7 +24,7 @@ pub fn load(bundle: &Path) -> Result<(PathBuf, Spec)> {
         .len();
     if size > MAX_CONFIG {
         return Err(Error::invalid(format!(
-            "{} has {size}  bytes: too large for a configuration",
+            "{} has {size} bytes: too large for a configuration",
             path.display()
         )));
     }
@@ -58,7 +58,7 @@ fn parse(path: &Path, text: &[u8]) -> Result<Spec> {
 pub fn load_process(path: &Path) -> Result<oci_spec::runtime::Process> {
     let text = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&text).map_err(|e| {
-        Error::new(Kind::Invalid, format!("{}  is not a valid process configuration", path.display()))
+        Error::new(Kind::Invalid, format!("{} is not a valid process configuration", path.display()))
             .because(e)
     })
 }

@@ -117,6 +117,43 @@ layer_test! {
         }
     }
 
+    fn a_chain_of_opaque_markers_takes_linear_time() {
+        const LEVELS: usize = 400;
+        let chain = |levels: usize| vec!["d"; levels].join("/");
+        let mut members: Vec<Member> =
+            (0..2000).map(|number| Member::dir(&format!("{}/{number}", chain(LEVELS)))).collect();
+        // The deepest first: each of them covers all that the ones before it have covered already.
+        members.extend((1..=LEVELS).rev().map(|levels| whiteout(&format!("{}/.wh..wh..opq", chain(levels)))));
+        let stream = tar(&members);
+        let begin = std::time::Instant::now();
+        let layer = Layer::from_stream(&stream);
+        assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+        assert_eq!(layer.at("d"), "dir 0755 0:0 @0.000000000 [trusted.overlay.opaque=y]");
+        assert_eq!(layer.at("d/d"), "dir 0755 0:0 @0.000000000");
+    }
+
+    fn deep_directories_that_nobody_described_take_linear_time() {
+        let chain = vec!["d"; 1500].join("/");
+        let members: Vec<Member> =
+            (0..3000).map(|number| Member::file(&format!("{chain}/{number}/f"), "")).collect();
+        let stream = tar(&members);
+        let begin = std::time::Instant::now();
+        let layer = Layer::from_stream(&stream);
+        assert!(begin.elapsed().as_secs() < 15, "{:?}", begin.elapsed());
+        assert_eq!(layer.applied().entries, 3000);
+    }
+
+    fn short_names_that_lead_through_long_targets_are_refused() {
+        let target = |next: &str| format!("{}../{next}", "./".repeat(1000));
+        let mut members = vec![Member::dir("d")];
+        members.extend((0..3).map(|n| Member::linked("symlink", &format!("d/{n}"), &target(&format!("d/{}", n + 1)))));
+        members.push(Member::dir("d/3"));
+        let inside = |n: u32| [members.clone(), vec![Member::file(&format!("d/{n}/f"), "x")]].concat();
+        assert!(Layer::of(&inside(2)).at("d/3/f").starts_with("file"));
+        assert!(Layer::of(&inside(1)).at("d/3/f").starts_with("file"));
+        assert!(Layer::of(&inside(0)).error().contains("too many symlinks"));
+    }
+
     fn an_opaque_root_is_reported_because_overlayfs_ignores_the_mark() {
         assert!(Layer::of(&[whiteout(".wh..wh..opq")]).applied().hides_all_lower);
         assert!(!Layer::of(&[whiteout("d/.wh..wh..opq")]).applied().hides_all_lower);

@@ -83,6 +83,47 @@ fn busy_registries_are_asked_again_when_they_say() {
 }
 
 #[test]
+fn a_registry_that_requires_a_long_wait_ends_the_pull_with_its_answer() {
+    let (place, registry) = (place(), TestRegistry::start());
+    let (layer, _) = registry.big("app:1", BIG);
+    for part in ["/manifests/", &layer] {
+        registry.fault(part, 99, Fault::Status(429, vec![("Retry-After", "3600".to_owned())]));
+        let begin = std::time::Instant::now();
+        let error = place.pull(&registry.name("app:1")).unwrap_err();
+        assert!(begin.elapsed() < Duration::from_secs(20), "{part}");
+        assert!(error.chain().contains("429"), "{error:?}");
+        assert!(error.first_hint().unwrap().contains("3600 s (Retry-After)"), "{error:?}");
+        registry.heal();
+    }
+}
+
+#[test]
+fn a_refused_range_is_replaced_once_by_the_whole_blob() {
+    for status in [400, 405, 416, 418, 501] {
+        let (place, registry) = (place(), TestRegistry::start());
+        let (layer, data) = registry.big("app:1", BIG);
+        registry.fault(&layer, 1, Fault::Cut(BIG / 2));
+        registry.fault(&layer, 1, Fault::Status(status, vec![]));
+        // The next position is resumed by a range again.
+        registry.fault(&layer, 1, Fault::Cut(BIG / 2 + 100_000));
+        let image = place.pulled(&registry.name("app:1"));
+        assert!(place.read(&image, "data").unwrap() == data);
+        let seen = registry.seen();
+        let of_layer = seen.iter().filter(|s| s.path.contains(&layer));
+        let ranges: Vec<_> = of_layer.map(|s| s.headers.get("range").map(String::as_str)).collect();
+        let (first, second) = (BIG / 2, BIG / 2 + 100_000);
+        let (first, second) = (format!("bytes={first}-"), format!("bytes={second}-"));
+        assert_eq!(ranges, [None, Some(first.as_str()), None, Some(second.as_str())], "{status}");
+    }
+    let (place, registry) = (place(), TestRegistry::start());
+    let (layer, _) = registry.big("app:1", BIG);
+    registry.fault(&layer, 1, Fault::Cut(BIG / 2));
+    registry.fault(&layer, 99, Fault::Status(400, vec![]));
+    place.pull(&registry.name("app:1")).unwrap_err();
+    assert_eq!(registry.count(&layer), 3, "it is not asked for ever");
+}
+
+#[test]
 fn a_truncated_gzip_is_an_error_even_with_the_right_digest() {
     let (place, registry) = (place(), TestRegistry::start());
     let mut layout = Layout::of(Image {

@@ -61,6 +61,24 @@ fn a_mirror_that_is_down_or_breaks_halfway_is_replaced_by_the_registry() {
 }
 
 #[test]
+fn a_mirror_that_answers_with_something_else_is_replaced_by_the_registry() {
+    let (registry, mirror) = (TestRegistry::start(), TestRegistry::start());
+    registry.small("app:1");
+    mirror.small("app:1");
+    for body in ["<html>log in</html>", "", "{\"error\": \"log in\"}", "[]", "{\"schemaVersion\": 2"] {
+        mirror.heal();
+        mirror.fault("/manifests/", 99, Fault::Instead(body.as_bytes().to_vec()));
+        let alone = place();
+        let error = alone.refused(&mirror.name("app:1"), Kind::Corrupt, "a manifest");
+        assert!(error.first_hint().unwrap().contains("portal"), "{error:?}");
+        let text = format!("server = \"{}\"\n[host.\"{}\"]\n", registry.url(), mirror.url());
+        let place = place();
+        place.write(&format!("certs.d/{}/hosts.toml", registry.host()), &text);
+        place.pulled(&registry.name("app:1"));
+    }
+}
+
+#[test]
 fn what_the_mirror_has_not_while_the_registry_cannot_be_reached_is_not_found_at_once() {
     let mirror = TestRegistry::start();
     mirror.small("app:1");

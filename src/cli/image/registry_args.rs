@@ -47,7 +47,7 @@ pub(in crate::cli) struct RegistryArgs {
     #[arg(long, value_name = "NUMBER")]
     retry: Option<u32>,
     /// Seconds before the second try, doubled before each further one
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none)]
     retry_delay: Option<Duration>,
 }
 
@@ -94,8 +94,28 @@ fn from_env() -> Option<PathBuf> {
     std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
+/// Parses a time limit, which is at least a moment.
 fn seconds(text: &str) -> Result<Duration> {
+    let value = seconds_or_none(text)?;
+    if value.is_zero() { Err(Error::invalid("0 seconds are no time to wait")) } else { Ok(value) }
+}
+
+fn seconds_or_none(text: &str) -> Result<Duration> {
     let value = text.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok());
-    let value = value.filter(|value| !value.is_zero());
-    value.ok_or_else(|| Error::invalid(format!("{text:?}  is not a number of seconds")))
+    value.ok_or_else(|| Error::invalid(format!("{text:?} is not a number of seconds")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_may_be_zero_and_a_limit_may_not() {
+        assert_eq!(seconds_or_none("0").unwrap(), Duration::ZERO);
+        assert_eq!(seconds_or_none("0.5").unwrap(), Duration::from_millis(500));
+        assert!(seconds("0").is_err() && seconds("1").is_ok());
+        for bad in ["", "-1", "x", "NaN", "inf", "1e300"] {
+            assert!(seconds_or_none(bad).is_err(), "{bad}");
+        }
+    }
 }

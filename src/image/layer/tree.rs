@@ -21,6 +21,9 @@ use crate::store::index::{Record, beneath};
 
 /// The most symlinks followed for one path, as in path_resolution(7).
 const MAX_LINKS: u32 = 40;
+/// The most bytes of the targets of symlinks for one path, so that a short name does not lead through thousands of
+/// directories again and again: as many as the path itself may have (PATH_MAX).
+const MAX_TARGET_BYTES: usize = 4096;
 
 const OPEN: &str = "open a directory of the layer";
 
@@ -43,6 +46,8 @@ pub(super) struct Dir {
     pub(super) described: Option<DirAttributes>,
     /// It hides the content of lower layers.
     pub(super) opaque: bool,
+    /// It or a directory above it is opaque: nothing below it needs to be hidden any more.
+    pub(super) is_covered: bool,
     /// It was created only to hold whiteouts.
     pub(super) only_hides: bool,
 }
@@ -150,10 +155,11 @@ impl Tree {
 
     /// Follows `path` part by part, creating missing directories as `purpose` allows; returns the canonical path.
     fn walk(&mut self, path: &[u8], purpose: For) -> Result<Option<Vec<u8>>> {
-        let mut done: Vec<u8> = Vec::new();
+        let (known, rest) = path.split_at(self.known_prefix(path));
+        let mut done = known.to_vec();
         let mut here = system(OPEN, self.open(&done, OFlags::PATH))?;
-        let mut todo = parts_reversed(path);
-        let mut links = 0;
+        let mut todo = parts_reversed(rest);
+        let (mut links, mut target_bytes) = (0, 0);
         while let Some(part) = todo.pop() {
             if part.is_empty() || part == b"." {
                 continue;
@@ -165,12 +171,12 @@ impl Tree {
             }
             let at = At { dir: here.as_fd(), name: &part };
             if lookup(at)? == Existing::Link {
-                links += 1;
-                if links > MAX_LINKS {
-                    return not_a_directory(path, "goes through too many symlinks");
-                }
                 let target = system("read a symlink", rustix::fs::readlinkat(at.dir, at.name, Vec::new()))?;
                 let target = target.into_bytes();
+                (links, target_bytes) = (links + 1, target_bytes + target.len());
+                if links > MAX_LINKS || target_bytes > MAX_TARGET_BYTES {
+                    return not_a_directory(path, "goes through too many symlinks");
+                }
                 if target.starts_with(b"/") {
                     done.clear();
                     here = system(OPEN, self.open(&done, OFlags::PATH))?;
@@ -190,6 +196,15 @@ impl Tree {
             done = below;
         }
         Ok(Some(done))
+    }
+
+    /// The length of the longest prefix of the clean `path` that is a canonical path of a directory. Each prefix of one is
+    /// one too, so bisection finds it: a step from the root for each part would make deep layers take quadratic time.
+    fn known_prefix(&self, path: &[u8]) -> usize {
+        let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        let ends: Vec<usize> = std::iter::once(0).chain(slashes).chain([path.len()]).collect();
+        let known = ends.partition_point(|end| self.dirs.contains_key(&path[..*end]));
+        known.checked_sub(1).and_then(|last| ends.get(last).copied()).unwrap_or(0)
     }
 
     /// Ensures that there is a directory at `at`, which is no symlink; returns false when none may be created.
@@ -221,7 +236,7 @@ impl Tree {
     }
 
     /// Records a directory that was just created.
-    pub(super) fn note_dir(&mut self, path: &[u8], dir: Dir) -> Result<()> {
+    pub(super) fn note_dir(&mut self, path: &[u8], mut dir: Dir) -> Result<()> {
         self.held_bytes += path.len() as u64 + 128;
         if self.held_bytes > self.most_bytes {
             return Err(Error::invalid("the layer has more directories than allowed"));
@@ -229,6 +244,7 @@ impl Tree {
         if !dir.only_hides {
             self.make_real(split(path).0);
         }
+        dir.is_covered = self.in_opaque(split(path).0);
         self.dirs.insert(path.to_vec(), dir);
         Ok(())
     }
@@ -253,17 +269,32 @@ impl Tree {
         self.dirs.range::<Vec<u8>, _>(range).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Returns whether `path` or a directory above it hides everything below it in lower layers.
-    pub(super) fn in_opaque(&self, mut path: &[u8]) -> bool {
-        loop {
-            if self.dirs.get(path).is_some_and(|dir| dir.opaque) {
-                return true;
-            }
-            if path.is_empty() {
-                return false;
-            }
-            path = split(path).0;
+    /// The paths of directories strictly below the directory `path` that may have something to hide in them: all but
+    /// those in directories that are opaque already. Without this, a chain of directories that become opaque one after
+    /// the other, the deepest first, would take quadratic time.
+    pub(super) fn uncovered_below(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let (mut from, to) = if path.is_empty() {
+            (Bound::Excluded(Vec::new()), Bound::Unbounded)
+        } else {
+            (Bound::Excluded([path, b"/"].concat()), Bound::Excluded([path, b"0"].concat()))
+        };
+        while let Some((key, _)) = self.dirs.range((from, to.clone())).next() {
+            let parent = split(key).0;
+            // The first key in a directory is one directly in it, and `0` is the byte after the slash.
+            from = if parent != path && self.in_opaque(parent) {
+                Bound::Included([parent, b"0"].concat())
+            } else {
+                found.push(key.clone());
+                Bound::Excluded(key.clone())
+            };
         }
+        found
+    }
+
+    /// Returns whether the directory `path` or one above it hides everything below it in lower layers.
+    pub(super) fn in_opaque(&self, path: &[u8]) -> bool {
+        self.dirs.get(path).is_some_and(|dir| dir.is_covered)
     }
 
     /// Records that a member is in `path`: it and the directories above exist for more than whiteouts.

@@ -66,16 +66,19 @@ impl Tree {
         };
         system("mark a directory as opaque", marked)?;
         drop(fd);
+        let below = self.uncovered_below(path);
         if let Some(dir) = self.dirs.get_mut(path) {
-            dir.opaque = true;
+            (dir.opaque, dir.is_covered) = (true, true);
         }
-        self.drop_marks_below(path)
+        self.drop_marks(path, below)
     }
 
-    fn drop_marks_below(&mut self, path: &[u8]) -> Result<()> {
-        for below in self.below(path).into_iter().rev() {
+    /// Removes the whiteouts and marks in `path` and in the directories `below` it.
+    fn drop_marks(&mut self, path: &[u8], below: Vec<Vec<u8>>) -> Result<()> {
+        for below in below.into_iter().rev() {
             let Some(dir) = self.dirs.get_mut(&below) else { continue };
             let (only_hides, was_opaque) = (dir.only_hides, std::mem::take(&mut dir.opaque));
+            let was_covered = std::mem::replace(&mut dir.is_covered, true);
             if only_hides {
                 let (parent, name) = split(&below);
                 let fd = system("open a directory of the layer", self.open(parent, OFlags::PATH))?;
@@ -91,7 +94,9 @@ impl Tree {
                     }
                 }
             }
-            self.empty(&below, true)?;
+            if !was_covered {
+                self.empty(&below, true)?;
+            }
         }
         self.empty(path, true)
     }

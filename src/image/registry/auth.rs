@@ -7,20 +7,24 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::challenge::Challenge;
 use super::endpoint::{Endpoint, Tls, host_of};
-use super::fault::{Fault, Retry, retry_after};
+use super::fault::{Fault, Retry, retry_after, retry_of};
 use super::login::Login;
-use super::session::{Session, secret};
+use super::received::{media_type, not_json};
+use super::session::{Session, busy, secret};
 use super::url;
 use super::wire::{Request, Wire};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The largest response of a token server that is read, in bytes.
 const MAX_RESPONSE: usize = 1 << 20;
 /// The life of a token without `expires_in`, in seconds (SPEC(distribution token) #token-response-fields).
 const DEFAULT_LIFE: u64 = 60;
+/// The longest life of a token that is believed, in seconds.
+const MAX_LIFE: f64 = 24.0 * 3600.0;
 
 /// Credentials that an endpoint has accepted.
 #[derive(Clone)]
@@ -75,19 +79,23 @@ struct Asking<'a> {
     scope: Option<&'a str>,
 }
 
+/// The response of a token server. Each field may be absent, null or odd without spoiling the others.
 #[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
 struct Granted {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<i64>,
+    token: Value,
+    access_token: Value,
+    expires_in: Value,
 }
 
 impl Granted {
     fn known(self) -> Result<Known> {
-        let token = self.token.into_iter().chain(self.access_token).find(|token| !token.is_empty());
+        let words = [&self.token, &self.access_token].into_iter().filter_map(Value::as_str);
+        let token = words.map(str::to_owned).find(|token| !token.is_empty());
         let token = token.ok_or_else(|| Error::invalid("the response has no token"))?;
-        let life = self.expires_in.and_then(|life| u64::try_from(life).ok()).filter(|life| *life > 0);
-        let life = life.unwrap_or(DEFAULT_LIFE).min(24 * 3600);
+        let life = self.expires_in.as_f64().filter(|life| *life >= 1.0);
+        let life = life.map_or(DEFAULT_LIFE, |life| life.min(MAX_LIFE) as u64);
         // Refresh after nine tenths of the life, to allow for the time on the network.
         Ok(Known::Token(token, Instant::now() + Duration::from_millis(life * 900)))
     }
@@ -209,24 +217,30 @@ fn read(wire: &mut Wire, mut answer: super::wire::Response) -> Result<Known, Fau
             return Err(Error::invalid(format!("the response has more than {MAX_RESPONSE} bytes")).into());
         }
     }
+    let media_type = media_type(&answer);
     let asked = answer.headers.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
     wire.keep(answer);
     if !status.is_success() {
         let doing = format!("it answers {status}");
         let (kind, retry) = match status {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (Kind::NotFound, Retry::Never),
-            StatusCode::TOO_MANY_REQUESTS => (Kind::Unreachable, asked.map_or(Retry::Backoff, Retry::After)),
-            status if status.is_server_error() => (Kind::Unreachable, Retry::Backoff),
+            StatusCode::TOO_MANY_REQUESTS => (Kind::Unreachable, retry_of(asked)),
+            status if status.is_server_error() => (Kind::Unreachable, retry_of(asked)),
             _ => (Kind::Denied, Retry::Never),
         };
         let mut error = Error::new(kind, doing);
         if kind == Kind::Denied {
             error = error.hint("check the login: --creds or --authfile");
         }
+        if let Some(hint) = busy(status, asked) {
+            error = error.hint(hint);
+        }
         return Err(Fault { error, retry, is_answer: true });
     }
-    let granted: Granted = serde_json::from_slice(&bytes).doing(|| "read the token")?;
-    Ok(granted.known()?)
+    match serde_json::from_slice::<Granted>(&bytes) {
+        Ok(granted) => Ok(granted.known()?),
+        Err(_) => Err(not_json(&bytes, media_type.as_deref(), "a token")),
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +300,12 @@ mod tests {
             r#"{"access_token": "t", "token": null, "expires_in": null}"#,
             r#"{"access_token": "t", "token": "", "expires_in": 0}"#,
             r#"{"token": "t", "access_token": "u", "expires_in": -1, "refresh_token": null}"#,
+            r#"{"token": "t", "access_token": null, "expires_in": 300.5}"#,
+            r#"{"token": "t", "expires_in": 0.1}"#,
+            r#"{"token": "t", "expires_in": "soon"}"#,
+            r#"{"token": "t", "expires_in": 1e300}"#,
+            r#"{"token": "t", "expires_in": 99999999999999999999999}"#,
+            r#"{"token": false, "access_token": "t", "expires_in": []}"#,
         ] {
             assert_eq!(header(text).unwrap().as_deref(), Some("Bearer t"), "{text}");
         }

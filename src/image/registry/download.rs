@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
 use super::attempts::Attempts;
-use super::fault::{Fault, Retry, wait};
+use super::fault::{Fault, Patience, Retry, wait};
 use super::repository::Repository;
 use super::session::Ask;
 use super::wire::{Response, Wire};
@@ -42,6 +42,9 @@ pub(in crate::image) struct Download<'a> {
     /// Attempts since the last new bytes, and the position then.
     tries: u32,
     stood_at: u64,
+    patience: Patience,
+    /// The position at which a request for the rest was refused, so that the whole blob is requested there.
+    range_refused_at: Option<u64>,
     attempts: Attempts,
 }
 
@@ -65,6 +68,8 @@ impl<'a> Download<'a> {
             repeated: 0,
             tries: 0,
             stood_at: from,
+            patience: Patience::default(),
+            range_refused_at: None,
             attempts: Attempts::default(),
         }
     }
@@ -113,7 +118,8 @@ impl<'a> Download<'a> {
     /// Requests everything from `at` on from the first source.
     fn open(&mut self, wire: &mut Wire) -> Result<Response, Fault> {
         let session = &self.repository.session;
-        let ask = Ask { from: self.at, is_verified: true, ..Ask::default() };
+        let from = if self.range_refused_at == Some(self.at) { 0 } else { self.at };
+        let ask = Ask { from, is_verified: true, ..Ask::default() };
         let what = format!("blobs/{}", self.digest);
         let answer = match self.sources.first() {
             Some(Source::Endpoint(index)) => match self.repository.endpoints.get(*index) {
@@ -136,7 +142,13 @@ impl<'a> Download<'a> {
         self.repository.session.options.cancel.check()?;
         let timing = &self.repository.session.options.timing;
         if self.at > self.stood_at {
-            (self.tries, self.stood_at) = (0, self.at);
+            (self.tries, self.stood_at, self.patience) = (0, self.at, Patience::default());
+        }
+        if self.is_range_refused(&fault) {
+            let text = format!("layer {}: {}; starting from the beginning", self.digest, fault.error.chain());
+            self.repository.progress.warn(&text);
+            self.range_refused_at = Some(self.at);
+            return Ok(());
         }
         self.tries += 1;
         let Some(source) = self.sources.first().cloned() else {
@@ -178,6 +190,9 @@ impl<'a> Download<'a> {
                 return Ok(());
             }
         }
+        if !self.patience.allows(retry) {
+            return Err(self.given_up(format!("get blob {}", self.digest)));
+        }
         let pause = wait(timing, self.tries, retry);
         match &self.wire {
             Some(wire) => wire.pause(pause),
@@ -188,6 +203,17 @@ impl<'a> Download<'a> {
 
 /// What the sources answered.
 impl Download<'_> {
+    /// Whether a server answered a request for the rest of the blob, but not as a server that supports ranges does: a
+    /// storage server behind a registry may answer 400 for a moment, or send another part. The whole blob is requested
+    /// once in its place.
+    fn is_range_refused(&self, fault: &Fault) -> bool {
+        self.at > 0
+            && self.range_refused_at != Some(self.at)
+            && fault.is_answer
+            && fault.retry == Retry::Never
+            && matches!(fault.error.kind(), Kind::Unsupported | Kind::Corrupt)
+    }
+
     /// The URL of a source's repository, or of a foreign layer without its query.
     fn place(&self, source: &Source) -> String {
         match source {
@@ -231,7 +257,9 @@ fn begin_of(answer: &Response, asked: u64, size: u64, digest: &Digest) -> Result
     match begin {
         Some(begin) if begin <= asked => Ok(begin),
         _ => {
-            let doing = format!("bytes from {asked} on were requested, but it sends {range:?}");
+            let sent = text(CONTENT_RANGE)
+                .map_or("a part without Content-Range".to_owned(), |sent| format!("{sent:?}"));
+            let doing = format!("bytes from {asked} on were requested, but it sends {sent}");
             Err(Fault { error: Error::new(Kind::Corrupt, doing), retry: Retry::Never, is_answer: true })
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Timing;
 use crate::error::{Error, Kind};
 
-/// The longest wait that a registry may require.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// The longest wait that a registry may require, in all, for one document or between two pieces of a blob.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The longest back-off.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -54,6 +54,36 @@ impl From<Error> for Fault {
     }
 }
 
+/// Returns how to retry after a response that reports a passing fault, by its `Retry-After`: a registry that requires
+/// a very long wait is not asked again.
+pub(super) fn retry_of(asked: Option<Duration>) -> Retry {
+    match asked {
+        None => Retry::Backoff,
+        Some(asked) if asked > MAX_RETRY_AFTER => Retry::Never,
+        Some(asked) => Retry::After(asked),
+    }
+}
+
+/// The time that a registry may still require to wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(MAX_RETRY_AFTER)
+    }
+}
+
+impl Patience {
+    /// Takes the wait that the registry requires from what is left; returns false when that is not enough.
+    pub(super) fn allows(&mut self, retry: Retry) -> bool {
+        let Retry::After(asked) = retry else { return true };
+        let left = self.0.checked_sub(asked);
+        self.0 = left.unwrap_or_default();
+        left.is_some()
+    }
+}
+
 /// How long to wait before attempt `number` (the first retry is 1), with some jitter so that many devices that lost one
 /// registry do not return all at once.
 pub(super) fn wait(timing: &Timing, number: u32, retry: Retry) -> Duration {
@@ -76,10 +106,12 @@ fn jitter() -> f64 {
 
 /// Parses `Retry-After`: seconds or a date.
 pub(super) fn retry_after(value: &str) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // A number too large for the type is a long wait too.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let date = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?;
+    let date = chrono::DateTime::parse_from_rfc2822(value).ok()?;
     (date.to_utc() - chrono::Utc::now()).to_std().ok()
 }
 
@@ -95,10 +127,26 @@ mod tests {
         assert!((400..=600).contains(&millis(3, Retry::Backoff)));
         assert!(millis(60, Retry::Backoff) <= 90_000);
         assert!(millis(1, Retry::After(Duration::from_secs(7))) >= 7000);
-        assert!(millis(1, Retry::After(Duration::from_secs(1 << 40))) < 700_000);
+        assert!(millis(1, Retry::After(Duration::from_secs(1 << 40))) < 61_000);
         assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
         let soon = (chrono::Utc::now() + chrono::TimeDelta::seconds(60)).to_rfc2822();
         assert!(retry_after(&soon).is_some_and(|wait| wait > Duration::from_secs(50)));
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn a_registry_that_requires_a_long_wait_is_not_asked_again() {
+        for long in ["61", "3600", "99999999999999999999", "Tue, 31 Dec 2120 23:59:59 GMT"] {
+            assert_eq!(retry_of(retry_after(long)), Retry::Never, "{long}");
+        }
+        assert_eq!(retry_of(retry_after("60")), Retry::After(Duration::from_secs(60)));
+        for odd in ["", "-1", "1.5", "Fri, 31 Dec 1999 23:59:59 GMT"] {
+            assert_eq!(retry_of(retry_after(odd)), Retry::Backoff, "{odd}");
+        }
+        let mut patience = Patience::default();
+        let wait = Retry::After(Duration::from_secs(25));
+        assert!(patience.allows(wait) && patience.allows(Retry::Backoff) && patience.allows(wait));
+        assert!(!patience.allows(wait), "75 s in all");
+        assert!(patience.allows(Retry::Backoff) && !patience.allows(wait));
     }
 }

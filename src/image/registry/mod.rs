@@ -24,6 +24,7 @@ mod hosts_toml;
 mod k3s;
 mod login;
 mod lookup;
+mod received;
 mod redirect;
 mod registries_conf;
 mod repository;

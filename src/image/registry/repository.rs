@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hyper::Method;
-use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::header::HeaderName;
 
 use super::attempts::Attempts;
 use super::download::{Download, Source};
 use super::endpoint::Endpoint;
-use super::fault::{Fault, Retry, wait};
+use super::fault::{Fault, Patience, Retry, wait};
+use super::received;
 use super::session::{Ask, Session};
 use super::wire::Wire;
 use super::{RegistryOptions, table};
@@ -170,12 +171,17 @@ impl<'a> Repository<'a> {
                 return Err(Error::invalid(doing).into());
             }
         }
-        let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
-        let media_type =
-            text(CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
-        let header =
-            text(HeaderName::from_static("docker-content-digest")).and_then(|d| Digest::parse(d).ok());
+        let media_type = received::media_type(&answer);
+        let encoding = received::encoding(&answer);
+        let header = answer.headers.get(HeaderName::from_static("docker-content-digest"));
+        let header = header.and_then(|value| Digest::parse(value.to_str().ok()?).ok());
         wire.keep(answer);
+        let bytes = received::decoded(bytes, encoding.as_deref(), MAX_DOCUMENT)?;
+        // What is wrong with bytes of the right type is said by the digest, if it is known.
+        let is_json = media_type.as_ref().is_some_and(|media_type| media_type.contains("json"));
+        if digest.is_none() || bytes.is_empty() || !is_json {
+            received::check_document(&bytes, media_type.as_deref())?;
+        }
         let actual = Digest::of(&bytes);
         match digest.copied().or(header) {
             // Another endpoint's copy may be intact.
@@ -190,6 +196,7 @@ impl<'a> Repository<'a> {
         let mut wire = self.session.wire()?;
         let mut hopeless = BTreeSet::new();
         let mut attempts = Attempts::default();
+        let mut patience = Patience::default();
         let mut number = 0;
         let result = loop {
             number += 1;
@@ -222,7 +229,9 @@ impl<'a> Repository<'a> {
                 break Err(reason);
             }
             match transient {
-                Some((retry, text)) if number < self.tries() && !attempts.is_settled() => {
+                Some((retry, text))
+                    if number < self.tries() && !attempts.is_settled() && patience.allows(retry) =>
+                {
                     let wait = wait(timing, number, retry);
                     let seconds = wait.as_secs_f32();
                     self.progress.warn(&format!("{text}; trying again in {seconds:.1} s"));

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{
@@ -19,7 +20,7 @@ use super::auth::{self, Known};
 use super::challenge::{self, Challenge};
 use super::credentials;
 use super::endpoint::{Endpoint, Tls};
-use super::fault::{Fault, Retry, retry_after};
+use super::fault::{Fault, Retry, retry_after, retry_of};
 use super::login::Login;
 use super::redirect::Elsewhere;
 use super::url;
@@ -362,7 +363,7 @@ fn judge(wire: &mut Wire, mut answer: Response, at_home: bool) -> Result<Respons
         // A storage server behind the registry returns this when a signed URL has expired.
         401 | 403 if !at_home => (Kind::Denied, Retry::Backoff),
         401 | 403 => (Kind::Denied, Retry::Never),
-        408 | 429 | 500 | 502..=599 => (Kind::Unreachable, asked.map_or(Retry::Backoff, Retry::After)),
+        408 | 429 | 500 | 502..=599 => (Kind::Unreachable, retry_of(asked)),
         416 => (Kind::Corrupt, Retry::Never),
         _ => (Kind::Unsupported, Retry::Never),
     };
@@ -370,10 +371,21 @@ fn judge(wire: &mut Wire, mut answer: Response, at_home: bool) -> Result<Respons
     if kind == Kind::Denied {
         error = error.hint("give a login with --creds or --authfile, or log in with podman or docker");
     }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        error = error.hint("the registry limits the rate of requests; a login may raise the limit");
+    if let Some(hint) = busy(status, asked) {
+        error = error.hint(hint);
     }
     Err(Fault { error, retry, is_answer: true })
+}
+
+/// The hint for a response that asks for patience.
+pub(super) fn busy(status: StatusCode, asked: Option<Duration>) -> Option<String> {
+    let pause = asked.map(|asked| format!("it requires a wait of {} s (Retry-After)", asked.as_secs()));
+    let limit = (status == StatusCode::TOO_MANY_REQUESTS)
+        .then(|| "the registry limits the rate of requests; a login may raise the limit".to_owned());
+    match (limit, pause) {
+        (Some(limit), Some(pause)) => Some(format!("{limit}; {pause}")),
+        (limit, pause) => limit.or_else(|| pause.filter(|_| status.is_server_error())),
+    }
 }
 
 /// The registry's own error message (SPEC(distribution 1.1 #error-codes)), made safe to print.
