@@ -1,6 +1,6 @@
 //! The device nodes of a container: the default ones, the configured ones, and the symbolic links in /dev.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
@@ -41,8 +41,8 @@ pub(super) fn push(
     let defaults = default_devices();
     let overridden = |device: &LinuxDevice| configured.iter().any(|c| c.path() == device.path());
     let covered = |device: &LinuxDevice| {
-        let mut destinations = mounts.iter().map(Mount::destination);
-        destinations.any(|destination| destination.components().eq(device.path().components()))
+        let path = cleaned(device.path());
+        mounts.iter().any(|mount| cleaned(mount.destination()) == path)
     };
     let all = defaults.iter().filter(|d| !overridden(d)).chain(configured);
     for device in all.filter(|device| !covered(device)) {
@@ -53,6 +53,18 @@ pub(super) fn push(
         steps.push(Step::Symlink { target: cstring("/dev", target)?, link });
     }
     Ok(())
+}
+
+/// The path without `.` and `..`, as if it had no links.
+fn cleaned(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut cleaned, component| {
+        match component {
+            Component::ParentDir => drop(cleaned.pop()),
+            Component::CurDir => {}
+            other => cleaned.push(other),
+        }
+        cleaned
+    })
 }
 
 fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {

@@ -184,6 +184,9 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         "--mount=type=bind,target=/x",
         "--mount=type=bind,source=/no/such,target=/x",
         "--mount=what",
+        "--mount=type=bind,source=,target=/x",
+        "--mount=type=bind,source=/tmp,target=/x,bind-propagation=rw",
+        "--tmpfs=/x:remount",
         "--tmpfs=relative",
         "--workdir=relative",
         "--user=nobody-of-this-name",
@@ -213,6 +216,15 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         let errors = output.stderr.lines().filter(|l| l.starts_with("error: ")).count();
         assert_eq!((errors, output.stdout.as_str()), (1, ""), "{flag}: {output}");
     }
+    let bad_name = sandbox.coracle(["launch", "--name", "a/b", "box", "/bin/true"]).exits(125);
+    assert!(bad_name.stderr.contains("a/b"), "{bad_name}");
+    assert_clean(&sandbox);
+}
+
+#[test]
+fn a_refused_launch_does_not_make_the_source_of_a_volume() {
+    needs!(root, busybox, launch_verb);
+    let sandbox = plain();
     let volume = format!("{}:/x", sandbox.path("new").display());
     for refused in
         [&["--memory=1m", "--memory-reservation=2m"][..], &["--user=no-such"], &["--group-add=no-such"]]
@@ -221,8 +233,6 @@ fn malformed_flags_are_refused_one_clear_error_each() {
         prepare(&sandbox, "box", words).go().exits(125);
         assert!(!sandbox.path("new").exists(), "{refused:?} leaves the source of a volume");
     }
-    let bad_name = sandbox.coracle(["launch", "--name", "a/b", "box", "/bin/true"]).exits(125);
-    assert!(bad_name.stderr.contains("a/b"), "{bad_name}");
     assert_clean(&sandbox);
 }
 

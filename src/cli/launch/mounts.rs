@@ -6,6 +6,9 @@ use crate::cli::amounts;
 use crate::error::{Error, Kind, Result};
 use crate::spec::request::{MountRequest, MountSource};
 
+/// The types of propagation. mount_namespaces(7)
+const PROPAGATION: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
 /// A mount with its options parsed.
 fn mount(source: MountSource, target: &str, options: &[&str]) -> MountRequest {
     MountRequest {
@@ -88,6 +91,11 @@ pub(super) fn tmpfs(text: &str) -> Result<MountRequest> {
     }
     let mut all = vec!["nosuid", "nodev", "noexec"];
     for option in options.split(',').filter(|o| !o.is_empty()) {
+        if ["bind", "rbind", "remount"].contains(&option) || PROPAGATION.contains(&option) {
+            return Err(Error::invalid(format!(
+                "--tmpfs {text:?} has {option:?}, which is no option of a tmpfs"
+            )));
+        }
         let opposite = format!("no{option}");
         all.retain(|o| *o != opposite);
         all.push(option);
@@ -115,7 +123,12 @@ pub(super) fn mount_flag(text: &str, here: &Path) -> Result<MountRequest> {
             ("target" | "destination" | "dst", Some(value)) => target = Some(value),
             ("readonly" | "ro", None | Some("true" | "1")) => options.push("ro".to_owned()),
             ("readonly" | "ro", Some("false" | "0")) => {}
-            ("bind-propagation", Some(value)) => options.push(value.to_owned()),
+            ("bind-propagation", Some(value)) if PROPAGATION.contains(&value) => {
+                options.push(value.to_owned())
+            }
+            ("bind-propagation", Some(value)) => {
+                return Err(wrong(format!("has no propagation {value:?}")).hint(PROPAGATION.join(", ")));
+            }
             ("tmpfs-size", Some(value)) => {
                 options.push(format!("size={}", amounts::bytes("--mount tmpfs-size", value)?));
             }
@@ -126,7 +139,7 @@ pub(super) fn mount_flag(text: &str, here: &Path) -> Result<MountRequest> {
     let target =
         target.filter(|t| t.starts_with('/')).ok_or_else(|| wrong("has no absolute target".to_owned()))?;
     let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
-    match (kind, source) {
+    match (kind, source.filter(|source| !source.is_empty())) {
         (Some("bind"), Some(source)) => {
             all.insert(0, "rbind");
             Ok(mount(MountSource::Host(here.join(source)), target, &all))
