@@ -1,12 +1,12 @@
 //! The device nodes of a container: the default ones, the configured ones, and the symbolic links in /dev.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use super::mounts::MountOptions;
 use super::steps::{DeviceStep, Step};
-use super::text::{below, cpath, cstring};
+use super::text::{below, cleaned, cpath, cstring};
 use super::toolbox::default_devices;
 use crate::error::{Error, Result};
 use crate::linux::ids;
@@ -53,18 +53,6 @@ pub(super) fn push(
         steps.push(Step::Symlink { target: cstring("/dev", target)?, link });
     }
     Ok(())
-}
-
-/// The path without `.` and `..`, as if it had no links.
-fn cleaned(path: &Path) -> PathBuf {
-    path.components().fold(PathBuf::new(), |mut cleaned, component| {
-        match component {
-            Component::ParentDir => drop(cleaned.pop()),
-            Component::CurDir => {}
-            other => cleaned.push(other),
-        }
-        cleaned
-    })
 }
 
 fn device_step(device: &LinuxDevice, bind: bool) -> Result<DeviceStep> {

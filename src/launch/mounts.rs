@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::opens::{Open, Opens};
 use super::steps::{MountStep, PointKind, Source};
-use super::text::{below, cpath, cstring};
+use super::text::{below, cleaned, cpath, cstring};
 use crate::error::{Error, Result};
 use crate::linux::id_map::IdMaps;
 use crate::linux::{id_map, ids};
@@ -306,10 +306,12 @@ fn bind_source(
     })))
 }
 
-/// Whether a path leads to the root directory.
+/// Whether a path, or the symbolic link at its end, names the root directory. Nothing else is looked up: a filesystem that
+/// hangs would hang this process, which has no time limit here.
 fn is_root(path: &Path) -> bool {
-    let identity = |path: &Path| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    path == Path::new("/") || identity(path).is_some_and(|found| Some(found) == identity(Path::new("/")))
+    let root = Path::new("/");
+    let linked = || std::fs::read_link(path).map(|target| cleaned(&path.with_file_name("").join(target)));
+    cleaned(path) == root || linked().is_ok_and(|target| target == root)
 }
 
 fn idmap(

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use super::steps::Below;
 use crate::error::{Error, Result};
@@ -21,6 +21,18 @@ pub(super) fn cstring(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> 
 /// As [`cstring`].
 pub(super) fn cpath(field: &str, path: &Path) -> Result<CString> {
     cstring(field, path.as_os_str().as_bytes())
+}
+
+/// The path without `.` and `..`, as if it had no symbolic links.
+pub(super) fn cleaned(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut cleaned, component| {
+        match component {
+            Component::ParentDir => drop(cleaned.pop()),
+            Component::CurDir => {}
+            other => cleaned.push(other),
+        }
+        cleaned
+    })
 }
 
 /// Converts a path as seen from the container's root: `.` and empty components are removed; `..` stops at the root,

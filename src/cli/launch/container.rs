@@ -202,13 +202,22 @@ impl DirectoryLock {
     }
 }
 
+/// Whether the container with this directory is removed when it has ended.
+pub(super) fn is_ephemeral(directory: &Path) -> bool {
+    directory.join(EPHEMERAL).exists()
+}
+
 /// Removes what killed launches left behind.
 fn sweep(runtime: &Runtime, store: &Store) {
     let Ok(entries) = std::fs::read_dir(store.root().join("containers")) else { return };
     for directory in entries.flatten().map(|entry| entry.path()) {
+        if !is_ephemeral(&directory) {
+            continue;
+        }
+        let Ok(Some(lock)) = DirectoryLock::take(&directory, Duration::ZERO) else { continue };
+        // Only now: before, the name may have had another container.
         let Ok(root) = std::fs::read(directory.join(EPHEMERAL)) else { continue };
         let root = PathBuf::from(OsString::from_vec(root));
-        let Ok(Some(lock)) = DirectoryLock::take(&directory, Duration::ZERO) else { continue };
         if has_ended(&Runtime { root, ..runtime.clone() }, &directory) {
             let _ = lock.remove();
         }

@@ -314,7 +314,14 @@ pub(super) fn remove(context: &Context, id: &ContainerId, which: &Removal) -> Re
         }
     };
     // From here on no other container gets the name.
-    if matches!(which, Removal::OfEnded(process) if !is_of_process(context, id, process)) {
+    let is_meant = match which {
+        // The record of one that ran in the foreground is gone by now, but only an ephemeral one is anybody's to remove.
+        Removal::OfEnded(process) => {
+            container::is_ephemeral(&directory) && is_of_process(context, id, process)
+        }
+        Removal::Forced | Removal::OfStopped => true,
+    };
+    if !is_meant {
         return Ok(());
     }
     match crate::oci::delete::delete(&runtime, id, force) {
