@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Sandbox, coracle_program, wait_until};
+use crate::support::{Bundle, Run, Sandbox, copy_program, coracle_program, wait_until};
 
 /// A directory of the host that an attack aims at, empty.
 fn victim(sandbox: &Sandbox) -> PathBuf {
@@ -48,7 +48,7 @@ fn cve_2019_5736_the_executable_cannot_be_written() {
     let sandbox = Sandbox::new();
     // A copy: were it written to, the other tests would suffer.
     let program = sandbox.path("coracle");
-    fs::copy(coracle_program(), &program).unwrap();
+    copy_program(coracle_program(), &program);
     let before = fs::read(&program).unwrap();
     let bundle =
         grant(sandbox.bundle("minimal"), "CAP_SYS_PTRACE").without_namespace("pid").script("sleep 1000");

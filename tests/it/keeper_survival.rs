@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::{Kept, assert_numbers, numbers};
 use crate::launch::{background, prepare};
-use crate::support::{Run, Runtime, keeper_program, kernel_tells_ends, wait_until};
+use crate::support::{Run, Runtime, copy_program, keeper_program, kernel_tells_ends, wait_until};
 
 const LINES: u32 = 60_000;
 
@@ -34,8 +34,7 @@ fn an_upgrade_takes_the_program_that_lies_there_now_or_goes_on_as_before() {
     let program = kept.sandbox.path("coracle-keeper");
     let install = || {
         let new = kept.sandbox.path("new");
-        // By another process: a descriptor of ours for writing it would be inherited by what other tests start (ETXTBSY).
-        Run::new("cp").arg(keeper_program()).arg(&new).go().ok();
+        copy_program(keeper_program(), &new);
         std::fs::rename(new, &program).unwrap();
         std::fs::metadata(&program).unwrap().ino()
     };

@@ -24,7 +24,7 @@ use rustix::process::Signal;
 
 use crate::keeper::Kept;
 use crate::launch::prepare;
-use crate::support::{Run, Serve, container, keeper_program, pod_on_host, wait_until};
+use crate::support::{Run, Serve, container, copy_program, keeper_program, pod_on_host, wait_until};
 
 /// `Reply::Refused(Refusal::Failed(text))` of version 1.
 fn first_refusal(text: &str) -> Vec<u8> {
@@ -271,7 +271,7 @@ fn a_client_of_another_release_is_refused_by_name_and_changes_nothing() {
 /// A keeper whose program is a file of the test's, with a container that would notice if its terminal ended.
 fn keeper_with_own_program(kept: &Kept) -> PathBuf {
     let program = kept.sandbox.path("coracle-keeper");
-    fs::copy(keeper_program(), &program).unwrap();
+    copy_program(keeper_program(), &program);
     let words = ["-d", "-t", "-i", "box", "/bin/sh", "-c", "echo begun; read x; echo got $x; exit 3"];
     prepare(&kept.sandbox, "box", words).env("CORACLE_KEEPER", &program).go().ok();
     kept.wait_for_log("box", "begun");
@@ -308,7 +308,7 @@ fn after_a_downgrade_the_keeper_goes_on_until_a_program_that_knows_its_state_lie
     });
     assert_eq!(kept.keeper(), before);
     let new = program.with_extension("new");
-    fs::copy(keeper_program(), &new).unwrap();
+    copy_program(keeper_program(), &new);
     fs::rename(new, &program).unwrap();
     upgrade().ok();
     wait_until("another standby", || (kept.keeper().1 != before.1).then_some(()));

@@ -10,14 +10,16 @@ use coracle_cri::v1::{NamespaceMode, NamespaceOption};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keeper::Kept;
-use crate::support::{Output, Run, Sandbox, Serve, container, coracle_program, pod_with, wait_until};
+use crate::support::{
+    Output, Run, Sandbox, Serve, container, copy_program, coracle_program, pod_with, wait_until,
+};
 
 /// A directory with `coracle` and nothing else; the program's path. A second call replaces the program by a new file.
 fn install(sandbox: &Sandbox) -> PathBuf {
     let directory = sandbox.path("bin");
     fs::create_dir_all(&directory).unwrap();
     let new = sandbox.path("coracle.new");
-    fs::copy(coracle_program(), &new).unwrap();
+    copy_program(coracle_program(), &new);
     fs::rename(new, directory.join("coracle")).unwrap();
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     directory.join("coracle")

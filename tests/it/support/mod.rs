@@ -24,7 +24,7 @@ pub(crate) use console::{ConsoleSocket, read_terminal};
 pub(crate) use leftovers::Leftover;
 pub(crate) use needs::{missing, skip};
 pub(crate) use pods::{code, container, namespaces_of, pod_on_host, pod_with};
-pub(crate) use programs::{are_dist_builds, coracle_program, keeper_program};
+pub(crate) use programs::{are_dist_builds, copy_program, coracle_program, keeper_program};
 pub(crate) use runtime::{Runtime, runtime_under_test};
 pub(crate) use sandbox::Sandbox;
 pub(crate) use serve::Serve;

@@ -32,6 +32,12 @@ pub(crate) fn keeper_program() -> &'static Path {
     &KEEPER
 }
 
+/// Copies a program that is to be executed. Another process writes it: a descriptor of ours for writing would be inherited by
+/// what other tests start at that moment, and the program could not be executed (ETXTBSY).
+pub(crate) fn copy_program(program: &Path, to: &Path) {
+    super::Run::new("cp").arg(program).arg(to).go().ok();
+}
+
 /// Whether the programs are of the profile `dist`, whose sizes and costs are promised. Cargo names a directory after it.
 pub(crate) fn are_dist_builds() -> bool {
     NAMED.is_some() || CORACLE.parent().is_some_and(|directory| directory.ends_with("dist"))
