@@ -306,12 +306,10 @@ fn bind_source(
     })))
 }
 
-/// Whether a path, or the symbolic link at its end, names the root directory. Nothing else is looked up: a filesystem that
-/// hangs would hang this process, which has no time limit here.
+/// Whether a path names the root directory. Nothing is looked up, so a link to it is not recognised: a filesystem that hangs
+/// would hang this process, which has no time limit here.
 fn is_root(path: &Path) -> bool {
-    let root = Path::new("/");
-    let linked = || std::fs::read_link(path).map(|target| cleaned(&path.with_file_name("").join(target)));
-    cleaned(path) == root || linked().is_ok_and(|target| target == root)
+    cleaned(path) == Path::new("/")
 }
 
 fn idmap(
