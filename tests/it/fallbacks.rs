@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use coracle::image::rootfs;
 use coracle::linux::id_map::IdMaps;
@@ -122,6 +123,9 @@ fn layers(count: usize) -> Vec<Vec<u8>> {
     std::iter::once(base).chain(above).collect()
 }
 
+/// An emulated board takes a second for each four layers.
+const SLOW: Duration = Duration::from_secs(240);
+
 /// Imports an image of `count` layers into `store`.
 fn import_layers(sandbox: &Sandbox, store: &Path, count: usize) {
     let layout = Layout::of(Image {
@@ -134,7 +138,7 @@ fn import_layers(sandbox: &Sandbox, store: &Path, count: usize) {
     fs::write(&archive, layout.tar(false)).unwrap();
     let import: [&OsStr; 5] =
         ["--store".as_ref(), store.as_ref(), "image".as_ref(), "import".as_ref(), archive.as_ref()];
-    sandbox.prepare(import).go().ok();
+    sandbox.prepare(import).patience(SLOW).go().ok();
 }
 
 /// Checks the files of a container of the image of `count` layers in `store`, on a kernel that refuses what `refused` says
@@ -154,7 +158,7 @@ fn launch_layers(sandbox: &Sandbox, store: &Path, count: usize, refused: Option<
     let script = "cat /top; echo; set -- /d/*; echo $#; echo new >/top; cat /top /d/1";
     args.extend(["localhost/many:1", "/bin/sh", "-c", script].map(OsStr::new));
     let (first, rest) = args.split_first().unwrap();
-    let output = sandbox.in_view(first, rest).go().ok();
+    let output = sandbox.in_view(first, rest).patience(SLOW).go().ok();
     assert_eq!(output.stdout, format!("{0}\n{0}\nnew\n1", count - 1), "{refused:?} {store:?}");
     if refused.is_some() {
         let trace = fs::read_to_string(&trace).unwrap();
