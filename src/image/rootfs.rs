@@ -3,8 +3,7 @@
 //! The mount is detached: it is held by a descriptor, which the container's first process attaches in its own mount
 //! namespace. So the mount is not visible on the host, and a process that is killed leaves none behind.
 //!
-//! There are three ways, the fastest first: layers one by one (`lowerdir+`), all in one short string relative to the
-//! directory above them, and all in the page of options of mount(2).
+//! There are two ways, the faster first: layers one by one (`lowerdir+`), and all in the page of options of mount(2).
 
 mod page;
 
@@ -70,6 +69,9 @@ fn mount_with(lower: &[PathBuf], directory: &Path, volatile: bool) -> Call<Owned
     or_by_page(made, Overlay { lower, writable: Some(writable), volatile, target: directory })
 }
 
+/// The call that makes the file system of what was configured.
+const CREATE: &str = "fsconfig(CMD_CREATE)";
+
 /// What a way of mounting answers that cannot take these paths, before it asks the kernel.
 const UNTRIED: (&str, Errno) = ("fsconfig", Errno::NAMETOOLONG);
 
@@ -77,6 +79,8 @@ const UNTRIED: (&str, Errno) = ("fsconfig", Errno::NAMETOOLONG);
 fn or_by_page(made: Call<OwnedFd>, overlay: Overlay<'_>) -> Call<OwnedFd> {
     match made {
         Err((_, Errno::NAMETOOLONG | Errno::NOSYS)) => overlay.mount(),
+        // Before 6.5 the kernel keeps all parameters as they come and looks at them only here.
+        Err((CREATE, Errno::INVAL)) => overlay.mount(),
         other => other,
     }
 }
@@ -99,7 +103,7 @@ fn mount_by_fsconfig(lower: &[PathBuf], writable: Option<&[PathBuf; 2]>, volatil
     if volatile {
         fsconfig_set_flag(&context, c"volatile").map_err(at("fsconfig(volatile)"))?;
     }
-    fsconfig_create(&context).map_err(at("fsconfig(CMD_CREATE)"))?;
+    fsconfig_create(&context).map_err(at(CREATE))?;
     let attributes = match writable {
         Some(_) => MountAttrFlags::empty(),
         None => MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
@@ -107,15 +111,14 @@ fn mount_by_fsconfig(lower: &[PathBuf], writable: Option<&[PathBuf; 2]>, volatil
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("fsmount"))
 }
 
-/// Adds one layer at a time where the kernel can (KERNEL(6.7)); before it, all in one string, which is short enough for
-/// about forty layers because it is relative to the directory above them. `ENAMETOOLONG` where neither can be.
+/// Adds one layer at a time, where the kernel can: KERNEL(6.7). `ENAMETOOLONG` where it cannot.
 fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
     if !lower.iter().all(|layer| is_plain(layer)) {
         return Err(Errno::NAMETOOLONG);
     }
     let one_by_one = || lower.iter().try_for_each(|layer| fsconfig_set_string(context, c"lowerdir+", layer));
     match one_by_one() {
-        Err(Errno::INVAL) => set_joined(context, lower),
+        Err(Errno::INVAL) => Err(Errno::NAMETOOLONG),
         other => other,
     }
 }
@@ -130,29 +133,6 @@ fn topmost(lower: &[PathBuf]) -> Vec<PathBuf> {
         }
     }
     kept
-}
-
-fn set_joined(context: &OwnedFd, lower: &[PathBuf]) -> std::result::Result<(), Errno> {
-    // <store>/layers/<n>/fs
-    let base = lower.first().and_then(|layer| layer.parent()?.parent()).ok_or(Errno::NAMETOOLONG)?;
-    let relative: Option<Vec<&str>> =
-        lower.iter().map(|layer| layer.strip_prefix(base).ok()?.to_str()).collect();
-    let joined = relative.ok_or(Errno::NAMETOOLONG)?.join(":");
-    if joined.len() > MAX_OPTION {
-        return Err(Errno::NAMETOOLONG);
-    }
-    // A thread with its own working directory, because other threads may use the process' one.
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            crate::sys::process::unshare(libc::CLONE_FS)?;
-            rustix::process::chdir(base)?;
-            fsconfig_set_string(context, c"lowerdir", joined)
-        });
-        match thread {
-            Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
-            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)),
-        }
-    })
 }
 
 /// Mounts layers, topmost first, without a writable one. `directory` belongs to the caller: an overlay needs two
