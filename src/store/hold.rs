@@ -1,7 +1,8 @@
 //! Holds: a container registers its use of an image, so that the image's layers are not removed.
 //!
-//! A hold is the symbolic link `containers/<id>/image`, or `image-<n>` for volume n of the container, whose target is the manifest's digest: created atomically, never
-//! torn, and removed with the container's directory, whichever process removes that and whatever crashed before.
+//! A hold is the symbolic link `containers/<id>/image`, or `image-<n>` for volume n of the container, whose target is the
+//! manifest's digest: created atomically, never torn, and removed with the container's directory, whichever process removes
+//! that and whatever crashed before.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
