@@ -17,8 +17,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::Backend;
+use crate::lanes::Lanes;
 use crate::limits::{Limits, Load};
 use crate::server::Router;
+use crate::streaming::{self, Streaming};
 
 /// The limit of open calls per connection; kubelet uses one connection for everything.
 const OPEN_CALLS: u32 = 500;
@@ -40,16 +42,27 @@ const PREFACE: usize = 24;
 /// The pause after a failed accept, for example when descriptors or memory run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
-/// current-thread runtime with I/O and time enabled; blocking work runs on other threads.
+/// Serves the CRI on `listener` until `shutdown` is ready, and then until every open call is answered; sessions of
+/// `streaming` go on until the runtime ends. Without `streaming` there are none. Runs on a current-thread runtime with I/O
+/// and time enabled; blocking work runs on other threads.
+///
+/// # Errors
+/// The address of `streaming` cannot be used.
 pub async fn serve<B: Backend>(
     listener: UnixListener,
+    streaming: Option<Streaming>,
     backend: Arc<B>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
-) {
+) -> io::Result<()> {
     let load = Load::new(limits);
-    let router = Router::new(Arc::clone(&backend), Arc::clone(&load));
+    let lanes = Lanes::new(limits.parallel_calls);
+    let (streams, urls) = streaming
+        .map(|streaming| streaming::prepare(streaming, Arc::clone(&backend), lanes.clone()))
+        .transpose()?
+        .unzip();
+    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), lanes, urls);
+    let _streams = streams.map(|streams| AbortOnDrop(tokio::spawn(streams)));
     let open = Arc::new(Open::default());
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -79,6 +92,16 @@ pub async fn serve<B: Backend>(
     drop(listener);
     stop.send_replace(true);
     while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn connection<B: Backend>(

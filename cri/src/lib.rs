@@ -18,6 +18,7 @@ mod runtime;
 mod server;
 mod single_flight;
 mod status;
+pub mod streaming;
 mod validate;
 mod workers;
 
@@ -26,6 +27,7 @@ pub use call::Call;
 pub use connections::serve;
 pub use error::{Error, Kind, Result};
 pub use limits::Limits;
+pub use streaming::Streaming;
 
 /// Encodes and decodes messages, for backends that store them.
 pub use prost::Message;

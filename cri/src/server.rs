@@ -13,10 +13,11 @@ use tonic::{Code, Status};
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
 use crate::single_flight::{Abandoned, SingleFlight};
+use crate::streaming::Urls;
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
@@ -41,9 +42,8 @@ impl<B> Clone for Router<B> {
 }
 
 impl<B: Backend> Router<B> {
-    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>) -> Self {
-        let lanes = Lanes::new(load.limits.parallel_calls);
-        let server = Arc::new(Server::new(Arc::clone(&backend), lanes));
+    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>, lanes: Lanes, urls: Option<Urls>) -> Self {
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, urls));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -109,6 +109,8 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
     lanes: Lanes,
+    /// None without a streaming server.
+    urls: Option<Urls>,
     pub(crate) run_sandbox: SingleFlight<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: SingleFlight<String, (), ()>,
     pub(crate) remove_sandbox: SingleFlight<String, (), ()>,
@@ -120,7 +122,7 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>, lanes: Lanes) -> Self {
+    fn new(backend: Arc<B>, lanes: Lanes, urls: Option<Urls>) -> Self {
         let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
@@ -132,7 +134,13 @@ impl<B: Backend> Server<B> {
             remove_container: SingleFlight::new(finishes, end),
             pull_image: SingleFlight::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
             lanes,
+            urls,
         }
+    }
+
+    /// What makes the URLs of sessions.
+    pub(crate) fn urls(&self, rpc: &str) -> Result<&Urls> {
+        self.urls.as_ref().ok_or_else(|| Error::unimplemented(rpc))
     }
 
     /// Runs blocking work on a thread of its lane. All blocking work goes through here.

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::config::Config;
-use super::{Node, supervisor};
+use super::{Node, streaming, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
 use crate::linux::private;
@@ -68,13 +68,15 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     let limits =
         Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
     let until = async { drop(stopped.await) };
-    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), limits, until));
+    let streaming = streaming::bind(&node.current().config.streaming)?;
+    let serving = coracle_cri::serve(listener, Some(streaming), Arc::clone(node), limits, until);
+    let mut serving = pin!(serving);
     // Drop the code pages that only the start-up needed, to lower the RSS.
     crate::sys::memory::unmap_code();
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
-            () = &mut serving => return Ok(()),
+            served = &mut serving => return served.doing(|| "serve"),
             action = signals.next() => match action {
                 SignalAction::Stop => break,
                 SignalAction::Reload => reload(node, &load),
@@ -86,7 +88,7 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     drop(stop);
     // A second signal skips the wait.
     tokio::select! {
-        () = &mut serving => {}
+        _ = &mut serving => {}
         _ = signals.next() => {}
         () = tokio::time::sleep(GRACE) => {
             crate::log::warning("some calls did not end in time; they are left to the next start");
@@ -163,6 +165,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("store", new.store != fixed.store),
         ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
+        ("[streaming]", new.streaming != fixed.streaming),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
         ("[security]", new.security != fixed.security),
     ];

@@ -6,6 +6,7 @@
 //! | `config` | its configuration |
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
 //! | `status` | `Version` and `Status` |
+//! | `streaming` | the address of the server for exec, attach and port-forward, and its TLS |
 //! | `supervisor` | systemd: socket activation and notifications |
 
 mod archives;
@@ -13,6 +14,7 @@ pub mod config;
 mod daemon;
 mod images;
 mod status;
+mod streaming;
 mod supervisor;
 
 use std::sync::{Arc, PoisonError, RwLock};

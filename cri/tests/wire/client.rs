@@ -32,7 +32,7 @@ pub(crate) struct Server {
     pub(crate) node: Arc<Node>,
     pub(crate) path: std::path::PathBuf,
     pub(crate) stop: Option<oneshot::Sender<()>>,
-    pub(crate) done: JoinHandle<()>,
+    pub(crate) done: JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
 }
 
@@ -49,7 +49,7 @@ impl Server {
         let node = Arc::new(node);
         let (stop, stopped) = oneshot::channel();
         let until = async move { drop(stopped.await) };
-        let done = tokio::spawn(coracle_cri::serve(listener, Arc::clone(&node), limits, until));
+        let done = tokio::spawn(coracle_cri::serve(listener, None, Arc::clone(&node), limits, until));
         Self { node, path, stop: Some(stop), done, _dir: dir }
     }
 

@@ -5,6 +5,7 @@
 mod read;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Config {
     /// How many calls run at a time.
     #[serde(deserialize_with = "read::calls")]
     pub max_parallel_calls: u32,
+    /// The server for exec, attach and port-forward.
+    pub streaming: Streaming,
     /// Default confinement of containers.
     pub security: Security,
     /// Settings for images.
@@ -83,6 +86,30 @@ impl CgroupDriver {
             Self::Systemd => true,
             Self::Cgroupfs => false,
         }
+    }
+}
+
+/// The server for exec, attach and port-forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where it listens; port 0 is a free port.
+    pub address: SocketAddr,
+    /// The certificate chain, in PEM form: then the server speaks only TLS.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM form.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of clients' certificates, in PEM form: then clients without one are refused.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { address, tls_cert: None, tls_key: None, tls_client_ca: None }
     }
 }
 
@@ -190,6 +217,7 @@ impl Default for Config {
             state_on_tmpfs: false,
             cgroup_driver: CgroupDriver::Auto,
             max_parallel_calls: 32,
+            streaming: Streaming::default(),
             security: Security::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -300,6 +328,8 @@ mod tests {
         let mut documented: Config = taken().try_into().unwrap();
         // These have no default; the file shows examples.
         (documented.registry.auth_file, documented.registry.policy) = (None, None);
+        let address = documented.streaming.address;
+        documented.streaming = Streaming { address, ..Streaming::default() };
         assert_eq!(documented.cni.records.take(), Some(documented.store.join("cni")));
         assert_eq!(documented, Config::default());
         fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
