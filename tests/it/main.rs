@@ -86,6 +86,7 @@ mod serve;
 mod serve_images;
 mod single_program;
 mod soak;
+mod streaming;
 mod supply;
 mod systemd;
 mod v2_limits;

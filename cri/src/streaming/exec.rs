@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -166,9 +167,13 @@ impl<B: Backend> Node<B> {
     }
 
     async fn exec(self: &Arc<Self>, request: v1::ExecRequest, channels: &mut Channels) -> Result<i32> {
-        let process = self.ask(move |node| node.runtime().exec(&request)).await?;
-        let Process { streams, command } = process;
-        let mut running = Running { command: Some(Arc::from(command)), node: Arc::clone(self) };
+        let node = Arc::clone(self);
+        // The command has its guard before anything can be dropped: the client may leave while it is started.
+        let start = move |backend: &B| {
+            let Process { streams, command } = backend.runtime().exec(&request)?;
+            Ok((streams, Running { command: Some(Arc::from(command)), node }))
+        };
+        let (streams, mut running) = self.ask(start).await?;
         let exit = running.command.as_ref().map(|command| command.exit_event()).transpose();
         let Some(exit) = exit.map_err(|error| broken(&error))? else { return Ok(255) };
         session::follow(streams, exit, channels).await.map_err(|error| broken(&error))?;
@@ -179,10 +184,12 @@ impl<B: Backend> Node<B> {
     }
 
     async fn attach(&self, request: v1::AttachRequest, channels: &mut Channels) -> Result<()> {
+        let mut unsent = Bytes::new();
         loop {
             let (id, stdin) = (request.container_id.clone(), request.stdin);
             let attachment = self.ask(move |node| node.runtime().attach(&id, stdin)).await?;
-            match session::follow_attached(attachment, channels).await.map_err(|error| broken(&error))? {
+            let detached = session::follow_attached(attachment, channels, &mut unsent).await;
+            match detached.map_err(|error| broken(&error))? {
                 Detached::Ended => return Ok(()),
                 // Its successor has the container, if that still runs.
                 Detached::KeeperGone => {}
@@ -202,12 +209,11 @@ struct Running<B: Backend> {
 }
 
 impl<B: Backend> Drop for Running<B> {
-    /// The command's streams were closed just now. It is reaped when it ends, without a thread that waits for that.
+    /// The command's streams are closed at the same moment. It is reaped when it ends, without a thread that waits for that.
     fn drop(&mut self) {
         let Some(command) = self.command.take() else { return };
         let node = Arc::clone(&self.node);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
+        self.node.executor.spawn(async move {
             let hung_up = Arc::clone(&command);
             let hang_up = move |_: &B| {
                 hung_up.hang_up();

@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -132,6 +133,8 @@ struct Node<B> {
     backend: Arc<B>,
     lanes: Lanes,
     tokens: Arc<Tokens>,
+    /// Runs the server's tasks.
+    executor: Handle,
 }
 
 impl<B: Backend> Node<B> {
@@ -142,7 +145,7 @@ impl<B: Backend> Node<B> {
     }
 }
 
-/// A server that is to be run, and what makes its URLs.
+/// A server that is to be run, and what makes its URLs. Must be called on the runtime that runs it.
 ///
 /// # Errors
 /// The listener cannot be used.
@@ -154,7 +157,7 @@ pub(crate) fn prepare<B: Backend>(
     let tokens = Arc::<Tokens>::default();
     let urls = Urls { base: streaming.base(), tokens: Arc::clone(&tokens) };
     let listener = TcpListener::from_std(streaming.listener)?;
-    let node = Arc::new(Node { backend, lanes, tokens });
+    let node = Arc::new(Node { backend, lanes, tokens, executor: Handle::current() });
     Ok((accept(listener, streaming.tls.map(TlsAcceptor::from), node), urls))
 }
 

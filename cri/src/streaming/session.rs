@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -309,13 +310,15 @@ pub(super) enum Detached {
     KeeperGone,
 }
 
-/// Copies between an attached container and its client until the container has ended.
+/// Copies between an attached container and its client until the container has ended. `unsent` is input that an earlier
+/// attachment could not send, and gets what this one cannot.
 ///
 /// # Errors
 /// The client is gone.
 pub(super) async fn follow_attached(
     attachment: Box<dyn Attachment>,
     channels: &mut Channels,
+    unsent: &mut Bytes,
 ) -> io::Result<Detached> {
     let is_terminal = attachment.is_terminal();
     let copy = attachment.as_fd().try_clone_to_owned()?;
@@ -323,7 +326,7 @@ pub(super) async fn follow_attached(
     let Channels { stdin, resize, output } = channels;
     tokio::select! {
         detached = show(&attached, output) => detached,
-        never = type_in(&attached, stdin) => match never {},
+        never = type_in(&attached, stdin, unsent) => match never {},
         never = apply_sizes(resize, |columns, rows| {
             if is_terminal {
                 let _ = attached.attachment.resize(columns, rows);
@@ -366,22 +369,23 @@ async fn send_copy(output: &Output, channel: Channel, data: &[u8]) -> io::Result
     output.send(channel, copy).await?.map(drop)
 }
 
-/// Passes the client's input on. Never ends: what the container does not take is read and discarded.
-async fn type_in(attached: &Attached, input: &mut Option<Input>) -> Infallible {
+/// Passes the client's input on. Never ends; `unsent` has what could not be sent.
+async fn type_in(attached: &Attached, input: &mut Option<Input>, unsent: &mut Bytes) -> Infallible {
     let Some(input) = input else { return pending().await };
-    let mut is_open = true;
-    while let Some(data) = input.recv().await {
-        let mut rest = &data[..];
-        while is_open && !rest.is_empty() {
-            match offer(attached, |attachment| attachment.send_input(rest)).await {
-                Ok(length) => rest = &rest[length..],
-                Err(_) => is_open = false,
+    loop {
+        while !unsent.is_empty() {
+            match offer(attached, |attachment| attachment.send_input(unsent)).await {
+                Ok(length) => unsent.advance(length),
+                // The keeper is gone, which the other direction finds out, too.
+                Err(_) => return pending().await,
             }
         }
+        match input.recv().await {
+            Some(data) => *unsent = data,
+            None => break,
+        }
     }
-    if is_open {
-        let _ = offer(attached, |attachment| attachment.end_input()).await;
-    }
+    let _ = offer(attached, |attachment| attachment.end_input()).await;
     pending().await
 }
 

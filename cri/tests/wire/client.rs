@@ -41,15 +41,25 @@ impl Server {
         Self::with(node, coracle_cri::Limits::default())
     }
 
+    /// One with a streaming server.
+    pub(crate) fn with_streaming(node: Node) -> Self {
+        let streaming = coracle_cri::Streaming::bind(([127, 0, 0, 1], 0).into(), None).unwrap();
+        Self::with_all(node, coracle_cri::Limits::default(), Some(streaming))
+    }
+
     /// One with limits of its own.
     pub(crate) fn with(node: Node, limits: coracle_cri::Limits) -> Self {
+        Self::with_all(node, limits, None)
+    }
+
+    fn with_all(node: Node, limits: coracle_cri::Limits, streaming: Option<coracle_cri::Streaming>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cri.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let node = Arc::new(node);
         let (stop, stopped) = oneshot::channel();
         let until = async move { drop(stopped.await) };
-        let done = tokio::spawn(coracle_cri::serve(listener, None, Arc::clone(&node), limits, until));
+        let done = tokio::spawn(coracle_cri::serve(listener, streaming, Arc::clone(&node), limits, until));
         Self { node, path, stop: Some(stop), done, _dir: dir }
     }
 

@@ -1,6 +1,6 @@
 //! The endpoint as a client sees it: gRPC over a unix socket, with a fake node behind it. Needs no root.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod authority;
 mod client;
@@ -11,3 +11,5 @@ mod limits;
 mod node;
 mod refusals;
 mod rpcs;
+mod stream_client;
+mod streaming;
