@@ -35,7 +35,11 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("tokio_rustls", &["image/registry/"], "only what talks to registries knows the network"),
     ("hyper", &["image/registry/"], "only what talks to registries knows the network"),
     ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
-    ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
+    (
+        "rustls",
+        &["image/registry/", "serve/streaming.rs"],
+        "only what talks to registries or streams knows TLS",
+    ),
     ("yaml_rust2", &["yaml.rs", "image/registry/", "pod/cdi.rs"], "one file of K3s is YAML, and CDI's are"),
     ("coracle_cri", &["serve/", "pod/"], "what kubelet says is for whoever answers it"),
     ("tonic", &[], "gRPC lives in cri/"),

@@ -94,6 +94,8 @@ pub(super) async fn over_websocket<B: Backend>(
         };
         let ending = node.run(wanted, &mut channels).await;
         let _ = channels.output.finish(&ending).await;
+        // RFC 6455, section 7.1.1: the server closes first.
+        sink.shutdown().await;
     };
     serve(session, connection.run(), &sink).await;
 }

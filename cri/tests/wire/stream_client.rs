@@ -83,7 +83,7 @@ impl Bytes {
                 self.rest.extend(message);
                 continue;
             }
-            let mut buffer = [0; 64 << 10];
+            let mut buffer = vec![0; 64 << 10];
             match self.socket.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(length) => self.rest.extend(&buffer[..length]),
@@ -190,28 +190,28 @@ impl Spdy {
 
     /// What the server sends next; `None` at the end of the connection.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        if let Some(event) = self.ahead.pop_front() {
-            return Some(event);
+        while self.ahead.is_empty() {
+            let header = self.bytes.read(8)?;
+            let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+            let content = self.bytes.read(length)?;
+            let number = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap()) & 0x7fff_ffff;
+            let event = match (header[0] & 0x80, header[3]) {
+                (0, _) => {
+                    let stream = number(&header);
+                    self.ahead.extend((!content.is_empty()).then_some(Event::Data(stream, content)));
+                    self.ahead.extend((header[4] & 1 == 1).then_some(Event::End(stream)));
+                    continue;
+                }
+                (_, 2) => Event::Reply(number(&content)),
+                (_, 3) => Event::Reset(number(&content)),
+                (_, 6) => Event::Ping(number(&content)),
+                (_, 7) => Event::GoAway,
+                (_, kind) => panic!("a frame of type {kind}"),
+            };
+            assert_eq!(header[..2], [0x80, 3], "not SPDY/3");
+            self.ahead.push_back(event);
         }
-        let header = self.bytes.read(8)?;
-        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
-        let content = self.bytes.read(length)?;
-        let number = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap()) & 0x7fff_ffff;
-        if header[0] & 0x80 == 0 {
-            let stream = number(&header);
-            if header[4] & 1 == 1 {
-                self.ahead.push_back(Event::End(stream));
-            }
-            return if content.is_empty() { self.next() } else { Some(Event::Data(stream, content)) };
-        }
-        assert_eq!(header[..2], [0x80, 3], "not SPDY/3");
-        Some(match header[3] {
-            2 => Event::Reply(number(&content)),
-            3 => Event::Reset(number(&content)),
-            6 => Event::Ping(number(&content)),
-            7 => Event::GoAway,
-            kind => panic!("a frame of type {kind}"),
-        })
+        self.ahead.pop_front()
     }
 }
 

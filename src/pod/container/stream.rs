@@ -1,11 +1,11 @@
 //! Exec and Attach: commands with streams to a client, and attachments to a container's own process.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coracle_cri::streaming::{Attachment, Command, Message, Process, Streams as ClientEnds};
 use coracle_cri::v1;
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -68,14 +68,17 @@ struct Ours {
 /// Pipes for the streams that are requested, and /dev/null for the others.
 fn pipes(request: &v1::ExecRequest) -> Result<(Ours, Streams)> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe");
-    let null = || File::options().read(true).write(true).open("/dev/null").doing(|| "open /dev/null");
+    let null = || {
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .doing(|| "open /dev/null")
+    };
     let (stdin, ours) = match request.stdin {
         true => pipe().map(|(theirs, ours)| (theirs, Some(ours)))?,
-        false => (null()?.into(), None),
+        false => (null()?, None),
     };
     let output = |wanted: bool| match wanted {
         true => pipe().map(|(ours, theirs)| (theirs, Some(ours))),
-        false => Ok((null()?.into(), None)),
+        false => Ok((null()?, None)),
     };
     let (stdout, out) = output(request.stdout)?;
     let (stderr, err) = output(request.stderr)?;
