@@ -1,9 +1,11 @@
 //! The traits that a node implements: the CRI without gRPC.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
+use crate::events::EventHub;
 use crate::v1;
 
 /// A node that runs pods, in two parts like the CRI's two services. Every method may block: it is called on a thread for
@@ -106,6 +108,11 @@ pub trait RuntimeBackend {
 
     /// The resource usage of a container; `NotFound` if it does not exist.
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats>;
+
+    /// The listeners for changes of pods and containers. None where the node publishes none.
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        None
+    }
 
     /// The URL of a prepared exec.
     fn exec(&self, _request: &v1::ExecRequest) -> Result<String> {

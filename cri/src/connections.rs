@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,8 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tonic::codegen::http;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, RuntimeBackend};
 use crate::limits::{Limits, Load};
 use crate::server::Router;
 
@@ -77,6 +79,10 @@ pub async fn serve<B: Backend>(
         }
     }
     drop(listener);
+    // Its streams never end of their own accord.
+    if let Some(hub) = backend.runtime().events() {
+        hub.end();
+    }
     stop.send_replace(true);
     while connections.join_next().await.is_some() {}
 }
@@ -89,8 +95,10 @@ async fn connection<B: Backend>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let slot = Arc::clone(&guard.slot);
-    let service = service_fn(move |request| {
-        let call = slot.begin_call();
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        let call = Arc::new(slot.begin_call());
+        // For a stream that goes on after its response has begun.
+        request.extensions_mut().insert(Arc::clone(&call));
         let handled = router.clone().handle(request);
         async move {
             let response = handled.await;
@@ -198,8 +206,8 @@ impl Slot {
     }
 }
 
-/// An open call of a connection.
-struct Working(Arc<Slot>);
+/// An open call of a connection; a connection with one is not idle.
+pub(crate) struct Working(Arc<Slot>);
 
 impl Drop for Working {
     fn drop(&mut self) {

@@ -8,11 +8,13 @@ pub mod backend;
 pub mod call;
 mod connections;
 pub mod error;
+mod events;
 mod filter;
 mod image;
 mod lanes;
 mod limits;
 mod lists;
+mod parts;
 mod response;
 mod runtime;
 mod server;
@@ -25,6 +27,7 @@ pub use backend::{Backend, ImageBackend, RuntimeBackend};
 pub use call::Call;
 pub use connections::serve;
 pub use error::{Error, Kind, Result};
+pub use events::EventHub;
 pub use limits::Limits;
 
 /// Encodes and decodes messages, for backends that store them.

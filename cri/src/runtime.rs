@@ -1,11 +1,13 @@
 //! RuntimeService: one short method for each call.
 
-use tonic::Request;
+use tonic::{Request, Response};
 
 use crate::backend::{Backend, RuntimeBackend};
 use crate::error::Error;
+use crate::events::Events;
 use crate::lanes::Lane;
-use crate::response::{Parts, RpcResult, parts, respond, truncated};
+use crate::parts::Parts;
+use crate::response::{RpcResult, respond, truncated};
 use crate::server::Server;
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
@@ -102,7 +104,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamPodSandboxesRequest>,
     ) -> RpcResult<Self::StreamPodSandboxesStream> {
         let items = self.sandboxes(request.into_inner().filter).await?;
-        respond(Ok(parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
+        respond(Ok(self.parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
     async fn update_pod_sandbox_resources(
@@ -184,7 +186,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamContainersRequest>,
     ) -> RpcResult<Self::StreamContainersStream> {
         let containers = self.containers(request.into_inner().filter).await?;
-        respond(Ok(parts(containers, |containers| StreamContainersResponse { containers })))
+        respond(Ok(self.parts(containers, |containers| StreamContainersResponse { containers })))
     }
 
     async fn container_status(
@@ -276,7 +278,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamContainerStatsRequest>,
     ) -> RpcResult<Self::StreamContainerStatsStream> {
         let stats = self.stats_of_containers(request.into_inner().filter).await?;
-        respond(Ok(parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
+        respond(Ok(self.parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
     }
 
     async fn pod_sandbox_stats(
@@ -303,7 +305,9 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> RpcResult<Self::StreamPodSandboxStatsStream> {
         let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
-        respond(Ok(parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+        respond(
+            Ok(self.parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })),
+        )
     }
 
     async fn checkpoint_container(
@@ -313,13 +317,15 @@ impl<B: Backend> RuntimeService for Server<B> {
         Err(Error::unimplemented("CheckpointContainer").into())
     }
 
-    type GetContainerEventsStream = Parts<ContainerEventResponse>;
+    type GetContainerEventsStream = Events;
 
     async fn get_container_events(
         &self,
-        _: Request<GetEventsRequest>,
+        request: Request<GetEventsRequest>,
     ) -> RpcResult<Self::GetContainerEventsStream> {
-        Err(Error::unimplemented("GetContainerEvents").into())
+        let hub = self.backend.runtime().events();
+        let events = hub.ok_or_else(|| Error::unimplemented("GetContainerEvents"))?.listen()?;
+        Ok(Response::new(events.holding(request.extensions().get().cloned())))
     }
 
     async fn list_metric_descriptors(

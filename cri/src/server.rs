@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
+use crate::parts::{Parts, parts};
 use crate::single_flight::{Abandoned, SingleFlight};
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
@@ -43,7 +44,7 @@ impl<B> Clone for Router<B> {
 impl<B: Backend> Router<B> {
     pub(crate) fn new(backend: Arc<B>, load: Arc<Load>) -> Self {
         let lanes = Lanes::new(load.limits.parallel_calls);
-        let server = Arc::new(Server::new(Arc::clone(&backend), lanes));
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, load.limits.part));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -109,6 +110,8 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
     lanes: Lanes,
+    /// How long a client may take to read the next part of a list.
+    part: Duration,
     pub(crate) run_sandbox: SingleFlight<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: SingleFlight<String, (), ()>,
     pub(crate) remove_sandbox: SingleFlight<String, (), ()>,
@@ -120,10 +123,11 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>, lanes: Lanes) -> Self {
+    fn new(backend: Arc<B>, lanes: Lanes, part: Duration) -> Self {
         let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
+            part,
             run_sandbox: SingleFlight::new(finishes, work),
             stop_sandbox: SingleFlight::new(finishes, end),
             remove_sandbox: SingleFlight::new(finishes, end),
@@ -133,6 +137,11 @@ impl<B: Backend> Server<B> {
             pull_image: SingleFlight::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
             lanes,
         }
+    }
+
+    /// A list that is streamed in parts.
+    pub(crate) fn parts<T, R: Send + 'static>(&self, items: Vec<T>, part: impl Fn(Vec<T>) -> R) -> Parts<R> {
+        parts(items, self.part, part)
     }
 
     /// Runs blocking work on a thread of its lane. All blocking work goes through here.

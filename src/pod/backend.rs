@@ -1,14 +1,19 @@
 //! RuntimeService: each CRI call, delegated to the part that implements it. Ids may be abbreviated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_cri::{Call, Result, RuntimeBackend, v1};
+use coracle_cri::{Call, EventHub, Result, RuntimeBackend, v1};
 
 use super::Pods;
 
 impl RuntimeBackend for Pods {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        Ok(self.sandboxes.run(config, handler)?)
+        let id = self.sandboxes.run(config, handler)?;
+        if let Some(sandbox) = self.sandboxes.by_id(&id) {
+            self.events.of_sandbox(&sandbox);
+        }
+        Ok(id)
     }
 
     /// Stops the containers of a pod and detaches its network. A pod that does not exist or is stopped is no error.
@@ -48,13 +53,19 @@ impl RuntimeBackend for Pods {
     }
 
     fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
-        Ok(self.containers.create(&*self.sandboxes.get(sandbox_id)?, config)?)
+        let id = self.containers.create(&*self.sandboxes.get(sandbox_id)?, config)?;
+        if let Some(container) = self.containers.by_id(&id) {
+            self.events.of_container(&container);
+        }
+        Ok(id)
     }
 
     fn start_container(&self, id: &str) -> Result<()> {
         let container = self.containers.get(id)?;
         let sandbox = self.sandboxes.get(&container.pod)?;
-        Ok(self.containers.start(&sandbox, &container)?)
+        let started = self.containers.start(&sandbox, &container);
+        self.events.of_container(&container);
+        Ok(started?)
     }
 
     /// A container that does not exist or has exited is no error.
@@ -68,7 +79,7 @@ impl RuntimeBackend for Pods {
     /// A container that does not exist is no error.
     fn remove_container(&self, id: &str) -> Result<()> {
         match self.containers.find(id)? {
-            Some(container) => Ok(self.containers.remove(&container)?),
+            Some(container) => Ok(self.remove_one(&container)?),
             None => Ok(()),
         }
     }
@@ -97,6 +108,10 @@ impl RuntimeBackend for Pods {
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
         Ok(self.containers.exec(id, command, timeout, call)?)
+    }
+
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        Some(&self.events.hub)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {

@@ -6,6 +6,7 @@
 //! | `Sandboxes` | the pods by id | run, tear down, list |
 //! | `Containers` | the containers by id | create, start, stop, exec, update, remove, list |
 //! | `Stats` | none; asks the parts above | ContainerStats, PodSandboxStats |
+//! | `Events` | what was announced last | announces changes to the listeners of GetContainerEvents |
 //! | `Exits` | none; a thread holds it weakly | receives exits from the keeper |
 //! | `Recovery` | only while the daemon starts | reads the records, undoes interrupted operations |
 //!
@@ -30,8 +31,10 @@ pub mod cdi;
 mod container;
 mod cri_error;
 mod disposal;
+mod events;
 mod exits;
 mod files;
+mod happened;
 mod host;
 mod layer_usage;
 pub mod machine;
@@ -53,7 +56,8 @@ pub use host::{Offer, Settings};
 
 use crate::error::Result;
 use crate::store::Store;
-use container::Containers;
+use container::{Container, Containers};
+use events::Events;
 use exits::Exits;
 use host::Host;
 use recover::Recovery;
@@ -70,6 +74,7 @@ pub struct Pods {
     sandboxes: Arc<Sandboxes>,
     containers: Arc<Containers>,
     stats: Stats,
+    events: Arc<Events>,
     /// The thread that receives exits ends when this is dropped.
     _exits: Arc<Exits>,
 }
@@ -85,9 +90,14 @@ impl Pods {
         let sandboxes = Arc::new(Sandboxes::new(Arc::clone(&host)));
         let containers = Arc::new(Containers::new(Arc::clone(&host)));
         Recovery { host: &host, sandboxes: &sandboxes, containers: &containers }.run()?;
-        let exits = Exits::start(Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&containers))?;
+        let events = Arc::new(Events::new(Arc::clone(&sandboxes), Arc::clone(&containers)));
+        // What happened under an earlier daemon is not announced again.
+        containers.all().iter().for_each(|container| events.of_container(container));
+        sandboxes.all().iter().for_each(|sandbox| events.of_sandbox(sandbox));
+        let own = (Arc::clone(&sandboxes), Arc::clone(&containers));
+        let exits = Exits::start(Arc::clone(&host), own.0, own.1, Arc::clone(&events))?;
         let stats = Stats::new(Arc::clone(&host), Arc::clone(&containers));
-        Ok(Self { host, sandboxes, containers, stats, _exits: exits })
+        Ok(Self { host, sandboxes, containers, stats, events, _exits: exits })
     }
 
     /// Replaces the handlers and networks; operations already under way keep the old ones.
@@ -95,21 +105,31 @@ impl Pods {
         self.host.reload(offer);
     }
 
-    fn stop_sandbox(&self, sandbox: &Sandbox) -> Result<()> {
+    fn stop_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
         // First, so that no container is created or started in a pod that is being torn down. A full run directory must not keep
         // the pod from ending: the next daemon would find it ready, and kubelet would stop it again.
         if let Err(error) = sandbox.set_not_ready() {
             crate::log::warning(&error.doing(format!("record that pod {} is stopped", sandbox.id)).chain());
         }
         self.containers.stop_all_in(&sandbox.id)?;
-        self.sandboxes.tear_down(sandbox)
+        self.sandboxes.tear_down(sandbox)?;
+        self.events.of_sandbox(sandbox);
+        Ok(())
     }
 
-    fn remove_sandbox(&self, sandbox: &Sandbox) -> Result<()> {
+    fn remove_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
         self.stop_sandbox(sandbox)?;
         sandbox.await_creates(LAST_CREATE)?;
-        self.containers.remove_all_in(&sandbox.id)?;
-        self.sandboxes.remove(sandbox)
+        self.containers.in_pod(&sandbox.id).iter().try_for_each(|container| self.remove_one(container))?;
+        self.sandboxes.remove(sandbox)?;
+        self.events.of_sandbox(sandbox);
+        Ok(())
+    }
+
+    fn remove_one(&self, container: &Container) -> Result<()> {
+        self.containers.remove(container)?;
+        self.events.of_container(container);
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ mod cve_images;
 mod cve_pods;
 mod cve_table;
 mod docs;
+mod events;
 mod fallbacks;
 mod fixtures;
 mod harness;

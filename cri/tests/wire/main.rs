@@ -11,3 +11,4 @@ mod limits;
 mod node;
 mod refusals;
 mod rpcs;
+mod streams;

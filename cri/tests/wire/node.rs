@@ -1,15 +1,16 @@
 //! A node without containers: it keeps in memory what it was asked for, and can be made slow or broken.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use coracle_cri::{Backend, Call, Error, ImageBackend, Kind, Result, RuntimeBackend, v1};
+use coracle_cri::{Backend, Call, Error, EventHub, ImageBackend, Kind, Result, RuntimeBackend, v1};
 
 #[derive(Default)]
 pub(crate) struct Node {
     state: Mutex<State>,
     changed: Condvar,
+    pub(crate) events: Arc<EventHub>,
 }
 
 #[derive(Default)]
@@ -266,6 +267,10 @@ impl RuntimeBackend for Node {
         let mut state = self.begin("exec_sync", Some(call))?;
         state.last_timeout = Some(timeout);
         state.output.clone().unwrap_or_else(|| Ok(v1::ExecSyncResponse::default()))
+    }
+
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        Some(&self.events)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {

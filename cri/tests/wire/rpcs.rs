@@ -177,7 +177,12 @@ async fn code_of<Q: prost::Message + 'static>(server: &Server, path: &str, reque
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<Q, StartContainerResponse>::default();
     match client.server_streaming(tonic::Request::new(request), path.parse().unwrap(), codec).await {
-        Ok(answer) => answer.into_inner().message().await.err().map_or(Code::Ok, |e| e.code()),
+        Ok(answer) => {
+            let mut stream = answer.into_inner();
+            // A stream of events stays open without any.
+            let first = tokio::time::timeout(std::time::Duration::from_millis(500), stream.message()).await;
+            first.ok().and_then(Result::err).map_or(Code::Ok, |e| e.code())
+        }
         Err(error) => error.code(),
     }
 }

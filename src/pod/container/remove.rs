@@ -31,14 +31,7 @@ impl Containers {
         // Last, because the next daemon finds an interrupted removal by this directory.
         container.directory.remove()?;
         self.table.remove(&container.id);
+        container.life().is_removed = true;
         Ok(())
-    }
-
-    /// Removes all containers of a pod.
-    ///
-    /// # Errors
-    /// As [`Containers::remove`].
-    pub(in crate::pod) fn remove_all_in(&self, pod: &str) -> Result<()> {
-        self.in_pod(pod).iter().try_for_each(|container| self.remove(container))
     }
 }

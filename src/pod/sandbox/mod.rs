@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use coracle_cri::v1;
 
+use super::happened::Happened;
 use super::host::Host;
 use super::records::{Directory, SandboxRecord};
 use super::request_from_cri::SandboxRequest;
@@ -44,6 +45,8 @@ pub(super) struct Sandbox {
 struct Stored {
     record: SandboxRecord,
     removed: bool,
+    /// What was announced to the listeners for events.
+    announced: Happened,
 }
 
 /// Counts a container that is being created in a pod, until dropped.
@@ -66,7 +69,7 @@ impl Sandbox {
         record: SandboxRecord,
     ) -> Self {
         let (creates, created) = (Mutex::default(), Condvar::new());
-        let record = Mutex::new(Stored { record, removed: false });
+        let record = Mutex::new(Stored { record, removed: false, announced: Happened::default() });
         Self { id, config, request, directory, record, creates, created }
     }
 
@@ -78,6 +81,14 @@ impl Sandbox {
     /// Clones the record so that no MutexGuard temporary outlives the statement.
     fn record(&self) -> SandboxRecord {
         self.stored().record.clone()
+    }
+
+    /// What has happened to it, which is recorded as announced, and what was announced before.
+    pub(super) fn announce(&self) -> (Happened, Happened) {
+        let mut stored = self.stored();
+        let (stopped, deleted) = (!stored.record.ready, stored.removed);
+        let now = Happened { created: true, started: true, stopped, deleted };
+        (now, std::mem::replace(&mut stored.announced, now))
     }
 
     /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
