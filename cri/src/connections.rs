@@ -20,7 +20,7 @@ use tonic::codegen::http;
 
 use crate::backend::{Backend, RuntimeBackend};
 use crate::limits::{Limits, Load};
-use crate::server::Router;
+use crate::server::{Router, Services};
 
 /// The limit of open calls per connection; kubelet uses one connection for everything.
 const OPEN_CALLS: u32 = 500;
@@ -50,8 +50,28 @@ pub async fn serve<B: Backend>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
+    serve_these(Services::All, listener, backend, limits, shutdown).await;
+}
+
+/// As [`serve`], but only what cAdvisor asks of containerd ([`crate::containerd`]).
+pub async fn serve_containerd<B: Backend>(
+    listener: UnixListener,
+    backend: Arc<B>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_these(Services::Containerd, listener, backend, limits, shutdown).await;
+}
+
+async fn serve_these<B: Backend>(
+    services: Services,
+    listener: UnixListener,
+    backend: Arc<B>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
     let load = Load::new(limits);
-    let router = Router::new(Arc::clone(&backend), Arc::clone(&load));
+    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), services);
     let open = Arc::new(Open::default());
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -80,7 +100,7 @@ pub async fn serve<B: Backend>(
     }
     drop(listener);
     // Its streams never end of their own accord.
-    if let Some(hub) = backend.runtime().events() {
+    if let Some(hub) = backend.runtime().events().filter(|_| services == Services::All) {
         hub.end();
     }
     stop.send_replace(true);

@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod call;
 mod connections;
+pub mod containerd;
 pub mod error;
 mod events;
 mod filter;
@@ -25,7 +26,7 @@ mod workers;
 
 pub use backend::{Backend, ImageBackend, RuntimeBackend};
 pub use call::Call;
-pub use connections::serve;
+pub use connections::{serve, serve_containerd};
 pub use error::{Error, Kind, Result};
 pub use events::EventHub;
 pub use limits::Limits;

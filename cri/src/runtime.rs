@@ -332,14 +332,16 @@ impl<B: Backend> RuntimeService for Server<B> {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> RpcResult<ListMetricDescriptorsResponse> {
-        Err(Error::unimplemented("ListMetricDescriptors").into())
+        let descriptors = self.ask(Lane::Read, |node| node.runtime().metric_descriptors()).await?;
+        respond(Ok(ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> RpcResult<ListPodSandboxMetricsResponse> {
-        Err(Error::unimplemented("ListPodSandboxMetrics").into())
+        let pod_metrics = self.metrics_of_sandboxes().await?;
+        respond(Ok(ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Parts<StreamPodSandboxMetricsResponse>;
@@ -348,6 +350,8 @@ impl<B: Backend> RuntimeService for Server<B> {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> RpcResult<Self::StreamPodSandboxMetricsStream> {
-        Err(Error::unimplemented("StreamPodSandboxMetrics").into())
+        let metrics = self.metrics_of_sandboxes().await?;
+        respond(Ok(self
+            .parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })))
     }
 }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
+use crate::containerd;
 use crate::error::Result;
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
@@ -22,10 +23,21 @@ use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
 
+/// What a socket serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Services {
+    /// The CRI, and what cAdvisor asks of containerd.
+    All,
+    /// Only what cAdvisor asks of containerd. It changes nothing.
+    Containerd,
+}
+
 /// Routes a request to its service, enforces its deadline, and reports failures to the backend.
 pub(crate) struct Router<B> {
     backend: Arc<B>,
     load: Arc<Load>,
+    services: Services,
+    server: Arc<Server<B>>,
     runtime: RuntimeServiceServer<Server<B>>,
     image: ImageServiceServer<Server<B>>,
 }
@@ -35,6 +47,8 @@ impl<B> Clone for Router<B> {
         Self {
             backend: Arc::clone(&self.backend),
             load: Arc::clone(&self.load),
+            services: self.services,
+            server: Arc::clone(&self.server),
             runtime: self.runtime.clone(),
             image: self.image.clone(),
         }
@@ -42,16 +56,16 @@ impl<B> Clone for Router<B> {
 }
 
 impl<B: Backend> Router<B> {
-    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>) -> Self {
+    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>, services: Services) -> Self {
         let lanes = Lanes::new(load.limits.parallel_calls);
         let server = Arc::new(Server::new(Arc::clone(&backend), lanes, load.limits.part));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let image = ImageServiceServer::from_arc(server)
+        let image = ImageServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        Self { backend, load, runtime, image }
+        Self { backend, load, services, server, runtime, image }
     }
 
     pub(crate) async fn handle(
@@ -78,7 +92,14 @@ impl<B: Backend> Router<B> {
     }
 
     async fn route(&mut self, path: &str, request: http::Request<Counted>) -> http::Response<Body> {
+        if containerd::is_service(path) {
+            return containerd::call(Arc::clone(&self.server), path, request).await;
+        }
         let response = match path.rsplit_once('/').map_or("", |(service, _)| service) {
+            _ if self.services == Services::Containerd => {
+                let served = "this socket serves only what cAdvisor asks of containerd";
+                Ok(Status::unimplemented(format!("there is no call {path}: {served}")).into_http())
+            }
             "/runtime.v1.RuntimeService" => self.runtime.call(request).await,
             "/runtime.v1.ImageService" => self.image.call(request).await,
             _ => Ok(Status::unimplemented(format!("there is no call {path}: this is CRI v1")).into_http()),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_cri::{Call, EventHub, Result, RuntimeBackend, v1};
+use coracle_cri::{Call, EventHub, Result, RuntimeBackend, containerd, v1};
 
-use super::Pods;
+use super::{Pods, metrics};
 
 impl RuntimeBackend for Pods {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
@@ -65,6 +65,7 @@ impl RuntimeBackend for Pods {
         let sandbox = self.sandboxes.get(&container.pod)?;
         let started = self.containers.start(&sandbox, &container);
         self.events.of_container(&container);
+        self.cadvisor.refresh(&sandbox);
         Ok(started?)
     }
 
@@ -108,6 +109,22 @@ impl RuntimeBackend for Pods {
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
         Ok(self.containers.exec(id, command, timeout, call)?)
+    }
+
+    fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {
+        Ok(metrics::descriptors())
+    }
+
+    fn pod_sandbox_metrics(&self, id: &str) -> Result<v1::PodSandboxMetrics> {
+        Ok(self.metrics.of_sandbox(&*self.sandboxes.get(id)?))
+    }
+
+    fn containerd_record(&self, id: &str) -> Result<containerd::Record> {
+        Ok(self.cadvisor.record(id)?)
+    }
+
+    fn containerd_task(&self, id: &str) -> Result<containerd::Task> {
+        Ok(self.cadvisor.task(id)?)
     }
 
     fn events(&self) -> Option<&Arc<EventHub>> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::cadvisor::Cadvisor;
 use super::container::Containers;
 use super::events::Events;
 use super::host::Host;
@@ -22,6 +23,7 @@ pub(super) struct Exits {
     sandboxes: Arc<Sandboxes>,
     containers: Arc<Containers>,
     events: Arc<Events>,
+    cadvisor: Arc<Cadvisor>,
 }
 
 impl Exits {
@@ -34,9 +36,9 @@ impl Exits {
         host: Arc<Host>,
         sandboxes: Arc<Sandboxes>,
         containers: Arc<Containers>,
-        events: Arc<Events>,
+        (events, cadvisor): (Arc<Events>, Arc<Cadvisor>),
     ) -> Result<Arc<Self>> {
-        let exits = Arc::new(Self { host, sandboxes, containers, events });
+        let exits = Arc::new(Self { host, sandboxes, containers, events, cadvisor });
         // Before the first call is answered, so that no answer shows an exited container as running.
         let watch = exits.catch_up()?;
         let weak = Arc::downgrade(&exits);
@@ -72,6 +74,9 @@ impl Exits {
         let recorded = if let Some(container) = self.containers.by_id(id) {
             let recorded = self.containers.record_exit(&container, exit);
             self.events.of_container(&container);
+            if let Some(sandbox) = self.sandboxes.by_id(&container.pod) {
+                self.cadvisor.refresh(&sandbox);
+            }
             recorded
         } else if let Some(sandbox) = self.sandboxes.by_id(id) {
             // Without its init process, the PID namespace accepts no new process.

@@ -5,8 +5,9 @@
 //! | `Host` | settings, directories, image store, networks | what all parts need of the node |
 //! | `Sandboxes` | the pods by id | run, tear down, list |
 //! | `Containers` | the containers by id | create, start, stop, exec, update, remove, list |
-//! | `Stats` | none; asks the parts above | ContainerStats, PodSandboxStats |
+//! | `Stats`, `Metrics` | none; ask the parts above | ContainerStats, PodSandboxStats, ListPodSandboxMetrics |
 //! | `Events` | what was announced last | announces changes to the listeners of GetContainerEvents |
+//! | `Cadvisor` | the processes that cAdvisor was told | answers what cAdvisor asks of containerd |
 //! | `Exits` | none; a thread holds it weakly | receives exits from the keeper |
 //! | `Recovery` | only while the daemon starts | reads the records, undoes interrupted operations |
 //!
@@ -27,6 +28,7 @@
 
 mod abort;
 mod backend;
+mod cadvisor;
 pub mod cdi;
 mod container;
 mod cri_error;
@@ -36,8 +38,10 @@ mod exits;
 mod files;
 mod happened;
 mod host;
+mod interfaces;
 mod layer_usage;
 pub mod machine;
+mod metrics;
 mod records;
 mod recover;
 pub mod request_from_cri;
@@ -56,10 +60,12 @@ pub use host::{Offer, Settings};
 
 use crate::error::Result;
 use crate::store::Store;
+use cadvisor::Cadvisor;
 use container::{Container, Containers};
 use events::Events;
 use exits::Exits;
 use host::Host;
+use metrics::Metrics;
 use recover::Recovery;
 use sandbox::{Sandbox, Sandboxes};
 use stats::Stats;
@@ -74,7 +80,9 @@ pub struct Pods {
     sandboxes: Arc<Sandboxes>,
     containers: Arc<Containers>,
     stats: Stats,
+    metrics: Metrics,
     events: Arc<Events>,
+    cadvisor: Arc<Cadvisor>,
     /// The thread that receives exits ends when this is dropped.
     _exits: Arc<Exits>,
 }
@@ -94,10 +102,15 @@ impl Pods {
         // What happened under an earlier daemon is not announced again.
         containers.all().iter().for_each(|container| events.of_container(container));
         sandboxes.all().iter().for_each(|sandbox| events.of_sandbox(sandbox));
-        let own = (Arc::clone(&sandboxes), Arc::clone(&containers));
-        let exits = Exits::start(Arc::clone(&host), own.0, own.1, Arc::clone(&events))?;
+        let parts = || (Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&containers));
+        let (own_host, own_sandboxes, own_containers) = parts();
+        let cadvisor = Arc::new(Cadvisor::new(own_host, own_sandboxes, own_containers));
+        let (own_host, own_sandboxes, own_containers) = parts();
+        let reported = (Arc::clone(&events), Arc::clone(&cadvisor));
+        let exits = Exits::start(own_host, own_sandboxes, own_containers, reported)?;
         let stats = Stats::new(Arc::clone(&host), Arc::clone(&containers));
-        Ok(Self { host, sandboxes, containers, stats, events, _exits: exits })
+        let metrics = Metrics::new(Arc::clone(&host), Arc::clone(&containers));
+        Ok(Self { host, sandboxes, containers, stats, metrics, events, cadvisor, _exits: exits })
     }
 
     /// Replaces the handlers and networks; operations already under way keep the old ones.
@@ -112,6 +125,7 @@ impl Pods {
             crate::log::warning(&error.doing(format!("record that pod {} is stopped", sandbox.id)).chain());
         }
         self.containers.stop_all_in(&sandbox.id)?;
+        self.cadvisor.refresh(sandbox);
         self.sandboxes.tear_down(sandbox)?;
         self.events.of_sandbox(sandbox);
         Ok(())

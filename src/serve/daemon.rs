@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::config::Config;
+use super::containerd_socket::{self, ContainerdSocket};
 use super::{Node, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
@@ -46,6 +47,8 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         Some(listener) => (listener, None),
         None => (listen(&config.socket)?, Some(Bound(config.socket.clone()))),
     };
+    // Before kubelet is told that the node is ready: it connects only once.
+    let containerd = containerd_socket::open(&config);
     // From here on clients can connect; they wait for their first response.
     let store = Arc::new(Store::open(&config.store)?);
     Client::connect_or_start(&config.run)?;
@@ -53,18 +56,24 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         Builder::new_current_thread().enable_io().enable_time().build().doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
-    let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
+    let ended = runtime.block_on(Box::pin(serve(listener, containerd, &node, load)));
     drop(bound);
     // Calls that are still running end with the process.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Result<Config>) -> Result<()> {
+async fn serve(
+    listener: UnixListener,
+    containerd: Option<ContainerdSocket>,
+    node: &Arc<Node>,
+    load: impl Fn() -> Result<Config>,
+) -> Result<()> {
     let mut signals = Signals::new().doing(|| "wait for signals")?;
-    listener.set_nonblocking(true).doing(|| "set up the socket")?;
-    let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
+    let listener = asynchronous(&listener)?;
     let (stop, stopped) = oneshot::channel::<()>();
+    // Ends with this function; its callers lose nothing by that.
+    let _containerd = containerd.map(|socket| Containerd::start(socket, node)).transpose()?;
     let limits =
         Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
     let until = async { drop(stopped.await) };
@@ -93,6 +102,36 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
         }
     }
     Ok(())
+}
+
+fn asynchronous(listener: &UnixListener) -> Result<tokio::net::UnixListener> {
+    let doing = || "set up the socket";
+    let listener = listener.try_clone().doing(doing)?;
+    listener.set_nonblocking(true).doing(doing)?;
+    tokio::net::UnixListener::from_std(listener).doing(doing)
+}
+
+/// The task that serves cAdvisor; it ends when this is dropped.
+struct Containerd {
+    task: tokio::task::JoinHandle<()>,
+    _socket: ContainerdSocket,
+}
+
+impl Containerd {
+    fn start(socket: ContainerdSocket, node: &Arc<Node>) -> Result<Self> {
+        // One client, which makes one call at a time.
+        let limits = Limits { parallel_calls: 2, connections: 16, open_calls: 64, ..Limits::default() };
+        let listener = asynchronous(&socket.listener)?;
+        let never = std::future::pending();
+        let task = tokio::spawn(coracle_cri::serve_containerd(listener, Arc::clone(node), limits, never));
+        Ok(Self { task, _socket: socket })
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// What a signal makes the daemon do.
@@ -165,6 +204,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
         ("[security]", new.security != fixed.security),
+        ("[metrics]", new.metrics != fixed.metrics),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)
@@ -189,7 +229,7 @@ fn lock(run: &Path) -> Result<File> {
 }
 
 /// Listens on `path`, where a dead process may have left a socket. Only root and members of its group can connect.
-fn listen(path: &Path) -> Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> Result<UnixListener> {
     let doing = || format!("listen on {}", path.display());
     // The directory holds only the socket, unless it is the run directory, which exists already.
     if let Some(directory) = path.parent() {
@@ -214,7 +254,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 /// The path of our socket; removed on drop.
-struct Bound(PathBuf);
+pub(super) struct Bound(pub(super) PathBuf);
 
 impl Drop for Bound {
     fn drop(&mut self) {

@@ -5,11 +5,13 @@
 //! | `daemon` | the process: lock, socket, signals, shutdown |
 //! | `config` | its configuration |
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
+//! | `containerd_socket` | where cAdvisor asks for labels |
 //! | `status` | `Version` and `Status` |
 //! | `supervisor` | systemd: socket activation and notifications |
 
 mod archives;
 pub mod config;
+mod containerd_socket;
 mod daemon;
 mod images;
 mod status;
@@ -67,6 +69,7 @@ impl Node {
             seccomp: config.security.seccomp,
             apparmor: config.security.apparmor,
             selinux: config.security.selinux,
+            serves_cadvisor: config.containerd_socket().is_some(),
             unprivileged_ports: config.security.unprivileged_ports,
             unprivileged_icmp: config.security.unprivileged_icmp,
         };

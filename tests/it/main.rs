@@ -7,12 +7,14 @@ mod support;
 
 mod board;
 mod budget;
+mod cadvisor;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
 mod cli;
 mod clock;
 mod container_specs;
+mod cri_metrics;
 mod cve;
 mod cve_images;
 mod cve_pods;

@@ -92,6 +92,27 @@ fn lists_are_filtered_and_statistics_leave_out_what_has_gone() {
 }
 
 #[test]
+fn metrics_are_listed_and_streamed_without_what_has_gone() {
+    run(async {
+        let server = Server::start(Node::default());
+        let mut runtime = server.runtime().await;
+        for name in ["web", "db", "old"] {
+            runtime.run_pod_sandbox(pod(name)).await.unwrap();
+        }
+        runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: "pod2".into() }).await.unwrap();
+        server.node.state().vanished.push("pod0".into());
+        let descriptors = runtime.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap();
+        assert_eq!(descriptors.into_inner().descriptors[0].name, "one");
+        let ids = |all: Vec<PodSandboxMetrics>| all.into_iter().map(|m| m.pod_sandbox_id).collect::<Vec<_>>();
+        let listed = runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        assert_eq!(ids(listed.into_inner().pod_metrics), ["pod1"]);
+        let streamed = runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest {}).await.unwrap();
+        let part = streamed.into_inner().message().await.unwrap().unwrap();
+        assert_eq!(ids(part.pod_sandbox_metrics), ["pod1"]);
+    });
+}
+
+#[test]
 fn the_node_tells_about_itself() {
     run(async {
         let server = Server::start(Node::default());

@@ -128,6 +128,12 @@ impl Container {
         self.life().record.state
     }
 
+    /// Its state and exit code.
+    pub(super) fn exit(&self) -> (State, i32) {
+        let life = self.life();
+        (life.record.state, life.record.exit_code)
+    }
+
     /// Applies an event of its life cycle, and `change` to the rest of the record, in memory and on disk.
     ///
     /// # Errors

@@ -164,6 +164,16 @@ impl Sandbox {
         self.creates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether containers can be started in it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.stored().record.ready
+    }
+
+    /// When it was created, in nanoseconds since 1970.
+    pub(super) fn created_ns(&self) -> i64 {
+        self.stored().record.created_ns
+    }
+
     pub(super) fn handler(&self) -> String {
         self.record().handler
     }
@@ -184,11 +194,13 @@ impl Sandbox {
 pub(super) struct Sandboxes {
     host: Arc<Host>,
     table: Table<Sandbox>,
+    /// The configurations of pods whose init process is being started.
+    starting: Table<v1::PodSandboxConfig>,
 }
 
 impl Sandboxes {
     pub(super) fn new(host: Arc<Host>) -> Self {
-        Self { host, table: Table::default() }
+        Self { host, table: Table::default(), starting: Table::default() }
     }
 
     pub(super) fn insert(&self, sandbox: Sandbox) {
@@ -197,6 +209,11 @@ impl Sandboxes {
 
     pub(super) fn all(&self) -> Vec<Arc<Sandbox>> {
         self.table.all()
+    }
+
+    /// The configuration of a pod whose init process is being started.
+    pub(super) fn starting(&self, id: &str) -> Option<v1::PodSandboxConfig> {
+        self.starting.get(id).map(|config| (*config).clone())
     }
 
     /// A pod by its whole id.
