@@ -9,7 +9,7 @@ use super::{Pods, metrics};
 
 impl RuntimeBackend for Pods {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        let id = self.sandboxes.run(config, handler)?;
+        let id = self.starts.pods.time(|| self.sandboxes.run(config, handler))?;
         if let Some(sandbox) = self.sandboxes.by_id(&id) {
             self.events.of_sandbox(&sandbox);
         }
@@ -63,7 +63,7 @@ impl RuntimeBackend for Pods {
     fn start_container(&self, id: &str) -> Result<()> {
         let container = self.containers.get(id)?;
         let sandbox = self.sandboxes.get(&container.pod)?;
-        let started = self.containers.start(&sandbox, &container);
+        let started = self.starts.containers.time(|| self.containers.start(&sandbox, &container));
         self.events.of_container(&container);
         self.cadvisor.refresh(&sandbox);
         Ok(started?)

@@ -56,10 +56,13 @@ impl Events {
         if now == before || !self.hub.has_listeners() {
             return;
         }
+        let mut containers = self.containers.in_pod(pod);
+        containers.retain(|container| !container.is_removed());
+        let containers = containers.iter().map(|container| container.status()).collect();
         let mut event = v1::ContainerEventResponse {
             container_id: id.to_owned(),
             pod_sandbox_status: sandbox().map(|sandbox| sandbox.status()),
-            containers_statuses: self.containers.in_pod(pod).iter().map(|c| c.status()).collect(),
+            containers_statuses: containers,
             ..Default::default()
         };
         for kind in now.since(before) {

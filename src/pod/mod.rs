@@ -37,6 +37,7 @@ mod events;
 mod exits;
 mod files;
 mod happened;
+pub mod histogram;
 mod host;
 mod interfaces;
 mod layer_usage;
@@ -64,6 +65,7 @@ use cadvisor::Cadvisor;
 use container::{Container, Containers};
 use events::Events;
 use exits::Exits;
+use histogram::Histogram;
 use host::Host;
 use metrics::Metrics;
 use recover::Recovery;
@@ -73,6 +75,15 @@ use stats::Stats;
 /// How long RemovePodSandbox waits for containers that are still being created in the pod.
 const LAST_CREATE: Duration = Duration::from_secs(10);
 
+/// How long starts took since the daemon was started.
+#[derive(Debug, Default)]
+pub struct Starts {
+    /// RunPodSandbox.
+    pub pods: Histogram,
+    /// StartContainer.
+    pub containers: Histogram,
+}
+
 /// The pods of a node.
 #[derive(Debug)]
 pub struct Pods {
@@ -81,6 +92,7 @@ pub struct Pods {
     containers: Arc<Containers>,
     stats: Stats,
     metrics: Metrics,
+    starts: Starts,
     events: Arc<Events>,
     cadvisor: Arc<Cadvisor>,
     /// The thread that receives exits ends when this is dropped.
@@ -110,12 +122,27 @@ impl Pods {
         let exits = Exits::start(own_host, own_sandboxes, own_containers, reported)?;
         let stats = Stats::new(Arc::clone(&host), Arc::clone(&containers));
         let metrics = Metrics::new(Arc::clone(&host), Arc::clone(&containers));
-        Ok(Self { host, sandboxes, containers, stats, metrics, events, cadvisor, _exits: exits })
+        Ok(Self {
+            host,
+            sandboxes,
+            containers,
+            stats,
+            metrics,
+            starts: Starts::default(),
+            events,
+            cadvisor,
+            _exits: exits,
+        })
     }
 
     /// Replaces the handlers and networks; operations already under way keep the old ones.
     pub fn reload(&self, offer: Arc<Offer>) {
         self.host.reload(offer);
+    }
+
+    /// How long starts took.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     fn stop_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
@@ -127,6 +154,8 @@ impl Pods {
         self.containers.stop_all_in(&sandbox.id)?;
         self.cadvisor.refresh(sandbox);
         self.sandboxes.tear_down(sandbox)?;
+        // The thread that has recorded their exits may not have announced them yet.
+        self.containers.in_pod(&sandbox.id).iter().for_each(|container| self.events.of_container(container));
         self.events.of_sandbox(sandbox);
         Ok(())
     }
@@ -141,9 +170,7 @@ impl Pods {
     }
 
     fn remove_one(&self, container: &Container) -> Result<()> {
-        self.containers.remove(container)?;
-        self.events.of_container(container);
-        Ok(())
+        self.containers.remove(container, || self.events.of_container(container))
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::config::Config;
-use super::daemon::{Bound, listen};
+use super::socket::{Bound, listen};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 use crate::pod::one_line;

@@ -2,10 +2,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `daemon` | the process: lock, socket, signals, shutdown |
+//! | `daemon` | the process: lock, signals, shutdown |
+//! | `socket` | unix sockets |
 //! | `config` | its configuration |
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
 //! | `containerd_socket` | where cAdvisor asks for labels |
+//! | `metrics` | metrics of the daemon itself |
 //! | `status` | `Version` and `Status` |
 //! | `supervisor` | systemd: socket activation and notifications |
 
@@ -14,6 +16,8 @@ pub mod config;
 mod containerd_socket;
 mod daemon;
 mod images;
+mod metrics;
+mod socket;
 mod status;
 mod supervisor;
 
@@ -51,6 +55,7 @@ pub struct Node {
     current: RwLock<Arc<Current>>,
     images: Images,
     pods: Pods,
+    counters: metrics::Counters,
     kernel: status::Kernel,
 }
 
@@ -77,10 +82,12 @@ impl Node {
         let current = Current::new(config);
         let images_config = Arc::clone(&current.config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
+        let counters = metrics::Counters::default();
         Ok(Self {
             current: RwLock::new(Arc::new(current)),
-            images: Images::new(store, images_config),
+            images: Images::new(store, images_config, Arc::clone(&counters.pulls)),
             pods,
+            counters,
             kernel,
         })
     }
@@ -151,6 +158,7 @@ impl Backend for Node {
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {
+        self.counters.errors.count(rpc, code);
         let line = format!("{rpc}: {code}: {message}");
         match code {
             // Expected: kubelet uses these calls to check what is gone and what a runtime does not implement.

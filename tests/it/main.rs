@@ -75,6 +75,7 @@ mod pods_limits;
 mod pods_network;
 mod pods_stopped;
 mod pods_survival;
+mod prometheus;
 mod pull;
 mod pull_auth;
 mod pull_budget;

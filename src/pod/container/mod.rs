@@ -124,6 +124,11 @@ impl Container {
         (now, std::mem::replace(&mut life.announced, now))
     }
 
+    /// Whether nothing is left of it.
+    pub(super) fn is_removed(&self) -> bool {
+        self.life().is_removed
+    }
+
     pub(super) fn state(&self) -> State {
         self.life().record.state
     }
