@@ -48,7 +48,7 @@ fn open_at(own: &Path, path: &Path) -> Result<ContainerdSocket> {
     std::fs::hard_link(own, path).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Error::new(Kind::Exists, doing())
             .because("it exists")
-            .hint("does containerd run here? metrics.containerd_socket = \"off\" ends this warning"),
+            .hint("if containerd no longer runs here, remove it; metrics.containerd_socket = \"off\" ends this warning"),
         ErrorKind::CrossesDevices => {
             Error::new(Kind::Unsupported, doing()).because("it is not on the filesystem of the run directory")
         }

@@ -1,5 +1,6 @@
 //! GetContainerEvents: what kubelet's evented PLEG is told.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -223,4 +224,70 @@ fn the_stream_ends_with_the_daemon_and_the_next_one_tells_nothing_twice() {
     serve.try_stop(&c, 0).unwrap();
     assert_eq!(shown(&listener.take(1)), [(Stopped, c.as_str())]);
     serve.removes_all();
+}
+
+/// How far a container is in its life.
+fn age(status: &ContainerStatus) -> u8 {
+    match status.state() {
+        ContainerState::ContainerCreated => 0,
+        ContainerState::ContainerRunning => 1,
+        ContainerState::ContainerExited | ContainerState::ContainerUnknown => 2,
+    }
+}
+
+#[test]
+fn concurrent_changes_are_told_once_each_and_never_with_an_older_state() {
+    needs!(root, busybox, launch_verb);
+    const CONTAINERS: usize = 12;
+    let serve = Serve::new();
+    let listener = Listener::new(&serve);
+    let pod = serve.logged(pod_on_host("many"));
+    let id = serve.run_pod(&pod);
+    let lives: Vec<_> = (0..CONTAINERS)
+        .map(|number| {
+            // Some end by themselves, at about the time when their start is answered.
+            let script = if number % 2 == 0 { "true" } else { "sleep 1000" };
+            let create = CreateContainerRequest {
+                pod_sandbox_id: id.clone(),
+                config: Some(container(&pod, &format!("c{number}"), script)),
+                sandbox_config: Some(pod.clone()),
+            };
+            let mut client = serve.runtime();
+            serve.begin(async move {
+                let container_id = client.create_container(create).await.unwrap().into_inner().container_id;
+                let start = StartContainerRequest { container_id: container_id.clone() };
+                client.start_container(start).await.unwrap();
+                let stop = StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+                client.stop_container(stop).await.unwrap();
+                if number % 3 == 0 {
+                    client.remove_container(RemoveContainerRequest { container_id }).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    lives.into_iter().for_each(|life| serve.block_on(life).unwrap());
+    serve.try_stop_pod(&id).unwrap();
+    serve.try_remove_pod(&id).unwrap();
+    let events = listener.take(4 * (CONTAINERS + 1));
+    listener.is_quiet();
+    is_well_formed(&events, &pod);
+    let (mut told, mut ages) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::new());
+    for event in &events {
+        told.entry(event.container_id.as_str()).or_default().push(event.container_event_type());
+        for status in &event.containers_statuses {
+            let before = ages.insert(status.id.as_str(), age(status)).unwrap_or(0);
+            assert!(before <= age(status), "{} is older in a later event", status.id);
+        }
+    }
+    assert_eq!(told.len(), CONTAINERS + 1);
+    for (own, kinds) in told {
+        assert_eq!(kinds, [Created, Started, Stopped, Deleted], "{own}");
+    }
+    let position = |kind, own: &str| shown(&events).iter().position(|event| *event == (kind, own)).unwrap();
+    let stopped = position(Stopped, &id);
+    assert!(
+        events[..stopped].iter().filter(|event| event.container_event_type() == Stopped).count()
+            == CONTAINERS
+    );
+    assert_eq!(position(Deleted, &id), events.len() - 1);
 }

@@ -8,8 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use coracle_cri::v1::{ImageSpec, PullImageRequest};
 use serde_json::Value;
 
+use crate::support::registry::{Fault, TestRegistry};
 use crate::support::{Serve, container, pod_on_host, wait_until};
 
 /// A daemon with a port for metrics.
@@ -203,6 +205,29 @@ fn a_port_that_is_taken_is_told_and_keeps_nothing_from_running() {
     let refused = Serve::stopped("[metrics]\nlisten = \"everywhere\"\n");
     let refused = refused.prepare().go().fails();
     assert!(refused.stderr.contains("everywhere"), "{refused}");
+}
+
+#[test]
+fn pulls_are_counted_with_their_bytes_and_with_what_was_resumed() {
+    needs!(root, launch_verb);
+    let (serve, address) = with_port();
+    let registry = TestRegistry::start();
+    let (layer, data) = registry.big("app:1", 300_000);
+    registry.fault(&layer, 3, Fault::Cut(80_000));
+    let pull = |name: &str| {
+        let image = Some(ImageSpec { image: registry.name(name), ..ImageSpec::default() });
+        serve.run(serve.image().pull_image(PullImageRequest { image, ..PullImageRequest::default() }))
+    };
+    pull("app:1").unwrap();
+    pull("none:1").unwrap_err();
+    let now = samples(&ask(connect(address), "GET", "/metrics").1);
+    assert_eq!(now["coracle_pull_duration_seconds_count"], 1.0);
+    assert_eq!(now["coracle_pull_failures_total"], 1.0);
+    assert_eq!(now["coracle_pull_resumes_total"], 3.0);
+    let bytes = now["coracle_pull_bytes_total"];
+    let size = data.len() as f64;
+    assert!((size..size * 1.1).contains(&bytes), "{bytes} of {size}: each byte counts once");
+    assert_eq!(now["coracle_errors_total{call=\"PullImage\",code=\"NotFound\"}"], 1.0);
 }
 
 /// The names of metrics in an expression.
