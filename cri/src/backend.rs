@@ -1,10 +1,13 @@
 //! The traits that a node implements: the CRI without gRPC.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
+use crate::containerd;
 use crate::error::{Error, Kind, Result};
+use crate::events::EventHub;
 use crate::streaming::{Attachment, Process};
 use crate::v1;
 
@@ -108,6 +111,34 @@ pub trait RuntimeBackend {
 
     /// The resource usage of a container; `NotFound` if it does not exist.
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats>;
+
+    /// The descriptors of all metrics in `pod_sandbox_metrics`.
+    fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {
+        Err(Error::unimplemented("ListMetricDescriptors"))
+    }
+
+    /// The metrics of a pod and of its containers. Each has a value, and as many labels as its descriptor: kubelet panics
+    /// without the former, and drops a metric without the latter.
+    fn pod_sandbox_metrics(&self, _id: &str) -> Result<v1::PodSandboxMetrics> {
+        Err(Error::unimplemented("ListPodSandboxMetrics"))
+    }
+
+    /// The listeners for changes of pods and containers. None where the node publishes none.
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        None
+    }
+
+    /// A pod or container by its whole id, for cAdvisor; `NotFound` if it does not exist. A container must be found before its
+    /// cgroup is created: cAdvisor never asks again about a cgroup that was not known at first.
+    fn containerd_record(&self, _id: &str) -> Result<containerd::Record> {
+        Err(Error::unimplemented("Containers.Get"))
+    }
+
+    /// The process of a pod or container by its whole id, for cAdvisor. `NotFound` if there is none yet; cAdvisor then asks
+    /// again for some seconds, and does nothing else meanwhile.
+    fn containerd_task(&self, _id: &str) -> Result<containerd::Task> {
+        Err(Error::unimplemented("Tasks.Get"))
+    }
 
     /// Checks that a container runs, before a URL for a command or an attachment is given out.
     fn expect_running(&self, _container_id: &str) -> Result<()> {

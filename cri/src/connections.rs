@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,12 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tonic::codegen::http;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, RuntimeBackend};
 use crate::lanes::Lanes;
 use crate::limits::{Limits, Load};
-use crate::server::Router;
-use crate::streaming::{self, Streaming};
+use crate::server::{Router, Services};
+use crate::streaming::{self, Streaming, Urls};
 
 /// The limit of open calls per connection; kubelet uses one connection for everything.
 const OPEN_CALLS: u32 = 500;
@@ -55,14 +57,38 @@ pub async fn serve<B: Backend>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let load = Load::new(limits);
     let lanes = Lanes::new(limits.parallel_calls);
     let (streams, urls) = streaming
         .map(|streaming| streaming::prepare(streaming, Arc::clone(&backend), lanes.clone()))
         .transpose()?
         .unzip();
-    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), lanes, urls);
     let _streams = streams.map(|streams| AbortOnDrop(tokio::spawn(streams)));
+    serve_these(Services::All, urls, lanes, listener, backend, limits, shutdown).await;
+    Ok(())
+}
+
+/// As [`serve`], but only what cAdvisor asks of containerd ([`crate::containerd`]).
+pub async fn serve_containerd<B: Backend>(
+    listener: UnixListener,
+    backend: Arc<B>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let lanes = Lanes::new(limits.parallel_calls);
+    serve_these(Services::Containerd, None, lanes, listener, backend, limits, shutdown).await;
+}
+
+async fn serve_these<B: Backend>(
+    services: Services,
+    urls: Option<Urls>,
+    lanes: Lanes,
+    listener: UnixListener,
+    backend: Arc<B>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let load = Load::new(limits);
+    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), services, lanes, urls);
     let open = Arc::new(Open::default());
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -90,9 +116,12 @@ pub async fn serve<B: Backend>(
         }
     }
     drop(listener);
+    // Its streams never end of their own accord.
+    if let Some(hub) = backend.runtime().events().filter(|_| services == Services::All) {
+        hub.end();
+    }
     stop.send_replace(true);
     while connections.join_next().await.is_some() {}
-    Ok(())
 }
 
 /// A task that ends with its owner.
@@ -112,8 +141,10 @@ async fn connection<B: Backend>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let slot = Arc::clone(&guard.slot);
-    let service = service_fn(move |request| {
-        let call = slot.begin_call();
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        let call = Arc::new(slot.begin_call());
+        // For a stream that goes on after its response has begun.
+        request.extensions_mut().insert(Arc::clone(&call));
         let handled = router.clone().handle(request);
         async move {
             let response = handled.await;
@@ -221,8 +252,8 @@ impl Slot {
     }
 }
 
-/// An open call of a connection.
-struct Working(Arc<Slot>);
+/// An open call of a connection; a connection with one is not idle.
+pub(crate) struct Working(Arc<Slot>);
 
 impl Drop for Working {
     fn drop(&mut self) {

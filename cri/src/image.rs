@@ -6,7 +6,8 @@ use tonic::{Request, Response, Status};
 use crate::backend::{Backend, ImageBackend};
 use crate::error::{Error, Result};
 use crate::lanes::Lane;
-use crate::response::{Parts, parts, respond};
+use crate::parts::Parts;
+use crate::response::respond;
 use crate::server::Server;
 use crate::v1::image_service_server::ImageService;
 use crate::v1::*;
@@ -27,7 +28,7 @@ impl<B: Backend> ImageService for Server<B> {
         request: Request<StreamImagesRequest>,
     ) -> RpcResult<Self::StreamImagesStream> {
         let images = self.images(request.into_inner().filter).await?;
-        respond(Ok(parts(images, |images| StreamImagesResponse { images })))
+        respond(Ok(self.parts(images, |images| StreamImagesResponse { images })))
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> RpcResult<ImageStatusResponse> {

@@ -7,12 +7,15 @@
 pub mod backend;
 pub mod call;
 mod connections;
+pub mod containerd;
 pub mod error;
+mod events;
 mod filter;
 mod image;
 mod lanes;
 mod limits;
 mod lists;
+mod parts;
 mod response;
 mod runtime;
 mod server;
@@ -24,8 +27,9 @@ mod workers;
 
 pub use backend::{Backend, ImageBackend, RuntimeBackend};
 pub use call::Call;
-pub use connections::serve;
+pub use connections::{serve, serve_containerd};
 pub use error::{Error, Kind, Result};
+pub use events::EventHub;
 pub use limits::Limits;
 pub use streaming::Streaming;
 

@@ -31,6 +31,8 @@ pub struct Limits {
     pub preface: Duration,
     /// How long a request may take to arrive.
     pub request: Duration,
+    /// How long a client may take to read the next part of a streamed list; then the rest of the list is dropped.
+    pub part: Duration,
     /// Bytes of large requests held at a time, of all connections together; a further request fails.
     pub request_bytes: usize,
 }
@@ -43,6 +45,7 @@ impl Default for Limits {
             connections: 256,
             preface: Duration::from_secs(10),
             request: Duration::from_secs(30),
+            part: Duration::from_secs(30),
             request_bytes: 2 * MESSAGE_LIMIT,
         }
     }

@@ -41,6 +41,18 @@ impl<B: Backend> Server<B> {
         })
         .await
     }
+
+    pub(crate) async fn metrics_of_sandboxes(&self) -> Result<Vec<PodSandboxMetrics>> {
+        // Also without pods, so that a node without metrics says so.
+        self.ask(Lane::Stats, |node| node.runtime().metric_descriptors()).await?;
+        let ready = PodSandboxStateValue { state: PodSandboxState::SandboxReady.into() };
+        let filter = PodSandboxFilter { state: Some(ready), ..Default::default() };
+        let ids = self.sandboxes(Some(filter)).await?.into_iter().map(|s| s.id);
+        self.ask(Lane::Stats, move |node| {
+            without_vanished(ids.map(|id| node.runtime().pod_sandbox_metrics(&id)))
+        })
+        .await
+    }
 }
 
 /// A list without the items that were removed while it was being built.

@@ -1,11 +1,13 @@
 //! RuntimeService: one short method for each call.
 
-use tonic::Request;
+use tonic::{Request, Response};
 
 use crate::backend::{Backend, RuntimeBackend};
 use crate::error::Error;
+use crate::events::Events;
 use crate::lanes::Lane;
-use crate::response::{Parts, RpcResult, parts, respond, truncated};
+use crate::parts::Parts;
+use crate::response::{RpcResult, respond, truncated};
 use crate::server::Server;
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::v1::*;
@@ -102,7 +104,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamPodSandboxesRequest>,
     ) -> RpcResult<Self::StreamPodSandboxesStream> {
         let items = self.sandboxes(request.into_inner().filter).await?;
-        respond(Ok(parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
+        respond(Ok(self.parts(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
     async fn update_pod_sandbox_resources(
@@ -184,7 +186,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamContainersRequest>,
     ) -> RpcResult<Self::StreamContainersStream> {
         let containers = self.containers(request.into_inner().filter).await?;
-        respond(Ok(parts(containers, |containers| StreamContainersResponse { containers })))
+        respond(Ok(self.parts(containers, |containers| StreamContainersResponse { containers })))
     }
 
     async fn container_status(
@@ -282,7 +284,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamContainerStatsRequest>,
     ) -> RpcResult<Self::StreamContainerStatsStream> {
         let stats = self.stats_of_containers(request.into_inner().filter).await?;
-        respond(Ok(parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
+        respond(Ok(self.parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
     }
 
     async fn pod_sandbox_stats(
@@ -309,7 +311,9 @@ impl<B: Backend> RuntimeService for Server<B> {
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> RpcResult<Self::StreamPodSandboxStatsStream> {
         let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
-        respond(Ok(parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+        respond(
+            Ok(self.parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })),
+        )
     }
 
     async fn checkpoint_container(
@@ -319,27 +323,31 @@ impl<B: Backend> RuntimeService for Server<B> {
         Err(Error::unimplemented("CheckpointContainer").into())
     }
 
-    type GetContainerEventsStream = Parts<ContainerEventResponse>;
+    type GetContainerEventsStream = Events;
 
     async fn get_container_events(
         &self,
-        _: Request<GetEventsRequest>,
+        request: Request<GetEventsRequest>,
     ) -> RpcResult<Self::GetContainerEventsStream> {
-        Err(Error::unimplemented("GetContainerEvents").into())
+        let hub = self.backend.runtime().events();
+        let events = hub.ok_or_else(|| Error::unimplemented("GetContainerEvents"))?.listen()?;
+        Ok(Response::new(events.holding(request.extensions().get().cloned())))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> RpcResult<ListMetricDescriptorsResponse> {
-        Err(Error::unimplemented("ListMetricDescriptors").into())
+        let descriptors = self.ask(Lane::Read, |node| node.runtime().metric_descriptors()).await?;
+        respond(Ok(ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> RpcResult<ListPodSandboxMetricsResponse> {
-        Err(Error::unimplemented("ListPodSandboxMetrics").into())
+        let pod_metrics = self.metrics_of_sandboxes().await?;
+        respond(Ok(ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Parts<StreamPodSandboxMetricsResponse>;
@@ -348,6 +356,8 @@ impl<B: Backend> RuntimeService for Server<B> {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> RpcResult<Self::StreamPodSandboxMetricsStream> {
-        Err(Error::unimplemented("StreamPodSandboxMetrics").into())
+        let metrics = self.metrics_of_sandboxes().await?;
+        respond(Ok(self
+            .parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })))
     }
 }

@@ -13,19 +13,32 @@ use tonic::{Code, Status};
 use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
+use crate::containerd;
 use crate::error::{Error, Result};
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
+use crate::parts::{Parts, parts};
 use crate::single_flight::{Abandoned, SingleFlight};
 use crate::streaming::Urls;
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
 
+/// What a socket serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Services {
+    /// The CRI, and what cAdvisor asks of containerd.
+    All,
+    /// Only what cAdvisor asks of containerd. It changes nothing.
+    Containerd,
+}
+
 /// Routes a request to its service, enforces its deadline, and reports failures to the backend.
 pub(crate) struct Router<B> {
     backend: Arc<B>,
     load: Arc<Load>,
+    services: Services,
+    server: Arc<Server<B>>,
     runtime: RuntimeServiceServer<Server<B>>,
     image: ImageServiceServer<Server<B>>,
 }
@@ -35,6 +48,8 @@ impl<B> Clone for Router<B> {
         Self {
             backend: Arc::clone(&self.backend),
             load: Arc::clone(&self.load),
+            services: self.services,
+            server: Arc::clone(&self.server),
             runtime: self.runtime.clone(),
             image: self.image.clone(),
         }
@@ -42,15 +57,21 @@ impl<B> Clone for Router<B> {
 }
 
 impl<B: Backend> Router<B> {
-    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>, lanes: Lanes, urls: Option<Urls>) -> Self {
-        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, urls));
+    pub(crate) fn new(
+        backend: Arc<B>,
+        load: Arc<Load>,
+        services: Services,
+        lanes: Lanes,
+        urls: Option<Urls>,
+    ) -> Self {
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, urls, load.limits.part));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let image = ImageServiceServer::from_arc(server)
+        let image = ImageServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        Self { backend, load, runtime, image }
+        Self { backend, load, services, server, runtime, image }
     }
 
     pub(crate) async fn handle(
@@ -77,7 +98,14 @@ impl<B: Backend> Router<B> {
     }
 
     async fn route(&mut self, path: &str, request: http::Request<Counted>) -> http::Response<Body> {
+        if containerd::is_service(path) {
+            return containerd::call(Arc::clone(&self.server), path, request).await;
+        }
         let response = match path.rsplit_once('/').map_or("", |(service, _)| service) {
+            _ if self.services == Services::Containerd => {
+                let served = "this socket serves only what cAdvisor asks of containerd";
+                Ok(Status::unimplemented(format!("there is no call {path}: {served}")).into_http())
+            }
             "/runtime.v1.RuntimeService" => self.runtime.call(request).await,
             "/runtime.v1.ImageService" => self.image.call(request).await,
             _ => Ok(Status::unimplemented(format!("there is no call {path}: this is CRI v1")).into_http()),
@@ -111,6 +139,8 @@ pub(crate) struct Server<B> {
     lanes: Lanes,
     /// None without a streaming server.
     urls: Option<Urls>,
+    /// How long a client may take to read the next part of a list.
+    part: Duration,
     pub(crate) run_sandbox: SingleFlight<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
     pub(crate) stop_sandbox: SingleFlight<String, (), ()>,
     pub(crate) remove_sandbox: SingleFlight<String, (), ()>,
@@ -122,10 +152,11 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>, lanes: Lanes, urls: Option<Urls>) -> Self {
+    fn new(backend: Arc<B>, lanes: Lanes, urls: Option<Urls>, part: Duration) -> Self {
         let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
+            part,
             run_sandbox: SingleFlight::new(finishes, work),
             stop_sandbox: SingleFlight::new(finishes, end),
             remove_sandbox: SingleFlight::new(finishes, end),
@@ -141,6 +172,11 @@ impl<B: Backend> Server<B> {
     /// What makes the URLs of sessions.
     pub(crate) fn urls(&self, rpc: &str) -> Result<&Urls> {
         self.urls.as_ref().ok_or_else(|| Error::unimplemented(rpc))
+    }
+
+    /// A list that is streamed in parts.
+    pub(crate) fn parts<T, R: Send + 'static>(&self, items: Vec<T>, part: impl Fn(Vec<T>) -> R) -> Parts<R> {
+        parts(items, self.part, part)
     }
 
     /// Runs blocking work on a thread of its lane. All blocking work goes through here.

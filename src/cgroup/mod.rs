@@ -7,7 +7,8 @@
 //! | `devices`, `filter` | device rules, and their eBPF program |
 //! | `plan` | all of these together |
 //! | `make`, `made`, `v1`, `v2`, `systemd` | creating it |
-//! | `group`, `change`, `freezer`, `oom`, `stats` | an existing cgroup |
+//! | `marker` | empty cgroups for cAdvisor |
+//! | `group`, `change`, `freezer`, `oom`, `stats`, `details` | an existing cgroup |
 //! | `dir`, `write` | directories, files |
 //!
 //! v2 is the hot path and written by hand: one mkdir, one open, one write for each limit, two bpf(2) calls. Hybrid
@@ -22,6 +23,8 @@
 
 mod cgroup_path;
 mod change;
+#[cfg(feature = "node")]
+mod details;
 pub mod devices;
 mod dir;
 mod filter;
@@ -32,6 +35,8 @@ mod limits_v1;
 mod limits_v2;
 mod made;
 mod make;
+#[cfg(feature = "node")]
+mod marker;
 mod oom;
 mod plan;
 mod pressure;
@@ -50,9 +55,13 @@ use crate::error::{Doing, Result};
 
 pub use cgroup_path::CgroupPath;
 #[cfg(feature = "node")]
+pub use details::{DeviceIo, HugePages};
+#[cfg(feature = "node")]
 pub(crate) use filter::in_user_namespace;
 pub use group::Group;
 pub use limits::Limits;
+#[cfg(feature = "node")]
+pub use marker::Marker;
 pub use plan::Plan;
 pub use pressure::{Pressure, Stalled};
 pub use stats::{Cpu, Memory, Pids, Stats};

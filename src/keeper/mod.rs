@@ -18,6 +18,9 @@
 //!
 //! `protocol` knows none of the others, and of the rest each only those above it.
 
+/// The file in the run directory whose lock the keeper holds.
+const LOCK: &str = "keeper.lock";
+
 /// The environment variable in which an exit command finds the container's first process: its pid, and its start time in
 /// clock ticks since boot. The container's name may be another's by the time the command runs.
 pub const ENDED_PROCESS: &str = "CORACLE_ENDED_PROCESS";

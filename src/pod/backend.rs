@@ -1,16 +1,21 @@
 //! RuntimeService: each CRI call, delegated to the part that implements it. Ids may be abbreviated.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cri::streaming::{Attachment, Process};
-use coracle_cri::{Call, Result, RuntimeBackend, v1};
+use coracle_cri::{Call, EventHub, Result, RuntimeBackend, containerd, v1};
 
-use super::Pods;
+use super::{Pods, metrics};
 
 impl RuntimeBackend for Pods {
     fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<String> {
-        Ok(self.sandboxes.run(config, handler)?)
+        let id = self.starts.pods.time(|| self.sandboxes.run(config, handler))?;
+        if let Some(sandbox) = self.sandboxes.by_id(&id) {
+            self.events.of_sandbox(&sandbox);
+        }
+        Ok(id)
     }
 
     /// Stops the containers of a pod and detaches its network. A pod that does not exist or is stopped is no error.
@@ -50,13 +55,20 @@ impl RuntimeBackend for Pods {
     }
 
     fn create_container(&self, sandbox_id: &str, config: &v1::ContainerConfig) -> Result<String> {
-        Ok(self.containers.create(&*self.sandboxes.get(sandbox_id)?, config)?)
+        let id = self.containers.create(&*self.sandboxes.get(sandbox_id)?, config)?;
+        if let Some(container) = self.containers.by_id(&id) {
+            self.events.of_container(&container);
+        }
+        Ok(id)
     }
 
     fn start_container(&self, id: &str) -> Result<()> {
         let container = self.containers.get(id)?;
         let sandbox = self.sandboxes.get(&container.pod)?;
-        Ok(self.containers.start(&sandbox, &container)?)
+        let started = self.starts.containers.time(|| self.containers.start(&sandbox, &container));
+        self.events.of_container(&container);
+        self.cadvisor.refresh(&sandbox);
+        Ok(started?)
     }
 
     /// A container that does not exist or has exited is no error.
@@ -70,7 +82,7 @@ impl RuntimeBackend for Pods {
     /// A container that does not exist is no error.
     fn remove_container(&self, id: &str) -> Result<()> {
         match self.containers.find(id)? {
-            Some(container) => Ok(self.containers.remove(&container)?),
+            Some(container) => Ok(self.remove_one(&container)?),
             None => Ok(()),
         }
     }
@@ -119,6 +131,26 @@ impl RuntimeBackend for Pods {
 
     fn socket_in_pod(&self, sandbox_id: &str, ipv6: bool) -> Result<OwnedFd> {
         Ok(self.sandboxes.socket(sandbox_id, ipv6)?)
+    }
+
+    fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {
+        Ok(metrics::descriptors())
+    }
+
+    fn pod_sandbox_metrics(&self, id: &str) -> Result<v1::PodSandboxMetrics> {
+        Ok(self.metrics.of_sandbox(&*self.sandboxes.get(id)?))
+    }
+
+    fn containerd_record(&self, id: &str) -> Result<containerd::Record> {
+        Ok(self.cadvisor.record(id)?)
+    }
+
+    fn containerd_task(&self, id: &str) -> Result<containerd::Task> {
+        Ok(self.cadvisor.task(id)?)
+    }
+
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        Some(&self.events.hub)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {

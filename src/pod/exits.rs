@@ -3,7 +3,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::cadvisor::Cadvisor;
 use super::container::Containers;
+use super::events::Events;
 use super::host::Host;
 use super::machine::State;
 use super::sandbox::Sandboxes;
@@ -20,6 +22,8 @@ pub(super) struct Exits {
     host: Arc<Host>,
     sandboxes: Arc<Sandboxes>,
     containers: Arc<Containers>,
+    events: Arc<Events>,
+    cadvisor: Arc<Cadvisor>,
 }
 
 impl Exits {
@@ -32,8 +36,9 @@ impl Exits {
         host: Arc<Host>,
         sandboxes: Arc<Sandboxes>,
         containers: Arc<Containers>,
+        (events, cadvisor): (Arc<Events>, Arc<Cadvisor>),
     ) -> Result<Arc<Self>> {
-        let exits = Arc::new(Self { host, sandboxes, containers });
+        let exits = Arc::new(Self { host, sandboxes, containers, events, cadvisor });
         // Before the first call is answered, so that no answer shows an exited container as running.
         let watch = exits.catch_up()?;
         let weak = Arc::downgrade(&exits);
@@ -67,10 +72,17 @@ impl Exits {
     /// being created or removed.
     fn record(&self, id: &str, exit: Exit) {
         let recorded = if let Some(container) = self.containers.by_id(id) {
-            self.containers.record_exit(&container, exit)
+            let recorded = self.containers.record_exit(&container, exit);
+            self.events.of_container(&container);
+            if let Some(sandbox) = self.sandboxes.by_id(&container.pod) {
+                self.cadvisor.refresh(&sandbox);
+            }
+            recorded
         } else if let Some(sandbox) = self.sandboxes.by_id(id) {
             // Without its init process, the PID namespace accepts no new process.
-            sandbox.set_not_ready()
+            let recorded = sandbox.set_not_ready();
+            self.events.of_sandbox(&sandbox);
+            recorded
         } else {
             Ok(())
         };

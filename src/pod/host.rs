@@ -38,6 +38,8 @@ pub struct Settings {
     pub apparmor: bool,
     /// Set SELinux labels.
     pub selinux: bool,
+    /// cAdvisor asks this daemon about pods, so each needs a cgroup by which cAdvisor finds it.
+    pub serves_cadvisor: bool,
     /// Let every user in a pod with its own network listen on ports below 1024.
     pub unprivileged_ports: bool,
     /// Let every user in a pod with its own network open ICMP echo sockets (ping).

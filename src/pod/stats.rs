@@ -7,12 +7,13 @@ use coracle_cri::v1;
 
 use super::container::{Container, Containers};
 use super::host::Host;
+use super::interfaces::{self, Interface};
 use super::layer_usage::LayerUsage;
 use super::machine::State;
 use super::now_ns;
 use super::sandbox::{INTERFACE, Sandbox};
 use crate::cgroup::{self, Group, Memory, Pressure};
-use crate::error::{Doing, Result};
+use crate::error::Result;
 
 /// Reads the usage of pods and containers.
 #[derive(Debug)]
@@ -188,33 +189,24 @@ fn filesystem(usage: &Arc<LayerUsage>, layer: &Path, id: &Path) -> v1::Filesyste
     }
 }
 
-/// Counters of a pod's interfaces except loopback, from /proc/net/dev (proc_pid_net(5)).
+/// The counters of a pod's interfaces. kubelet panics on a network without a default interface, so the first one is it if
+/// none has the usual name.
 fn network(sandbox: &Sandbox) -> Option<v1::NetworkUsage> {
-    let path = sandbox.namespace("net")?;
-    let text = crate::net::namespace::within(&path, || {
-        std::fs::read_to_string("/proc/thread-self/net/dev").doing(|| "read /proc/thread-self/net/dev")
-    });
-    let mut interfaces = parse_dev(&text.ok()?);
-    let main = interfaces.iter().position(|interface| interface.name == INTERFACE);
-    let default_interface = main.map(|index| interfaces.remove(index));
-    Some(v1::NetworkUsage { timestamp: now_ns(), default_interface, interfaces })
+    usage_of(interfaces::of_pod(sandbox)?)
 }
 
-fn parse_dev(text: &str) -> Vec<v1::NetworkInterfaceUsage> {
-    let line = |line: &str| {
-        let (name, numbers) = line.split_once(':')?;
-        let numbers: Vec<u64> =
-            numbers.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
-        let at = |index: usize| numbers.get(index).copied().and_then(value);
-        Some(v1::NetworkInterfaceUsage {
-            name: name.trim().to_owned(),
-            rx_bytes: at(0),
-            rx_errors: at(2),
-            tx_bytes: at(8),
-            tx_errors: at(10),
-        })
+fn usage_of(interfaces: Vec<Interface>) -> Option<v1::NetworkUsage> {
+    let usage = |interface: Interface| v1::NetworkInterfaceUsage {
+        name: interface.name,
+        rx_bytes: value(interface.received.bytes),
+        rx_errors: value(interface.received.errors),
+        tx_bytes: value(interface.sent.bytes),
+        tx_errors: value(interface.sent.errors),
     };
-    text.lines().skip(2).filter_map(line).filter(|interface| interface.name != "lo").collect()
+    let mut interfaces: Vec<_> = interfaces.into_iter().map(usage).collect();
+    let main = interfaces.iter().position(|interface| interface.name == INTERFACE).unwrap_or(0);
+    let default_interface = (main < interfaces.len()).then(|| interfaces.remove(main))?;
+    Some(v1::NetworkUsage { timestamp: now_ns(), default_interface: Some(default_interface), interfaces })
 }
 
 #[cfg(test)]
@@ -222,17 +214,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_of_interfaces_are_read() {
-        let text = "Inter-| Receive | Transmit\n face |bytes packets errs ...\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  \
-                    eth0: 100 2 3 0 0 0 0 0 200 4 5 0 0 0 0 0\n";
-        let found = parse_dev(text);
-        assert_eq!(found.len(), 1);
-        let number = |value: &Option<v1::UInt64Value>| value.as_ref().map(|v| v.value);
-        let eth0 = &found[0];
-        assert_eq!(eth0.name, "eth0");
-        assert_eq!(
-            [&eth0.rx_bytes, &eth0.rx_errors, &eth0.tx_bytes, &eth0.tx_errors].map(number),
-            [100, 3, 200, 5].map(Some)
-        );
+    fn a_network_always_has_a_default_interface() {
+        let named = |name: &str| Interface { name: name.to_owned(), ..Interface::default() };
+        let names = |list: &[&str]| {
+            let usage = usage_of(list.iter().map(|name| named(name)).collect())?;
+            let others: Vec<_> = usage.interfaces.into_iter().map(|interface| interface.name).collect();
+            Some((usage.default_interface?.name, others))
+        };
+        assert_eq!(names(&["net1", "eth0"]), Some(("eth0".to_owned(), vec!["net1".to_owned()])));
+        assert_eq!(names(&["net1", "net2"]), Some(("net1".to_owned(), vec!["net2".to_owned()])));
+        assert_eq!(names(&[]), None);
     }
 }

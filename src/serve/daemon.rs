@@ -1,10 +1,8 @@
 //! The process: its lock, socket, signals and shutdown. Between calls it sleeps; it sets no timer.
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::config::Config;
-use super::{Node, streaming, supervisor};
+use super::containerd_socket::{self, ContainerdSocket};
+use super::socket::{Bound, asynchronous, listen};
+use super::{Node, metrics, streaming, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
 use crate::linux::private;
@@ -46,6 +46,9 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         Some(listener) => (listener, None),
         None => (listen(&config.socket)?, Some(Bound(config.socket.clone()))),
     };
+    // Before kubelet is told that the node is ready: it connects only once.
+    let containerd = containerd_socket::open(&config);
+    let metrics = metrics::listen(&config.metrics.listen);
     // From here on clients can connect; they wait for their first response.
     let store = Arc::new(Store::open(&config.store)?);
     Client::connect_or_start(&config.run)?;
@@ -53,18 +56,25 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
         Builder::new_current_thread().enable_io().enable_time().build().doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
     node.import_archives();
-    let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
+    let ended = runtime.block_on(Box::pin(serve(listener, (containerd, metrics), &node, load)));
     drop(bound);
     // Calls that are still running end with the process.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Result<Config>) -> Result<()> {
+async fn serve(
+    listener: UnixListener,
+    (containerd, metrics): (Option<ContainerdSocket>, Option<metrics::Listener>),
+    node: &Arc<Node>,
+    load: impl Fn() -> Result<Config>,
+) -> Result<()> {
     let mut signals = Signals::new().doing(|| "wait for signals")?;
-    listener.set_nonblocking(true).doing(|| "set up the socket")?;
-    let listener = tokio::net::UnixListener::from_std(listener).doing(|| "set up the socket")?;
+    let listener = asynchronous(&listener)?;
     let (stop, stopped) = oneshot::channel::<()>();
+    // Both end with this function; their clients lose nothing by that.
+    let _containerd = containerd.map(|socket| Task::of_containerd(socket, node)).transpose()?;
+    let _metrics = metrics.map(|listener| Task::of_metrics(listener, node)).transpose()?;
     let limits =
         Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
     let until = async { drop(stopped.await) };
@@ -95,6 +105,35 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
         }
     }
     Ok(())
+}
+
+/// A task that serves a further socket. Both end when this is dropped.
+struct Task<S> {
+    task: tokio::task::JoinHandle<()>,
+    _socket: S,
+}
+
+impl Task<metrics::Listener> {
+    fn of_metrics(listener: metrics::Listener, node: &Arc<Node>) -> Result<Self> {
+        Ok(Self { task: listener.start(node)?, _socket: listener })
+    }
+}
+
+impl Task<ContainerdSocket> {
+    fn of_containerd(socket: ContainerdSocket, node: &Arc<Node>) -> Result<Self> {
+        // One client, which makes one call at a time.
+        let limits = Limits { parallel_calls: 2, connections: 16, open_calls: 64, ..Limits::default() };
+        let listener = asynchronous(&socket.listener)?;
+        let never = std::future::pending();
+        let task = tokio::spawn(coracle_cri::serve_containerd(listener, Arc::clone(node), limits, never));
+        Ok(Self { task, _socket: socket })
+    }
+}
+
+impl<S> Drop for Task<S> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// What a signal makes the daemon do.
@@ -168,6 +207,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("[streaming]", new.streaming != fixed.streaming),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
         ("[security]", new.security != fixed.security),
+        ("[metrics]", new.metrics != fixed.metrics),
     ];
     let ignored = differ.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();
     (fixed, ignored)
@@ -188,39 +228,5 @@ fn lock(run: &Path) -> Result<File> {
             Err(Error::new(Kind::Busy, doing).hint("a second daemon needs its own run, root and socket"))
         }
         Err(errno) => Err(errno).doing(|| format!("lock {}", path.display())),
-    }
-}
-
-/// Listens on `path`, where a dead process may have left a socket. Only root and members of its group can connect.
-fn listen(path: &Path) -> Result<UnixListener> {
-    let doing = || format!("listen on {}", path.display());
-    // The directory holds only the socket, unless it is the run directory, which exists already.
-    if let Some(directory) = path.parent() {
-        private::make_dirs(directory, 0o711).doing(|| format!("make {}", directory.display()))?;
-    }
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Ok(meta) if meta.file_type().is_socket() => match UnixStream::connect(path) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).doing(doing)?;
-            }
-            _ => return Err(Error::new(Kind::Busy, doing()).because("another process is listening there")),
-        },
-        Ok(_) => return Err(Error::new(Kind::Exists, doing()).because("the path exists and is not a socket")),
-        Err(error) => return Err(error).doing(doing),
-    }
-    // The umask sets the mode atomically with bind(2). It is process-wide, but there is only one thread yet.
-    let before = umask(Mode::from_raw_mode(0o117));
-    let bound = UnixListener::bind(path);
-    umask(before);
-    bound.doing(doing)
-}
-
-/// The path of our socket; removed on drop.
-struct Bound(PathBuf);
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::archives::{Archives, Importing};
 use super::config::Config;
+use super::metrics::{CountedProgress, Pulls};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::image::progress::{Outcome, Progress};
@@ -33,13 +34,14 @@ pub struct Images {
     users: Mutex<BTreeMap<Digest, String>>,
     /// Cancels the pulls that are running.
     pulls: Mutex<BTreeMap<u64, Cancel>>,
+    counters: Arc<Pulls>,
 }
 
 impl Images {
-    pub(super) fn new(store: Arc<Store>, config: Arc<Config>) -> Self {
+    pub(super) fn new(store: Arc<Store>, config: Arc<Config>, counters: Arc<Pulls>) -> Self {
         let archives = Arc::new(Archives::open(store.root()));
         let config = RwLock::new(config);
-        Self { store, config, archives, users: Mutex::default(), pulls: Mutex::default() }
+        Self { store, config, archives, users: Mutex::default(), pulls: Mutex::default(), counters }
     }
 
     /// Replaces the configuration; calls under way keep the old one.
@@ -97,12 +99,15 @@ impl Images {
         options.registry.login = auth.map(|auth| login(auth, &reference)).transpose()?.flatten();
         let patience = Duration::from_secs(config.images.progress_timeout_seconds);
         options.registry.cancel = Cancel::after(patience);
+        options.registry.resumes = Arc::clone(&self.counters.resumes);
         let running = RunningPull::begin(&self.pulls, &options.registry.cancel);
         call.on_cancel({
             let cancel = options.registry.cancel.clone();
             move || cancel.cancel()
         });
-        let pulled = pull(&self.store, &reference, &options, &LogProgress)?;
+        let progress = CountedProgress { pulls: &self.counters, inner: LogProgress };
+        let work = || pull(&self.store, &reference, &options, &progress);
+        let pulled = self.counters.durations.time(work)?;
         drop(running);
         let image = pulled.images.first();
         let image = image.ok_or_else(|| Error::new(Kind::NotFound, "the image is missing after the pull"))?;

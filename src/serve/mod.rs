@@ -2,17 +2,23 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `daemon` | the process: lock, socket, signals, shutdown |
+//! | `daemon` | the process: lock, signals, shutdown |
+//! | `socket` | unix sockets |
 //! | `config` | its configuration |
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
+//! | `containerd_socket` | where cAdvisor asks for labels |
+//! | `metrics` | metrics of the daemon itself |
 //! | `status` | `Version` and `Status` |
 //! | `streaming` | the address of the server for exec, attach and port-forward, and its TLS |
 //! | `supervisor` | systemd: socket activation and notifications |
 
 mod archives;
 pub mod config;
+mod containerd_socket;
 mod daemon;
 mod images;
+mod metrics;
+mod socket;
 mod status;
 mod streaming;
 mod supervisor;
@@ -51,6 +57,7 @@ pub struct Node {
     current: RwLock<Arc<Current>>,
     images: Images,
     pods: Pods,
+    counters: metrics::Counters,
     kernel: status::Kernel,
 }
 
@@ -69,6 +76,7 @@ impl Node {
             seccomp: config.security.seccomp,
             apparmor: config.security.apparmor,
             selinux: config.security.selinux,
+            serves_cadvisor: config.containerd_socket().is_some(),
             unprivileged_ports: config.security.unprivileged_ports,
             unprivileged_icmp: config.security.unprivileged_icmp,
         };
@@ -76,10 +84,12 @@ impl Node {
         let current = Current::new(config);
         let images_config = Arc::clone(&current.config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
+        let counters = metrics::Counters::default();
         Ok(Self {
             current: RwLock::new(Arc::new(current)),
-            images: Images::new(store, images_config),
+            images: Images::new(store, images_config, Arc::clone(&counters.pulls)),
             pods,
+            counters,
             kernel,
         })
     }
@@ -150,6 +160,7 @@ impl Backend for Node {
     }
 
     fn failed(&self, rpc: &str, code: &str, message: &str) {
+        self.counters.errors.count(rpc, code);
         let line = format!("{rpc}: {code}: {message}");
         match code {
             // Expected: kubelet uses these calls to check what is gone and what a runtime does not implement.

@@ -33,8 +33,16 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ("seccompiler", &["seccomp/"], "the one compiler of profiles"),
     ("tokio", &["serve/", "image/registry/"], "below serve everything blocks"),
     ("tokio_rustls", &["image/registry/"], "only what talks to registries knows the network"),
-    ("hyper", &["image/registry/"], "only what talks to registries knows the network"),
-    ("hyper_util", &["image/registry/"], "only what talks to registries knows the network"),
+    (
+        "hyper",
+        &["image/registry/", "serve/metrics/"],
+        "only what talks to registries or Prometheus speaks HTTP",
+    ),
+    (
+        "hyper_util",
+        &["image/registry/", "serve/metrics/"],
+        "only what talks to registries or Prometheus speaks HTTP",
+    ),
     (
         "rustls",
         &["image/registry/", "serve/streaming.rs"],

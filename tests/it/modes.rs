@@ -40,7 +40,7 @@ const MAKERS: &[(&str, &str)] = &[
     ("launch/apply.rs", "writes to /proc"),
     ("pod/sandbox/namespaces.rs", "writes to /proc/sys"),
     ("store/prepare.rs", "closes a store that is there"),
-    ("serve/daemon.rs", "binds its socket within a umask of its own, while it has one thread"),
+    ("serve/socket.rs", "binds sockets within a umask of its own, while the daemon has one thread"),
 ];
 
 #[test]

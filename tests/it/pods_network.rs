@@ -20,6 +20,12 @@ pub(crate) fn node() -> Serve {
 /// The same; its pods have addresses of this subnet.
 fn node_with(subnet: &str) -> Serve {
     let serve = Serve::stopped("");
+    start_node(&serve, subnet);
+    serve
+}
+
+/// Gives a daemon a network whose pods have addresses of this subnet, and starts it.
+pub(crate) fn start_node(serve: &Serve, subnet: &str) {
     fs::create_dir_all(serve.path("net.d")).unwrap();
     let text = format!(
         r#"{{"cniVersion": "1.0.0", "name": "net", "plugins": [
@@ -29,8 +35,7 @@ fn node_with(subnet: &str) -> Serve {
         serve.path("leases")
     );
     fs::write(serve.path("net.d/10-net.conflist"), text).unwrap();
-    start_apart(&serve);
-    serve
+    start_apart(serve);
 }
 
 /// Starts the daemon in a network namespace of its own.

@@ -28,6 +28,9 @@ impl Socket {
     }
 }
 
+/// Completes when the server is to stop.
+type Until = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 pub(crate) struct Server {
     pub(crate) node: Arc<Node>,
     pub(crate) path: std::path::PathBuf,
@@ -53,13 +56,33 @@ impl Server {
     }
 
     fn with_all(node: Node, limits: coracle_cri::Limits, streaming: Option<coracle_cri::Streaming>) -> Self {
+        Self::of(node, |listener, node, until| {
+            tokio::spawn(coracle_cri::serve(listener, streaming, node, limits, until))
+        })
+    }
+
+    /// One that serves only what cAdvisor asks of containerd.
+    pub(crate) fn of_containerd(node: Node) -> Self {
+        let limits = coracle_cri::Limits::default();
+        Self::of(node, |listener, node, until| {
+            tokio::spawn(async move {
+                coracle_cri::serve_containerd(listener, node, limits, until).await;
+                Ok(())
+            })
+        })
+    }
+
+    fn of(
+        node: Node,
+        serve: impl FnOnce(UnixListener, Arc<Node>, Until) -> JoinHandle<std::io::Result<()>>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cri.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let node = Arc::new(node);
         let (stop, stopped) = oneshot::channel();
-        let until = async move { drop(stopped.await) };
-        let done = tokio::spawn(coracle_cri::serve(listener, streaming, Arc::clone(&node), limits, until));
+        let until = Box::pin(async move { drop(stopped.await) });
+        let done = serve(listener, Arc::clone(&node), until);
         Self { node, path, stop: Some(stop), done, _dir: dir }
     }
 

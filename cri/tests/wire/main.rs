@@ -3,13 +3,16 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod authority;
+mod cadvisor;
 mod client;
 mod connection;
 mod deadlines;
 mod idempotency;
 mod limits;
 mod node;
+mod raw;
 mod refusals;
 mod rpcs;
 mod stream_client;
 mod streaming;
+mod streams;

@@ -11,12 +11,15 @@ use coracle_cri::streaming::{Command, Process, Streams};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::PidfdFlags;
 
-use coracle_cri::{Backend, Call, Error, ImageBackend, Kind, Result, RuntimeBackend, v1};
+use coracle_cri::{
+    Backend, Call, Error, EventHub, ImageBackend, Kind, Result, RuntimeBackend, containerd, v1,
+};
 
 #[derive(Default)]
 pub(crate) struct Node {
     state: Arc<Mutex<State>>,
     changed: Condvar,
+    pub(crate) events: Arc<EventHub>,
 }
 
 #[derive(Default)]
@@ -310,6 +313,43 @@ impl RuntimeBackend for Node {
     fn socket_in_pod(&self, _: &str, ipv6: bool) -> Result<OwnedFd> {
         let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
         Ok(rustix::net::socket(family, SocketType::STREAM, None).unwrap())
+    }
+
+    fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {
+        let label_keys = vec!["pod".to_owned()];
+        Ok(vec![v1::MetricDescriptor { name: "one".into(), help: "One.".into(), label_keys }])
+    }
+
+    fn pod_sandbox_metrics(&self, id: &str) -> Result<v1::PodSandboxMetrics> {
+        if self.state().vanished.iter().any(|v| v == id) {
+            return Err(Error::not_found(format!("there is no pod {id}")));
+        }
+        Ok(v1::PodSandboxMetrics { pod_sandbox_id: id.to_owned(), ..Default::default() })
+    }
+
+    fn containerd_record(&self, id: &str) -> Result<containerd::Record> {
+        let state = self.state();
+        let (labels, is_sandbox) = match (state.sandboxes.get(id), state.containers.get(id)) {
+            (Some((sandbox, _)), _) => (sandbox.labels.clone(), true),
+            (None, Some((container, _))) => (container.labels.clone(), false),
+            (None, None) => return Err(Error::not_found(format!("no {id}"))),
+        };
+        let image = "docker.io/library/box:latest".to_owned();
+        Ok(containerd::Record { labels, image, created_ns: 1_500_000_000, is_sandbox })
+    }
+
+    fn containerd_task(&self, id: &str) -> Result<containerd::Task> {
+        let state = self.state();
+        let (container, _) = state.containers.get(id).ok_or_else(|| Error::not_found(format!("no {id}")))?;
+        match container.state() {
+            v1::ContainerState::ContainerRunning => Ok(containerd::Task::Running { pid: 42 }),
+            v1::ContainerState::ContainerExited => Ok(containerd::Task::Stopped { exit_code: 3 }),
+            _ => Err(Error::not_found(format!("{id} has no process yet"))),
+        }
+    }
+
+    fn events(&self) -> Option<&Arc<EventHub>> {
+        Some(&self.events)
     }
 
     fn container_stats(&self, id: &str) -> Result<v1::ContainerStats> {

@@ -92,6 +92,27 @@ fn lists_are_filtered_and_statistics_leave_out_what_has_gone() {
 }
 
 #[test]
+fn metrics_are_listed_and_streamed_without_what_has_gone() {
+    run(async {
+        let server = Server::start(Node::default());
+        let mut runtime = server.runtime().await;
+        for name in ["web", "db", "old"] {
+            runtime.run_pod_sandbox(pod(name)).await.unwrap();
+        }
+        runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: "pod2".into() }).await.unwrap();
+        server.node.state().vanished.push("pod0".into());
+        let descriptors = runtime.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap();
+        assert_eq!(descriptors.into_inner().descriptors[0].name, "one");
+        let ids = |all: Vec<PodSandboxMetrics>| all.into_iter().map(|m| m.pod_sandbox_id).collect::<Vec<_>>();
+        let listed = runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        assert_eq!(ids(listed.into_inner().pod_metrics), ["pod1"]);
+        let streamed = runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest {}).await.unwrap();
+        let part = streamed.into_inner().message().await.unwrap().unwrap();
+        assert_eq!(ids(part.pod_sandbox_metrics), ["pod1"]);
+    });
+}
+
+#[test]
 fn the_node_tells_about_itself() {
     run(async {
         let server = Server::start(Node::default());
@@ -177,7 +198,12 @@ async fn code_of<Q: prost::Message + 'static>(server: &Server, path: &str, reque
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<Q, StartContainerResponse>::default();
     match client.server_streaming(tonic::Request::new(request), path.parse().unwrap(), codec).await {
-        Ok(answer) => answer.into_inner().message().await.err().map_or(Code::Ok, |e| e.code()),
+        Ok(answer) => {
+            let mut stream = answer.into_inner();
+            // A stream of events stays open without any.
+            let first = tokio::time::timeout(std::time::Duration::from_millis(500), stream.message()).await;
+            first.ok().and_then(Result::err).map_or(Code::Ok, |e| e.code())
+        }
         Err(error) => error.code(),
     }
 }

@@ -132,7 +132,11 @@ impl<'a> Download<'a> {
                 return Err(Error::new(Kind::NotFound, doing).into());
             }
         };
-        self.repeated = self.at - begin_of(&answer, self.at, self.size, &self.digest)?;
+        let begin = begin_of(&answer, self.at, self.size, &self.digest)?;
+        if begin > 0 {
+            session.options.resumes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.repeated = self.at - begin;
         Ok(answer)
     }
 

@@ -35,6 +35,8 @@ mod url;
 mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use cancel::Cancel;
@@ -66,6 +68,8 @@ pub struct RegistryOptions {
     pub timing: Timing,
     /// Cancels the work.
     pub cancel: Cancel,
+    /// Counts transfers that go on where an earlier one has stopped.
+    pub resumes: Arc<AtomicU64>,
 }
 
 /// Timeouts and retries.
@@ -106,6 +110,7 @@ impl Default for RegistryOptions {
             k3s_registries: "/etc/rancher/k3s/registries.yaml".into(),
             timing: Timing::default(),
             cancel: Cancel::default(),
+            resumes: Arc::default(),
         }
     }
 }

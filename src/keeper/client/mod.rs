@@ -18,6 +18,7 @@ pub use attached::Attached;
 pub use spawner::KeeperSpawner;
 pub(in crate::keeper) use start::BUSY;
 
+use super::LOCK;
 use super::protocol::{self, Greeting, MOST, Refusal, Request, Response, Upgraded, address};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
@@ -44,6 +45,21 @@ const KEEPERS: u32 = 20;
 pub struct Client {
     socket: OwnedFd,
     run: PathBuf,
+}
+
+/// The pid of the keeper that serves `run`; none when there is none. It is the process that holds the lock: the socket may
+/// have been made by a predecessor.
+pub fn keeper_pid(run: &Path) -> Option<i32> {
+    let lock = std::fs::File::open(run.join(LOCK)).ok()?;
+    let mut holder = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&lock, nix::fcntl::FcntlArg::F_GETLK(&mut holder)).ok()?;
+    (holder.l_type != libc::F_UNLCK as libc::c_short && holder.l_pid > 0).then_some(holder.l_pid)
 }
 
 impl Client {

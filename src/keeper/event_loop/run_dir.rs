@@ -67,7 +67,7 @@ impl RunDir {
     }
 
     pub(in crate::keeper) fn lock(&self) -> PathBuf {
-        self.0.join("keeper.lock")
+        self.0.join(crate::keeper::LOCK)
     }
 
     pub(in crate::keeper) fn complaints(&self) -> PathBuf {

@@ -36,10 +36,15 @@ impl Containers {
 
     /// The PID of the init process of a running container in this pod: of the one that was created first.
     pub(in crate::pod) fn pid_in(&self, pod: &str) -> Option<i32> {
+        self.pids_in(pod).first().copied()
+    }
+
+    /// The PIDs of the init processes of all running containers in this pod, in the order of their creation.
+    pub(in crate::pod) fn pids_in(&self, pod: &str) -> Vec<i32> {
         let mut running: Vec<_> = self.in_pod(pod);
         running.retain(|container| container.state() == State::Running);
         running.sort_by_key(|container| container.life().record.created_ns);
-        running.iter().find_map(|container| self.host.init_pid(&container.id).ok())
+        running.iter().filter_map(|container| self.host.init_pid(&container.id).ok()).collect()
     }
 
     /// The OCI spec of a container; none if an earlier daemon created the container and it was not started.

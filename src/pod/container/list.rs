@@ -35,7 +35,7 @@ impl Container {
         }
     }
 
-    fn status(&self) -> v1::ContainerStatus {
+    pub(in crate::pod) fn status(&self) -> v1::ContainerStatus {
         let life = self.life();
         let log_path = self.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let Life { config, record, .. } = &*life;

@@ -24,6 +24,7 @@ use coracle_cri::v1;
 use oci_spec::runtime::Spec;
 
 use super::abort::Abort;
+use super::happened::Happened;
 use super::host::Host;
 use super::layer_usage::LayerUsage;
 use super::machine::{Event, State, step};
@@ -67,6 +68,10 @@ pub(super) struct Life {
     start: Option<Arc<Abort>>,
     /// When StopContainer sends SIGKILL; none if no stop is under way.
     kill_at: Option<Instant>,
+    /// Nothing is left of it.
+    is_removed: bool,
+    /// What was announced to the listeners for events.
+    announced: Happened,
 }
 
 /// What is needed to start a container.
@@ -88,7 +93,17 @@ impl Container {
     ) -> Self {
         let log_path = request.log_path.clone();
         let request = is_startable(record.state).then(|| Box::new(request));
-        let life = Life { config, request, record, prepared: None, start: None, kill_at: None };
+        let (is_removed, announced) = Default::default();
+        let life = Life {
+            config,
+            request,
+            record,
+            prepared: None,
+            start: None,
+            kill_at: None,
+            is_removed,
+            announced,
+        };
         let (life, changed, usage) = (Mutex::new(life), Condvar::new(), Arc::default());
         Self { id, pod, directory, log_path, life, changed, usage }
     }
@@ -98,8 +113,31 @@ impl Container {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What has happened to it, which is recorded as announced, and what was announced before.
+    pub(super) fn announce(&self) -> (Happened, Happened) {
+        let mut life = self.life();
+        let now = Happened {
+            created: true,
+            started: life.record.started_ns > 0,
+            stopped: life.record.finished_ns > 0,
+            deleted: life.is_removed,
+        };
+        (now, std::mem::replace(&mut life.announced, now))
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_removed(&self) -> bool {
+        self.life().is_removed
+    }
+
     pub(super) fn state(&self) -> State {
         self.life().record.state
+    }
+
+    /// Its state and exit code.
+    pub(super) fn exit(&self) -> (State, i32) {
+        let life = self.life();
+        (life.record.state, life.record.exit_code)
     }
 
     /// Applies an event of its life cycle, and `change` to the rest of the record, in memory and on disk.

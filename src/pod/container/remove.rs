@@ -13,11 +13,12 @@ use crate::pod::volumes;
 use crate::store::remove_container;
 
 impl Containers {
-    /// Removes a container with its writable layer, and kills it first if it is running.
+    /// Removes a container with its writable layer, and kills it first if it is running. `announce` is called as long as it
+    /// is still found, so that its pod, which is removed after it, is not announced before it.
     ///
     /// # Errors
     /// It does not die, or something cannot be removed: kubelet retries.
-    pub(in crate::pod) fn remove(&self, container: &Container) -> Result<()> {
+    pub(in crate::pod) fn remove(&self, container: &Container, announce: impl FnOnce()) -> Result<()> {
         self.stop(container, Duration::ZERO, &Call::default())?;
         container.apply(Event::Remove, |_| ())?;
         container.life().prepared = None;
@@ -30,15 +31,9 @@ impl Containers {
         self.host.disposal.dispose(&id)?;
         // Last, because the next daemon finds an interrupted removal by this directory.
         container.directory.remove()?;
+        container.life().is_removed = true;
+        announce();
         self.table.remove(&container.id);
         Ok(())
-    }
-
-    /// Removes all containers of a pod.
-    ///
-    /// # Errors
-    /// As [`Containers::remove`].
-    pub(in crate::pod) fn remove_all_in(&self, pod: &str) -> Result<()> {
-        self.in_pod(pod).iter().try_for_each(|container| self.remove(container))
     }
 }

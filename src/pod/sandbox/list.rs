@@ -27,7 +27,7 @@ impl Sandbox {
         }
     }
 
-    fn status(&self) -> v1::PodSandboxStatus {
+    pub(in crate::pod) fn status(&self) -> v1::PodSandboxStatus {
         let record = self.record();
         let mut addresses = record.addresses.iter().map(ToString::to_string);
         let security = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());

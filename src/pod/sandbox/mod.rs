@@ -19,6 +19,7 @@ use std::time::Duration;
 use coracle_cri::v1;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::happened::Happened;
 use super::host::Host;
 use super::records::{Directory, SandboxRecord};
 use super::request_from_cri::SandboxRequest;
@@ -46,6 +47,8 @@ pub(super) struct Sandbox {
 struct Stored {
     record: SandboxRecord,
     removed: bool,
+    /// What was announced to the listeners for events.
+    announced: Happened,
 }
 
 /// Counts a container that is being created in a pod, until dropped.
@@ -68,7 +71,7 @@ impl Sandbox {
         record: SandboxRecord,
     ) -> Self {
         let (creates, created) = (Mutex::default(), Condvar::new());
-        let record = Mutex::new(Stored { record, removed: false });
+        let record = Mutex::new(Stored { record, removed: false, announced: Happened::default() });
         Self { id, config, request, directory, record, creates, created }
     }
 
@@ -80,6 +83,14 @@ impl Sandbox {
     /// Clones the record so that no MutexGuard temporary outlives the statement.
     fn record(&self) -> SandboxRecord {
         self.stored().record.clone()
+    }
+
+    /// What has happened to it, which is recorded as announced, and what was announced before.
+    pub(super) fn announce(&self) -> (Happened, Happened) {
+        let mut stored = self.stored();
+        let (stopped, deleted) = (!stored.record.ready, stored.removed);
+        let now = Happened { created: true, started: true, stopped, deleted };
+        (now, std::mem::replace(&mut stored.announced, now))
     }
 
     /// No code that may panic runs under the lock, so a poisoned one guards an intact value.
@@ -155,6 +166,16 @@ impl Sandbox {
         self.creates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether containers can be started in it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.stored().record.ready
+    }
+
+    /// When it was created, in nanoseconds since 1970.
+    pub(super) fn created_ns(&self) -> i64 {
+        self.stored().record.created_ns
+    }
+
     pub(super) fn handler(&self) -> String {
         self.record().handler
     }
@@ -175,11 +196,13 @@ impl Sandbox {
 pub(super) struct Sandboxes {
     host: Arc<Host>,
     table: Table<Sandbox>,
+    /// The configurations of pods whose init process is being started.
+    starting: Table<v1::PodSandboxConfig>,
 }
 
 impl Sandboxes {
     pub(super) fn new(host: Arc<Host>) -> Self {
-        Self { host, table: Table::default() }
+        Self { host, table: Table::default(), starting: Table::default() }
     }
 
     pub(super) fn insert(&self, sandbox: Sandbox) {
@@ -188,6 +211,11 @@ impl Sandboxes {
 
     pub(super) fn all(&self) -> Vec<Arc<Sandbox>> {
         self.table.all()
+    }
+
+    /// The configuration of a pod whose init process is being started.
+    pub(super) fn starting(&self, id: &str) -> Option<v1::PodSandboxConfig> {
+        self.starting.get(id).map(|config| (*config).clone())
     }
 
     /// A pod by its whole id.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use coracle_cri::v1;
 
@@ -33,8 +34,11 @@ impl Sandboxes {
         super::sysctls::add_defaults(&self.host.settings, &mut request);
         let id = new_id()?;
         let mut undo = Undo::new();
-        let sandbox = self.make_sandbox(&id, config, handler, request, &mut undo)?;
-        self.insert(sandbox);
+        let made = self.make_sandbox(&id, config, handler, request, &mut undo);
+        let made = made.map(|sandbox| self.insert(sandbox));
+        // Only now, so that the pod is found at any time by those that have seen its cgroup.
+        self.starting.remove(&id);
+        made?;
         undo.disarm();
         Ok(id)
     }
@@ -83,6 +87,7 @@ impl Sandboxes {
         files::make(&request, &directory)?;
         let addresses = self.attach(id, config, &request, &directory, undo)?;
         if request.namespaces.pid == Scope::Pod {
+            self.starting.insert(id.to_owned(), Arc::new(config.clone()));
             self.start_init(id, &request, &directory, undo)?;
         }
         let record =

@@ -48,6 +48,7 @@ mod tests {
             seccomp: false,
             apparmor: false,
             selinux: false,
+            serves_cadvisor: false,
             unprivileged_ports: is_on,
             unprivileged_icmp: is_on,
         }

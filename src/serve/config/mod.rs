@@ -2,6 +2,7 @@
 //!
 //! `default.toml` documents each key; `coracle config --default` prints it, and packages ship it.
 
+mod metrics;
 mod read;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::image::pull::PullOptions;
 use crate::image::registry::{RegistryOptions, Timing};
 use crate::net::cni;
 
+pub use metrics::{ContainerdPath, Listen, Metrics};
 pub use read::{load, to_toml};
 
 /// The default configuration file.
@@ -57,6 +59,8 @@ pub struct Config {
     pub registry: Registry,
     /// The networks of pods.
     pub cni: Cni,
+    /// Metrics, for kubelet and for Prometheus.
+    pub metrics: Metrics,
     /// Runtime handlers by name, without the default one (`""`).
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -222,6 +226,7 @@ impl Default for Config {
             images: Images::default(),
             registry: Registry::default(),
             cni: Cni::default(),
+            metrics: Metrics::default(),
             handlers: coracle.into_iter().chain([nvidia]).collect(),
         }
     }

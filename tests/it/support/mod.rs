@@ -11,6 +11,8 @@ mod console;
 mod leftovers;
 mod pods;
 mod programs;
+#[path = "../../../cri/tests/wire/raw.rs"]
+pub(crate) mod raw;
 pub(crate) mod registry;
 mod runtime;
 mod sandbox;

@@ -245,7 +245,7 @@ impl Serve {
         self.client.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
     }
 
-    fn wire(&self) -> Wire {
+    pub(crate) fn wire(&self) -> Wire {
         if let Some(wire) = self.wire.borrow().as_ref().filter(|wire| !wire.0.is_closed()) {
             return wire.clone();
         }
@@ -254,15 +254,20 @@ impl Serve {
             (Err(_), Some(closed)) => return closed.clone(),
             (stream, _) => stream.unwrap(),
         };
+        let wire = self.wire_over(stream);
+        *self.wire.borrow_mut() = Some(wire.clone());
+        wire
+    }
+
+    /// A connection for HTTP/2.
+    pub(crate) fn wire_over(&self, stream: UnixStream) -> Wire {
         stream.set_nonblocking(true).unwrap();
-        let wire = self.block_on(async {
+        self.block_on(async {
             let stream = TokioIo::new(tokio::net::UnixStream::from_std(stream).unwrap());
             let (sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
             tokio::spawn(connection);
             Wire(sender)
-        });
-        *self.wire.borrow_mut() = Some(wire.clone());
-        wire
+        })
     }
 }
 

@@ -1,0 +1,166 @@
+//! HTTP for metrics. Whoever can connect can read everything here and change nothing; a client that is slow or sends much is
+//! cut off.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{collect, exposition};
+use crate::error::{Doing, Result};
+use crate::pod::one_line;
+use crate::serve::Node;
+use crate::serve::config::Listen;
+use crate::serve::socket::{self, Bound};
+
+/// The limit of open connections; a further one is closed at once.
+const CONNECTIONS: usize = 8;
+
+/// How long a client may take to send its request, and for all of a connection.
+const REQUEST: Duration = Duration::from_secs(5);
+const CONNECTION: Duration = Duration::from_secs(30);
+
+/// The limit of a request, in bytes.
+const REQUEST_BYTES: usize = 16 << 10;
+
+/// The pause after a failed accept, for example when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket for metrics.
+#[derive(Debug)]
+pub(in crate::serve) enum Listener {
+    Tcp(TcpListener),
+    /// The path is removed on drop.
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the path on drop")] Bound),
+}
+
+/// Listens where the configuration says; none if that is nowhere. An error is logged: a port that is taken must not keep
+/// the daemon from running pods.
+pub(in crate::serve) fn listen(at: &Listen) -> Option<Listener> {
+    let listening = match at {
+        Listen::Off => return None,
+        Listen::Tcp(address) => {
+            if !address.ip().is_loopback() {
+                crate::log::warning(&format!(
+                    "metrics.listen = \"{address}\": whoever can reach this address can read the metrics"
+                ));
+            }
+            TcpListener::bind(address).doing(|| format!("listen on {address}")).map(Listener::Tcp)
+        }
+        Listen::Unix(path) => {
+            socket::listen(path).map(|listener| Listener::Unix(listener, Bound(path.clone())))
+        }
+    };
+    let failed = |error: crate::error::Error| crate::log::warning(&one_line(&error.doing("serve metrics")));
+    listening.map_err(failed).ok()
+}
+
+impl Listener {
+    /// Serves until it is aborted.
+    ///
+    /// # Errors
+    /// The socket cannot be set up.
+    pub(in crate::serve) fn start(&self, node: &Arc<Node>) -> Result<tokio::task::JoinHandle<()>> {
+        let (node, doing) = (Arc::clone(node), || "set up the socket for metrics");
+        match self {
+            Self::Tcp(listener) => {
+                let listener = listener.try_clone().doing(doing)?;
+                listener.set_nonblocking(true).doing(doing)?;
+                let listener = tokio::net::TcpListener::from_std(listener).doing(doing)?;
+                Ok(tokio::spawn(async move {
+                    serve(node, |context| listener.poll_accept(context).map_ok(|(stream, _)| stream)).await;
+                }))
+            }
+            Self::Unix(listener, _) => {
+                let listener = socket::asynchronous(listener)?;
+                Ok(tokio::spawn(async move {
+                    serve(node, |context| listener.poll_accept(context).map_ok(|(stream, _)| stream)).await;
+                }))
+            }
+        }
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    node: Arc<Node>,
+    accept: impl Fn(&mut Context<'_>) -> Poll<std::io::Result<S>>,
+) {
+    let open = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = std::future::poll_fn(&accept).await;
+        match (accepted, Arc::clone(&open).try_acquire_owned()) {
+            (Ok(stream), Ok(permit)) => {
+                let node = Arc::clone(&node);
+                tokio::spawn(async move {
+                    // A connection that breaks or is too slow concerns nobody else.
+                    let _ = tokio::time::timeout(CONNECTION, connection(stream, node)).await;
+                    drop(permit);
+                });
+            }
+            (Ok(_), Err(_)) => {}
+            (Err(_), _) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>) {
+    let service = service_fn(move |request| {
+        let node = Arc::clone(&node);
+        async move { Ok::<_, Infallible>(answer(&request, node).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(REQUEST_BYTES).keep_alive(false);
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(request: &Request<Incoming>, node: Arc<Node>) -> Response<Full<Bytes>> {
+    const PLAIN: &str = "text/plain; charset=utf-8";
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    match request.uri().path() {
+        "/metrics" | "/healthz" if !is_read => {
+            let mut refused =
+                response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n".to_owned());
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refused
+        }
+        "/metrics" => match blocking(move || collect::metrics(&node)).await {
+            Some(text) => response(StatusCode::OK, exposition::CONTENT_TYPE, text),
+            None => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, NO_THREAD.to_owned()),
+        },
+        "/healthz" => match blocking(move || collect::health(&node)).await {
+            Some((true, text)) => response(StatusCode::OK, PLAIN, text),
+            Some((false, text)) => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text),
+            None => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, NO_THREAD.to_owned()),
+        },
+        _ => response(StatusCode::NOT_FOUND, PLAIN, "there are /metrics and /healthz\n".to_owned()),
+    }
+}
+
+const NO_THREAD: &str = "no thread can be started\n";
+
+fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Runs blocking work in a thread of its own; none if there can be no thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("metrics".to_owned()).stack_size(512 << 10);
+    thread.spawn(move || drop(sender.send(work()))).ok()?;
+    receiver.await.ok()
+}
