@@ -17,6 +17,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::archives::Retry;
 use super::config::Config;
 use super::{Node, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
@@ -52,7 +53,6 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     let runtime =
         Builder::new_current_thread().enable_io().enable_time().build().doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
-    node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, &node, load)));
     drop(bound);
     // Calls that are still running end with the process.
@@ -71,13 +71,23 @@ async fn serve(listener: UnixListener, node: &Arc<Node>, load: impl Fn() -> Resu
     let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), limits, until));
     // Drop the code pages that only the start-up needed, to lower the RSS.
     crate::sys::memory::unmap_code();
+    // The directories are watched first: whatever comes later than the import's look at them is reported.
+    let mut archives = node.watch_archives();
+    node.import_archives(Retry::All);
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
+            () = archives.changed() => {
+                archives = node.watch_archives();
+                node.import_archives(Retry::Changed);
+            }
             action = signals.next() => match action {
                 SignalAction::Stop => break,
-                SignalAction::Reload => reload(node, &load),
+                SignalAction::Reload => if reload(node, &load) {
+                    archives = node.watch_archives();
+                    node.import_archives(Retry::All);
+                },
             },
         }
     }
@@ -125,10 +135,12 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again. If that fails, the old one stays in force.
-fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
+/// Reads the configuration again; returns whether it is in force. If it is faulty, the old one stays.
+fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) -> bool {
     supervisor::notify_reloading();
-    match load() {
+    let loaded = load();
+    let is_loaded = loaded.is_ok();
+    match loaded {
         Ok(config) => {
             let (config, ignored) = with_what_is_fixed(config, &node.current().config);
             if !ignored.is_empty() {
@@ -138,13 +150,13 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
                 ));
             }
             node.reload(config);
-            node.import_archives();
         }
         Err(error) => {
             crate::log::warning(&one_line(&error.doing("the configuration stays as it was")));
         }
     }
     supervisor::notify("READY=1");
+    is_loaded
 }
 
 /// The new configuration with the old values of settings that only a restart can change, and the names of those that differ.

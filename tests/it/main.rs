@@ -83,6 +83,7 @@ mod pull_signed;
 mod scarcity;
 mod seccomp;
 mod serve;
+mod serve_archives;
 mod serve_images;
 mod single_program;
 mod soak;
