@@ -41,4 +41,7 @@ pub mod pod;
 #[cfg(feature = "node")]
 pub mod serve;
 
+#[cfg(feature = "node")]
+pub mod check;
+
 pub mod cli;

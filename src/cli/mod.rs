@@ -6,6 +6,8 @@
 mod amounts;
 #[cfg(feature = "node")]
 mod attach;
+#[cfg(feature = "node")]
+mod check;
 mod completions;
 #[cfg(feature = "node")]
 mod config;
@@ -37,6 +39,8 @@ mod start;
 mod state;
 #[cfg(feature = "node")]
 mod stop;
+#[cfg(feature = "node")]
+mod table;
 mod update;
 mod version;
 #[cfg(feature = "node")]
@@ -160,6 +164,8 @@ static VERBS: &[Verb] = verbs! {
     "serve" serve::ServeArgs true,
     #[cfg(feature = "node")]
     "config" config::ConfigArgs false,
+    #[cfg(feature = "node")]
+    "check" check::CheckArgs false,
     #[cfg(feature = "node")]
     "logs" logs::LogsArgs false,
     #[cfg(feature = "node")]

@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use coracle_cri::{Backend, Result, v1};
 
 pub use daemon::run;
+pub(crate) use status::maps_ids;
 
 use crate::image::registry;
 use crate::net::cni::Cni;

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
+    &["check"],
     &["cli"],
 ];
 

@@ -10,6 +10,7 @@ mod budget;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
+mod check;
 mod cli;
 mod clock;
 mod container_specs;
