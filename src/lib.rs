@@ -43,5 +43,7 @@ pub mod serve;
 
 #[cfg(feature = "node")]
 pub mod check;
+#[cfg(feature = "node")]
+pub mod status;
 
 pub mod cli;

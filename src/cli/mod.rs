@@ -38,6 +38,8 @@ mod spec;
 mod start;
 mod state;
 #[cfg(feature = "node")]
+mod status;
+#[cfg(feature = "node")]
 mod stop;
 #[cfg(feature = "node")]
 mod table;
@@ -166,6 +168,8 @@ static VERBS: &[Verb] = verbs! {
     "config" config::ConfigArgs false,
     #[cfg(feature = "node")]
     "check" check::CheckArgs false,
+    #[cfg(feature = "node")]
+    "status" status::StatusArgs false,
     #[cfg(feature = "node")]
     "logs" logs::LogsArgs false,
     #[cfg(feature = "node")]

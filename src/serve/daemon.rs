@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::archives::Retry;
 use super::config::Config;
-use super::{Node, supervisor};
+use super::{Node, recent, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
 use crate::linux::private;
@@ -42,6 +42,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;
+    recent::keep(&config.run);
     crate::record::close_all(&config.root)?;
     let (listener, bound) = match inherited {
         Some(listener) => (listener, None),

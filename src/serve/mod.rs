@@ -6,6 +6,7 @@
 //! | `config` | its configuration |
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
 //! | `progress` | logs the warnings of pulls and imports |
+//! | `recent` | the last warnings, for `coracle status` |
 //! | `status` | `Version` and `Status` |
 //! | `supervisor` | systemd: socket activation and notifications |
 
@@ -14,6 +15,7 @@ pub mod config;
 mod daemon;
 mod images;
 mod progress;
+pub mod recent;
 mod status;
 mod supervisor;
 

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
-    &["check"],
+    &["check", "status"],
     &["cli"],
 ];
 

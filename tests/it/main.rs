@@ -88,6 +88,7 @@ mod serve_archives;
 mod serve_images;
 mod single_program;
 mod soak;
+mod status;
 mod supply;
 mod systemd;
 mod v2_limits;
