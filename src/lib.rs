@@ -45,5 +45,7 @@ pub mod serve;
 pub mod check;
 #[cfg(feature = "node")]
 pub mod status;
+#[cfg(feature = "node")]
+pub mod switch;
 
 pub mod cli;

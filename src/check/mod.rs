@@ -59,23 +59,23 @@ impl Row {
         Self { topic, state, finding: finding.into(), advice: None }
     }
 
-    fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
         Self::new(topic, State::Ok, finding)
     }
 
-    fn warning(topic: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn warning(topic: &'static str, finding: impl Into<String>) -> Self {
         Self::new(topic, State::Warning, finding)
     }
 
-    fn error(topic: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn error(topic: &'static str, finding: impl Into<String>) -> Self {
         Self::new(topic, State::Error, finding)
     }
 
-    fn not_applicable(topic: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn not_applicable(topic: &'static str, finding: impl Into<String>) -> Self {
         Self::new(topic, State::NotApplicable, finding)
     }
 
-    fn advise(mut self, advice: impl Into<String>) -> Self {
+    pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }

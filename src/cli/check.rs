@@ -56,7 +56,7 @@ fn name(state: State) -> &'static str {
     }
 }
 
-fn text(rows: &[Row], state: State, width: usize) -> String {
+pub(super) fn text(rows: &[Row], state: State, width: usize) -> String {
     let topics = rows.iter().map(|row| row.topic.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {

@@ -18,6 +18,8 @@ mod exec;
 mod features;
 #[cfg(feature = "node")]
 pub mod image;
+#[cfg(feature = "node")]
+mod k3s;
 mod kill;
 #[cfg(feature = "node")]
 pub mod launch;
@@ -25,6 +27,8 @@ mod list;
 #[cfg(feature = "node")]
 mod logs;
 mod man;
+#[cfg(feature = "node")]
+mod microk8s;
 mod pause;
 mod ps;
 pub mod report;
@@ -41,6 +45,8 @@ mod state;
 mod status;
 #[cfg(feature = "node")]
 mod stop;
+#[cfg(feature = "node")]
+mod switch;
 #[cfg(feature = "node")]
 mod table;
 mod update;
@@ -170,6 +176,10 @@ static VERBS: &[Verb] = verbs! {
     "check" check::CheckArgs false,
     #[cfg(feature = "node")]
     "status" status::StatusArgs false,
+    #[cfg(feature = "node")]
+    "k3s" k3s::K3sArgs false,
+    #[cfg(feature = "node")]
+    "microk8s" microk8s::MicroK8sArgs false,
     #[cfg(feature = "node")]
     "logs" logs::LogsArgs false,
     #[cfg(feature = "node")]

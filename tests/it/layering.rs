@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["pod"],
     &["serve"],
     &["check", "status"],
+    &["switch"],
     &["cli"],
 ];
 

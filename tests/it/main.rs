@@ -90,5 +90,6 @@ mod single_program;
 mod soak;
 mod status;
 mod supply;
+mod switch;
 mod systemd;
 mod v2_limits;

@@ -20,8 +20,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::store::{ImageRecord, Store};
 use bolt::{Bolt, Bucket, Value};
 
-/// The file with the names, below containerd's root.
-const METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
+/// The file with the names, below containerd's root. containerd holds a lock on it (flock(2)).
+pub const METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 /// The directory with the blobs.
 const CONTENT: &str = "io.containerd.content.v1.content";
 /// The namespace of the images that kubelet uses.
