@@ -63,7 +63,7 @@ pub async fn serve<B: Backend>(
         .transpose()?
         .unzip();
     let _streams = streams.map(|streams| AbortOnDrop(tokio::spawn(streams)));
-    serve_these(Services::All, urls, lanes, listener, backend, limits, shutdown).await;
+    serve_these(Services::All, (lanes, urls), listener, backend, limits, shutdown).await;
     Ok(())
 }
 
@@ -75,13 +75,12 @@ pub async fn serve_containerd<B: Backend>(
     shutdown: impl Future<Output = ()>,
 ) {
     let lanes = Lanes::new(limits.parallel_calls);
-    serve_these(Services::Containerd, None, lanes, listener, backend, limits, shutdown).await;
+    serve_these(Services::Containerd, (lanes, None), listener, backend, limits, shutdown).await;
 }
 
 async fn serve_these<B: Backend>(
     services: Services,
-    urls: Option<Urls>,
-    lanes: Lanes,
+    (lanes, urls): (Lanes, Option<Urls>),
     listener: UnixListener,
     backend: Arc<B>,
     limits: Limits,

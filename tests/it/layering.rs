@@ -16,6 +16,8 @@ const LAYERS: &[&[&str]] = &[
     &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
+    &["check", "status"],
+    &["switch"],
     &["cli"],
 ];
 

@@ -139,7 +139,7 @@ pub struct Security {
 pub struct Images {
     /// Names or ids of images that are reported as pinned; a final `*` matches any suffix.
     pub pinned: Vec<String>,
-    /// Directories whose archives are imported when the daemon starts and on a reload.
+    /// Directories whose archives are imported when the daemon starts, on a reload, and when they arrive.
     #[serde(deserialize_with = "read::absolutes")]
     pub import_dirs: Vec<PathBuf>,
     /// A pull that receives nothing for this long is cancelled.
