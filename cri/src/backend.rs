@@ -150,8 +150,9 @@ pub trait RuntimeBackend {
         Err(Error::unimplemented("streaming"))
     }
 
-    /// Starts a command with the streams that are requested; the others are connected to nothing.
-    fn exec(&self, _request: &v1::ExecRequest) -> Result<Process> {
+    /// Starts a command with the streams that are requested; the others are connected to nothing. `size` is that of the
+    /// client's terminal, in columns and rows, if it is known.
+    fn exec(&self, _request: &v1::ExecRequest, _size: Option<(u16, u16)>) -> Result<Process> {
         Err(Error::unimplemented("Exec"))
     }
 

@@ -37,17 +37,28 @@ pub(crate) enum Lane {
     Exec,
     /// Stops or removes something.
     End,
+    /// Starts or ends what sessions are connected to.
+    Stream,
 }
 
 impl Lane {
-    const ALL: [Self; 8] =
-        [Self::Read, Self::Stats, Self::Images, Self::Image, Self::Work, Self::Pull, Self::Exec, Self::End];
+    const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Stats,
+        Self::Images,
+        Self::Image,
+        Self::Work,
+        Self::Pull,
+        Self::Exec,
+        Self::End,
+        Self::Stream,
+    ];
 
     fn limit(self, parallel: usize) -> usize {
         match self {
             Self::Read => READS,
             Self::Stats | Self::Images => LISTS,
-            Self::Image | Self::Work | Self::Pull => parallel,
+            Self::Image | Self::Work | Self::Pull | Self::Stream => parallel,
             Self::Exec | Self::End => parallel.saturating_mul(WAITING_FACTOR),
         }
     }

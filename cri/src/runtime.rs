@@ -237,7 +237,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
         let urls = self.urls("Exec")?;
         let id = request.container_id.clone();
-        self.ask(Lane::Exec, move |node| node.runtime().expect_running(&id)).await?;
+        self.ask(Lane::Stream, move |node| node.runtime().expect_running(&id)).await?;
         respond(Ok(ExecResponse { url: urls.exec(request)? }))
     }
 
@@ -247,7 +247,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
         let urls = self.urls("Attach")?;
         let id = request.container_id.clone();
-        self.ask(Lane::Exec, move |node| node.runtime().expect_running(&id)).await?;
+        self.ask(Lane::Stream, move |node| node.runtime().expect_running(&id)).await?;
         respond(Ok(AttachResponse { url: urls.attach(request)? }))
     }
 
@@ -256,7 +256,7 @@ impl<B: Backend> RuntimeService for Server<B> {
         required("pod_sandbox_id", request.pod_sandbox_id.clone())?;
         let urls = self.urls("PortForward")?;
         let id = request.pod_sandbox_id.clone();
-        self.ask(Lane::Exec, move |node| node.runtime().expect_ready(&id)).await?;
+        self.ask(Lane::Stream, move |node| node.runtime().expect_ready(&id)).await?;
         respond(Ok(PortForwardResponse { url: urls.port_forward(request)? }))
     }
 

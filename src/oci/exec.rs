@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{BoxBuilder, LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -100,8 +100,11 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
 pub enum Streams {
     /// These descriptors.
     Given([OwnedFd; 3]),
-    /// A new terminal.
-    Terminal,
+    /// A new terminal, of this size in columns and rows if it is known.
+    Terminal {
+        /// Columns and rows.
+        size: Option<(u16, u16)>,
+    },
 }
 
 /// A process that was added to a pod's container.
@@ -133,14 +136,16 @@ pub fn exec_in_pod(
     let layout = Layout::new(&runtime.root, id);
     let state = admitted(&layout, Event::Exec, Lock::take_within(&layout, limit)?)?;
     let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(args.to_vec())).set_terminal(Some(false)).set_console_size(None);
     let (ours, console, parent): (_, _, Box<dyn apply::Spawner>) = match streams {
         Streams::Given(streams) => (None, None, Box::new(apply::OwnWithStreams(streams))),
-        Streams::Terminal => {
+        Streams::Terminal { size } => {
+            let size = size.map(|(columns, rows)| BoxBuilder::default().width(columns).height(rows).build());
+            process.set_terminal(Some(true)).set_console_size(size.and_then(std::result::Result::ok));
             let (ours, theirs) = foreground::console_pair()?;
             (Some(ours), Some(theirs), Box::new(apply::Own))
         }
     };
-    process.set_args(Some(args.to_vec())).set_terminal(Some(ours.is_some())).set_console_size(None);
     if ours.is_some() {
         name_terminal(&mut process);
     }

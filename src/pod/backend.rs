@@ -121,8 +121,8 @@ impl RuntimeBackend for Pods {
         Ok(self.sandboxes.expect_ready(sandbox_id)?)
     }
 
-    fn exec(&self, request: &v1::ExecRequest) -> Result<Process> {
-        Ok(self.containers.start_command(request)?)
+    fn exec(&self, request: &v1::ExecRequest, size: Option<(u16, u16)>) -> Result<Process> {
+        Ok(self.containers.start_command(request, size)?)
     }
 
     fn attach(&self, container_id: &str, stdin: bool) -> Result<Box<dyn Attachment>> {

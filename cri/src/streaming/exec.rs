@@ -170,19 +170,23 @@ impl<B: Backend> Node<B> {
 
     async fn exec(self: &Arc<Self>, request: v1::ExecRequest, channels: &mut Channels) -> Result<i32> {
         let node = Arc::clone(self);
+        let size = session::first_size(channels).await;
         // The command has its guard before anything can be dropped: the client may leave while it is started.
         let start = move |backend: &B| {
-            let Process { streams, command } = backend.runtime().exec(&request)?;
+            let Process { streams, command } = backend.runtime().exec(&request, size)?;
             Ok((streams, Running { command: Some(Arc::from(command)), node }))
         };
         let (streams, mut running) = self.ask(start).await?;
         let exit = running.command.as_ref().map(|command| command.exit_event()).transpose();
         let Some(exit) = exit.map_err(|error| broken(&error))? else { return Ok(255) };
-        session::follow(streams, exit, channels).await.map_err(|error| broken(&error))?;
-        match running.command.take() {
-            Some(command) => self.ask(move |_| Ok(command.reap())).await,
-            None => Ok(255),
-        }
+        let rest = session::follow(streams, exit, channels).await.map_err(|error| broken(&error))?;
+        // Before the client has read the rest of the output, which may take it long.
+        let code = match running.command.take() {
+            Some(command) => self.ask(move |_| Ok(command.reap())).await?,
+            None => 255,
+        };
+        rest.send(&channels.output).await.map_err(|error| broken(&error))?;
+        Ok(code)
     }
 
     async fn attach(&self, request: v1::AttachRequest, channels: &mut Channels) -> Result<()> {

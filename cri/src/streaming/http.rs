@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::exec::Wanted;
 use super::tokens::Prepared;
@@ -75,11 +74,10 @@ impl Refusal {
     }
 }
 
-/// Serves one connection, and the session that comes out of it, which keeps `slot` until its end.
-pub(super) async fn serve<B: Backend>(node: Arc<Node<B>>, io: Io, slot: OwnedSemaphorePermit) {
-    let slot = Arc::new(slot);
+/// Serves one connection until it ends or is upgraded to a session.
+pub(super) async fn serve<B: Backend>(node: Arc<Node<B>>, io: Io) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&node, request, &slot);
+        let response = respond(&node, request);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
@@ -88,12 +86,8 @@ pub(super) async fn serve<B: Backend>(node: Arc<Node<B>>, io: Io, slot: OwnedSem
     let _ = http.serve_connection(TokioIo::new(io), service).with_upgrades().await;
 }
 
-fn respond<B: Backend>(
-    node: &Arc<Node<B>>,
-    mut request: Request<Incoming>,
-    slot: &Arc<OwnedSemaphorePermit>,
-) -> Response<Full<Bytes>> {
-    match upgrade(node, &mut request, slot) {
+fn respond<B: Backend>(node: &Arc<Node<B>>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    match upgrade(node, &mut request) {
         Ok(headers) => {
             let mut response = Response::new(Full::default());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -112,11 +106,7 @@ fn respond<B: Backend>(
 }
 
 /// Starts the session that a request asks for; returns the headers of the response.
-fn upgrade<B: Backend>(
-    node: &Arc<Node<B>>,
-    request: &mut Request<Incoming>,
-    slot: &Arc<OwnedSemaphorePermit>,
-) -> Result<HeaderMap, Refusal> {
+fn upgrade<B: Backend>(node: &Arc<Node<B>>, request: &mut Request<Incoming>) -> Result<HeaderMap, Refusal> {
     let unknown = || Refusal::new(StatusCode::NOT_FOUND, "no such session: its URL works once, for a minute");
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST are allowed"));
@@ -124,9 +114,11 @@ fn upgrade<B: Backend>(
     let path = request.uri().path().to_owned();
     let is_port_forward = node.tokens.kind(&path).ok_or_else(unknown)? == "portforward";
     let (protocol, headers) = negotiate(request.headers(), is_port_forward)?;
+    let slot = Arc::clone(&node.sessions).try_acquire_owned();
+    let slot =
+        slot.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many sessions; try again"))?;
     let prepared = node.tokens.take(&path, Instant::now()).ok_or_else(unknown)?;
     let session = run(Arc::clone(node), prepared, protocol, hyper::upgrade::on(request));
-    let slot = Arc::clone(slot);
     tokio::spawn(async move {
         session.await;
         drop(slot);

@@ -33,6 +33,7 @@ mod tokens;
 pub mod websocket;
 mod wire;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,9 +42,12 @@ use std::{fmt, io};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+/// The buffers that the decoders of frames take.
+pub use bytes;
 pub use session::{Attachment, Command, LARGEST_MESSAGE, Message, Process, Streams};
 
 use crate::backend::Backend;
@@ -53,8 +57,12 @@ use crate::v1;
 use tokens::{Prepared, Tokens};
 use wire::Io;
 
-/// The limit of connections.
-const CONNECTIONS: usize = 1000;
+/// The limit of sessions that run at a time.
+const SESSIONS: usize = 1000;
+
+/// The limit of connections that have not been upgraded to a session. Anybody on this machine can open one, but kubelet asks
+/// at once: when there are more, the oldest is closed.
+const WAITING: usize = 128;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -133,6 +141,7 @@ struct Node<B> {
     backend: Arc<B>,
     lanes: Lanes,
     tokens: Arc<Tokens>,
+    sessions: Arc<Semaphore>,
     /// Runs the server's tasks.
     executor: Handle,
 }
@@ -141,7 +150,7 @@ impl<B: Backend> Node<B> {
     /// Runs blocking work on another thread.
     async fn ask<A: Send + 'static>(&self, work: impl FnOnce(&B) -> Result<A> + Send + 'static) -> Result<A> {
         let backend = Arc::clone(&self.backend);
-        self.lanes.of(Lane::Exec).run(move || work(&backend)).await
+        self.lanes.of(Lane::Stream).run(move || work(&backend)).await
     }
 }
 
@@ -157,22 +166,29 @@ pub(crate) fn prepare<B: Backend>(
     let tokens = Arc::<Tokens>::default();
     let urls = Urls { base: streaming.base(), tokens: Arc::clone(&tokens) };
     let listener = TcpListener::from_std(streaming.listener)?;
-    let node = Arc::new(Node { backend, lanes, tokens, executor: Handle::current() });
+    let (sessions, executor) = (Arc::new(Semaphore::new(SESSIONS)), Handle::current());
+    let node = Arc::new(Node { backend, lanes, tokens, sessions, executor });
     Ok((accept(listener, streaming.tls.map(TlsAcceptor::from), node), urls))
 }
 
 async fn accept<B: Backend>(listener: TcpListener, tls: Option<TlsAcceptor>, node: Arc<Node<B>>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut waiting = VecDeque::<AbortHandle>::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((socket, _)) => {
+                waiting.retain(|connection| !connection.is_finished());
+                if waiting.len() >= WAITING
+                    && let Some(oldest) = waiting.pop_front()
+                {
+                    oldest.abort();
+                }
                 let (tls, node) = (tls.clone(), Arc::clone(&node));
-                tokio::spawn(async move {
+                let connection = tokio::spawn(async move {
                     if let Some(io) = greet(socket, tls).await {
-                        http::serve(node, io, slot).await;
+                        http::serve(node, io).await;
                     }
                 });
+                waiting.push_back(connection.abort_handle());
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }

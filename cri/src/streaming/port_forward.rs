@@ -147,12 +147,16 @@ impl<B: Backend> Forward<B> {
         let done = tokio::select! {
             () = reset.wait() => Ok(()),
             connected = self.connect() => match connected {
-                Ok(socket) => self.copy(socket, data).await.map_err(|error| self.error(&error.to_string())),
+                // One side has closed the connection while the other was sending: both streams end, but it is no error of the
+                // forward. Clients give up the whole port-forward for a text on the error stream.
+                Ok(socket) => self.copy(socket, data).await.map_err(|_| String::new()),
                 Err(error) => Err(error),
             },
         };
-        if let Err(error_text) = done {
-            let _ = spdy::write(&self.sink, error.id, error_text.as_bytes()).await;
+        if let Err(text) = done {
+            if !text.is_empty() {
+                let _ = spdy::write(&self.sink, error.id, text.as_bytes()).await;
+            }
             let _ = spdy::finish(&self.sink, error.id).await;
             let _ = self.sink.write(&frame::rst_stream(id, frame::Reset::Cancel)).await;
             return;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -109,15 +109,16 @@ pub enum Message {
 /// The length of the longest message from an attached container, in bytes.
 pub const LARGEST_MESSAGE: usize = super::wire::PAYLOAD;
 
-/// How much output is still read after the end of a command: what its pipes can hold. Later output is that of processes
-/// that it has left behind.
+/// How much output of each stream is still read after the end of a command: what a pipe can hold. Later output is that of
+/// processes that it has left behind.
 const LAST_OUTPUT: usize = 1 << 20;
+
+/// How long the first size of the client's terminal is waited for: clients send it as soon as their streams are open, and a
+/// program may look at the size at its start.
+const FIRST_SIZE: Duration = Duration::from_millis(50);
 
 /// How long a terminal's last output may take after the end of a command: the kernel passes it on from a work queue.
 const LAST_TERMINAL_OUTPUT: Duration = Duration::from_millis(200);
-
-/// The byte that means the end of input to a terminal: ^D.
-const END_OF_TRANSMISSION: u8 = 4;
 
 /// A descriptor of a stream, registered with the event loop.
 type Fd = AsyncFd<OwnedFd>;
@@ -157,19 +158,30 @@ impl Ends {
     }
 }
 
-/// Copies between a command and its client until the command has exited and its output is sent.
+/// The size of the client's terminal, if it sends one now.
+pub(super) async fn first_size(channels: &mut Channels) -> Option<(u16, u16)> {
+    let resize = channels.resize.as_mut()?;
+    let data = tokio::time::timeout(FIRST_SIZE, resize.recv()).await.ok()??;
+    Sizes::default().read(&data)
+}
+
+/// Copies between a command and its client until the command has exited. What it has written and is not sent by then is the
+/// result's.
 ///
 /// # Errors
 /// The client is gone.
-pub(super) async fn follow(streams: Streams, exit: OwnedFd, channels: &mut Channels) -> io::Result<()> {
+pub(super) async fn follow(
+    streams: Streams,
+    exit: OwnedFd,
+    channels: &mut Channels,
+) -> io::Result<LastOutput> {
     let Ends { stdin, stdout, stderr, terminal } = Ends::new(streams)?;
     let exit = register(exit, Interest::READABLE)?;
-    let is_terminal = terminal.is_some();
     let Channels { stdin: input, resize, output } = channels;
     let output = &*output;
     let exited = async { exit.readable().await.map(drop) };
     let running = async {
-        // Neither end before the command: a command may close its output and go on.
+        // A command may close its output and go on. What a copy has read when it is dropped is in the connection's buffer.
         let copy = |fd, channel| async move {
             copy_output(fd, channel, output).await?;
             pending::<io::Result<()>>().await
@@ -182,19 +194,37 @@ pub(super) async fn follow(streams: Streams, exit: OwnedFd, channels: &mut Chann
     };
     tokio::select! {
         ended = running => ended?,
-        never = copy_input(stdin, input, is_terminal) => match never {},
+        never = copy_input(stdin, input, terminal.as_ref()) => match never {},
         never = apply_sizes(resize, |columns, rows| {
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             let _ = terminal.as_ref().map(|terminal| tcsetwinsize(terminal, size));
         }) => match never {},
     }
-    let mut left = LAST_OUTPUT;
-    for (fd, channel) in [(&stdout, Channel::Stdout), (&stderr, Channel::Stderr)] {
-        let Some(fd) = fd else { continue };
-        let wait = if is_terminal { LAST_TERMINAL_OUTPUT } else { Duration::ZERO };
-        copy_rest(fd, channel, output, &mut left, wait).await?;
+    let wait = if terminal.is_some() { LAST_TERMINAL_OUTPUT } else { Duration::ZERO };
+    Ok(LastOutput { stdout, stderr, wait })
+}
+
+/// The output of a command that has exited.
+pub(super) struct LastOutput {
+    stdout: Option<Fd>,
+    stderr: Option<Fd>,
+    /// How long a terminal may take to pass it on.
+    wait: Duration,
+}
+
+impl LastOutput {
+    /// Sends it.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn send(self, output: &Output) -> io::Result<()> {
+        for (fd, channel) in [(&self.stdout, Channel::Stdout), (&self.stderr, Channel::Stderr)] {
+            if let Some(fd) = fd {
+                copy_rest(fd, channel, output, self.wait).await?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Copies output until its end.
@@ -224,18 +254,13 @@ async fn copy_output(fd: Option<&Fd>, channel: Channel, output: &Output) -> io::
 ///
 /// # Errors
 /// The client is gone.
-async fn copy_rest(
-    fd: &Fd,
-    channel: Channel,
-    output: &Output,
-    left: &mut usize,
-    wait: Duration,
-) -> io::Result<()> {
-    while *left > 0 {
+async fn copy_rest(fd: &Fd, channel: Channel, output: &Output, wait: Duration) -> io::Result<()> {
+    let mut left = LAST_OUTPUT;
+    while left > 0 {
         let read = |buffer: &mut [u8]| Ok(rustix::io::read(fd.get_ref(), buffer)?);
         match output.send(channel, read).await? {
             Ok(0) => return Ok(()),
-            Ok(length) => *left = left.saturating_sub(length),
+            Ok(length) => left = left.saturating_sub(length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !wait.is_zero() => {
                 let Ok(Ok(mut ready)) = tokio::time::timeout(wait, fd.readable()).await else {
@@ -256,20 +281,29 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// Copies the client's input. Never ends: what the command does not take is read and discarded.
-async fn copy_input(mut fd: Option<Fd>, input: &mut Option<Input>, is_terminal: bool) -> Infallible {
+async fn copy_input(mut fd: Option<Fd>, input: &mut Option<Input>, terminal: Option<&OwnedFd>) -> Infallible {
     let Some(input) = input else { return pending().await };
+    let mut in_line = false;
     while let Some(data) = input.recv().await {
         if let Some(open) = &fd
             && write_all(open, &data).await.is_err()
         {
             fd = None;
         }
+        in_line = data.last().is_some_and(|byte| *byte != b'\n');
     }
-    if is_terminal && let Some(open) = &fd {
-        let _ = write_all(open, &[END_OF_TRANSMISSION]).await;
+    if let (Some(open), Some(end)) = (&fd, terminal.and_then(end_of_file)) {
+        // In the middle of a line the first one only passes that on.
+        let _ = write_all(open, &[end, end][usize::from(!in_line)..]).await;
     }
     drop(fd);
     pending().await
+}
+
+/// The character that means the end of input to a terminal, mostly ^D; none in raw mode, where it would be input.
+fn end_of_file(terminal: &OwnedFd) -> Option<u8> {
+    let mode = tcgetattr(terminal).ok()?;
+    mode.local_modes.contains(LocalModes::ICANON).then(|| mode.special_codes[SpecialCodeIndex::VEOF])
 }
 
 async fn write_all(fd: &Fd, mut data: &[u8]) -> io::Result<()> {

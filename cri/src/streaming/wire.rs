@@ -1,6 +1,7 @@
 //! The bytes of a connection after its upgrade: plain or TLS, and perhaps tunnelled in WebSocket messages.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl AsyncWrite for Io {
 pub(super) fn split(io: Io, received: &[u8], tunnel: bool) -> io::Result<(Source, Arc<Sink>)> {
     let hang_up = HangUp { copy: io.socket().as_fd().try_clone_to_owned()?, watched: None };
     let (read, write) = tokio::io::split(io);
-    let sink = Arc::new(Sink(Mutex::new(Output { half: write, tunnel, buffer: Vec::new() })));
+    let sink = Arc::new(Sink(Mutex::new(Output { half: write, tunnel, buffer: Vec::new(), unsent: 0..0 })));
     let tunnel = tunnel.then(|| Tunnel { decoder: Decoder::default(), raw: BytesMut::from(received) });
     let early = if tunnel.is_some() { BytesMut::new() } else { BytesMut::from(received) };
     Ok((Source { half: read, early, tunnel, sink: Arc::clone(&sink), hang_up }, sink))
@@ -186,7 +187,8 @@ pub(super) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Ow
     AsyncFd::with_interest(fd, interest)
 }
 
-/// The direction to the client; used by several tasks, each of which writes whole frames.
+/// The direction to the client; used by several tasks, each of which writes whole frames. A task may be dropped while it writes:
+/// what is missing of its frame stays in the buffer, and the next one sends that first.
 #[derive(Debug)]
 pub(super) struct Sink(Mutex<Output>);
 
@@ -195,6 +197,8 @@ struct Output {
     half: WriteHalf<Io>,
     tunnel: bool,
     buffer: Vec<u8>,
+    /// What of the buffer is still to be written.
+    unsent: Range<usize>,
 }
 
 impl Sink {
@@ -204,11 +208,12 @@ impl Sink {
     /// The connection is broken.
     pub(super) async fn write(&self, frames: &[u8]) -> io::Result<()> {
         let mut output = self.0.lock().await;
-        if output.tunnel {
-            return output.message(websocket::BINARY, frames).await;
+        match output.tunnel {
+            true => {
+                output.put(|length, to| websocket::write_header(websocket::BINARY, length, to), frames).await
+            }
+            false => output.put(|_, _| (), frames).await,
         }
-        output.half.write_all(frames).await?;
-        output.half.flush().await
     }
 
     /// Writes a whole message of the WebSocket protocol.
@@ -216,7 +221,8 @@ impl Sink {
     /// # Errors
     /// The connection is broken.
     pub(super) async fn write_message(&self, opcode: u8, content: &[u8]) -> io::Result<()> {
-        self.0.lock().await.message(opcode, content).await
+        let mut output = self.0.lock().await;
+        output.put(|length, to| websocket::write_header(opcode, length, to), content).await
     }
 
     /// Reads data into the buffer of the connection and writes it as one frame, whose header `header` makes for its length.
@@ -230,39 +236,54 @@ impl Sink {
         read: impl FnOnce(&mut [u8]) -> io::Result<usize> + Send,
     ) -> io::Result<io::Result<usize>> {
         let mut output = self.0.lock().await;
-        let Output { half, tunnel, buffer } = &mut *output;
-        buffer.resize(HEADROOM + PAYLOAD, 0);
-        let length = match read(&mut buffer[HEADROOM..]) {
+        output.flush().await?;
+        output.buffer.resize(HEADROOM + PAYLOAD, 0);
+        let length = match read(&mut output.buffer[HEADROOM..]) {
             Ok(0) => return Ok(Ok(0)),
             Ok(length) => length,
             Err(error) => return Ok(Err(error)),
         };
         let (mut inner, mut outer) = (Vec::with_capacity(16), Vec::with_capacity(16));
         header(length, &mut inner);
-        if *tunnel {
+        if output.tunnel {
             websocket::write_header(websocket::BINARY, inner.len() + length, &mut outer);
         }
         outer.append(&mut inner);
         let start = HEADROOM - outer.len();
-        buffer[start..HEADROOM].copy_from_slice(&outer);
-        half.write_all(&buffer[start..HEADROOM + length]).await?;
-        half.flush().await?;
+        output.buffer[start..HEADROOM].copy_from_slice(&outer);
+        output.unsent = start..HEADROOM + length;
+        output.flush().await?;
         Ok(Ok(length))
     }
 
     /// Ends this direction.
     pub(super) async fn shutdown(&self) {
+        let mut output = self.0.lock().await;
         // The client may be gone.
-        let _ = self.0.lock().await.half.shutdown().await;
+        let _ = output.flush().await;
+        let _ = output.half.shutdown().await;
     }
 }
 
 impl Output {
-    async fn message(&mut self, opcode: u8, content: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(websocket::LONGEST_HEADER + content.len());
-        websocket::write_header(opcode, content.len(), &mut bytes);
-        bytes.extend_from_slice(content);
-        self.half.write_all(&bytes).await?;
+    /// Writes a header and what belongs to it.
+    async fn put(&mut self, header: impl FnOnce(usize, &mut Vec<u8>), content: &[u8]) -> io::Result<()> {
+        self.flush().await?;
+        self.buffer.clear();
+        header(content.len(), &mut self.buffer);
+        self.buffer.extend_from_slice(content);
+        self.unsent = 0..self.buffer.len();
+        self.flush().await
+    }
+
+    /// Writes what is in the buffer. May be dropped and called again.
+    async fn flush(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.half.write(&self.buffer[self.unsent.clone()]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                length => self.unsent.start += length,
+            }
+        }
         self.half.flush().await
     }
 }

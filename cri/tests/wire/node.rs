@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) cidr: String,
     /// Commands with streams cannot be run.
     pub(crate) exec_fails: bool,
+    /// How many commands with streams were started.
+    pub(crate) started: usize,
     /// The exit codes of commands with streams, in the order of their ends.
     pub(crate) reaped: Vec<i32>,
 }
@@ -291,10 +293,11 @@ impl RuntimeBackend for Node {
     }
 
     /// Runs a command of this machine.
-    fn exec(&self, request: &v1::ExecRequest) -> Result<Process> {
+    fn exec(&self, request: &v1::ExecRequest, _size: Option<(u16, u16)>) -> Result<Process> {
         if self.state().exec_fails {
             return Err(Error::new(Kind::Invalid, "it fails"));
         }
+        self.state().started += 1;
         let mut command = std::process::Command::new(&request.cmd[0]);
         let pipe = |wanted: bool| if wanted { Stdio::piped() } else { Stdio::null() };
         command.args(&request.cmd[1..]).stdin(pipe(request.stdin));

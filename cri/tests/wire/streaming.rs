@@ -273,6 +273,29 @@ fn all_output_arrives_before_the_end() {
     });
 }
 
+/// The command ends while what it wrote waits for a client that reads nothing yet: no frame is cut, and nothing is lost.
+#[test]
+fn a_command_that_ends_before_its_client_reads_is_told_whole() {
+    run(async {
+        let server = Server::with_streaming(Node::default());
+        for size in [3600, 3800, 3940, 3950, 3960, 3970, 4100, 20000].map(|kib: usize| kib << 10) {
+            // With a size that fits into the buffers on the way the command ends at once; with more it is killed.
+            let script =
+                format!("yes 0123456789abcde | head -c {size} & sleep 0.4; kill $! 2>/dev/null; exit 3");
+            let url = exec(&server, &script, false).await;
+            let outcome = client(move || {
+                let session = Session::start(&url, V4, "stdout stderr");
+                std::thread::sleep(Duration::from_millis(900));
+                session.finish()
+            })
+            .await;
+            let whole = b"0123456789abcde\n".iter().cycle();
+            assert!(outcome.stdout.iter().eq(whole.take(outcome.stdout.len())), "{size}: the output is cut");
+            assert_eq!(outcome.code(), 3, "{size}");
+        }
+    });
+}
+
 #[test]
 fn a_child_that_keeps_the_pipes_does_not_hold_up_the_end() {
     run(async {
@@ -325,6 +348,29 @@ fn when_the_client_vanishes_its_command_is_hung_up_on_and_reaped() {
         until(|| server.node.state().reaped.len() == 2).await;
         // SIGHUP
         assert_eq!(server.node.state().reaped, [129, 129]);
+    });
+}
+
+/// The client may leave at any moment while its command is being started.
+#[test]
+fn a_command_whose_client_leaves_at_once_is_hung_up_on() {
+    run(async {
+        let server = Server::with_streaming(Node::default());
+        for delay in 0..40_u64 {
+            let url = exec(&server, "exec sleep 1000", true).await;
+            client(move || {
+                let session = Session::start(&url, V4, "stdin stdout stderr");
+                std::thread::sleep(Duration::from_micros(100 * delay));
+                session.vanish();
+            })
+            .await;
+        }
+        until(|| {
+            let state = server.node.state();
+            state.reaped.len() == state.started
+        })
+        .await;
+        assert!(server.node.state().started > 10, "hardly any was started");
     });
 }
 
@@ -578,6 +624,64 @@ fn a_port_that_nobody_serves_is_told_and_the_connection_goes_on() {
     });
 }
 
+/// A forward that ends in the middle of its output, by either side, leaves the others on the connection alone; no text on the
+/// error stream makes the client give up all of them.
+#[test]
+fn a_forward_that_is_reset_leaves_the_others_alone() {
+    run(async {
+        let server = Server::with_streaming(Node::default());
+        let floods = TcpListener::bind("127.0.0.1:0").unwrap();
+        let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = [&floods, &echo].map(|listener| listener.local_addr().unwrap().port());
+        std::thread::spawn(move || echo_server(echo));
+        std::thread::spawn(move || {
+            for socket in floods.incoming() {
+                std::thread::spawn(move || {
+                    let mut socket: TcpStream = socket.unwrap();
+                    // What it receives is not read: closing it resets the connection.
+                    let until = std::time::Instant::now() + Duration::from_millis(700);
+                    socket.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
+                    while std::time::Instant::now() < until && socket.write_all(&[0x55; 4096]).is_ok() {}
+                });
+            }
+        });
+        for by_client in [true, false] {
+            let url = port_forward(&server).await;
+            client(move || {
+                let mut spdy = Spdy::connect(&url, "portforward.k8s.io");
+                let (error, flood) = pair(&mut spdy, ports[0], "1");
+                spdy.send(flood, b"never read");
+                std::thread::sleep(Duration::from_millis(if by_client { 300 } else { 1500 }));
+                if by_client {
+                    spdy.reset(flood);
+                }
+                let (_, data) = pair(&mut spdy, ports[1], "2");
+                spdy.send(data, b"through");
+                spdy.end(data);
+                loop {
+                    match spdy.next().expect("the connection ends") {
+                        Event::Data(stream, bytes) if stream == data => {
+                            assert_eq!(bytes, b"through");
+                            break;
+                        }
+                        Event::Data(stream, bytes) => {
+                            assert!(
+                                stream == flood && bytes.iter().all(|byte| *byte == 0x55),
+                                "a text: {bytes:?}"
+                            );
+                        }
+                        Event::End(stream) | Event::Reset(stream) => {
+                            assert!([error, flood].contains(&stream))
+                        }
+                        _ => {}
+                    }
+                }
+            })
+            .await;
+        }
+    });
+}
+
 #[test]
 fn a_stream_that_the_client_resets_closes_its_connection_in_the_pod() {
     run(async {
@@ -599,6 +703,24 @@ fn a_stream_that_the_client_resets_closes_its_connection_in_the_pod() {
             }
         })
         .await;
+    });
+}
+
+/// Anybody on the machine can connect: that must not keep kubelet out.
+#[test]
+fn connections_that_ask_for_nothing_keep_nobody_out() {
+    run(async {
+        let server = Server::with_streaming(Node::default());
+        let url = exec(&server, "echo served", false).await;
+        let outcome = client(move || {
+            let mut idle: Vec<_> = (0..400).map(|_| connect(&url)).collect();
+            let outcome = Session::start(&url, V4, "stdout stderr").finish();
+            // The oldest were closed for the others.
+            assert_eq!(idle[0].read(&mut [0; 8]).unwrap_or(0), 0);
+            outcome
+        })
+        .await;
+        assert_eq!(outcome.stdout(), "served\n");
     });
 }
 

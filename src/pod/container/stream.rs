@@ -27,13 +27,19 @@ impl Containers {
         self.running(id).map(drop)
     }
 
-    /// Starts a command in a running container, with streams for those that the client asks for.
+    /// Starts a command in a running container, with streams for those that the client asks for, or a terminal of this size
+    /// (columns and rows).
     ///
     /// # Errors
     /// `NotFound`, `WrongState`; the command cannot be run.
-    pub(in crate::pod) fn start_command(&self, request: &v1::ExecRequest) -> Result<Process> {
+    pub(in crate::pod) fn start_command(
+        &self,
+        request: &v1::ExecRequest,
+        size: Option<(u16, u16)>,
+    ) -> Result<Process> {
         let container = ContainerId::parse(&self.running(&request.container_id)?.id)?;
-        let (ours, theirs) = if request.tty { (Ours::default(), Streams::Terminal) } else { pipes(request)? };
+        let (ours, theirs) =
+            if request.tty { (Ours::default(), Streams::Terminal { size }) } else { pipes(request)? };
         let runtime = self.host.runtime();
         let mut added =
             exec_in_pod(&runtime, &container, &request.cmd, theirs, &cgroup_name(), SET_UP_LIMIT)?;
