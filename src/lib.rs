@@ -41,4 +41,11 @@ pub mod pod;
 #[cfg(feature = "node")]
 pub mod serve;
 
+#[cfg(feature = "node")]
+pub mod check;
+#[cfg(feature = "node")]
+pub mod status;
+#[cfg(feature = "node")]
+pub mod switch;
+
 pub mod cli;

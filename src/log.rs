@@ -6,11 +6,19 @@ use std::sync::Mutex;
 type Sink = Box<dyn Fn(&str, &str) + Send>;
 
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
+static RECORDER: Mutex<Option<Sink>> = Mutex::new(None);
 
 /// Sends all further messages to `sink`, as level and message.
 pub fn set_sink(sink: impl Fn(&str, &str) + Send + 'static) {
     if let Ok(mut current) = SINK.lock() {
         *current = Some(Box::new(sink));
+    }
+}
+
+/// Passes all further messages to `recorder` too, which must log nothing itself.
+pub fn record(recorder: impl Fn(&str, &str) + Send + 'static) {
+    if let Ok(mut current) = RECORDER.lock() {
+        *current = Some(Box::new(recorder));
     }
 }
 
@@ -30,6 +38,9 @@ pub fn error(message: &str) {
 }
 
 fn say(level: &str, message: &str) {
+    if let Ok(Some(recorder)) = RECORDER.lock().as_deref() {
+        recorder(level, message);
+    }
     match SINK.lock().as_deref() {
         Ok(Some(sink)) => sink(level, message),
         _ if level != "warning" => {}

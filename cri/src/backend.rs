@@ -1,5 +1,6 @@
 //! The traits that a node implements: the CRI without gRPC.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::call::Call;
 use crate::containerd;
 use crate::error::{Error, Kind, Result};
 use crate::events::EventHub;
+use crate::streaming::{Attachment, Process};
 use crate::v1;
 
 /// A node that runs pods, in two parts like the CRI's two services. Every method may block: it is called on a thread for
@@ -138,18 +140,28 @@ pub trait RuntimeBackend {
         Err(Error::unimplemented("Tasks.Get"))
     }
 
-    /// The URL of a prepared exec.
-    fn exec(&self, _request: &v1::ExecRequest) -> Result<String> {
+    /// Checks that a container runs, before a URL for a command or an attachment is given out.
+    fn expect_running(&self, _container_id: &str) -> Result<()> {
+        Err(Error::unimplemented("streaming"))
+    }
+
+    /// Checks that a pod is ready, before a URL for a port-forward is given out.
+    fn expect_ready(&self, _sandbox_id: &str) -> Result<()> {
+        Err(Error::unimplemented("streaming"))
+    }
+
+    /// Starts a command with the streams that are requested; the others are connected to nothing.
+    fn exec(&self, _request: &v1::ExecRequest) -> Result<Process> {
         Err(Error::unimplemented("Exec"))
     }
 
-    /// The URL of a prepared attach.
-    fn attach(&self, _request: &v1::AttachRequest) -> Result<String> {
+    /// Attaches to a container's own process; `stdin` says whether the client sends input.
+    fn attach(&self, _container_id: &str, _stdin: bool) -> Result<Box<dyn Attachment>> {
         Err(Error::unimplemented("Attach"))
     }
 
-    /// The URL of a prepared port-forward.
-    fn port_forward(&self, _request: &v1::PortForwardRequest) -> Result<String> {
+    /// A TCP socket in the network of a pod, not connected, of IPv6 or else of IPv4.
+    fn socket_in_pod(&self, _sandbox_id: &str, _ipv6: bool) -> Result<OwnedFd> {
         Err(Error::unimplemented("PortForward"))
     }
 }

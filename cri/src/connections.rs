@@ -19,8 +19,10 @@ use tokio::task::JoinSet;
 use tonic::codegen::http;
 
 use crate::backend::{Backend, RuntimeBackend};
+use crate::lanes::Lanes;
 use crate::limits::{Limits, Load};
 use crate::server::{Router, Services};
+use crate::streaming::{self, Streaming, Urls};
 
 /// The limit of open calls per connection; kubelet uses one connection for everything.
 const OPEN_CALLS: u32 = 500;
@@ -42,15 +44,27 @@ const PREFACE: usize = 24;
 /// The pause after a failed accept, for example when descriptors or memory run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the CRI on `listener` until `shutdown` is ready, and then until every open call is answered. Runs on a
-/// current-thread runtime with I/O and time enabled; blocking work runs on other threads.
+/// Serves the CRI on `listener` until `shutdown` is ready, and then until every open call is answered; sessions of
+/// `streaming` go on until the runtime ends. Without `streaming` there are none. Runs on a current-thread runtime with I/O
+/// and time enabled; blocking work runs on other threads.
+///
+/// # Errors
+/// The address of `streaming` cannot be used.
 pub async fn serve<B: Backend>(
     listener: UnixListener,
+    streaming: Option<Streaming>,
     backend: Arc<B>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
-) {
-    serve_these(Services::All, listener, backend, limits, shutdown).await;
+) -> io::Result<()> {
+    let lanes = Lanes::new(limits.parallel_calls);
+    let (streams, urls) = streaming
+        .map(|streaming| streaming::prepare(streaming, Arc::clone(&backend), lanes.clone()))
+        .transpose()?
+        .unzip();
+    let _streams = streams.map(|streams| AbortOnDrop(tokio::spawn(streams)));
+    serve_these(Services::All, (lanes, urls), listener, backend, limits, shutdown).await;
+    Ok(())
 }
 
 /// As [`serve`], but only what cAdvisor asks of containerd ([`crate::containerd`]).
@@ -60,18 +74,20 @@ pub async fn serve_containerd<B: Backend>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_these(Services::Containerd, listener, backend, limits, shutdown).await;
+    let lanes = Lanes::new(limits.parallel_calls);
+    serve_these(Services::Containerd, (lanes, None), listener, backend, limits, shutdown).await;
 }
 
 async fn serve_these<B: Backend>(
     services: Services,
+    (lanes, urls): (Lanes, Option<Urls>),
     listener: UnixListener,
     backend: Arc<B>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
     let load = Load::new(limits);
-    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), services);
+    let router = Router::new(Arc::clone(&backend), Arc::clone(&load), services, lanes, urls);
     let open = Arc::new(Open::default());
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -105,6 +121,15 @@ async fn serve_these<B: Backend>(
     }
     stop.send_replace(true);
     while connections.join_next().await.is_some() {}
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn connection<B: Backend>(

@@ -21,6 +21,7 @@ mod runtime;
 mod server;
 mod single_flight;
 mod status;
+pub mod streaming;
 mod validate;
 mod workers;
 
@@ -30,6 +31,7 @@ pub use connections::{serve, serve_containerd};
 pub use error::{Error, Kind, Result};
 pub use events::EventHub;
 pub use limits::Limits;
+pub use streaming::Streaming;
 
 /// Encodes and decodes messages, for backends that store them.
 pub use prost::Message;

@@ -235,23 +235,29 @@ impl<B: Backend> RuntimeService for Server<B> {
             return Err(Error::invalid("Exec without a command").into());
         }
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(Lane::Exec, move |node| node.runtime().exec(&request)).await?;
-        respond(Ok(ExecResponse { url }))
+        let urls = self.urls("Exec")?;
+        let id = request.container_id.clone();
+        self.ask(Lane::Exec, move |node| node.runtime().expect_running(&id)).await?;
+        respond(Ok(ExecResponse { url: urls.exec(request)? }))
     }
 
     async fn attach(&self, request: Request<AttachRequest>) -> RpcResult<AttachResponse> {
         let request = request.into_inner();
         required("container_id", request.container_id.clone())?;
         streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
-        let url = self.ask(Lane::Exec, move |node| node.runtime().attach(&request)).await?;
-        respond(Ok(AttachResponse { url }))
+        let urls = self.urls("Attach")?;
+        let id = request.container_id.clone();
+        self.ask(Lane::Exec, move |node| node.runtime().expect_running(&id)).await?;
+        respond(Ok(AttachResponse { url: urls.attach(request)? }))
     }
 
     async fn port_forward(&self, request: Request<PortForwardRequest>) -> RpcResult<PortForwardResponse> {
         let request = request.into_inner();
         required("pod_sandbox_id", request.pod_sandbox_id.clone())?;
-        let url = self.ask(Lane::Exec, move |node| node.runtime().port_forward(&request)).await?;
-        respond(Ok(PortForwardResponse { url }))
+        let urls = self.urls("PortForward")?;
+        let id = request.pod_sandbox_id.clone();
+        self.ask(Lane::Exec, move |node| node.runtime().expect_ready(&id)).await?;
+        respond(Ok(PortForwardResponse { url: urls.port_forward(request)? }))
     }
 
     async fn container_stats(

@@ -14,11 +14,12 @@ use crate::MESSAGE_LIMIT;
 use crate::backend::Backend;
 use crate::call::Call;
 use crate::containerd;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lanes::{Lane, Lanes};
 use crate::limits::{Counted, Load};
 use crate::parts::{Parts, parts};
 use crate::single_flight::{Abandoned, SingleFlight};
+use crate::streaming::Urls;
 use crate::v1;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
@@ -56,9 +57,14 @@ impl<B> Clone for Router<B> {
 }
 
 impl<B: Backend> Router<B> {
-    pub(crate) fn new(backend: Arc<B>, load: Arc<Load>, services: Services) -> Self {
-        let lanes = Lanes::new(load.limits.parallel_calls);
-        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, load.limits.part));
+    pub(crate) fn new(
+        backend: Arc<B>,
+        load: Arc<Load>,
+        services: Services,
+        lanes: Lanes,
+        urls: Option<Urls>,
+    ) -> Self {
+        let server = Arc::new(Server::new(Arc::clone(&backend), lanes, urls, load.limits.part));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&server))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -131,6 +137,8 @@ fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
     lanes: Lanes,
+    /// None without a streaming server.
+    urls: Option<Urls>,
     /// How long a client may take to read the next part of a list.
     part: Duration,
     pub(crate) run_sandbox: SingleFlight<v1::PodSandboxMetadata, v1::RunPodSandboxRequest, String>,
@@ -144,7 +152,7 @@ pub(crate) struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(backend: Arc<B>, lanes: Lanes, part: Duration) -> Self {
+    fn new(backend: Arc<B>, lanes: Lanes, urls: Option<Urls>, part: Duration) -> Self {
         let (finishes, work, end) = (Abandoned::Finishes, lanes.of(Lane::Work), lanes.of(Lane::End));
         Self {
             backend,
@@ -157,7 +165,13 @@ impl<B: Backend> Server<B> {
             remove_container: SingleFlight::new(finishes, end),
             pull_image: SingleFlight::new(Abandoned::IsCancelled, lanes.of(Lane::Pull)),
             lanes,
+            urls,
         }
+    }
+
+    /// What makes the URLs of sessions.
+    pub(crate) fn urls(&self, rpc: &str) -> Result<&Urls> {
+        self.urls.as_ref().ok_or_else(|| Error::unimplemented(rpc))
     }
 
     /// A list that is streamed in parts.

@@ -110,6 +110,15 @@ impl Group {
         dir::remove(path, &|_, tries| dir::pause(tries))
     }
 
+    /// Sends SIGHUP to the processes of a group created by [`Group::create_subgroup`], and to no others.
+    ///
+    /// # Errors
+    /// Those of reading the directory.
+    pub fn hang_up_subgroup(&self) -> Result<()> {
+        let Some(path) = self.paths.get("") else { return Ok(()) };
+        signal::send(|| dir::pids_below(path), Signal::HUP)
+    }
+
     /// The groups created inside this one by [`Group::create_subgroup`] whose names begin with `prefix`.
     ///
     /// # Errors

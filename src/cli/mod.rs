@@ -6,6 +6,8 @@
 mod amounts;
 #[cfg(feature = "node")]
 mod attach;
+#[cfg(feature = "node")]
+mod check;
 mod completions;
 #[cfg(feature = "node")]
 mod config;
@@ -16,6 +18,8 @@ mod exec;
 mod features;
 #[cfg(feature = "node")]
 pub mod image;
+#[cfg(feature = "node")]
+mod k3s;
 mod kill;
 #[cfg(feature = "node")]
 pub mod launch;
@@ -23,6 +27,8 @@ mod list;
 #[cfg(feature = "node")]
 mod logs;
 mod man;
+#[cfg(feature = "node")]
+mod microk8s;
 mod pause;
 mod ps;
 pub mod report;
@@ -36,7 +42,13 @@ mod spec;
 mod start;
 mod state;
 #[cfg(feature = "node")]
+mod status;
+#[cfg(feature = "node")]
 mod stop;
+#[cfg(feature = "node")]
+mod switch;
+#[cfg(feature = "node")]
+mod table;
 mod update;
 mod version;
 #[cfg(feature = "node")]
@@ -160,6 +172,14 @@ static VERBS: &[Verb] = verbs! {
     "serve" serve::ServeArgs true,
     #[cfg(feature = "node")]
     "config" config::ConfigArgs false,
+    #[cfg(feature = "node")]
+    "check" check::CheckArgs false,
+    #[cfg(feature = "node")]
+    "status" status::StatusArgs false,
+    #[cfg(feature = "node")]
+    "k3s" k3s::K3sArgs false,
+    #[cfg(feature = "node")]
+    "microk8s" microk8s::MicroK8sArgs false,
     #[cfg(feature = "node")]
     "logs" logs::LogsArgs false,
     #[cfg(feature = "node")]

@@ -19,6 +19,8 @@ use crate::error::{Doing, Error, Kind, Result};
 pub struct Layout {
     path: PathBuf,
     dir: OwnedFd,
+    /// Used instead of `index.json`.
+    index: Option<Vec<u8>>,
 }
 
 #[derive(Deserialize)]
@@ -33,10 +35,7 @@ impl Layout {
     /// # Errors
     /// `Invalid` when the directory is not a layout, `Unsupported` for a version after 1.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir =
-            rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))?;
-        let layout = Self { path: path.to_owned(), dir };
+        let layout = Self::new(path, None)?;
         match layout.file("oci-layout")? {
             Some(file) => check_version(&read_within(file, "oci-layout")?)?,
             None if layout.file("index.json")?.is_some() => {}
@@ -52,6 +51,21 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Opens a directory that has blobs, with an index of the caller's.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub(super) fn with_index(path: &Path, index: Vec<u8>) -> Result<Self> {
+        Self::new(path, Some(index))
+    }
+
+    fn new(path: &Path, index: Option<Vec<u8>>) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir =
+            rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), dir, index })
+    }
+
     /// The layout's directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -59,6 +73,9 @@ impl Layout {
 
     /// Reads `index.json`, within the limit for documents.
     pub(super) fn index(&self) -> Result<Vec<u8>> {
+        if let Some(index) = &self.index {
+            return Ok(index.clone());
+        }
         let file = self.file("index.json")?.ok_or_else(|| {
             Error::invalid(format!("{} has no index.json", self.path.display()))
                 .hint("the layout is incomplete; write it again")

@@ -1,6 +1,7 @@
 //! Images: importing, pulling, exporting and unpacking them.
 
 mod archive;
+pub mod containerd;
 mod docker;
 mod document;
 pub mod export;

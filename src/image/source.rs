@@ -43,6 +43,11 @@ impl Source {
     pub fn stream(reader: impl Read + 'static, label: Option<String>) -> Self {
         Self::Stream(Stream { reader: Box::new(reader), label })
     }
+
+    /// An archive in an open file; `path` gives names to images that have only a tag.
+    pub fn file(file: File, path: &Path) -> Self {
+        Self::stream(file, names::label_of(path))
+    }
 }
 
 /// Opens `path`: a layout directory, an archive, or standard input for `-`.
@@ -62,5 +67,5 @@ pub fn open_source(path: &Path) -> Result<Source> {
         return Layout::open(path).map(Source::Dir);
     }
     let file = File::open(path).doing(|| format!("open {}", path.display()))?;
-    Ok(Source::stream(file, names::label_of(path)))
+    Ok(Source::file(file, path))
 }

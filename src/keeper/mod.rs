@@ -39,5 +39,5 @@ mod takeover;
 pub use notify::{FIRST_HANDED_OVER, handed_over, notify};
 pub use pod_init::POD_INIT;
 pub use program::is_called_as_keeper;
-pub use protocol::{Frame, Order, Stdin, Stream, Terms};
+pub use protocol::{Frame, MOST_DATA, Order, Stdin, Stream, Terms};
 pub use start::{RUN, USAGE, main};

@@ -85,8 +85,8 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     let signals = (!options.detach).then(crate::sys::signal::capture_all).transpose();
     let signals = signals.doing(|| "wait for signals")?;
     let group = Group::from_paths(&state.cgroup_paths)?;
-    let added = Added { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
-    let spawned = added.spawn(runtime, &group, console, &apply::Own)?;
+    let exec = Exec { spec: &spec, process: &process, options, state: &state, id, limit: SET_UP_LIMIT };
+    let spawned = exec.spawn(runtime, &group, console, &apply::Own)?;
     if let Some(file) = &options.pid_file {
         create::write_pid_file(file, spawned.pid)?;
     }
@@ -95,13 +95,24 @@ pub fn exec(runtime: &Runtime, id: &ContainerId, process: &Process, options: &Ex
     foreground::proxy_until_exit(&spawned, &signals, master)
 }
 
-/// A process that was added with the caller's streams.
+/// What the standard streams of a process in a pod's container are.
 #[derive(Debug)]
-pub struct Piped {
+pub enum Streams {
+    /// These descriptors.
+    Given([OwnedFd; 3]),
+    /// A new terminal.
+    Terminal,
+}
+
+/// A process that was added to a pod's container.
+#[derive(Debug)]
+pub struct Added {
     /// The process; the caller waits for it.
     pub process: Spawned,
     /// A cgroup for only this process and its children, if the host supports one.
     pub apart: Option<Group>,
+    /// The master of its terminal.
+    pub master: Option<OwnedFd>,
 }
 
 /// Adds a process with these arguments and standard streams to a running container, otherwise like the container's
@@ -109,28 +120,41 @@ pub struct Piped {
 ///
 /// # Errors
 /// As [`exec`]; `Busy` or `TimedOut` when the time is up.
-pub fn exec_piped(
+pub fn exec_in_pod(
     runtime: &Runtime,
     id: &ContainerId,
     args: &[String],
-    streams: [OwnedFd; 3],
+    streams: Streams,
     name: &str,
     limit: Duration,
-) -> Result<Piped> {
+) -> Result<Added> {
     let end = Instant::now() + limit;
     let spec = spec_of(runtime, id)?;
     let layout = Layout::new(&runtime.root, id);
     let state = admitted(&layout, Event::Exec, Lock::take_within(&layout, limit)?)?;
     let mut process = spec.process().clone().unwrap_or_default();
-    process.set_args(Some(args.to_vec())).set_terminal(Some(false));
+    let (ours, console, parent): (_, _, Box<dyn apply::Spawner>) = match streams {
+        Streams::Given(streams) => (None, None, Box::new(apply::OwnWithStreams(streams))),
+        Streams::Terminal => {
+            let (ours, theirs) = foreground::console_pair()?;
+            (Some(ours), Some(theirs), Box::new(apply::Own))
+        }
+    };
+    process.set_args(Some(args.to_vec())).set_terminal(Some(ours.is_some())).set_console_size(None);
+    if ours.is_some() {
+        name_terminal(&mut process);
+    }
     let options = ExecOptions { in_pod: true, ..ExecOptions::default() };
     let whole = Group::from_paths(&state.cgroup_paths)?;
     let apart = whole.create_subgroup(name)?;
     let limit = end.saturating_duration_since(Instant::now());
-    let added = Added { spec: &spec, process: &process, options: &options, state: &state, id, limit };
-    let parent = apply::OwnWithStreams(streams);
-    match added.spawn(runtime, apart.as_ref().unwrap_or(&whole), None, &parent) {
-        Ok(process) => Ok(Piped { process, apart }),
+    let exec = Exec { spec: &spec, process: &process, options: &options, state: &state, id, limit };
+    match exec.spawn(runtime, apart.as_ref().unwrap_or(&whole), console, &*parent) {
+        Ok(process) => {
+            // It was sent before the program was executed.
+            let master = ours.map(|ours| foreground::receive_master(&ours)).transpose()?;
+            Ok(Added { process, apart, master })
+        }
         Err(error) => {
             if let Some(apart) = apart {
                 let _ = apart.kill_and_remove();
@@ -140,8 +164,17 @@ pub fn exec_piped(
     }
 }
 
+/// Sets the kind of the terminal, as containerd does, unless the container names one.
+fn name_terminal(process: &mut Process) {
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+        process.set_env(Some(env));
+    }
+}
+
 /// An exec in progress: a process to be added.
-struct Added<'a> {
+struct Exec<'a> {
     spec: &'a Spec,
     process: &'a Process,
     options: &'a ExecOptions,
@@ -151,7 +184,7 @@ struct Added<'a> {
     limit: Duration,
 }
 
-impl Added<'_> {
+impl Exec<'_> {
     /// A concurrent delete kills the processes in the cgroup once the container's first process has ended. The new
     /// process is in the cgroup by now: either it was killed with the others, or it came too late and is killed here.
     fn end_if_left_behind(&self, spawned: &Spawned) {

@@ -1,8 +1,10 @@
 //! RuntimeService: each CRI call, delegated to the part that implements it. Ids may be abbreviated.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_cri::streaming::{Attachment, Process};
 use coracle_cri::{Call, EventHub, Result, RuntimeBackend, containerd, v1};
 
 use super::{Pods, metrics};
@@ -109,6 +111,26 @@ impl RuntimeBackend for Pods {
         call: &Call,
     ) -> Result<v1::ExecSyncResponse> {
         Ok(self.containers.exec(id, command, timeout, call)?)
+    }
+
+    fn expect_running(&self, container_id: &str) -> Result<()> {
+        Ok(self.containers.expect_running(container_id)?)
+    }
+
+    fn expect_ready(&self, sandbox_id: &str) -> Result<()> {
+        Ok(self.sandboxes.expect_ready(sandbox_id)?)
+    }
+
+    fn exec(&self, request: &v1::ExecRequest) -> Result<Process> {
+        Ok(self.containers.start_command(request)?)
+    }
+
+    fn attach(&self, container_id: &str, stdin: bool) -> Result<Box<dyn Attachment>> {
+        Ok(self.containers.attach(container_id, stdin)?)
+    }
+
+    fn socket_in_pod(&self, sandbox_id: &str, ipv6: bool) -> Result<OwnedFd> {
+        Ok(self.sandboxes.socket(sandbox_id, ipv6)?)
     }
 
     fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {

@@ -50,6 +50,7 @@ mod requests;
 mod run_in_keeper;
 mod sandbox;
 mod stats;
+pub mod summary;
 mod table;
 mod volumes;
 

@@ -15,10 +15,11 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::archives::Retry;
 use super::config::Config;
 use super::containerd_socket::{self, ContainerdSocket};
 use super::socket::{Bound, asynchronous, listen};
-use super::{Node, metrics, supervisor};
+use super::{Node, metrics, recent, streaming, supervisor};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::keeper::client::Client;
 use crate::linux::private;
@@ -41,6 +42,7 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     let inherited = supervisor::inherited_socket()?;
     let config = load()?;
     let _lock = lock(&config.run)?;
+    recent::keep(&config.run);
     crate::record::close_all(&config.root)?;
     let (listener, bound) = match inherited {
         Some(listener) => (listener, None),
@@ -55,7 +57,6 @@ pub fn run(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<
     let runtime =
         Builder::new_current_thread().enable_io().enable_time().build().doing(|| "set up the server")?;
     let node = Arc::new(Node::new(config, store)?);
-    node.import_archives();
     let ended = runtime.block_on(Box::pin(serve(listener, (containerd, metrics), &node, load)));
     drop(bound);
     // Calls that are still running end with the process.
@@ -78,16 +79,28 @@ async fn serve(
     let limits =
         Limits { parallel_calls: node.current().config.max_parallel_calls as usize, ..Limits::default() };
     let until = async { drop(stopped.await) };
-    let mut serving = pin!(coracle_cri::serve(listener, Arc::clone(node), limits, until));
+    let streaming = streaming::bind(&node.current().config.streaming)?;
+    let serving = coracle_cri::serve(listener, Some(streaming), Arc::clone(node), limits, until);
+    let mut serving = pin!(serving);
     // Drop the code pages that only the start-up needed, to lower the RSS.
     crate::sys::memory::unmap_code();
+    // The directories are watched first: whatever comes later than the import's look at them is reported.
+    let mut archives = node.watch_archives();
+    node.import_archives(Retry::All);
     supervisor::notify("READY=1");
     loop {
         tokio::select! {
-            () = &mut serving => return Ok(()),
+            served = &mut serving => return served.doing(|| "serve"),
+            () = archives.changed() => {
+                archives = node.watch_archives();
+                node.import_archives(Retry::Changed);
+            }
             action = signals.next() => match action {
                 SignalAction::Stop => break,
-                SignalAction::Reload => reload(node, &load),
+                SignalAction::Reload => if reload(node, &load) {
+                    archives = node.watch_archives();
+                    node.import_archives(Retry::All);
+                },
             },
         }
     }
@@ -96,7 +109,7 @@ async fn serve(
     drop(stop);
     // A second signal skips the wait.
     tokio::select! {
-        () = &mut serving => {}
+        _ = &mut serving => {}
         _ = signals.next() => {}
         () = tokio::time::sleep(GRACE) => {
             crate::log::warning("some calls did not end in time; they are left to the next start");
@@ -164,10 +177,12 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again. If that fails, the old one stays in force.
-fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
+/// Reads the configuration again; returns whether it is in force. If it is faulty, the old one stays.
+fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) -> bool {
     supervisor::notify_reloading();
-    match load() {
+    let loaded = load();
+    let is_loaded = loaded.is_ok();
+    match loaded {
         Ok(config) => {
             let (config, ignored) = with_what_is_fixed(config, &node.current().config);
             if !ignored.is_empty() {
@@ -177,13 +192,13 @@ fn reload(node: &Arc<Node>, load: &impl Fn() -> Result<Config>) {
                 ));
             }
             node.reload(config);
-            node.import_archives();
         }
         Err(error) => {
             crate::log::warning(&one_line(&error.doing("the configuration stays as it was")));
         }
     }
     supervisor::notify("READY=1");
+    is_loaded
 }
 
 /// The new configuration with the old values of settings that only a restart can change, and the names of those that differ.
@@ -202,6 +217,7 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
         ("store", new.store != fixed.store),
         ("state_on_tmpfs", new.state_on_tmpfs != fixed.state_on_tmpfs),
         ("cgroup_driver", new.cgroup_driver != fixed.cgroup_driver),
+        ("[streaming]", new.streaming != fixed.streaming),
         ("max_parallel_calls", new.max_parallel_calls != fixed.max_parallel_calls),
         ("[security]", new.security != fixed.security),
         ("[metrics]", new.metrics != fixed.metrics),

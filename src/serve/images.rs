@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use coracle_cri::{Call, ImageBackend, v1};
 use serde_json::{Value, json};
 
-use super::archives::{Archives, Importing};
+use super::archives::{Archives, Importing, Retry};
 use super::config::Config;
 use super::metrics::{CountedProgress, Pulls};
+use super::progress::LogProgress;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::image::progress::{Outcome, Progress};
 use crate::image::pull::pull;
 use crate::image::registry::{Cancel, Login};
 use crate::linux::ids;
@@ -49,13 +49,13 @@ impl Images {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    fn config(&self) -> Arc<Config> {
+    pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins an import: until it ends, ImageStatus of a missing image waits for it.
-    pub(super) fn begin_import(&self) -> Importing {
-        Importing::begin(&self.archives)
+    /// Begins an import, unless one is under way: until it ends, ImageStatus of a missing image waits for it.
+    pub(super) fn begin_import(&self, retry: Retry) -> Option<Importing> {
+        Importing::begin(&self.archives, retry)
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -305,18 +305,5 @@ impl<'a> RunningPull<'a> {
 impl Drop for RunningPull<'_> {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
-    }
-}
-
-/// Logs the warnings of a pull or an import.
-pub(super) struct LogProgress;
-
-impl Progress for LogProgress {
-    fn begin(&self, _layer: &Digest, _size_bytes: u64) {}
-    fn advance(&self, _layer: &Digest, _bytes: u64) {}
-    fn end(&self, _layer: &Digest, _outcome: Outcome) {}
-
-    fn warn(&self, text: &str) {
-        crate::log::warning(text);
     }
 }

@@ -8,7 +8,10 @@
 //! | `images`, `archives` | ImageService; RuntimeService is in `pod::backend` |
 //! | `containerd_socket` | where cAdvisor asks for labels |
 //! | `metrics` | metrics of the daemon itself |
+//! | `progress` | logs the warnings of pulls and imports |
+//! | `recent` | the last warnings, for `coracle status` |
 //! | `status` | `Version` and `Status` |
+//! | `streaming` | the address of the server for exec, attach and port-forward, and its TLS |
 //! | `supervisor` | systemd: socket activation and notifications |
 
 mod archives;
@@ -17,8 +20,11 @@ mod containerd_socket;
 mod daemon;
 mod images;
 mod metrics;
+mod progress;
+pub mod recent;
 mod socket;
 mod status;
+mod streaming;
 mod supervisor;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,10 +32,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use coracle_cri::{Backend, Result, v1};
 
 pub use daemon::run;
+pub(crate) use status::maps_ids;
 
+use crate::image::registry;
 use crate::net::cni::Cni;
 use crate::pod::{Offer, Pods, Settings};
 use crate::store::Store;
+use archives::{Retry, Watch};
 use config::{Config, HandlerKind};
 use images::Images;
 
@@ -79,6 +88,7 @@ impl Node {
             unprivileged_icmp: config.security.unprivileged_icmp,
         };
         let kernel = status::Kernel::probe(store.root());
+        warn_of_ignored_registries(&config);
         let current = Current::new(config);
         let images_config = Arc::clone(&current.config);
         let pods = Pods::open(settings, Arc::clone(&current.offer), Arc::clone(&store))?;
@@ -98,25 +108,44 @@ impl Node {
 
     /// Replaces the reloadable part of the configuration.
     fn reload(&self, config: Config) {
+        warn_of_ignored_registries(&config);
         let current = Current::new(config);
         self.pods.reload(Arc::clone(&current.offer));
         self.images.reload(Arc::clone(&current.config));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
     }
 
-    /// Imports new archives in a thread of its own; ImageStatus of a missing image waits for it.
-    fn import_archives(self: &Arc<Self>) {
-        let importing = self.images.begin_import();
+    /// Watches the directories of archives.
+    fn watch_archives(&self) -> Watch {
+        Watch::new(&self.current().config.images.import_dirs)
+    }
+
+    /// Imports new archives in a thread that ends with it; ImageStatus of a missing image waits for it.
+    fn import_archives(self: &Arc<Self>, retry: Retry) {
+        let Some(importing) = self.images.begin_import(retry) else { return };
         let node = Arc::clone(self);
         // The thread is not joined: the next start imports what this one does not finish. If no thread can be created,
         // `importing` is dropped, which ends the import for those that wait for it.
         let thread = std::thread::Builder::new().name("archives".to_owned());
-        let started = thread.spawn(move || importing.run(&node.images, &node.current().config));
+        let started = thread.spawn(move || importing.run(node.images.store(), || node.images.config()));
         if let Err(error) = started {
             crate::log::warning(&format!(
-                "start a thread to import archives: {error}; the next start or reload tries again"
+                "start a thread to import archives: {error}; the next start, reload or change tries again"
             ));
         }
+    }
+}
+
+/// Logs what K3s's registries.yaml has that has no effect here.
+fn warn_of_ignored_registries(config: &Config) {
+    let path = &config.registry.k3s_registries;
+    match registry::ignored_k3s_settings(path) {
+        Ok(messages) => {
+            for message in messages {
+                crate::log::warning(&format!("{}: {message}", path.display()));
+            }
+        }
+        Err(error) => crate::log::warning(&crate::pod::one_line(&error)),
     }
 }
 

@@ -35,7 +35,7 @@ impl Kernel {
 }
 
 /// Probes idmapped overlay mounts by mounting one.
-fn maps_ids(store: &Path) -> bool {
+pub(crate) fn maps_ids(store: &Path) -> bool {
     let probe = store.join("probe");
     let lower = probe.join("lower");
     let ids = "0 100000 65536\n".to_owned();

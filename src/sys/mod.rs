@@ -11,6 +11,7 @@
 pub mod bpf;
 pub mod fd;
 pub mod fork;
+pub mod lease;
 pub mod loopback;
 pub mod memory;
 pub mod mount;

@@ -16,6 +16,8 @@ const LAYERS: &[&[&str]] = &[
     &["oci", "image", "net", "keeper"],
     &["pod"],
     &["serve"],
+    &["check", "status"],
+    &["switch"],
     &["cli"],
 ];
 
@@ -43,7 +45,11 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         &["image/registry/", "serve/metrics/"],
         "only what talks to registries or Prometheus speaks HTTP",
     ),
-    ("rustls", &["image/registry/"], "only what talks to registries knows the network"),
+    (
+        "rustls",
+        &["image/registry/", "serve/streaming.rs"],
+        "only what talks to registries or streams knows TLS",
+    ),
     ("yaml_rust2", &["yaml.rs", "image/registry/", "pod/cdi.rs"], "one file of K3s is YAML, and CDI's are"),
     ("coracle_cri", &["serve/", "pod/"], "what kubelet says is for whoever answers it"),
     ("tonic", &[], "gRPC lives in cri/"),

@@ -75,6 +75,22 @@ fn the_daemon_pulls_by_the_rules_of_k3s_and_says_at_once_what_is_nowhere() {
 }
 
 #[test]
+fn what_of_registries_yaml_has_no_effect_is_named_at_the_start_and_after_a_reload() {
+    needs!(root, launch_verb);
+    let serve = Serve::stopped("");
+    let write = |text: &str| std::fs::write(serve.path("registries.yaml"), text).unwrap();
+    write("mirrors:\n  docker.io:\n");
+    serve.start();
+    assert!(serve.log().contains("embedded-registry"), "{}", serve.log());
+    write("mirrors: [");
+    serve.signal(Signal::HUP);
+    wait_until("a warning of a broken file", || serve.log().contains("registries.yaml: ").then_some(()));
+    write("configs: {m.example: {tls: {ca: /x}}}\n");
+    serve.signal(Signal::HUP);
+    wait_until("a warning", || serve.log().contains("\"m.example\".tls.ca is not supported").then_some(()));
+}
+
+#[test]
 fn an_image_is_pulled_found_by_every_name_and_removed_whole() {
     needs!(root, launch_verb);
     let (serve, registry) = (Serve::new(), TestRegistry::start());

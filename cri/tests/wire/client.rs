@@ -35,7 +35,7 @@ pub(crate) struct Server {
     pub(crate) node: Arc<Node>,
     pub(crate) path: std::path::PathBuf,
     pub(crate) stop: Option<oneshot::Sender<()>>,
-    pub(crate) done: JoinHandle<()>,
+    pub(crate) done: JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
 }
 
@@ -44,10 +44,20 @@ impl Server {
         Self::with(node, coracle_cri::Limits::default())
     }
 
+    /// One with a streaming server.
+    pub(crate) fn with_streaming(node: Node) -> Self {
+        let streaming = coracle_cri::Streaming::bind(([127, 0, 0, 1], 0).into(), None).unwrap();
+        Self::with_all(node, coracle_cri::Limits::default(), Some(streaming))
+    }
+
     /// One with limits of its own.
     pub(crate) fn with(node: Node, limits: coracle_cri::Limits) -> Self {
+        Self::with_all(node, limits, None)
+    }
+
+    fn with_all(node: Node, limits: coracle_cri::Limits, streaming: Option<coracle_cri::Streaming>) -> Self {
         Self::of(node, |listener, node, until| {
-            tokio::spawn(coracle_cri::serve(listener, node, limits, until))
+            tokio::spawn(coracle_cri::serve(listener, streaming, node, limits, until))
         })
     }
 
@@ -55,11 +65,17 @@ impl Server {
     pub(crate) fn of_containerd(node: Node) -> Self {
         let limits = coracle_cri::Limits::default();
         Self::of(node, |listener, node, until| {
-            tokio::spawn(coracle_cri::serve_containerd(listener, node, limits, until))
+            tokio::spawn(async move {
+                coracle_cri::serve_containerd(listener, node, limits, until).await;
+                Ok(())
+            })
         })
     }
 
-    fn of(node: Node, serve: impl FnOnce(UnixListener, Arc<Node>, Until) -> JoinHandle<()>) -> Self {
+    fn of(
+        node: Node,
+        serve: impl FnOnce(UnixListener, Arc<Node>, Until) -> JoinHandle<std::io::Result<()>>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cri.sock");
         let listener = UnixListener::bind(&path).unwrap();

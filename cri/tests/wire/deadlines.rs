@@ -114,6 +114,6 @@ fn a_server_that_is_stopped_answers_what_is_open_and_takes_nothing_new() {
         assert!(!server.done.is_finished());
         server.node.release("run_pod_sandbox");
         assert_eq!(open.await.unwrap().unwrap().into_inner().pod_sandbox_id, "pod0");
-        server.done.await.unwrap();
+        server.done.await.unwrap().unwrap();
     });
 }

@@ -13,4 +13,6 @@ mod node;
 mod raw;
 mod refusals;
 mod rpcs;
+mod stream_client;
+mod streaming;
 mod streams;

@@ -1,8 +1,15 @@
 //! A node without containers: it keeps in memory what it was asked for, and can be made slow or broken.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use coracle_cri::streaming::{Command, Process, Streams};
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::PidfdFlags;
 
 use coracle_cri::{
     Backend, Call, Error, EventHub, ImageBackend, Kind, Result, RuntimeBackend, containerd, v1,
@@ -10,7 +17,7 @@ use coracle_cri::{
 
 #[derive(Default)]
 pub(crate) struct Node {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     changed: Condvar,
     pub(crate) events: Arc<EventHub>,
 }
@@ -38,6 +45,10 @@ pub(crate) struct State {
     pub(crate) last_timeout: Option<Option<Duration>>,
     pub(crate) last_auth: Option<v1::AuthConfig>,
     pub(crate) cidr: String,
+    /// Commands with streams cannot be run.
+    pub(crate) exec_fails: bool,
+    /// The exit codes of commands with streams, in the order of their ends.
+    pub(crate) reaped: Vec<i32>,
 }
 
 impl Node {
@@ -271,6 +282,39 @@ impl RuntimeBackend for Node {
         state.output.clone().unwrap_or_else(|| Ok(v1::ExecSyncResponse::default()))
     }
 
+    fn expect_running(&self, id: &str) -> Result<()> {
+        if id == "unknown" { Err(Error::not_found("there is no container unknown")) } else { Ok(()) }
+    }
+
+    fn expect_ready(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs a command of this machine.
+    fn exec(&self, request: &v1::ExecRequest) -> Result<Process> {
+        if self.state().exec_fails {
+            return Err(Error::new(Kind::Invalid, "it fails"));
+        }
+        let mut command = std::process::Command::new(&request.cmd[0]);
+        let pipe = |wanted: bool| if wanted { Stdio::piped() } else { Stdio::null() };
+        command.args(&request.cmd[1..]).stdin(pipe(request.stdin));
+        let mut child = command.stdout(pipe(request.stdout)).stderr(pipe(request.stderr)).spawn().unwrap();
+        let streams = Streams::Pipes {
+            stdin: child.stdin.take().map(Into::into),
+            stdout: child.stdout.take().map(Into::into),
+            stderr: child.stderr.take().map(Into::into),
+        };
+        let pid = rustix::process::Pid::from_child(&child);
+        let exit = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let command = LocalCommand { pid, exit, child: Mutex::new(child), state: Arc::clone(&self.state) };
+        Ok(Process { streams, command: Box::new(command) })
+    }
+
+    fn socket_in_pod(&self, _: &str, ipv6: bool) -> Result<OwnedFd> {
+        let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+        Ok(rustix::net::socket(family, SocketType::STREAM, None).unwrap())
+    }
+
     fn metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>> {
         let label_keys = vec!["pod".to_owned()];
         Ok(vec![v1::MetricDescriptor { name: "one".into(), help: "One.".into(), label_keys }])
@@ -356,5 +400,29 @@ impl ImageBackend for Node {
             image_filesystems: vec![v1::FilesystemUsage { timestamp: 1, ..Default::default() }],
             container_filesystems: vec![],
         })
+    }
+}
+
+struct LocalCommand {
+    pid: rustix::process::Pid,
+    exit: OwnedFd,
+    child: Mutex<std::process::Child>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Command for LocalCommand {
+    fn exit_event(&self) -> std::io::Result<OwnedFd> {
+        self.exit.try_clone()
+    }
+
+    fn reap(&self) -> i32 {
+        let status = self.child.lock().unwrap().wait().unwrap();
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
+        self.state.lock().unwrap().reaped.push(code);
+        code
+    }
+
+    fn hang_up(&self) {
+        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::HUP);
     }
 }

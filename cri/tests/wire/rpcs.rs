@@ -164,7 +164,7 @@ fn each_call_answers_as_the_table_in_the_readme_says() {
     let names: Vec<_> = declared.iter().map(|(_, name)| *name).collect();
     assert_eq!(rows.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
     run(async {
-        let server = Server::start(Node::default());
+        let server = Server::with_streaming(Node::default());
         for ((service, name), (_, state)) in declared.into_iter().zip(rows) {
             let code = answer_to(&server, service, name).await;
             assert_eq!(

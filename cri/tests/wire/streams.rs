@@ -97,7 +97,7 @@ fn a_stop_ends_the_stream_of_events() {
         assert_eq!(stream.message().await.unwrap().unwrap().container_id, "last");
         assert_eq!(stream.message().await.unwrap_err().code(), Code::Unavailable);
         // The server does not wait for a client that only listens.
-        (&mut server.done).await.unwrap();
+        (&mut server.done).await.unwrap().unwrap();
     });
 }
 

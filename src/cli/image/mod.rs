@@ -137,7 +137,7 @@ fn shown_names(image: &ImageRecord) -> Vec<String> {
 }
 
 /// Formats a size for people: `12.3 MB`.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 1000.0 {

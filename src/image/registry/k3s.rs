@@ -8,6 +8,8 @@
 //! - The `configs` of an endpoint are those of its own host and port. The `auth` of `"*"` is sent nowhere, as containerd
 //!   sends it nowhere: whoever chooses an image's name would choose the host that gets it.
 
+mod ignored;
+
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -18,6 +20,8 @@ use super::file::{malformed, own_base, read};
 use super::login::Login;
 use crate::error::Result;
 use crate::store::reference::Reference;
+
+pub use ignored::ignored;
 
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";

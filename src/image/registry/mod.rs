@@ -41,6 +41,7 @@ use std::time::Duration;
 
 pub use cancel::Cancel;
 pub(super) use download::Download;
+pub use k3s::ignored as ignored_k3s_settings;
 pub use login::Login;
 pub(super) use repository::{Fetched, Repository};
 

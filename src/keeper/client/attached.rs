@@ -1,5 +1,6 @@
 //! A connection that is attached to a container.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Doing, Result};
@@ -36,6 +37,36 @@ impl Attached {
         protocol::decode(&self.buffer[..length])
             .map(Some)
             .map_err(|error| error.while_doing("read the container's output"))
+    }
+
+    /// From now on `try_receive` and `try_send` do not wait; the other methods must not be used any more.
+    ///
+    /// # Errors
+    /// The errno of ioctl(2).
+    pub fn set_nonblocking(&self) -> Result<()> {
+        rustix::io::ioctl_fionbio(&self.socket, true).doing(|| "set up the connection to the keeper")
+    }
+
+    /// Receives the next frame into `buffer`, and its length there; no frame when the keeper is gone.
+    ///
+    /// # Errors
+    /// `WouldBlock`; the socket is broken, or says something that is no frame.
+    pub fn try_receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<(usize, Option<Frame<'b>>)> {
+        let (length, _) = protocol::receive(&self.socket, buffer)?;
+        if length == 0 {
+            return Ok((0, None));
+        }
+        let frame =
+            protocol::decode(&buffer[..length]).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok((length, Some(frame)))
+    }
+
+    /// Sends input, its end, or a size.
+    ///
+    /// # Errors
+    /// `WouldBlock`; the keeper is gone.
+    pub fn try_send(&self, frame: &Frame<'_>) -> io::Result<()> {
+        Ok(protocol::send(&self.socket, frame, &[])?)
     }
 
     /// Sends input, its end, or a size. Waits while the container does not take it.

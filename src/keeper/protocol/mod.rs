@@ -32,7 +32,7 @@ use crate::record::format::{KEEPER_PROTOCOL, Unreadable};
 pub(in crate::keeper) const MOST: usize = 64 << 10;
 
 /// The longest piece of a stream in one frame, in bytes.
-pub(in crate::keeper) const MOST_DATA: usize = 16 << 10;
+pub const MOST_DATA: usize = 16 << 10;
 
 /// As many descriptors as the kernel passes in one message (SCM_MAX_FD).
 const MOST_FDS: usize = 253;

@@ -14,7 +14,7 @@ use super::Containers;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::launch::deadline::SET_UP_LIMIT;
-use crate::oci::exec::{Piped, exec_piped};
+use crate::oci::exec::{Added, Streams, exec_in_pod};
 
 /// The prefix of the names of the commands' cgroups.
 pub(in crate::pod) const PREFIX: &str = "exec-";
@@ -44,14 +44,13 @@ impl Containers {
         let container = ContainerId::parse(&self.running(id)?.id)?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let cancelled = cancel_event(call)?;
-        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let (out, err) = (Output::new()?, Output::new()?);
         let null = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
-        let streams = [null.into(), out.1, err.1];
+        let streams = Streams::Given([null.into(), out.1, err.1]);
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.unwrap_or(SET_UP_LIMIT).min(SET_UP_LIMIT);
-        let piped = exec_piped(&self.host.runtime(), &container, command, streams, &name, limit)?;
-        let mut running = Running { piped, outputs: [out.0, err.0], cancelled: &cancelled };
+        let added = exec_in_pod(&self.host.runtime(), &container, command, streams, &cgroup_name(), limit)?;
+        let mut running = Running { added, outputs: [out.0, err.0], cancelled: &cancelled };
         let exited = running.follow(deadline);
         let code = running.finish(matches!(exited, Ok(true)))?;
         if !exited? {
@@ -123,7 +122,7 @@ impl Output {
 
 /// A command that was started.
 struct Running<'a> {
-    piped: Piped,
+    added: Added,
     outputs: [Output; 2],
     cancelled: &'a OwnedFd,
 }
@@ -138,7 +137,7 @@ impl Running<'_> {
                 tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
             });
-            let process = self.piped.process.pidfd.as_fd();
+            let process = self.added.process.pidfd.as_fd();
             let mut polled = vec![
                 PollFd::from_borrowed_fd(process, PollFlags::IN),
                 PollFd::new(self.cancelled, PollFlags::IN),
@@ -163,7 +162,7 @@ impl Running<'_> {
     /// Waits for the exit with a time limit: the command may wait for a device, or be frozen.
     fn await_exit(&self) -> Result<()> {
         let limit = Timespec { tv_sec: LAST.as_secs().cast_signed(), tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.piped.process.pidfd, PollFlags::IN)], Some(&limit)) {
+        match poll(&mut [PollFd::new(&self.added.process.pidfd, PollFlags::IN)], Some(&limit)) {
             Ok(0) => Err(Error::new(Kind::TimedOut, "the command was killed and does not die")),
             _ => Ok(()),
         }
@@ -171,25 +170,35 @@ impl Running<'_> {
 
     /// Reaps the command and returns its exit code. If it has not exited by itself, it is killed with all its children.
     fn finish(&mut self, has_exited: bool) -> Result<i32> {
-        let pid = self.piped.process.pid;
+        let pid = self.added.process.pid;
         if !has_exited {
-            match &self.piped.apart {
+            match &self.added.apart {
                 Some(apart) => apart.kill_and_remove()?,
                 None => super::kill_tree::kill_tree(pid),
             }
-            let _ = pidfd_send_signal(&self.piped.process.pidfd, Signal::KILL);
+            let _ = pidfd_send_signal(&self.added.process.pidfd, Signal::KILL);
         }
         self.await_exit()?;
-        let status = waitid(WaitId::PidFd(self.piped.process.pidfd.as_fd()), WaitIdOptions::EXITED)
-            .doing(|| "wait for the command")?;
-        if has_exited && let Some(apart) = &self.piped.apart {
-            // Children that it left running belong to the container: move them into its cgroup.
-            apart.merge_into_parent()?;
-        }
-        let code = status.and_then(|status| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Some(code),
-            (None, signal) => signal.map(|signal| 128 + signal),
-        });
-        Ok(code.unwrap_or(255))
+        reap(&self.added, has_exited)
     }
+}
+
+/// Reaps a command that has exited and returns its exit code, or 128 + the signal that ended it. With `keep_children`, those
+/// that it left running belong to the container from then on.
+pub(super) fn reap(added: &Added, keep_children: bool) -> Result<i32> {
+    let status = waitid(WaitId::PidFd(added.process.pidfd.as_fd()), WaitIdOptions::EXITED)
+        .doing(|| "wait for the command")?;
+    if keep_children && let Some(apart) = &added.apart {
+        apart.merge_into_parent()?;
+    }
+    let code = status.and_then(|status| match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(code),
+        (None, signal) => signal.map(|signal| 128 + signal),
+    });
+    Ok(code.unwrap_or(255))
+}
+
+/// A new name for a command's cgroup.
+pub(super) fn cgroup_name() -> String {
+    format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -10,6 +10,7 @@ mod prepare;
 mod remove;
 mod start;
 mod stop;
+mod stream;
 mod update;
 
 pub(super) use exec::PREFIX as EXEC_PREFIX;

@@ -11,18 +11,20 @@ mod sysctls;
 pub(super) use namespaces::shared_namespaces;
 pub(super) use run::INTERFACE;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coracle_cri::v1;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::happened::Happened;
 use super::host::Host;
 use super::records::{Directory, SandboxRecord};
 use super::request_from_cri::SandboxRequest;
 use super::table::Table;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 
 /// A pod.
 #[derive(Debug)]
@@ -235,5 +237,32 @@ impl Sandboxes {
     /// `NotFound`, `Invalid`
     pub(super) fn get(&self, id: &str) -> Result<Arc<Sandbox>> {
         self.find(id)?.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no pod {id}")))
+    }
+
+    /// Checks that a pod is ready.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`, `WrongState`
+    pub(super) fn expect_ready(&self, id: &str) -> Result<()> {
+        self.get(id)?.while_ready(|| Ok(()))
+    }
+
+    /// A TCP socket in the network of a pod, of IPv6 or else of IPv4: it belongs to that network wherever it is used.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`; the kernel has no such sockets.
+    pub(super) fn socket(&self, id: &str, ipv6: bool) -> Result<OwnedFd> {
+        let sandbox = self.get(id)?;
+        sandbox.while_ready(|| Ok(()))?;
+        let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+        let make = || {
+            socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+                .doing(|| "make a socket")
+        };
+        match sandbox.namespace("net") {
+            Some(path) => crate::net::namespace::within(&path, make),
+            // It uses the node's network.
+            None => make(),
+        }
     }
 }

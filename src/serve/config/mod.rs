@@ -6,6 +6,7 @@ mod metrics;
 mod read;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct Config {
     /// How many calls run at a time.
     #[serde(deserialize_with = "read::calls")]
     pub max_parallel_calls: u32,
+    /// The server for exec, attach and port-forward.
+    pub streaming: Streaming,
     /// Default confinement of containers.
     pub security: Security,
     /// Settings for images.
@@ -90,6 +93,30 @@ impl CgroupDriver {
     }
 }
 
+/// The server for exec, attach and port-forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where it listens; port 0 is a free port.
+    pub address: SocketAddr,
+    /// The certificate chain, in PEM form: then the server speaks only TLS.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM form.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of clients' certificates, in PEM form: then clients without one are refused.
+    #[serde(deserialize_with = "read::some_absolute")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { address, tls_cert: None, tls_key: None, tls_client_ca: None }
+    }
+}
+
 /// Default confinement of containers, where kubelet leaves it to the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -112,7 +139,7 @@ pub struct Security {
 pub struct Images {
     /// Names or ids of images that are reported as pinned; a final `*` matches any suffix.
     pub pinned: Vec<String>,
-    /// Directories whose archives are imported when the daemon starts and on a reload.
+    /// Directories whose archives are imported when the daemon starts, on a reload, and when they arrive.
     #[serde(deserialize_with = "read::absolutes")]
     pub import_dirs: Vec<PathBuf>,
     /// A pull that receives nothing for this long is cancelled.
@@ -194,6 +221,7 @@ impl Default for Config {
             state_on_tmpfs: false,
             cgroup_driver: CgroupDriver::Auto,
             max_parallel_calls: 32,
+            streaming: Streaming::default(),
             security: Security::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -305,6 +333,8 @@ mod tests {
         let mut documented: Config = taken().try_into().unwrap();
         // These have no default; the file shows examples.
         (documented.registry.auth_file, documented.registry.policy) = (None, None);
+        let address = documented.streaming.address;
+        documented.streaming = Streaming { address, ..Streaming::default() };
         assert_eq!(documented.cni.records.take(), Some(documented.store.join("cni")));
         assert_eq!(documented, Config::default());
         fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {

@@ -18,6 +18,8 @@ mod runtime;
 mod sandbox;
 mod serve;
 pub(crate) mod set_up;
+#[path = "../../../cri/tests/wire/stream_client.rs"]
+pub(crate) mod stream_client;
 mod wait;
 
 pub(crate) use bundle::{Bundle, fixture};

@@ -1,0 +1,342 @@
+//! Reports changes in the directories of archives, by inotify(7): nothing is polled, and nothing wakes up without a change.
+//!
+//! A directory that does not exist is awaited in its nearest ancestor that does, one that is moved away or removed is
+//! noticed, and a link to an archive is followed. A mount over a directory is not reported by inotify; a reload finds what it
+//! brings.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::io::Errno;
+use tokio::io::Interest as Readiness;
+use tokio::io::unix::AsyncFd;
+
+/// The kernel's limit for links in a path.
+const LINKS: usize = 40;
+/// How often the set-up is repeated while the directories change.
+const ATTEMPTS: usize = 10;
+
+/// What happens to the watched inode itself.
+const ITSELF: WatchFlags = WatchFlags::DELETE_SELF.union(WatchFlags::MOVE_SELF);
+/// What an archive's arrival or removal causes. At CREATE only links are complete; other files are still open then, which
+/// the import finds out.
+const CONTENT: WatchFlags = ITSELF
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::DELETE);
+/// What makes a missing entry appear.
+const ARRIVAL: WatchFlags = ITSELF.union(WatchFlags::CREATE).union(WatchFlags::MOVED_TO);
+/// What replaces a link in a path.
+const REPLACEMENT: WatchFlags = ARRIVAL.union(WatchFlags::MOVED_FROM).union(WatchFlags::DELETE);
+
+/// The events of one inode that count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Interest {
+    flags: WatchFlags,
+    names: Names,
+}
+
+/// The entries of a directory whose events count. Events of the directory itself always count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Names {
+    All,
+    Some(BTreeSet<OsString>),
+}
+
+impl Names {
+    fn has(&self, name: &OsStr) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(names) => names.contains(name),
+        }
+    }
+
+    fn add(&mut self, others: &Self) {
+        match (self, others) {
+            (Self::All, _) => {}
+            (Self::Some(names), Self::Some(others)) => names.extend(others.iter().cloned()),
+            (own, Self::All) => *own = Self::All,
+        }
+    }
+}
+
+/// By real path.
+type Plan = BTreeMap<PathBuf, Interest>;
+
+/// Reports the first change of the directories since it was set up.
+#[derive(Debug)]
+pub(in crate::serve) struct Watch {
+    /// `None` if there is nothing to watch, or the kernel refuses.
+    inotify: Option<AsyncFd<OwnedFd>>,
+    interests: HashMap<i32, Interest>,
+}
+
+impl Watch {
+    /// Watches `dirs`. Call it within the runtime of tokio, and list the directories after it: what changes before is not
+    /// reported.
+    pub(in crate::serve) fn new(dirs: &[PathBuf]) -> Self {
+        let none = Self { inotify: None, interests: HashMap::new() };
+        if dirs.is_empty() {
+            return none;
+        }
+        Self::try_new(dirs).unwrap_or_else(|error| {
+            let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOSPC) => ": raise fs.inotify.max_user_watches by sysctl",
+                Some(Errno::MFILE) => ": raise fs.inotify.max_user_instances by sysctl",
+                _ => "",
+            };
+            crate::log::warning(&format!(
+                "watch the directories of archives: {error}{hint}; until then a restart or reload imports new archives"
+            ));
+            none
+        })
+    }
+
+    fn try_new(dirs: &[PathBuf]) -> std::io::Result<Self> {
+        let mut before = plan(dirs);
+        let mut attempts = 0;
+        loop {
+            let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            let interests = apply(&inotify, &before)?;
+            let now = plan(dirs);
+            attempts += 1;
+            if now == before || attempts == ATTEMPTS {
+                return Ok(Self { inotify: Some(registered(inotify)?), interests });
+            }
+            // A directory came or went meanwhile, which the watches may have missed.
+            before = now;
+        }
+    }
+
+    /// Waits for a change; for ever, if nothing is watched.
+    pub(in crate::serve) async fn changed(&self) {
+        loop {
+            let ready = match &self.inotify {
+                Some(inotify) => inotify.readable().await,
+                None => std::future::pending().await,
+            };
+            // The runtime is shutting down.
+            let Ok(mut ready) = ready else { return std::future::pending().await };
+            if self.has_relevant(ready.get_inner()) {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// Reads all events; whether one of them counts.
+    fn has_relevant(&self, inotify: &OwnedFd) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(inotify, &mut buffer);
+        let mut found = false;
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+                    found |= self.is_relevant(event.wd(), event.events(), name);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return found,
+                // Without events nothing would be noticed any more; a new instance may do.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn is_relevant(&self, wd: i32, events: ReadFlags, name: Option<&OsStr>) -> bool {
+        if events.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
+            return true;
+        }
+        if events.contains(ReadFlags::IGNORED) {
+            return false;
+        }
+        match (self.interests.get(&wd), name) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(interest), Some(name)) => interest.names.has(name),
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, because the descriptor must stay open and the same; an OwnedFd's does"
+)]
+fn registered(inotify: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(inotify, Readiness::READABLE)
+}
+
+/// Adds the watches of a plan. What has gone since is left out.
+fn apply(inotify: &OwnedFd, plan: &Plan) -> std::io::Result<HashMap<i32, Interest>> {
+    let mut interests: HashMap<i32, Interest> = HashMap::new();
+    for (path, interest) in plan {
+        // MASK_ADD: two paths may lead to one inode.
+        match add_watch(inotify, path, interest.flags | WatchFlags::MASK_ADD) {
+            Ok(wd) => match interests.get_mut(&wd) {
+                Some(known) => known.names.add(&interest.names),
+                None => drop(interests.insert(wd, interest.clone())),
+            },
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(interests)
+}
+
+/// What to watch for changes in `dirs` and in the targets of links in them.
+fn plan(dirs: &[PathBuf]) -> Plan {
+    let mut plan = Plan::new();
+    for dir in dirs {
+        follow(&mut plan, dir, CONTENT, LINKS);
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if let Some(target) = is_link.then(|| std::fs::read_link(entry.path()).ok()).flatten() {
+                follow(&mut plan, &dir.join(target), ITSELF | WatchFlags::CLOSE_WRITE, LINKS);
+            }
+        }
+    }
+    plan
+}
+
+/// Adds the watches of one path: of each directory on the way, and of what it leads to or of where it will appear.
+fn follow(plan: &mut Plan, path: &Path, last: WatchFlags, links: usize) {
+    let mut here = PathBuf::from("/");
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        match part {
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
+            Component::ParentDir => {
+                here.pop();
+                continue;
+            }
+            Component::Normal(name) => {
+                let next = here.join(name);
+                let Ok(meta) = next.symlink_metadata() else {
+                    return add(plan, &here, ARRIVAL, Some(name));
+                };
+                if !meta.is_symlink() {
+                    add(plan, &here, ITSELF, None);
+                    here = next;
+                    continue;
+                }
+                add(plan, &here, REPLACEMENT, Some(name));
+                let Some(target) = std::fs::read_link(&next).ok().filter(|_| links > 0) else { return };
+                let rest: PathBuf = parts.collect();
+                return follow(plan, &here.join(target).join(rest), last, links - 1);
+            }
+        }
+    }
+    let names = if last.contains(WatchFlags::CREATE) { Names::All } else { Names::Some(BTreeSet::new()) };
+    merge(plan, &here, Interest { flags: last, names });
+}
+
+fn add(plan: &mut Plan, path: &Path, flags: WatchFlags, name: Option<&OsStr>) {
+    let names = Names::Some(name.map(OsStr::to_owned).into_iter().collect());
+    merge(plan, path, Interest { flags, names });
+}
+
+fn merge(plan: &mut Plan, path: &Path, interest: Interest) {
+    match plan.get_mut(path) {
+        Some(known) => {
+            known.flags |= interest.flags;
+            known.names.add(&interest.names);
+        }
+        None => drop(plan.insert(path.to_owned(), interest)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether a change is reported after `action`, in at most 5 s, or none within 100 ms if none is expected.
+    fn reports(dirs: &[PathBuf], is_expected: bool, action: impl FnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let watch = Watch::new(dirs);
+            action();
+            let limit = Duration::from_millis(if is_expected { 5_000 } else { 100 });
+            assert_eq!(tokio::time::timeout(limit, watch.changed()).await.is_ok(), is_expected);
+        });
+    }
+
+    #[test]
+    fn each_way_in_which_an_archive_comes_or_goes_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, other) = (dir.path().join("images"), dir.path().join("other"));
+        std::fs::create_dir(&images).unwrap();
+        let (file, dirs) = (images.join("a.tar"), [images.clone()]);
+        std::fs::write(&other, "x").unwrap();
+        reports(&dirs, true, || std::fs::write(&file, "x").unwrap());
+        reports(&dirs, true, || std::fs::write(&file, "y").unwrap());
+        reports(&dirs, true, || std::fs::hard_link(&other, images.join("b.tar")).unwrap());
+        reports(&dirs, true, || std::fs::rename(&other, &file).unwrap());
+        reports(&dirs, true, || std::fs::rename(&file, &other).unwrap());
+        reports(&dirs, true, || std::fs::remove_file(images.join("b.tar")).unwrap());
+        reports(&dirs, false, || drop(std::fs::read(&other).unwrap()));
+        // A link, what it leads to, and what it will lead to.
+        reports(&dirs, true, || symlink("../other", images.join("c.tar")).unwrap());
+        reports(&dirs, true, || std::fs::write(&other, "z").unwrap());
+        reports(&dirs, true, || std::fs::remove_file(&other).unwrap());
+        reports(&dirs, true, || std::fs::write(&other, "z").unwrap());
+        symlink(dir.path().join("far/away"), images.join("d.tar")).unwrap();
+        reports(&dirs, true, || std::fs::create_dir(dir.path().join("far")).unwrap());
+        reports(&dirs, true, || std::fs::write(dir.path().join("far/away"), "z").unwrap());
+    }
+
+    #[test]
+    fn directories_are_noticed_when_they_come_and_go_and_their_neighbours_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = |name: &str| dir.path().join(name);
+        let dirs = [below("a/b/images")];
+        reports(&dirs, false, || std::fs::create_dir(below("other")).unwrap());
+        for part in ["a", "a/b", "a/b/images"] {
+            reports(&dirs, true, || std::fs::create_dir(below(part)).unwrap());
+            reports(&dirs, false, || std::fs::write(below("file"), "").unwrap());
+        }
+        reports(&dirs, false, || std::fs::write(below("a/file"), "").unwrap());
+        reports(&dirs, true, || std::fs::rename(below("a"), below("c")).unwrap());
+        reports(&dirs, true, || std::fs::rename(below("c"), below("a")).unwrap());
+        reports(&dirs, true, || std::fs::remove_dir(below("a/b/images")).unwrap());
+        // By a link that is led elsewhere.
+        std::fs::create_dir(below("new")).unwrap();
+        reports(&dirs, true, || symlink("../../new", below("a/b/images")).unwrap());
+        reports(&dirs, true, || std::fs::write(below("new/x.tar"), "").unwrap());
+        symlink("../../other", below("a/b/next")).unwrap();
+        reports(&dirs, true, || std::fs::rename(below("a/b/next"), below("a/b/images")).unwrap());
+        reports(&dirs, false, || std::fs::write(below("new/x.tar"), "").unwrap());
+        // Links that lead nowhere, or in a circle.
+        std::fs::remove_file(below("a/b/images")).unwrap();
+        symlink("images", below("a/b/images")).unwrap();
+        reports(&dirs, true, || std::fs::remove_file(below("a/b/images")).unwrap());
+    }
+
+    #[test]
+    fn two_paths_to_one_directory_are_both_watched_and_none_at_all_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink(".", dir.path().join("same")).unwrap();
+        let dirs = [dir.path().join("images"), dir.path().join("same/more")];
+        for name in ["images", "more"] {
+            reports(&dirs, true, || std::fs::create_dir(dir.path().join(name)).unwrap());
+        }
+        reports(&[], false, || {});
+    }
+
+    #[test]
+    fn lost_events_count_as_a_change() {
+        let watch = Watch { inotify: None, interests: HashMap::new() };
+        assert!(watch.is_relevant(-1, ReadFlags::QUEUE_OVERFLOW, None));
+        assert!(watch.is_relevant(1, ReadFlags::UNMOUNT, None));
+        assert!(!watch.is_relevant(1, ReadFlags::IGNORED, None));
+    }
+}
