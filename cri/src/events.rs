@@ -38,11 +38,15 @@ impl EventHub {
         !self.lock().queues.is_empty()
     }
 
-    /// Queues an event for every listener, in the order of the calls. Never blocks.
-    pub fn publish(&self, event: &ContainerEventResponse) {
+    /// Queues an event for every listener, in the order of the calls. Never blocks. Returns how many listeners were cut off
+    /// because they have not read enough.
+    pub fn publish(&self, event: &ContainerEventResponse) -> usize {
         let bytes = event.encoded_len();
+        let mut hub = self.lock();
+        let before = hub.queues.len();
         // A listener whose queue was full is not kept: it gets what ended it, and no more events.
-        self.lock().queues.retain(|queue| queue.push(event, bytes));
+        hub.queues.retain(|queue| queue.push(event, bytes));
+        before - hub.queues.len()
     }
 
     /// Ends all streams, and refuses further listeners: the node stops.
@@ -220,7 +224,9 @@ mod tests {
         assert!(!hub.has_listeners());
         hub.publish(&event("nobody hears this"));
         let (mut one, mut two) = (hub.listen().unwrap(), hub.listen().unwrap());
-        ["a", "b", "c"].iter().for_each(|id| hub.publish(&event(id)));
+        for id in ["a", "b", "c"] {
+            assert_eq!(hub.publish(&event(id)), 0);
+        }
         for listener in [&mut one, &mut two] {
             let got: Vec<_> = (0..3).map(|_| next(listener).unwrap()).collect();
             assert_eq!(got, ["a", "b", "c"]);
@@ -239,8 +245,8 @@ mod tests {
         for (event, count) in [(event("small"), QUEUED_EVENTS), (large, 2)] {
             let hub = Arc::new(EventHub::default());
             let (mut slow, mut quick) = (hub.listen().unwrap(), hub.listen().unwrap());
-            for _ in 0..=count {
-                hub.publish(&event);
+            for number in 0..=count {
+                assert_eq!(hub.publish(&event), usize::from(number == count), "cut off at the last one");
                 assert_eq!(next(&mut quick).unwrap(), event.container_id);
             }
             assert_eq!(next(&mut slow), Err(Code::ResourceExhausted));

@@ -71,7 +71,9 @@ impl Events {
             *last_ns = now_ns().max(*last_ns + 1);
             event.created_at = *last_ns;
             event.set_container_event_type(kind);
-            self.hub.publish(&event);
+            if self.hub.publish(&event) > 0 {
+                crate::log::warning("a client of GetContainerEvents reads too slowly; its stream was ended");
+            }
         }
     }
 }

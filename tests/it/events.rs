@@ -291,3 +291,40 @@ fn concurrent_changes_are_told_once_each_and_never_with_an_older_state() {
     );
     assert_eq!(position(Deleted, &id), events.len() - 1);
 }
+
+/// How often the threads of a process have slept or were interrupted so far.
+fn switches(pid: i32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let of_one = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let counts = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    tasks.map(|task| of_one(task.path())).sum()
+}
+
+#[test]
+fn listeners_cost_no_wake_up_while_nothing_happens() {
+    needs!(root, busybox, launch_verb);
+    let serve = Serve::stopped("");
+    let metrics = serve.path("metrics.sock");
+    serve.configure(&format!(
+        "[metrics]\ncontainerd_socket = {:?}\nlisten = {:?}\n",
+        serve.path("containerd.sock").display().to_string(),
+        format!("unix:{}", metrics.display()),
+    ));
+    serve.start();
+    let pod = serve.logged(pod_on_host("idle"));
+    let id = serve.run_pod(&pod);
+    serve.run_container(&id, &pod, &container(&pod, "c", "sleep 1000"));
+    let listener = Listener::new(&serve);
+    let _connected = std::os::unix::net::UnixStream::connect(serve.path("containerd.sock")).unwrap();
+    // Threads end, and memory is given back, some seconds after the last call. A client must send its first bytes in 10 s.
+    let sleep = |seconds| std::thread::sleep(Duration::from_secs(seconds));
+    sleep(12);
+    let before = switches(serve.pid());
+    sleep(4);
+    assert_eq!(switches(serve.pid()) - before, 0);
+    serve.removes_all();
+    assert_eq!(listener.take(1)[0].container_event_type(), Stopped);
+}

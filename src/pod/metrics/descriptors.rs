@@ -70,7 +70,7 @@ metrics! {
     TRANSMIT_ERRORS Counter "network_transmit_errors_total" ["interface"] "Errors while sending.";
 
     PROCESSES Gauge "processes" [] "Processes.";
-    FILE_DESCRIPTORS Gauge "file_descriptors" [] "Open file descriptors of all processes.";
+    FILE_DESCRIPTORS Gauge "file_descriptors" [] "Open file descriptors of all processes, counted up to 65536.";
     SOCKETS Gauge "sockets" [] "Open sockets of all processes.";
     THREADS Gauge "threads" [] "Threads of all processes.";
     THREADS_MAX Gauge "threads_max" [] "The limit of threads; 0 if there is none.";

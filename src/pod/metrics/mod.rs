@@ -9,7 +9,7 @@ mod descriptors;
 mod network;
 mod processes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_cri::v1;
@@ -23,8 +23,9 @@ use super::machine::State;
 use super::request_from_cri::in_force;
 use super::sandbox::Sandbox;
 use super::{cadvisor, interfaces, now_ns};
-use crate::cgroup::Group;
+use crate::cgroup::{CgroupPath, Driver, Group};
 use crate::error::Result;
+use crate::id::ContainerId;
 use container::Facts;
 
 /// A metric with `N` labels besides those that all have.
@@ -79,12 +80,7 @@ impl Metrics {
     /// The metrics of a pod: its network, and those of its running containers. One that exits meanwhile is left out.
     pub(super) fn of_sandbox(&self, sandbox: &Sandbox) -> v1::PodSandboxMetrics {
         let metadata = sandbox.config.metadata.clone().unwrap_or_default();
-        let cgroup = self.host.cgroup_path(sandbox.request.cgroup_parent.as_deref(), &sandbox.id);
-        let id = match self.host.settings.systemd_cgroup {
-            // Only a pod's processes have a path there.
-            true => format!("/{}", cgroup.display()),
-            false => cgroup.display().to_string(),
-        };
+        let id = self.cgroup_of(sandbox).unwrap_or_default();
         let image = cadvisor::PAUSE.to_owned();
         let base = [id, sandbox.id.clone(), image, metadata.name, metadata.namespace, String::new()];
         let mut samples = Samples::new(base);
@@ -93,6 +89,13 @@ impl Metrics {
         let running = running.filter(|container| container.state() == State::Running);
         let container_metrics = running.filter_map(|own| self.of_container(sandbox, &own).ok()).collect();
         v1::PodSandboxMetrics { pod_sandbox_id: sandbox.id.clone(), metrics: samples.all, container_metrics }
+    }
+
+    /// The name of a pod's cgroup, whether there is one or not.
+    fn cgroup_of(&self, sandbox: &Sandbox) -> Result<String> {
+        let path = self.host.cgroup_path(sandbox.request.cgroup_parent.as_deref(), &sandbox.id);
+        let name = cgroup_below_root(&path, &sandbox.id, self.host.settings.systemd_cgroup)?;
+        Ok(format!("/{}", name.display()))
     }
 
     fn of_container(&self, sandbox: &Sandbox, container: &Container) -> Result<v1::ContainerMetrics> {
@@ -124,6 +127,12 @@ impl Metrics {
     }
 }
 
+/// The path of a cgroup in its hierarchy, from `linux.cgroupsPath`.
+fn cgroup_below_root(path: &Path, id: &str, is_systemd: bool) -> Result<PathBuf> {
+    let driver = if is_systemd { Driver::Systemd } else { Driver::Cgroupfs };
+    CgroupPath::new(Some(path), &ContainerId::parse(id)?, driver)?.below_root(Path::new("/"))
+}
+
 /// The path of a cgroup in its hierarchy, by which cAdvisor names it.
 fn cgroup_name(path: &Path) -> String {
     let mut inner = path.strip_prefix("/sys/fs/cgroup").unwrap_or(path).components();
@@ -132,4 +141,17 @@ fn cgroup_name(path: &Path) -> String {
         inner.next();
     }
     format!("/{}", inner.as_path().display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_have_the_names_that_cadvisor_gives_them() {
+        let name = |path: &str, is_systemd| cgroup_below_root(Path::new(path), "web-1", is_systemd).unwrap();
+        assert_eq!(name("/kubepods/podx/web-1", false), Path::new("kubepods/podx/web-1"));
+        let scope = Path::new("kubepods.slice/kubepods-podx.slice/coracle-web-1.scope");
+        assert_eq!(name("kubepods-podx.slice:coracle:web-1", true), scope);
+    }
 }

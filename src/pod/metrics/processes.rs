@@ -10,13 +10,26 @@ pub(super) struct Open {
     pub(super) threads: u64,
 }
 
-/// Counts what these processes have open. A process that has exited counts as nothing.
+/// How many processes and descriptors are looked at: a container with millions of them must not hold up the statistics of
+/// the others.
+const MOST: usize = 1 << 16;
+
+/// Counts what these processes have open, as far as [`MOST`] allows. A process that has exited counts as nothing.
 pub(super) fn open_by(pids: &[i32]) -> Open {
-    let mut open = Open::default();
+    count(pids, MOST)
+}
+
+fn count(pids: &[i32], most: usize) -> Open {
+    let (mut open, mut left) = (Open::default(), most);
     for pid in pids {
+        left = left.saturating_sub(1);
+        if left == 0 {
+            break;
+        }
         let process = Path::new("/proc").join(pid.to_string());
         let entries = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        for entry in entries {
+        for entry in entries.take(left) {
+            left -= 1;
             open.descriptors += 1;
             let target = std::fs::read_link(entry.path()).unwrap_or_default();
             open.sockets += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
@@ -45,6 +58,8 @@ mod tests {
         // Other tests of this process open and close files at the same time.
         assert!(after.descriptors >= 2 && after.sockets >= 2 && before.threads >= 1, "{before:?} {after:?}");
         assert!(open_files_limit(own).is_some_and(|limit| limit > 0));
+        assert_eq!(count(&[own], 3).descriptors, 2, "the process itself counts, too");
+        assert_eq!(count(&[own, own, own], 2).descriptors, 1);
         assert_eq!(open_by(&[i32::MAX]), Open::default());
         assert_eq!(open_files_limit(i32::MAX), None);
     }
