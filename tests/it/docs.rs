@@ -242,11 +242,13 @@ impl Desk {
             fs::write(dir.join(format!("{number}.sh")), &block.text).unwrap();
         }
         let path = |name: &str| self.sandbox.path(name).display().to_string();
-        let script = "mount -t overlay -o \"lowerdir=/etc,upperdir=$ETC_UPPER,workdir=$ETC_WORK\" overlay /etc\n\
+        let script = "set -e\n\
+            mount -t overlay -o \"lowerdir=/etc,upperdir=$ETC_UPPER,workdir=$ETC_WORK\" overlay /etc\n\
             mount -t overlay -o \"lowerdir=/var,upperdir=$VAR_UPPER,workdir=$VAR_WORK\" overlay /var\n\
             for ((n = 0; n < $2; n++)); do\n\
-                bash -euo pipefail \"$1/$n.sh\" >\"$1/$n.out\" 2>&1 </dev/null\n\
-                echo $? >\"$1/$n.status\"\n\
+                status=0\n\
+                bash -euo pipefail \"$1/$n.sh\" >\"$1/$n.out\" 2>&1 </dev/null || status=$?\n\
+                echo $status >\"$1/$n.status\"\n\
             done";
         let programs = coracle_program().parent().unwrap().display().to_string();
         Run::new("unshare")

@@ -130,6 +130,7 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
     }
     assert_eq!(node.all(), before, "a dry run changes nothing");
     assert_eq!(node.row("switch").0, "not-applicable");
+    assert!(node.run(&["check"]).ok().stdout.ends_with("This node is ready.\n"));
     let output = node.run(&["enable"]).ok();
     assert!(output.stdout.contains("systemctl start k3s"), "{output}");
     assert!(node.text(K3S_OWN).ends_with(&format!("\n{ENDPOINT}\n")), "{}", node.text(K3S_OWN));
