@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -302,6 +302,20 @@ fn microk8s_is_switched_and_its_arguments_come_back() {
     assert!(output.stderr.contains("MicroK8s is not on this machine"), "{output}");
     none.run(&["check"]).exits(1);
     none.run(&["disable"]).ok();
+}
+
+#[test]
+fn owner_and_mode_of_the_arguments_stay() {
+    needs!(root);
+    let node = Node::microk8s("classic");
+    let arguments = node.path(ARGUMENTS);
+    std::os::unix::fs::chown(&arguments, Some(7), Some(8)).unwrap();
+    fs::set_permissions(&arguments, fs::Permissions::from_mode(0o660)).unwrap();
+    for verb in ["enable", "disable"] {
+        node.run(&[verb]).ok();
+        let meta = arguments.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (7, 8, 0o660), "{verb}");
+    }
 }
 
 #[test]
