@@ -89,7 +89,11 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
             let work =
                 Work { sysroot: &args.sysroot, how: &args.how, changes: node.enable()?, is_enable: true };
             if !args.no_images {
-                let images = node.images()?;
+                let images = node.images().map_err(|error| {
+                    error
+                        .doing("look for images of containerd's")
+                        .hint("--no-images: kubelet pulls them again")
+                })?;
                 if args.how.dry_run { plan_images(&images)? } else { import(&node, &images)? }
             }
             work.run(&node, || read(&args.sysroot))

@@ -375,6 +375,8 @@ fn images_come_from_containerds_store_and_its_data_goes_when_it_is_asked_for() {
     // A damaged store is named, and does not keep the node from its switch.
     node.write("var/lib/rancher/k3s/agent/containerd/io.containerd.metadata.v1.bolt/meta.db", "text");
     assert!(node.row("images").1.contains("meta.db"), "{:?}", node.row("images"));
+    let refused = node.run(&["enable"]).exits(1);
+    assert!(refused.stderr.contains("hint: --no-images"), "{refused}");
     node.run(&["enable", "--no-images"]).ok();
     fs::remove_dir_all(&root).unwrap();
     symlink(node.path("etc"), &root).unwrap();
