@@ -56,7 +56,8 @@ fn name(state: State) -> &'static str {
     }
 }
 
-pub(super) fn text(rows: &[Row], state: State, width: usize) -> String {
+/// The rows as a table.
+pub(super) fn rows_text(rows: &[Row], width: usize) -> String {
     let topics = rows.iter().map(|row| row.topic.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
@@ -65,10 +66,14 @@ pub(super) fn text(rows: &[Row], state: State, width: usize) -> String {
             text += &table::row(&[("", 7), ("", topics)], &format!("-> {advice}"), width);
         }
     }
-    text += match state {
+    text
+}
+
+fn text(rows: &[Row], state: State, width: usize) -> String {
+    let conclusion = match state {
         State::NotApplicable | State::Ok => "This machine can run pods.\n",
         State::Warning => "This machine can run pods; mind the warnings.\n",
         State::Error => "This machine cannot run pods as it is.\n",
     };
-    text
+    rows_text(rows, width) + conclusion
 }

@@ -89,7 +89,11 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
             let work =
                 Work { sysroot: &args.sysroot, how: &args.how, changes: node.enable()?, is_enable: true };
             if !args.no_images {
-                let images = node.images()?;
+                let images = node.images().map_err(|error| {
+                    error
+                        .doing("look for images of containerd's")
+                        .hint("--no-images: kubelet pulls them again")
+                })?;
                 if args.how.dry_run { plan_images(&images)? } else { import(&node, &images)? }
             }
             work.run(&node, || read(&args.sysroot))
@@ -137,10 +141,18 @@ fn check(node: &Node, args: &CheckArgs) -> Result<ExitCode> {
                 json!({ "version": 1, "enabled": node.is_enabled(), "state": state, "rows": report.rows });
             serde_json::to_string_pretty(&all).doing(|| "write the report")? + "\n"
         }
-        false => check::text(&report.rows, state, super::table::width()),
+        false => check::rows_text(&report.rows, super::table::width()) + conclusion(state),
     };
     report::print(&text)?;
     Ok(if state == State::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn conclusion(state: State) -> &'static str {
+    match state {
+        State::NotApplicable | State::Ok => "This node is ready.\n",
+        State::Warning => "This node is ready; mind the warnings.\n",
+        State::Error => "This node is not ready.\n",
+    }
 }
 
 /// The warnings and errors of `coracle check`.

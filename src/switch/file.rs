@@ -1,6 +1,7 @@
 //! Files that a switch writes, and their way back.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::check::Tree;
@@ -143,16 +144,16 @@ impl Change {
     }
 
     fn replace(&self, path: &Path, text: &str) -> std::io::Result<()> {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = match path.metadata() {
-            Ok(meta) => meta.permissions().mode() & 0o7777,
-            Err(_) => 0o644,
-        };
+        let old = path.metadata().ok();
+        let mode = old.as_ref().map_or(0o644, |old| old.mode() & 0o777);
         if let Some(directory) = path.parent() {
             private::make_dirs(directory, private::SHARED_DIR)?;
         }
-        let new = path.with_extension("coracle-new");
-        private::replace(path, &new, text, mode)?;
+        private::replace(path, &path.with_extension("coracle-new"), text, mode)?;
+        if let Some(old) = old {
+            // MicroK8s's group may write its arguments.
+            std::os::unix::fs::chown(path, Some(old.uid()), Some(old.gid()))?;
+        }
         // A power cut must not leave an empty file in the place of kubelet's arguments.
         std::fs::File::open(path)?.sync_all()?;
         path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())

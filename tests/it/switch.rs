@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -130,6 +130,7 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
     }
     assert_eq!(node.all(), before, "a dry run changes nothing");
     assert_eq!(node.row("switch").0, "not-applicable");
+    assert!(node.run(&["check"]).ok().stdout.ends_with("This node is ready.\n"));
     let output = node.run(&["enable"]).ok();
     assert!(output.stdout.contains("systemctl start k3s"), "{output}");
     assert!(node.text(K3S_OWN).ends_with(&format!("\n{ENDPOINT}\n")), "{}", node.text(K3S_OWN));
@@ -304,6 +305,20 @@ fn microk8s_is_switched_and_its_arguments_come_back() {
 }
 
 #[test]
+fn owner_and_mode_of_the_arguments_stay() {
+    needs!(root);
+    let node = Node::microk8s("classic");
+    let arguments = node.path(ARGUMENTS);
+    std::os::unix::fs::chown(&arguments, Some(7), Some(8)).unwrap();
+    fs::set_permissions(&arguments, fs::Permissions::from_mode(0o660)).unwrap();
+    for verb in ["enable", "disable"] {
+        node.run(&[verb]).ok();
+        let meta = arguments.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (7, 8, 0o660), "{verb}");
+    }
+}
+
+#[test]
 fn if_one_file_cannot_be_written_none_is() {
     let node = Node::k3s();
     // A file in the place of a directory.
@@ -360,6 +375,8 @@ fn images_come_from_containerds_store_and_its_data_goes_when_it_is_asked_for() {
     // A damaged store is named, and does not keep the node from its switch.
     node.write("var/lib/rancher/k3s/agent/containerd/io.containerd.metadata.v1.bolt/meta.db", "text");
     assert!(node.row("images").1.contains("meta.db"), "{:?}", node.row("images"));
+    let refused = node.run(&["enable"]).exits(1);
+    assert!(refused.stderr.contains("hint: --no-images"), "{refused}");
     node.run(&["enable", "--no-images"]).ok();
     fs::remove_dir_all(&root).unwrap();
     symlink(node.path("etc"), &root).unwrap();

@@ -363,4 +363,17 @@ mod tests {
         let error = names(&bytes).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        /// Bytes anywhere in the pages after the metas.
+        #[test]
+        fn spoilt_files_are_read_or_refused(at in 8192_usize..188 * 4096, spoilt in proptest::collection::vec(0_u8.., 1..40)) {
+            let (_dir, root) = golden();
+            let mut bytes = std::fs::read(root.join(super::super::METADATA)).unwrap();
+            let end = (at + spoilt.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&spoilt[..end - at]);
+            let _ = names(&bytes);
+        }
+    }
 }

@@ -106,3 +106,41 @@ fn changed_blobs_and_links_are_refused() {
     let error = Containerd::open(&root).unwrap_err();
     assert!(error.kind() == Kind::Corrupt && error.chain().contains("meta.db"), "{}", error.chain());
 }
+
+#[test]
+fn an_index_of_which_containerd_has_one_platform_is_imported_for_this_machine() {
+    let (_dir, root) = golden();
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("store")).unwrap();
+    let containerd = Containerd::open(&root).unwrap().unwrap();
+    let demo = containerd.images()[0].clone();
+    let host = platform::host();
+    let entry = |digest: &str, size: u64, architecture: &str| {
+        json!({
+            "mediaType": demo.media_type, "digest": digest, "size": size,
+            "platform": { "os": "linux", "architecture": architecture },
+        })
+    };
+    let missing = Digest::of(b"not pulled").to_string();
+    let other = if host.architecture == "s390x" { "ppc64le" } else { "s390x" };
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let here = entry(&demo.target.to_string(), demo.size, &host.architecture);
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type, "manifests": [entry(&missing, 7, other), here],
+    });
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let target = Digest::of(&bytes);
+    std::fs::write(root.join(CONTENT).join("blobs/sha256").join(target.hex()), &bytes).unwrap();
+    let image = Image {
+        names: vec!["docker.io/library/multi:1".to_owned(), format!("docker.io/library/multi@{target}")],
+        target,
+        media_type: media_type.to_owned(),
+        size: bytes.len() as u64,
+    };
+    assert_eq!(containerd.availability(&image, Some(&store)).unwrap(), Availability::Importable);
+    containerd.import(&image, &store, &Silent).unwrap();
+    assert_eq!(containerd.availability(&image, Some(&store)).unwrap(), Availability::Present);
+    let record = store.find("multi:1").unwrap();
+    assert_eq!(record.manifest, demo.target);
+    assert_eq!(record.repo_digests, [format!("docker.io/library/multi@{target}")]);
+}
