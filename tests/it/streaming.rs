@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1::*;
@@ -312,8 +313,19 @@ fn clients_attach_to_a_container() {
     let (keeper, _) = serve.kept().keeper();
     serve.kept().signal_keeper(Signal::KILL);
     wait_until("the standby to take over", || (serve.kept().keeper().0 != keeper).then_some(()));
-    first.send("stdin", b"two\nthree\n");
-    first.wait_for("got three\n");
+    // What is typed at that moment may be lost with the keeper.
+    let (mut socket, stdin) = (first.spdy.socket().try_clone().unwrap(), first.stream("stdin"));
+    let (seen, typing) = (AtomicBool::new(false), [&stdin.to_be_bytes()[..], b"\0\0\0\x04two\n"].concat());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !seen.load(Ordering::Relaxed) {
+                socket.write_all(&typing).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        first.wait_for("got two\n");
+        seen.store(true, Ordering::Relaxed);
+    });
     // The end of the input ends the container (stdinOnce), and the container's end both sessions.
     first.end_input();
     let outcome = first.finish();
