@@ -92,6 +92,7 @@ mod serve_archives;
 mod serve_images;
 mod single_program;
 mod soak;
+mod soak_churn;
 mod status;
 mod streaming;
 mod supply;

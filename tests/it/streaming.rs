@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1::*;
@@ -291,6 +292,23 @@ fn when_the_daemon_dies_its_commands_end() {
     serve.removes_all();
 }
 
+/// Types a line on a stream again and again while something is waited for.
+fn while_typing(mut socket: &TcpStream, stream: u32, line: &str, wait: impl FnOnce()) {
+    let (done, data) = (AtomicBool::new(false), format!("{line}\n"));
+    let length = (data.len() as u32).to_be_bytes();
+    let frame = [&stream.to_be_bytes()[..], &[0], &length[1..], data.as_bytes()].concat();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                socket.write_all(&frame).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        wait();
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn clients_attach_to_a_container() {
     needs!(root, busybox, launch_verb);
@@ -305,15 +323,20 @@ fn clients_attach_to_a_container() {
         Session::start(&url, V4, if stdin { "stdin stdout stderr" } else { "stdout stderr" })
     };
     let (mut first, mut second) = (watch(true), watch(false));
-    first.send("stdin", b"one\n");
-    first.wait_for("got one\n");
-    second.wait_for("got one\n");
-    // The keeper is killed; its standby has the container.
+    let (socket, stdin) = (first.spdy.socket().try_clone().unwrap(), first.stream("stdin"));
+    // A client that attaches later than a line was typed does not see it.
+    while_typing(&socket, stdin, "one", || {
+        first.wait_for("got one\n");
+        second.wait_for("got one\n");
+    });
+    // The keeper is killed; its standby has the container. What is typed at that moment may be lost with the keeper.
     let (keeper, _) = serve.kept().keeper();
     serve.kept().signal_keeper(Signal::KILL);
     wait_until("the standby to take over", || (serve.kept().keeper().0 != keeper).then_some(()));
-    first.send("stdin", b"two\nthree\n");
-    first.wait_for("got three\n");
+    while_typing(&socket, stdin, "two", || {
+        first.wait_for("got two\n");
+        second.wait_for("got two\n");
+    });
     // The end of the input ends the container (stdinOnce), and the container's end both sessions.
     first.end_input();
     let outcome = first.finish();

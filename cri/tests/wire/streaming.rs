@@ -431,6 +431,11 @@ fn pings_are_answered_and_the_unknown_is_ignored() {
             session.spdy.raw(b"\x80\x03\x00\x09\x00\x00\x00\x08\0\0\0\x01\0\0\x10\0");
             session.spdy.send(99, b"nobody");
             session.spdy.reset(101);
+            // More streams than a session has.
+            for _ in 0..2 {
+                let late = session.spdy.open(&[("streamtype", "stdout")]);
+                while session.spdy.next() != Some(Event::Reset(late)) {}
+            }
             session.send("stdin", b"here");
             session.end_input();
             assert_eq!(session.finish().stdout(), "here");

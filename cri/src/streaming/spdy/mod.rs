@@ -76,7 +76,8 @@ pub(super) struct Connection {
     source: Source,
     sink: Arc<Sink>,
     decoder: Decoder,
-    header_reader: HeaderReader,
+    /// None once no more streams are accepted: a session that is idle for days need not hold it.
+    header_reader: Option<HeaderReader>,
     header_writer: HeaderWriter,
     last: u32,
     open: HashMap<u32, OpenStream>,
@@ -98,7 +99,7 @@ pub(super) fn accept(source: Source, sink: Arc<Sink>) -> (Connection, mpsc::Rece
         source,
         sink,
         decoder: Decoder::default(),
-        header_reader: HeaderReader::default(),
+        header_reader: Some(HeaderReader::default()),
         header_writer: HeaderWriter::default(),
         last: 0,
         open: HashMap::new(),
@@ -114,14 +115,21 @@ impl Connection {
     /// The connection is broken, or the client breaks the protocol.
     pub(super) async fn run(&mut self) -> io::Result<()> {
         let mut buffer = BytesMut::new();
-        while self.source.read(&mut buffer).await? {
+        loop {
+            tokio::select! {
+                more = self.source.read(&mut buffer) => if !more? {
+                    return Ok(());
+                },
+                () = no_longer_accepts(self.accept.as_ref()) => {
+                    (self.accept, self.header_reader) = (None, None);
+                }
+            }
             while let Some(frame) = self.decoder.decode(&mut buffer).map_err(io::Error::other)? {
                 if !self.take(frame).await? {
                     return Ok(());
                 }
             }
         }
-        Ok(())
     }
 
     /// Returns false when the client is gone.
@@ -169,8 +177,11 @@ impl Connection {
     }
 
     async fn open(&mut self, id: u32, headers: &[u8], fin: bool) -> io::Result<()> {
+        let Some(reader) = &mut self.header_reader else {
+            return self.sink.write(&frame::rst_stream(id, Reset::Refused)).await;
+        };
         // Also those of a stream that is refused: the compression depends on all headers before.
-        let headers = self.header_reader.read(headers).map_err(io::Error::other)?;
+        let headers = reader.read(headers).map_err(io::Error::other)?;
         if id.is_multiple_of(2) || id <= self.last {
             return self.sink.write(&frame::rst_stream(id, Reset::ProtocolError)).await;
         }
@@ -195,6 +206,14 @@ impl Connection {
         if self.open.len() >= STREAMS / 2 {
             self.open.retain(|_, stream| Arc::strong_count(&stream.reset) > 1);
         }
+    }
+}
+
+/// Waits until the session accepts no more streams.
+async fn no_longer_accepts(accept: Option<&mpsc::Sender<Stream>>) {
+    match accept {
+        Some(accept) => accept.closed().await,
+        None => std::future::pending().await,
     }
 }
 
