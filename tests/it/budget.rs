@@ -45,7 +45,7 @@ const NODE_KIB: Ceiling<u64> = Ceiling { dist: 12 << 10, unoptimised: 48 << 10 }
 const CONTAINER_KIB: u64 = 16;
 
 /// `coracle serve` when nothing happens, in KiB of its own share of memory.
-const SERVE_KIB: Ceiling<u64> = Ceiling { dist: 8_192, unoptimised: 20_000 };
+const SERVE_KIB: Ceiling<u64> = Ceiling { dist: 8_192, unoptimised: 24_000 };
 
 /// Threads of an idle `coracle serve`: one answers, one hears of containers that end.
 const OWN_THREADS: usize = 2;
