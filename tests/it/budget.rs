@@ -54,7 +54,8 @@ const OWN_THREADS: usize = 2;
 const KEEPER_BYTES: u64 = 1_600_000;
 
 /// The size of the other program in bytes. What else is in a package: deb/test.
-const CORACLE_BYTES: u64 = 12_250_000;
+/// 0.9 million of them came with streaming (HTTP/1.1 server, SPDY, WebSocket), metrics, and switching nodes.
+const CORACLE_BYTES: u64 = 13_200_000;
 
 /// One traced `run`: `<pid> <call>` a line, as strace writes it.
 fn trace_of_run() -> Vec<String> {

@@ -14,7 +14,7 @@ use tonic::Code;
 use super::pods_network;
 use crate::keeper::end_keepers;
 use crate::support::stream_client::{Event, Outcome, Session, Spdy, WebSocket, request};
-use crate::support::{Serve, code, container, pod_on_host, pod_with, wait_until};
+use crate::support::{Serve, code, container, kernel_tells_ends, pod_on_host, pod_with, wait_until};
 
 const V4: &str = "v4.channel.k8s.io";
 
@@ -220,7 +220,7 @@ fn much_data_needs_little_memory() {
     }
     session.end_input();
     assert_eq!(session.finish().stdout().trim(), SIZE.to_string());
-    let grown = peak() - before;
+    let grown = peak().saturating_sub(before);
     assert!(grown < 1536, "the daemon's memory grew by {grown} KiB");
     serve.removes_all();
 }
@@ -342,7 +342,9 @@ fn clients_attach_to_a_container() {
     let outcome = first.finish();
     assert!(outcome.stderr().contains("err one\n") && outcome.code() == 0, "{outcome:?}");
     assert_eq!(second.finish().code(), 0);
-    assert_eq!(serve.exited(&c).exit_code, 6);
+    // Its keeper was killed: older kernels do not tell another process how it ended.
+    let codes = if kernel_tells_ends() { vec![6] } else { vec![6, 255] };
+    assert!(codes.contains(&serve.exited(&c).exit_code));
     assert_eq!(code(serve.try_attach_url(&c, true, false)), Code::FailedPrecondition);
     serve.removes_all();
 }
