@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coracle_cri::v1::{ImageSpec, PullImageRequest};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::registry::{Fault, TestRegistry};
@@ -144,6 +145,43 @@ fn health_is_told_by_the_status_and_only_reads_are_answered() {
     assert!(head.starts_with("HTTP/1.1 503 ") && body.contains("keeper: ok"), "{head} {body}");
     std::fs::remove_dir(&journal).unwrap();
     std::fs::rename(&away, &journal).unwrap();
+}
+
+/// The number of threads of a process.
+fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
+}
+
+#[test]
+fn a_keeper_that_hangs_is_reported_soon_and_asked_by_few_threads() {
+    needs!(root, launch_verb);
+    let (serve, address) = with_port();
+    assert!(ask(connect(address), "GET", "/healthz").0.starts_with("HTTP/1.1 200 "));
+    let keeper = Pid::from_raw(serve.kept().keeper().0).unwrap();
+    kill_process(keeper, Signal::STOP).unwrap();
+    let before = threads(serve.pid());
+    let begin = Instant::now();
+    let (head, body) = ask(connect(address), "GET", "/healthz");
+    assert!(
+        head.starts_with("HTTP/1.1 503 ") && body.contains("keeper: the keeper does not answer"),
+        "{body}"
+    );
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    // Clients that leave at once.
+    for _ in 0..40 {
+        let mut stream = connect(address);
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let now = threads(serve.pid());
+        assert!(now <= before + 8, "{now} threads, {before} before");
+    }
+    let begin = Instant::now();
+    let (_, body) = ask(connect(address), "GET", "/metrics");
+    assert_eq!(samples(&body).get("coracle_healthy{component=\"keeper\"}"), Some(&0.0), "{body}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    kill_process(keeper, Signal::CONT).unwrap();
+    assert!(ask(connect(address), "GET", "/healthz").0.starts_with("HTTP/1.1 200 "));
+    wait_until("the threads to end", || (threads(serve.pid()) <= before + 1).then_some(()));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 pub use super::program::keeper_program;
@@ -68,7 +69,16 @@ impl Client {
     /// # Errors
     /// `Unreachable` when there is none; `Denied` to those who may not; `Unsupported` when it speaks another version.
     pub fn connect(run: &Path) -> Result<Self> {
-        let (client, version) = Self::greet(run)?;
+        Self::connect_within(run, ANSWER)
+    }
+
+    /// As [`Client::connect`], for a caller that wants to know soon whether the keeper works: it waits no longer than
+    /// `limit` for the connection, and no longer than that for the greeting.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; `TimedOut` when the keeper does not answer within the limit.
+    pub fn connect_within(run: &Path, limit: Duration) -> Result<Self> {
+        let (client, version) = Self::greet(run, limit)?;
         match version == KEEPER_PROTOCOL.version {
             true => Ok(client),
             false => Err(other_version(run, version)),
@@ -81,7 +91,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]: then the keeper's program is of that version, too, or it cannot take over.
     pub(in crate::keeper) fn connect_upgraded(run: &Path) -> Result<Self> {
-        let (client, version) = Self::greet(run)?;
+        let (client, version) = Self::greet(run, ANSWER)?;
         match version.cmp(&KEEPER_PROTOCOL.version) {
             Ordering::Equal => return Ok(client),
             Ordering::Greater => return Err(other_version(run, version)),
@@ -110,7 +120,7 @@ impl Client {
     /// # Errors
     /// `Unreachable` when there is none; `Unsupported` when its program could not take over, and nothing has changed.
     pub fn upgrade(run: &Path) -> Result<()> {
-        let (client, version) = Self::greet(run)?;
+        let (client, version) = Self::greet(run, ANSWER)?;
         client.ask_for_upgrade(version)
     }
 
@@ -127,9 +137,9 @@ impl Client {
     }
 
     /// A connection to the keeper that serves `run`, and the version that it speaks.
-    fn greet(run: &Path) -> Result<(Self, u16)> {
-        let client = Self::dial(run)?;
-        let answer = client.exchange(&Greeting::Ask.bytes(), ANSWER)?;
+    fn greet(run: &Path, limit: Duration) -> Result<(Self, u16)> {
+        let client = Self::dial(run, limit)?;
+        let answer = client.exchange(&Greeting::Ask.bytes(), limit)?;
         Ok((client, protocol::version(&answer)))
     }
 
@@ -144,15 +154,14 @@ impl Client {
     }
 
     fn await_answer(&self, limit: Duration) -> Result<()> {
-        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => Err(Error::new(Kind::TimedOut, "the keeper does not answer")
-                .hint("is coracle-keeper stopped? see ps(1)")),
+            Ok(0) => Err(silent()),
             _ => Ok(()),
         }
     }
 
-    fn dial(run: &Path) -> Result<Self> {
+    fn dial(run: &Path, limit: Duration) -> Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .doing(|| "make a socket")?;
         let doing = || format!("reach the keeper of {}", run.display());
@@ -161,7 +170,13 @@ impl Client {
             _ => Error::new(Kind::Unreachable, doing()).because(error).hint("does coracle-keeper run?"),
         };
         let (address, _directory) = address(run).map_err(unreachable)?;
-        connect(&socket, &address).doing(doing).map_err(unreachable)?;
+        // connect(2) waits for a keeper that accepts nothing once its queue is full, but no longer than SO_SNDTIMEO.
+        set_socket_timeout(&socket, Timeout::Send, Some(limit)).doing(|| "set up a socket")?;
+        match connect(&socket, &address) {
+            Err(Errno::AGAIN) => return Err(silent()),
+            connected => connected.doing(doing).map_err(unreachable)?,
+        }
+        set_socket_timeout(&socket, Timeout::Send, None).doing(|| "set up a socket")?;
         Ok(Self { socket, run: run.to_owned() })
     }
 
@@ -404,6 +419,10 @@ fn sent(result: Result<(), Errno>) -> Result<()> {
         Err(Errno::PIPE | Errno::CONNRESET) => Err(ended()),
         other => other.doing(|| "ask the keeper"),
     }
+}
+
+fn silent() -> Error {
+    Error::new(Kind::TimedOut, "the keeper does not answer").hint("is coracle-keeper stopped? see ps(1)")
 }
 
 fn ended() -> Error {

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Result};
 
@@ -57,6 +58,10 @@ impl Listing {
 
     fn sort_in(&mut self, paths: Vec<PathBuf>) {
         for path in paths {
+            // It may have been removed since the directory was read. A link that leads nowhere is still there.
+            if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                continue;
+            }
             match skipped(&path) {
                 None => self.archives.push(path),
                 // Transfers write to hidden files, and K3s keeps its `.cache.json` here.
@@ -114,20 +119,24 @@ pub(super) struct Stamp {
     inode: u64,
 }
 
-/// Opens a regular file, which may be a link to one.
+/// Opens a regular file, which may be a link to one; `None` if it is gone.
 ///
 /// # Errors
 /// Those of open(2) and fstat(2); `Invalid` when it has become something else than a regular file.
-pub(super) fn open(path: &Path) -> Result<(File, Stamp)> {
-    // NONBLOCK: a FIFO that has replaced the file must not block.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).doing(|| "open it")?);
-    let meta = file.metadata().doing(|| "read its metadata")?;
+pub(super) fn open(path: &Path) -> Result<Option<(File, Stamp)>> {
+    // O_PATH first: to open a FIFO wakes the process at its other end, and to open a device may start something.
+    let place = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        place => File::from(place.doing(|| "open it")?),
+    };
+    let meta = place.metadata().doing(|| "read its metadata")?;
     if !meta.is_file() {
         return Err(Error::invalid("it is not a regular file"));
     }
+    // By the descriptor, because the path may lead to something else by now.
+    let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).doing(|| "open it")?;
     let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    Ok((file, Stamp { size: meta.size(), mtime, inode: meta.ino() }))
+    Ok(Some((file, Stamp { size: meta.size(), mtime, inode: meta.ino() })))
 }
 
 /// Whether a process is still writing the file. A file system that cannot tell, such as one on a network, has none.
@@ -140,6 +149,8 @@ pub(super) fn is_being_written(file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags};
+
     use super::*;
 
     #[test]
@@ -199,14 +210,36 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_known_and_a_fifo_does_not_block() {
+    fn a_file_that_is_being_written_is_known_and_one_that_is_gone_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
         let writer = File::create(&path).unwrap();
-        assert!(is_being_written(&open(&path).unwrap().0));
+        assert!(is_being_written(&open(&path).unwrap().unwrap().0));
         drop(writer);
-        assert!(!is_being_written(&open(&path).unwrap().0));
-        crate::linux::private::fifo(&dir.path().join("b.tar"), 0o600).unwrap();
-        assert!(open(&dir.path().join("b.tar")).is_err());
+        assert!(!is_being_written(&open(&path).unwrap().unwrap().0));
+        std::fs::remove_file(&path).unwrap();
+        assert!(open(&path).unwrap().is_none());
+        assert!(open(&path.join("below")).unwrap().is_none());
+        let mut listing = Listing::default();
+        listing.sort_in(vec![path]);
+        assert!(listing.archives.is_empty() && listing.skipped.is_empty(), "{listing:?}");
+    }
+
+    #[test]
+    fn fifos_and_sockets_are_not_opened_by_their_name_nor_by_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("b.tar");
+        crate::linux::private::fifo(&fifo, 0o600).unwrap();
+        std::os::unix::fs::symlink(&fifo, dir.path().join("c.tar")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("d.tar")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("e.tar")).unwrap();
+        let inotify = rustix::fs::inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+        rustix::fs::inotify::add_watch(&inotify, &fifo, WatchFlags::OPEN).unwrap();
+        for name in ["b.tar", "c.tar", "d.tar", "e.tar"] {
+            let error = open(&dir.path().join(name)).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{name}: {error}");
+        }
+        let opened = rustix::io::read(&inotify, &mut [0; 4096]);
+        assert_eq!(opened.unwrap_err(), Errno::AGAIN, "the FIFO was opened");
     }
 }

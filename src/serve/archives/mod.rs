@@ -237,8 +237,8 @@ impl Importing {
         state.reported.retain(|path| listing.skipped.iter().any(|(skipped, _)| skipped == path));
         for (path, reason) in &listing.skipped {
             // What is being written may get another name when it is complete.
-            let is_being_written =
-                directory::open(path).is_ok_and(|(file, _)| directory::is_being_written(&file));
+            let is_being_written = directory::open(path)
+                .is_ok_and(|opened| opened.is_some_and(|(file, _)| directory::is_being_written(&file)));
             if !is_being_written && state.reported.insert(path.clone()) {
                 crate::log::warning(&format!("{} is not imported: {reason}", path.display()));
             }
@@ -247,7 +247,8 @@ impl Importing {
 
     /// Imports an archive unless it was imported already, or is still being written: its end is reported, too.
     fn bring_in(&self, store: &Store, config: &Config, path: &Path) -> Result<()> {
-        let (file, stamp) = directory::open(path)?;
+        // If it is gone, its removal is reported, too.
+        let Some((file, stamp)) = directory::open(path)? else { return Ok(()) };
         let is_due = match self.progress(path, stamp) {
             Version::New => !directory::is_being_written(&file),
             Version::Refused => false,

@@ -33,7 +33,10 @@ const CONTENT: WatchFlags = ITSELF
     .union(WatchFlags::DELETE);
 /// What makes a missing entry appear.
 const ARRIVAL: WatchFlags = ITSELF.union(WatchFlags::CREATE).union(WatchFlags::MOVED_TO);
-/// What replaces a link in a path.
+/// What completes or removes a file, whichever of its names the writer has opened: a directory reports only what is done by a
+/// name in it.
+const FILE: WatchFlags = ITSELF.union(WatchFlags::CLOSE_WRITE);
+/// What replaces an entry of a path.
 const REPLACEMENT: WatchFlags = ARRIVAL.union(WatchFlags::MOVED_FROM).union(WatchFlags::DELETE);
 
 /// The events of one inode that count.
@@ -44,26 +47,30 @@ struct Interest {
 }
 
 /// The entries of a directory whose events count. Events of the directory itself always count.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Names {
-    All,
-    Some(BTreeSet<OsString>),
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Names {
+    /// All whose names do not begin with a dot: transfers write to hidden files, which are never imported.
+    all_visible: bool,
+    /// These, too.
+    named: BTreeSet<OsString>,
 }
 
 impl Names {
+    fn visible() -> Self {
+        Self { all_visible: true, named: BTreeSet::new() }
+    }
+
+    fn one(name: &OsStr) -> Self {
+        Self { all_visible: false, named: BTreeSet::from([name.to_owned()]) }
+    }
+
     fn has(&self, name: &OsStr) -> bool {
-        match self {
-            Self::All => true,
-            Self::Some(names) => names.contains(name),
-        }
+        (self.all_visible && !name.as_bytes().starts_with(b".")) || self.named.contains(name)
     }
 
     fn add(&mut self, others: &Self) {
-        match (self, others) {
-            (Self::All, _) => {}
-            (Self::Some(names), Self::Some(others)) => names.extend(others.iter().cloned()),
-            (own, Self::All) => *own = Self::All,
-        }
+        self.all_visible |= others.all_visible;
+        self.named.extend(others.named.iter().cloned());
     }
 }
 
@@ -194,21 +201,27 @@ fn apply(inotify: &OwnedFd, plan: &Plan) -> std::io::Result<HashMap<i32, Interes
 fn plan(dirs: &[PathBuf]) -> Plan {
     let mut plan = Plan::new();
     for dir in dirs {
-        follow(&mut plan, dir, CONTENT, LINKS);
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if let Some(target) = is_link.then(|| std::fs::read_link(entry.path()).ok()).flatten() {
-                follow(&mut plan, &dir.join(target), ITSELF | WatchFlags::CLOSE_WRITE, LINKS);
+        let Some(real) = follow(&mut plan, dir, LINKS) else { continue };
+        merge(&mut plan, &real, Interest { flags: CONTENT, names: Names::visible() });
+        for entry in std::fs::read_dir(&real).into_iter().flatten().flatten() {
+            let is_hidden = entry.file_name().as_bytes().starts_with(b".");
+            let Some(kind) = entry.file_type().ok().filter(|_| !is_hidden) else { continue };
+            let file = match kind.is_symlink() {
+                true => follow(&mut plan, &entry.path(), LINKS),
+                false => kind.is_file().then(|| entry.path()),
+            };
+            if let Some(file) = file {
+                merge(&mut plan, &file, Interest { flags: FILE, names: Names::default() });
             }
         }
     }
     plan
 }
 
-/// Adds the watches of one path: of each directory on the way, and of what it leads to or of where it will appear.
-fn follow(plan: &mut Plan, path: &Path, last: WatchFlags, links: usize) {
+/// Adds the watches of each directory on the way of a path. Returns the real path, if it leads to something.
+fn follow(plan: &mut Plan, path: &Path, links: usize) -> Option<PathBuf> {
     let mut here = PathBuf::from("/");
-    let mut parts = path.components().peekable();
+    let mut parts = path.components();
     while let Some(part) = parts.next() {
         match part {
             Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
@@ -219,27 +232,33 @@ fn follow(plan: &mut Plan, path: &Path, last: WatchFlags, links: usize) {
             Component::Normal(name) => {
                 let next = here.join(name);
                 let Ok(meta) = next.symlink_metadata() else {
-                    return add(plan, &here, ARRIVAL, Some(name));
+                    merge(plan, &here, Interest { flags: ARRIVAL, names: Names::one(name) });
+                    report_removal(plan, &here);
+                    return None;
                 };
                 if !meta.is_symlink() {
-                    add(plan, &here, ITSELF, None);
+                    merge(plan, &here, Interest { flags: ITSELF, names: Names::default() });
                     here = next;
                     continue;
                 }
-                add(plan, &here, REPLACEMENT, Some(name));
-                let Some(target) = std::fs::read_link(&next).ok().filter(|_| links > 0) else { return };
+                merge(plan, &here, Interest { flags: REPLACEMENT, names: Names::one(name) });
+                let target = std::fs::read_link(&next).ok().filter(|_| links > 0)?;
                 let rest: PathBuf = parts.collect();
-                return follow(plan, &here.join(target).join(rest), last, links - 1);
+                return follow(plan, &here.join(target).join(rest), links - 1);
             }
         }
     }
-    let names = if last.contains(WatchFlags::CREATE) { Names::All } else { Names::Some(BTreeSet::new()) };
-    merge(plan, &here, Interest { flags: last, names });
+    report_removal(plan, &here);
+    Some(here)
 }
 
-fn add(plan: &mut Plan, path: &Path, flags: WatchFlags, name: Option<&OsStr>) {
-    let names = Names::Some(name.map(OsStr::to_owned).into_iter().collect());
-    merge(plan, path, Interest { flags, names });
+/// Adds a watch of the parent of `path`. A file that has another name and whatever is open go on to exist when their entry
+/// is removed or replaced, so DELETE_SELF does not report that. Of a path only the last entry needs this: those before it
+/// cannot be removed as long as it is there.
+fn report_removal(plan: &mut Plan, path: &Path) {
+    if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+        merge(plan, parent, Interest { flags: REPLACEMENT, names: Names::one(name) });
+    }
 }
 
 fn merge(plan: &mut Plan, path: &Path, interest: Interest) {
@@ -292,6 +311,57 @@ mod tests {
         symlink(dir.path().join("far/away"), images.join("d.tar")).unwrap();
         reports(&dirs, true, || std::fs::create_dir(dir.path().join("far")).unwrap());
         reports(&dirs, true, || std::fs::write(dir.path().join("far/away"), "z").unwrap());
+    }
+
+    #[test]
+    fn files_are_noticed_that_are_written_or_replaced_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = |name: &str| dir.path().join(name);
+        std::fs::create_dir(below("images")).unwrap();
+        std::fs::create_dir(below("out")).unwrap();
+        let dirs = [below("images")];
+        // Written under its first name, also when only the second is left.
+        for is_removed in [false, true] {
+            let writer = std::fs::File::create(below("out/a")).unwrap();
+            std::fs::hard_link(below("out/a"), below("images/a.tar")).unwrap();
+            if is_removed {
+                std::fs::remove_file(below("out/a")).unwrap();
+            }
+            reports(&dirs, true, || drop(writer));
+            std::fs::remove_file(below("images/a.tar")).unwrap();
+        }
+        // The target of a link, which goes on to exist because it has another name, or a reader.
+        symlink("../out/q.tar", below("images/s.tar")).unwrap();
+        for has_reader in [false, true] {
+            std::fs::write(below("out/q.tar"), "1").unwrap();
+            std::fs::write(below("out/new"), "2").unwrap();
+            let reader = has_reader.then(|| std::fs::File::open(below("out/q.tar")).unwrap());
+            if !has_reader {
+                std::fs::hard_link(below("out/q.tar"), below("out/other")).unwrap();
+            }
+            reports(&dirs, true, || std::fs::rename(below("out/new"), below("out/q.tar")).unwrap());
+            drop(reader);
+        }
+        reports(&dirs, false, || std::fs::write(below("out/neighbour"), "").unwrap());
+        // Directories that a process has open.
+        let reader = std::fs::File::open(below("images")).unwrap();
+        std::fs::remove_file(below("images/s.tar")).unwrap();
+        reports(&dirs, true, || std::fs::remove_dir(below("images")).unwrap());
+        drop(reader);
+    }
+
+    #[test]
+    fn hidden_files_are_not_reported_unless_a_link_leads_by_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = |name: &str| dir.path().join(name);
+        let dirs = [dir.path().to_owned()];
+        reports(&dirs, false, || std::fs::write(below(".a.tar.Xc4"), "x").unwrap());
+        reports(&dirs, true, || std::fs::rename(below(".a.tar.Xc4"), below("a.tar")).unwrap());
+        reports(&dirs, true, || std::fs::rename(below("a.tar"), below(".a.tar")).unwrap());
+        symlink(".data", below("b.tar")).unwrap();
+        reports(&dirs, true, || std::fs::write(below(".data"), "x").unwrap());
+        reports(&dirs, true, || std::fs::rename(below(".a.tar"), below(".data")).unwrap());
+        reports(&dirs, false, || std::fs::write(below(".other"), "x").unwrap());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reads the metrics and the health of the node. Everything here blocks for a few milliseconds.
+//! Reads the metrics and the health of the node. Everything here blocks: for a few milliseconds, or for
+//! seconds if the keeper or a plugin hangs.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -6,14 +7,15 @@ use std::sync::atomic::Ordering;
 use coracle_cri::{RuntimeBackend, v1};
 
 use super::exposition::{Kind, Text};
+use super::keeper_probe::{Found, KeeperProbe};
 use crate::error::Result;
-use crate::keeper::client::{Client, keeper_pid};
+use crate::keeper::client::keeper_pid;
 use crate::pod::one_line;
 use crate::serve::Node;
 use crate::store::Store;
 
 /// All metrics as text.
-pub(super) fn metrics(node: &Node) -> String {
+pub(super) fn metrics(node: &Node, keeper: &KeeperProbe) -> String {
     let mut text = Text::default();
     text.metric(Kind::Gauge, "coracle_build_info", "1, with the version of this daemon.");
     text.sample("coracle_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -22,7 +24,7 @@ pub(super) fn metrics(node: &Node) -> String {
     add_pulls(&mut text, node);
     add_store(&mut text, node.images.store());
     add_processes(&mut text, node);
-    add_health(&mut text, node);
+    add_health(&mut text, &components(node, keeper));
     text.metric(Kind::Counter, "coracle_errors_total", "Failed calls, by call and gRPC code.");
     for (call, code, count) in node.counters.errors.all() {
         text.sample("coracle_errors_total", &[("call", call), ("code", &code)], count);
@@ -31,31 +33,32 @@ pub(super) fn metrics(node: &Node) -> String {
 }
 
 /// A report of the node's health, and whether it is healthy.
-pub(super) fn health(node: &Node) -> (bool, String) {
-    let all = components(node);
+pub(super) fn health(node: &Node, keeper: &KeeperProbe) -> (bool, String) {
+    let all = components(node, keeper);
     // Without a network the node still runs pods, and kubelet is told: it is not restarted for that.
     let is_healthy = all.iter().all(|(name, state)| state.is_ok() || *name == "network");
-    let line = |(name, state): &(&str, Result<()>)| match state {
+    let line = |(name, state): &(&str, Found)| match state {
         Ok(()) => format!("{name}: ok\n"),
-        Err(error) => format!("{name}: {}\n", one_line(error)),
+        Err(error) => format!("{name}: {error}\n"),
     };
     (is_healthy, all.iter().map(line).collect())
 }
 
-fn components(node: &Node) -> [(&'static str, Result<()>); 3] {
+fn components(node: &Node, keeper: &KeeperProbe) -> [(&'static str, Found); 3] {
     let current = node.current();
+    let found = |state: Result<()>| state.map_err(|error| one_line(&error));
     [
-        ("keeper", Client::connect(&current.config.run).map(drop)),
-        ("store", node.images.store().images().map(drop)),
-        ("network", current.offer.cni.status()),
+        ("keeper", keeper.state(&current.config.run)),
+        ("store", found(node.images.store().images().map(drop))),
+        ("network", found(current.offer.cni.status())),
     ]
 }
 
-fn add_health(text: &mut Text, node: &Node) {
+fn add_health(text: &mut Text, components: &[(&'static str, Found)]) {
     let name = "coracle_healthy";
     text.metric(Kind::Gauge, name, "Whether a part of the node works: 1 or 0.");
-    for (component, state) in components(node) {
-        text.sample(name, &[("component", component)], state.is_ok().into());
+    for (component, state) in components {
+        text.sample(name, &[("component", *component)], state.is_ok().into());
     }
 }
 

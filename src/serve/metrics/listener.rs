@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::keeper_probe::KeeperProbe;
 use super::{collect, exposition};
 use crate::error::{Doing, Result};
 use crate::pod::one_line;
@@ -31,6 +32,12 @@ const CONNECTIONS: usize = 8;
 /// How long a client may take to send its request, and for all of a connection.
 const REQUEST: Duration = Duration::from_secs(5);
 const CONNECTION: Duration = Duration::from_secs(30);
+
+/// The limit of threads that read metrics. A client that leaves does not end its thread, so these are counted by themselves.
+const THREADS: usize = 4;
+
+/// How long reading may take, including the wait for a thread: less than [`CONNECTION`], so that the client gets an answer.
+const READING: Duration = Duration::from_secs(20);
 
 /// The limit of a request, in bytes.
 const REQUEST_BYTES: usize = 16 << 10;
@@ -93,19 +100,28 @@ impl Listener {
     }
 }
 
+/// What all connections share.
+struct Shared {
+    node: Arc<Node>,
+    keeper: KeeperProbe,
+    threads: Arc<Semaphore>,
+}
+
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     node: Arc<Node>,
     accept: impl Fn(&mut Context<'_>) -> Poll<std::io::Result<S>>,
 ) {
     let open = Arc::new(Semaphore::new(CONNECTIONS));
+    let threads = Arc::new(Semaphore::new(THREADS));
+    let shared = Arc::new(Shared { node, keeper: KeeperProbe::default(), threads });
     loop {
         let accepted = std::future::poll_fn(&accept).await;
         match (accepted, Arc::clone(&open).try_acquire_owned()) {
             (Ok(stream), Ok(permit)) => {
-                let node = Arc::clone(&node);
+                let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     // A connection that breaks or is too slow concerns nobody else.
-                    let _ = tokio::time::timeout(CONNECTION, connection(stream, node)).await;
+                    let _ = tokio::time::timeout(CONNECTION, connection(stream, shared)).await;
                     drop(permit);
                 });
             }
@@ -115,17 +131,17 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
-        let node = Arc::clone(&node);
-        async move { Ok::<_, Infallible>(answer(&request, node).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&request, &shared).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(REQUEST_BYTES).keep_alive(false);
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: &Request<Incoming>, node: Arc<Node>) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Full<Bytes>> {
     const PLAIN: &str = "text/plain; charset=utf-8";
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     match request.uri().path() {
@@ -135,20 +151,18 @@ async fn answer(request: &Request<Incoming>, node: Arc<Node>) -> Response<Full<B
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             refused
         }
-        "/metrics" => match blocking(move || collect::metrics(&node)).await {
-            Some(text) => response(StatusCode::OK, exposition::CONTENT_TYPE, text),
-            None => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, NO_THREAD.to_owned()),
+        "/metrics" => match read(shared, |shared| collect::metrics(&shared.node, &shared.keeper)).await {
+            Ok(text) => response(StatusCode::OK, exposition::CONTENT_TYPE, text),
+            Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why.to_owned()),
         },
-        "/healthz" => match blocking(move || collect::health(&node)).await {
-            Some((true, text)) => response(StatusCode::OK, PLAIN, text),
-            Some((false, text)) => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text),
-            None => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, NO_THREAD.to_owned()),
+        "/healthz" => match read(shared, |shared| collect::health(&shared.node, &shared.keeper)).await {
+            Ok((true, text)) => response(StatusCode::OK, PLAIN, text),
+            Ok((false, text)) => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text),
+            Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why.to_owned()),
         },
         _ => response(StatusCode::NOT_FOUND, PLAIN, "there are /metrics and /healthz\n".to_owned()),
     }
 }
-
-const NO_THREAD: &str = "no thread can be started\n";
 
 fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -157,10 +171,27 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
     response
 }
 
-/// Runs blocking work in a thread of its own; none if there can be no thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (sender, receiver) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("metrics".to_owned()).stack_size(512 << 10);
-    thread.spawn(move || drop(sender.send(work()))).ok()?;
-    receiver.await.ok()
+/// Runs blocking work in a thread of its own.
+///
+/// # Errors
+/// No thread can be started, or the work takes too long.
+async fn read<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) -> T + Send + 'static,
+) -> Result<T, &'static str> {
+    const NONE: &str = "no thread can be started\n";
+    let read = async {
+        let permit = Arc::clone(&shared.threads).acquire_owned().await.map_err(|_| NONE)?;
+        let (sender, receiver) = oneshot::channel();
+        let shared = Arc::clone(shared);
+        let thread = std::thread::Builder::new().name("metrics".to_owned()).stack_size(512 << 10);
+        let work = move || {
+            // Whoever waits may have left; the permit goes with the thread.
+            let _permit = permit;
+            drop(sender.send(work(&shared)));
+        };
+        thread.spawn(work).map_err(|_| NONE)?;
+        receiver.await.map_err(|_| NONE)
+    };
+    tokio::time::timeout(READING, read).await.unwrap_or(Err("reading takes too long\n"))
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `listener` | HTTP: who may connect, for how long |
 //! | `collect` | the metrics and the health, read at each request |
+//! | `keeper_probe` | whether the keeper answers |
 //! | `errors`, `pulls` | what is counted in between; starts are counted in `pod` |
 //! | `exposition` | the text format |
 
 mod collect;
 mod errors;
 mod exposition;
+mod keeper_probe;
 mod listener;
 mod pulls;
 
