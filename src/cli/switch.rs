@@ -73,10 +73,6 @@ impl Sysroot {
     fn node(&self, context: &Context, distribution: Distribution) -> Result<Node> {
         Node::read(distribution, &self.sysroot, context.overrides.store.as_deref())
     }
-
-    fn is_this_machine(&self) -> bool {
-        self.sysroot.as_os_str() == "/"
-    }
 }
 
 /// Runs `coracle k3s` or `coracle microk8s`.
@@ -86,8 +82,7 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
         SwitchVerb::Check(args) => check(&read(&args.sysroot)?, args),
         SwitchVerb::Enable(args) => {
             let node = read(&args.sysroot)?;
-            let work =
-                Work { sysroot: &args.sysroot, how: &args.how, changes: node.enable()?, is_enable: true };
+            let work = Work { how: &args.how, changes: node.enable()?, is_enable: true };
             if !args.no_images {
                 let images = node.images().map_err(|error| {
                     error
@@ -100,8 +95,7 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
         }
         SwitchVerb::Disable(args) => {
             let node = read(&args.sysroot)?;
-            let work =
-                Work { sysroot: &args.sysroot, how: &args.how, changes: node.disable()?, is_enable: false };
+            let work = Work { how: &args.how, changes: node.disable()?, is_enable: false };
             work.run(&node, || read(&args.sysroot))
         }
     }
@@ -129,7 +123,7 @@ fn say(line: &str) -> Result<()> {
 
 fn check(node: &Node, args: &CheckArgs) -> Result<ExitCode> {
     let mut rows = node.rows();
-    match args.sysroot.is_this_machine() {
+    match node.tree().is_this_machine() {
         true => rows.extend(machine()?),
         false => rows.push(Row::not_applicable("machine", "only the files of another machine are looked at")),
     }
@@ -166,7 +160,6 @@ fn machine() -> Result<Vec<Row>> {
 
 /// The steps of `enable` or `disable`, but for the images.
 struct Work<'a> {
-    sysroot: &'a Sysroot,
     how: &'a How,
     changes: Vec<Change>,
     is_enable: bool,
@@ -206,7 +199,7 @@ impl Work<'_> {
     /// Runs the commands, or prints them for the user, who knows when the node's pods may end.
     fn restart(&self, node: &Node) -> Result<()> {
         let commands = node.commands(self.is_enable);
-        if self.how.restart && self.sysroot.is_this_machine() {
+        if self.how.restart && node.tree().is_this_machine() {
             return commands.iter().try_for_each(|command| execute(command));
         }
         if self.changes.is_empty() {

@@ -36,7 +36,7 @@ pub(super) fn size(path: &Path) -> Option<u64> {
 /// `WrongState` while a containerd runs or something is mounted below it; `Invalid` for a link.
 pub(super) fn remove(tree: &Tree, name: &Path) -> Result<()> {
     let doing = || format!("remove {}", name.display());
-    let path = tree.path(name);
+    let path = tree.entry(name).doing(doing)?;
     if path.is_symlink() {
         return Err(
             Error::invalid(format!("{}: it is a link", doing())).hint("remove what it leads to by hand")

@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 
 use crate::check::{Row, Tree};
 use crate::error::{Error, Kind, Result};
+use crate::image::containerd;
 use crate::pod::one_line;
 use crate::serve::config::{self, Config};
+use crate::store::Store;
 
 pub use file::Change;
 pub use images::{Carried, Images};
@@ -47,15 +49,29 @@ pub struct Node {
     settings: Option<k3s::Settings>,
 }
 
+/// Coracle's configuration.
+fn config_of(tree: &Tree) -> Result<Config> {
+    let file = Path::new(config::FILE);
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    let name = file.strip_prefix(directory).unwrap_or(file);
+    let drop_ins = tree.names(directory.join("config.d"));
+    let parts = drop_ins.iter().map(|part| Path::new("config.d").join(part));
+    let place = tree.without_links(directory, parts.chain(["config.d".into(), name.to_owned()]))?;
+    config::load(&place.join(name), false)
+}
+
 impl Node {
     /// Reads the node whose files are below `root`: `/`, or the files of an image. `store` replaces the configured store.
     ///
     /// # Errors
     /// A configuration of the distribution's or of Coracle's is not valid.
     pub fn read(distribution: Distribution, root: &Path, store: Option<&Path>) -> Result<Self> {
-        let tree = Tree::new(root);
-        let mut config = config::load(&tree.path(config::FILE), false)?;
-        config.store = store.map_or_else(|| tree.path(&config.store), Path::to_owned);
+        let tree = Tree::open(root)?;
+        let mut config = config_of(&tree)?;
+        config.store = match store {
+            Some(store) => store.to_owned(),
+            None => tree.without_links(&config.store, Store::PARTS)?,
+        };
         let settings = match distribution {
             Distribution::K3s => Some(k3s::Settings::read(&tree)?),
             Distribution::MicroK8s => None,
@@ -146,13 +162,15 @@ impl Node {
     /// # Errors
     /// `Corrupt` for a damaged store.
     pub fn images(&self) -> Result<Images> {
-        Images::read(&self.tree.path(self.containerd()), &self.config.store)
+        let root = self.containerd();
+        let place = self.tree.without_links(&root, [containerd::METADATA, containerd::CONTENT])?;
+        Images::read(&place, &self.config.store)
     }
 
     /// containerd's data and its size in bytes; `None` if there is none.
     pub fn leftovers(&self) -> Option<(PathBuf, u64)> {
         let path = self.containerd();
-        let size = leftovers::size(&self.tree.path(&path))?;
+        let size = leftovers::size(&self.tree.entry(&path).ok()?)?;
         Some((path, size))
     }
 
