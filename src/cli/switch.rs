@@ -80,25 +80,31 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
     let read = |sysroot: &Sysroot| sysroot.node(context, distribution);
     match verb {
         SwitchVerb::Check(args) => check(&read(&args.sysroot)?, args),
-        SwitchVerb::Enable(args) => {
-            let node = read(&args.sysroot)?;
-            let work = Work { how: &args.how, changes: node.enable()?, is_enable: true };
-            if !args.no_images {
-                let images = node.images().map_err(|error| {
-                    error
-                        .doing("look for images of containerd's")
-                        .hint("--no-images: kubelet pulls them again")
-                })?;
-                if args.how.dry_run { plan_images(&images)? } else { import(&node, &images)? }
-            }
-            work.run(&node, || read(&args.sysroot))
-        }
+        SwitchVerb::Enable(args) => enable(args, || read(&args.sysroot)),
         SwitchVerb::Disable(args) => {
             let node = read(&args.sysroot)?;
-            let work = Work { how: &args.how, changes: node.disable()?, is_enable: false };
+            let changes = node.disable()?;
+            let work = Work { how: &args.how, changes, is_enable: false, keeps_images: false, failed: 0 };
             work.run(&node, || read(&args.sysroot))
         }
     }
+}
+
+/// Imports the images and makes the changes. `read` reads the node.
+fn enable(args: &EnableArgs, read: impl Fn() -> Result<Node>) -> Result<ExitCode> {
+    let node = read()?;
+    let (changes, keeps_images) = (node.enable()?, !args.no_images);
+    let mut work = Work { how: &args.how, changes, is_enable: true, keeps_images, failed: 0 };
+    if keeps_images {
+        let images = node.images().map_err(|error| {
+            error.doing("look for images of containerd's").hint("--no-images: kubelet pulls them again")
+        })?;
+        work.failed = match args.how.dry_run {
+            true => plan_images(&images).map(|()| 0)?,
+            false => import(&node, &images)?,
+        };
+    }
+    work.run(&node, read)
 }
 
 fn plan_images(images: &Images) -> Result<()> {
@@ -106,15 +112,20 @@ fn plan_images(images: &Images) -> Result<()> {
     images.lost().try_for_each(|(name, why)| say(&format!("kubelet pulls {name} again: {why}")))
 }
 
-fn import(node: &Node, images: &Images) -> Result<()> {
+/// Imports the images, and returns how many imports failed.
+fn import(node: &Node, images: &Images) -> Result<usize> {
+    let mut failed = 0;
     for carried in images.import(&node.config().store, super::image::progress().as_ref())? {
         match carried.error {
             None => say(&format!("imported {}", carried.name))?,
-            Some(error) => crate::log::warning(&format!("import {}: {error}", carried.name)),
+            Some(error) => {
+                failed += 1;
+                crate::log::warning(&format!("import {}: {error}", carried.name));
+            }
         }
     }
     images.lost().for_each(|(name, why)| crate::log::warning(&format!("{name} is not imported: {why}")));
-    Ok(())
+    Ok(failed)
 }
 
 fn say(line: &str) -> Result<()> {
@@ -163,6 +174,10 @@ struct Work<'a> {
     how: &'a How,
     changes: Vec<Change>,
     is_enable: bool,
+    /// Whether containerd's images are kept, by importing them.
+    keeps_images: bool,
+    /// How many imports failed.
+    failed: usize,
 }
 
 impl Work<'_> {
@@ -178,10 +193,10 @@ impl Work<'_> {
         Change::apply_all(&self.changes, node.tree())?;
         self.changes.iter().try_for_each(|change| say(&change.shown()))?;
         self.restart(node)?;
-        match self.is_enable {
-            true => self.leftovers(&read()?),
-            false => Ok(ExitCode::SUCCESS),
+        if self.is_enable {
+            self.leftovers(&read()?)?;
         }
+        Ok(if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn plan(&self, node: &Node) -> Result<ExitCode> {
@@ -191,7 +206,10 @@ impl Work<'_> {
         }
         node.commands(self.is_enable).into_iter().try_for_each(|command| say(&format!("run {command}")))?;
         if let Some((path, _)) = node.leftovers().filter(|_| self.how.remove_containerd_data) {
-            say(&format!("remove {}", path.display()))?;
+            match self.keeps_images && node.images()?.lost().next().is_some() {
+                true => say(&format!("keep {}: not all of its images can be imported", path.display()))?,
+                false => say(&format!("remove {}", path.display()))?,
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -199,7 +217,9 @@ impl Work<'_> {
     /// Runs the commands, or prints them for the user, who knows when the node's pods may end.
     fn restart(&self, node: &Node) -> Result<()> {
         let commands = node.commands(self.is_enable);
-        if self.how.restart && node.tree().is_this_machine() {
+        if self.failed > 0 {
+            crate::log::warning("images are missing, so nothing is restarted");
+        } else if self.how.restart && node.tree().is_this_machine() {
             return commands.iter().try_for_each(|command| execute(command));
         }
         if self.changes.is_empty() {
@@ -209,15 +229,21 @@ impl Work<'_> {
         commands.iter().try_for_each(|command| say(&format!("    {command}")))
     }
 
-    fn leftovers(&self, node: &Node) -> Result<ExitCode> {
+    fn leftovers(&self, node: &Node) -> Result<()> {
         match node.leftovers() {
-            Some(_) if self.how.remove_containerd_data => removed(node)?,
-            Some((path, size)) => {
-                say(&format!("{} keeps {} of containerd's", path.display(), super::image::bytes(size)))?;
+            Some(_) if self.how.remove_containerd_data => {
+                if self.keeps_images {
+                    node.images()?.all_imported().map_err(|error| {
+                        error.hint("make room or correct the cause and try again; with --no-images kubelet pulls them again")
+                    })?;
+                }
+                removed(node)
             }
-            None => {}
+            Some((path, size)) => {
+                say(&format!("{} keeps {} of containerd's", path.display(), super::image::bytes(size)))
+            }
+            None => Ok(()),
         }
-        Ok(ExitCode::SUCCESS)
     }
 }
 

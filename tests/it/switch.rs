@@ -365,10 +365,19 @@ fn images_come_from_containerds_store_and_its_data_goes_when_it_is_asked_for() {
     // containerd holds a lock while it runs.
     let metadata = fs::File::open(root.join("io.containerd.metadata.v1.bolt/meta.db")).unwrap();
     metadata.lock().unwrap();
-    let busy = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+    let busy = node.run(&["enable", "--remove-containerd-data", "--no-images"]).exits(1);
     assert!(busy.stderr.contains("containerd runs") && blobs.exists(), "{busy}");
     metadata.unlock().unwrap();
-    let done = node.run(&["enable", "--remove-containerd-data"]).ok();
+    // The rest of the image that Coracle does not have may be of use.
+    let plan = node.run(&["enable", "--remove-containerd-data", "--dry-run"]).ok();
+    assert!(plan.stdout.contains("keep /var/lib/rancher/k3s/agent/containerd"), "{plan}");
+    let kept = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+    assert!(
+        kept.stderr.contains("discarded 1 of its layers") && kept.stderr.contains("--no-images"),
+        "{kept}"
+    );
+    assert!(blobs.exists(), "{kept}");
+    let done = node.run(&["enable", "--remove-containerd-data", "--no-images"]).ok();
     assert!(done.stdout.contains("of containerd's data") && !root.exists(), "{done}");
     let none = node.run(&["enable", "--remove-containerd-data"]).ok();
     assert!(none.stdout.contains("nothing to change"), "{none}");
@@ -461,5 +470,63 @@ fn a_sysroot_is_a_directory_that_exists() {
             assert!(output.stderr.contains(name), "{output}");
             assert!(!dir.path().join("typo").exists());
         }
+    }
+}
+
+#[test]
+fn the_only_copy_of_an_image_is_kept() {
+    needs!(root);
+    let is_layer = |path: &PathBuf| fs::read(path).unwrap().starts_with(&[0x1f, 0x8b]);
+    // A layer is a FIFO, or has other content than its digest says, or the store has no room.
+    for case in ["fifo", "spoilt", "full"] {
+        let node = Node::k3s();
+        let root = node.containerd("var/lib/rancher/k3s/agent/containerd");
+        let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
+        let mut files = fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+        let layer = files.find(is_layer).unwrap();
+        let _mount = match case {
+            "fifo" => {
+                fs::remove_file(&layer).unwrap();
+                Run::new("mkfifo").arg(&layer).go().ok();
+                None
+            }
+            "spoilt" => {
+                let mut bytes = fs::read(&layer).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&layer, bytes).unwrap();
+                None
+            }
+            _ => Some(Full::new(node.path("var/lib/coracle"))),
+        };
+        let output = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+        assert!(
+            output.stderr.contains("containerd's data is kept: Coracle does not have "),
+            "{case}: {output}"
+        );
+        assert!(output.stderr.contains("warning: "), "{case}: {output}");
+        assert!(layer.exists() && node.path(K3S_OWN).exists(), "{case}: {output}");
+        if case != "fifo" {
+            // Without the removal a failed import is an error too.
+            let output = node.run(&["enable"]).exits(1);
+            assert!(output.stderr.contains("warning: import "), "{case}: {output}");
+        }
+    }
+}
+
+/// A full file system.
+struct Full(PathBuf);
+
+impl Full {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        Run::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]).arg(&path).go().ok();
+        Self(path)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        Run::new("umount").arg("-l").arg(&self.0).go();
     }
 }
