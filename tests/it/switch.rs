@@ -124,6 +124,7 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
         K3S_ORDER,
         "run systemctl stop k3s",
         "run k3s-killall.sh",
+        "run systemctl enable coracle\nrun systemctl restart coracle\nrun systemctl start k3s",
         "run systemctl start k3s",
     ] {
         assert!(plan.stdout.contains(part), "{part}: {plan}");
@@ -143,7 +144,8 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
     assert!(again.stdout.contains("nothing to change") && node.all() == enabled, "{again}");
     let plan = node.run(&["disable", "--dry-run"]).ok();
     assert!(plan.stdout.contains("remove /etc/rancher/k3s/config.yaml.d/90-coracle.yaml"), "{plan}");
-    assert!(plan.stdout.contains("crictl --runtime-endpoint unix:///run/coracle/coracle.sock rmp"), "{plan}");
+    let commands = "crictl --runtime-endpoint unix:///run/coracle/coracle.sock rmp --all --force\nrun systemctl restart coracle\n";
+    assert!(plan.stdout.contains(commands), "{plan}");
     assert_eq!(node.all(), enabled, "a dry run changes nothing");
     for _ in 0..2 {
         node.run(&["disable"]).ok();
@@ -183,6 +185,13 @@ fn settings_that_a_switch_cannot_go_with_are_refused_wherever_they_are() {
         ),
         ((yaml, "docker: true\n".to_owned()), "Docker"),
         ((yaml, "embedded-registry: true\n".to_owned()), "embedded registry"),
+        ((yaml, "data-dir: \"\"\n".to_owned()), "sets data-dir: \"\" is not an absolute path"),
+        ((yaml, "data-dir:\n".to_owned()), "sets data-dir"),
+        ((yaml, "data-dir: relative\n".to_owned()), "\"relative\" is not an absolute path"),
+        ((yaml, "data-dir: [/a, /b]\n".to_owned()), "sets data-dir"),
+        ((yaml, "data-dir: \"/a\\nb\"\n".to_owned()), "sets data-dir"),
+        ((yaml, "private-registry: registries.yaml\n".to_owned()), "sets private-registry"),
+        (unit("--data-dir=k3s"), "sets data-dir"),
         ((yaml, "- a\n".to_owned()), "not a map"),
         ((yaml, "a: [\n".to_owned()), "config.yaml"),
         (unit("'--docker'"), "Docker"),
