@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Context, check, report};
 use crate::check::{Probes, Report, Row, Runtime, State, Tree};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pod::one_line;
 use crate::serve::config;
 use crate::switch::{Change, Distribution, Images, Node};
 
@@ -82,7 +83,14 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
         SwitchVerb::Check(args) => check(&read(&args.sysroot)?, args),
         SwitchVerb::Enable(args) => enable(args, || read(&args.sysroot)),
         SwitchVerb::Disable(args) => {
-            let node = read(&args.sysroot)?;
+            let store = context.overrides.store.as_deref();
+            let node = Node::read_to_disable(distribution, &args.sysroot.sysroot, store)?;
+            for error in node.unreadable() {
+                crate::log::warning(&format!(
+                    "{}; what enable wrote is undone all the same",
+                    one_line(error)
+                ));
+            }
             let changes = node.disable()?;
             let work = Work { how: &args.how, changes, is_enable: false, keeps_images: false, failed: 0 };
             work.run(&node, || read(&args.sysroot))
@@ -129,7 +137,7 @@ fn import(node: &Node, images: &Images) -> Result<usize> {
 }
 
 fn say(line: &str) -> Result<()> {
-    report::print(&format!("{line}\n"))
+    report::print(&format!("{}\n", super::table::harmless(line)))
 }
 
 fn check(node: &Node, args: &CheckArgs) -> Result<ExitCode> {
@@ -219,7 +227,7 @@ impl Work<'_> {
         let commands = node.commands(self.is_enable);
         if self.failed > 0 {
             crate::log::warning("images are missing, so nothing is restarted");
-        } else if self.how.restart && node.tree().is_this_machine() {
+        } else if self.how.restart && node.tree().is_this_machine() && self.is_due(node) {
             return commands.iter().try_for_each(|command| execute(command));
         }
         if self.changes.is_empty() {
@@ -227,6 +235,11 @@ impl Work<'_> {
         }
         say("then run, which ends all pods of this node:")?;
         commands.iter().try_for_each(|command| say(&format!("    {command}")))
+    }
+
+    /// Whether a restart changes anything: the files were changed, or were before and containerd still runs.
+    fn is_due(&self, node: &Node) -> bool {
+        !self.changes.is_empty() || (self.is_enable && node.is_containerd_running())
     }
 
     fn leftovers(&self, node: &Node) -> Result<()> {

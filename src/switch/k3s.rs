@@ -41,7 +41,7 @@ struct Setting {
 }
 
 /// K3s's settings, the decisive ones last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Settings(Vec<Setting>);
 
 impl Settings {

@@ -47,6 +47,8 @@ pub struct Node {
     tree: Tree,
     config: Config,
     settings: Option<k3s::Settings>,
+    /// Why a configuration could not be read, where [`Node::read_to_disable`] has gone on without it.
+    unreadable: Vec<Error>,
 }
 
 /// Coracle's configuration.
@@ -76,7 +78,35 @@ impl Node {
             Distribution::K3s => Some(k3s::Settings::read(&tree)?),
             Distribution::MicroK8s => None,
         };
-        Ok(Self { distribution, tree, config, settings })
+        Ok(Self { distribution, tree, config, settings, unreadable: Vec::new() })
+    }
+
+    /// Like [`Node::read`], but goes on with defaults for what is not valid: to undo `enable` needs no configuration.
+    ///
+    /// # Errors
+    /// `root` is not a directory.
+    pub fn read_to_disable(distribution: Distribution, root: &Path, store: Option<&Path>) -> Result<Self> {
+        let tree = Tree::open(root)?;
+        let mut unreadable = Vec::new();
+        let mut config = config_of(&tree).unwrap_or_else(|error| {
+            unreadable.push(error);
+            Config::default()
+        });
+        if let Some(store) = store {
+            store.clone_into(&mut config.store);
+        }
+        let settings = (distribution == Distribution::K3s).then(|| {
+            k3s::Settings::read(&tree).unwrap_or_else(|error| {
+                unreadable.push(error);
+                k3s::Settings::default()
+            })
+        });
+        Ok(Self { distribution, tree, config, settings, unreadable })
+    }
+
+    /// Why a configuration was not read.
+    pub fn unreadable(&self) -> &[Error] {
+        &self.unreadable
     }
 
     /// Coracle's configuration; the store is below the root.
@@ -174,11 +204,22 @@ impl Node {
         Some((path, size))
     }
 
+    /// Whether the distribution's containerd runs.
+    pub fn is_containerd_running(&self) -> bool {
+        self.tree.path(self.containerd()).is_ok_and(|path| leftovers::is_in_use(&path))
+    }
+
     /// Removes containerd's data, and returns how many bytes that freed.
     ///
     /// # Errors
     /// `WrongState` if the node uses containerd, or containerd's data is in use.
     pub fn remove_leftovers(&self) -> Result<u64> {
+        if let Some(error) = self.unreadable.first() {
+            let doing = format!("remove containerd's data: {}", one_line(error));
+            return Err(
+                Error::new(Kind::WrongState, doing).hint("correct the configuration, which says where it is")
+            );
+        }
         let Some((path, size)) = self.leftovers() else { return Ok(0) };
         if !self.is_enabled() {
             let doing = format!("remove {}: {} uses containerd", path.display(), self.name());

@@ -523,6 +523,49 @@ fn the_only_copy_of_an_image_is_kept() {
     }
 }
 
+#[test]
+fn disable_needs_no_valid_configuration() {
+    for (file, text) in [
+        ("etc/coracle/config.toml", "unknown = 1\n"),
+        ("etc/coracle/config.d/10-mine.toml", "socket = \"relative\"\n"),
+        ("etc/rancher/k3s/config.yaml", "a: [\n"),
+        ("etc/rancher/k3s/config.yaml.d/50-mine.yaml", "- a\n"),
+    ] {
+        let node = Node::k3s();
+        node.containerd("var/lib/rancher/k3s/agent/containerd");
+        node.run(&["enable", "--no-images"]).ok();
+        node.write(file, text);
+        let refused = node.run(&["disable", "--remove-containerd-data"]).exits(1);
+        assert!(
+            refused.stderr.contains("correct the configuration") && node.path(K3S_OWN).exists(),
+            "{refused}"
+        );
+        let output = node.run(&["disable"]).ok();
+        assert!(
+            output.stderr.contains("warning: ") && output.stderr.contains("undone all the same"),
+            "{output}"
+        );
+        assert!(!node.path(K3S_OWN).exists() && !node.path(K3S_ORDER).exists(), "{output}");
+        assert_eq!(node.text(file), text);
+    }
+}
+
+#[test]
+fn a_node_that_is_switched_already_is_not_restarted_again() {
+    // In an image nothing runs; here the machine's own files are looked at, without K3s on it.
+    let node = Node::k3s();
+    node.run(&["enable", "--restart"]).ok();
+    let again = node.run(&["enable", "--restart"]).ok();
+    assert!(again.stdout.contains("nothing to change") && !again.stdout.contains("run "), "{again}");
+    let is_k3s_here = ["/etc/rancher", "/var/lib/rancher", "/usr/local/bin/k3s"]
+        .iter()
+        .any(|name| Path::new(name).exists());
+    if !is_k3s_here {
+        let own = Run::new(coracle_program()).args(["k3s", "disable", "--restart"]).go().ok();
+        assert!(own.stdout.contains("nothing to change") && !own.stdout.contains("run "), "{own}");
+    }
+}
+
 /// A full file system.
 struct Full(PathBuf);
 
