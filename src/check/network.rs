@@ -12,7 +12,7 @@ pub(super) fn rows(tree: &Tree, config: &Config) -> Vec<Row> {
 }
 
 fn cni(tree: &Tree, config: &Config) -> Row {
-    let below = |paths: &[PathBuf]| paths.iter().map(|path| tree.path(path)).collect();
+    let below = |paths: &[PathBuf]| paths.iter().filter_map(|path| tree.path(path).ok()).collect();
     let mut settings = config.cni_settings();
     settings.configurations = below(&settings.configurations);
     settings.plugins = below(&settings.plugins);

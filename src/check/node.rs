@@ -19,7 +19,11 @@ const LEAST_OF_RUN: u64 = 16 << 20;
 
 pub(super) fn rows(tree: &Tree, config: &Config) -> Vec<Row> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut rows = vec![clock(tree, now), store(&tree.path(&config.store)), run(&tree.path(&config.run))];
+    let mut rows = vec![
+        clock(tree, now),
+        store(&tree.path(&config.store).unwrap_or_default()),
+        run(&tree.path(&config.run).unwrap_or_default()),
+    ];
     rows.extend(flash(tree));
     rows
 }

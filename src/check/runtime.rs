@@ -118,7 +118,7 @@ fn processes(tree: &Tree) -> Vec<Process> {
     let pids = tree.names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
     let read = |pid: String| {
         let name = tree.text(format!("/proc/{pid}/comm"))?;
-        let program = std::fs::read_link(tree.path(format!("/proc/{pid}/exe"))).unwrap_or_default();
+        let program = tree.entry(format!("/proc/{pid}/exe")).and_then(std::fs::read_link).unwrap_or_default();
         let arguments = tree.text(format!("/proc/{pid}/cmdline"))?.replace('\0', " ");
         let is_replaced = program.to_string_lossy().ends_with(" (deleted)");
         Some(Process { pid, name, arguments, is_replaced })

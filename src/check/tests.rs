@@ -66,7 +66,7 @@ fn rows_with(changes: &[(&str, &str)]) -> Vec<Row> {
         GOOD.iter().filter(|(name, _)| changes.iter().all(|(other, _)| other != name)).copied().collect();
     files.extend(changes.iter().filter(|(_, text)| !text.is_empty()));
     let (_dir, tree) = tree(&files);
-    let plugin = tree.path("/opt/cni/bin/bridge");
+    let plugin = tree.path("/opt/cni/bin/bridge").unwrap();
     std::fs::create_dir_all(plugin.parent().unwrap()).unwrap();
     crate::linux::private::write(
         &plugin,
@@ -278,7 +278,7 @@ fn other_runtimes_and_our_own_programs_are_judged() {
 #[test]
 fn a_program_that_was_replaced_under_its_process_is_named() {
     let (_dir, tree) = tree(&[("/proc/5/comm", "coracle"), ("/proc/5/cmdline", "/usr/bin/coracle\0serve\0")]);
-    std::os::unix::fs::symlink("/usr/bin/coracle (deleted)", tree.path("/proc/5/exe")).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/coracle (deleted)", tree.path("/proc/5/exe").unwrap()).unwrap();
     let rows = runtime::rows(&tree, &Config::default(), &runtime());
     is(&rows, "programs", State::Warning, &["coracle (pid 5)", "restart"]);
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Context, check, report};
 use crate::check::{Probes, Report, Row, Runtime, State, Tree};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pod::one_line;
 use crate::serve::config;
 use crate::switch::{Change, Distribution, Images, Node};
 
@@ -73,10 +74,6 @@ impl Sysroot {
     fn node(&self, context: &Context, distribution: Distribution) -> Result<Node> {
         Node::read(distribution, &self.sysroot, context.overrides.store.as_deref())
     }
-
-    fn is_this_machine(&self) -> bool {
-        self.sysroot.as_os_str() == "/"
-    }
 }
 
 /// Runs `coracle k3s` or `coracle microk8s`.
@@ -84,27 +81,38 @@ pub(super) fn run(context: &Context, distribution: Distribution, verb: &SwitchVe
     let read = |sysroot: &Sysroot| sysroot.node(context, distribution);
     match verb {
         SwitchVerb::Check(args) => check(&read(&args.sysroot)?, args),
-        SwitchVerb::Enable(args) => {
-            let node = read(&args.sysroot)?;
-            let work =
-                Work { sysroot: &args.sysroot, how: &args.how, changes: node.enable()?, is_enable: true };
-            if !args.no_images {
-                let images = node.images().map_err(|error| {
-                    error
-                        .doing("look for images of containerd's")
-                        .hint("--no-images: kubelet pulls them again")
-                })?;
-                if args.how.dry_run { plan_images(&images)? } else { import(&node, &images)? }
-            }
-            work.run(&node, || read(&args.sysroot))
-        }
+        SwitchVerb::Enable(args) => enable(args, || read(&args.sysroot)),
         SwitchVerb::Disable(args) => {
-            let node = read(&args.sysroot)?;
-            let work =
-                Work { sysroot: &args.sysroot, how: &args.how, changes: node.disable()?, is_enable: false };
+            let store = context.overrides.store.as_deref();
+            let node = Node::read_to_disable(distribution, &args.sysroot.sysroot, store)?;
+            for error in node.unreadable() {
+                crate::log::warning(&format!(
+                    "{}; what enable wrote is undone all the same",
+                    one_line(error)
+                ));
+            }
+            let changes = node.disable()?;
+            let work = Work { how: &args.how, changes, is_enable: false, keeps_images: false, failed: 0 };
             work.run(&node, || read(&args.sysroot))
         }
     }
+}
+
+/// Imports the images and makes the changes. `read` reads the node.
+fn enable(args: &EnableArgs, read: impl Fn() -> Result<Node>) -> Result<ExitCode> {
+    let node = read()?;
+    let (changes, keeps_images) = (node.enable()?, !args.no_images);
+    let mut work = Work { how: &args.how, changes, is_enable: true, keeps_images, failed: 0 };
+    if keeps_images {
+        let images = node.images().map_err(|error| {
+            error.doing("look for images of containerd's").hint("--no-images: kubelet pulls them again")
+        })?;
+        work.failed = match args.how.dry_run {
+            true => plan_images(&images).map(|()| 0)?,
+            false => import(&node, &images)?,
+        };
+    }
+    work.run(&node, read)
 }
 
 fn plan_images(images: &Images) -> Result<()> {
@@ -112,24 +120,29 @@ fn plan_images(images: &Images) -> Result<()> {
     images.lost().try_for_each(|(name, why)| say(&format!("kubelet pulls {name} again: {why}")))
 }
 
-fn import(node: &Node, images: &Images) -> Result<()> {
+/// Imports the images, and returns how many imports failed.
+fn import(node: &Node, images: &Images) -> Result<usize> {
+    let mut failed = 0;
     for carried in images.import(&node.config().store, super::image::progress().as_ref())? {
         match carried.error {
             None => say(&format!("imported {}", carried.name))?,
-            Some(error) => crate::log::warning(&format!("import {}: {error}", carried.name)),
+            Some(error) => {
+                failed += 1;
+                crate::log::warning(&format!("import {}: {error}", carried.name));
+            }
         }
     }
     images.lost().for_each(|(name, why)| crate::log::warning(&format!("{name} is not imported: {why}")));
-    Ok(())
+    Ok(failed)
 }
 
 fn say(line: &str) -> Result<()> {
-    report::print(&format!("{line}\n"))
+    report::print(&format!("{}\n", super::table::harmless(line)))
 }
 
 fn check(node: &Node, args: &CheckArgs) -> Result<ExitCode> {
     let mut rows = node.rows();
-    match args.sysroot.is_this_machine() {
+    match node.tree().is_this_machine() {
         true => rows.extend(machine()?),
         false => rows.push(Row::not_applicable("machine", "only the files of another machine are looked at")),
     }
@@ -166,10 +179,13 @@ fn machine() -> Result<Vec<Row>> {
 
 /// The steps of `enable` or `disable`, but for the images.
 struct Work<'a> {
-    sysroot: &'a Sysroot,
     how: &'a How,
     changes: Vec<Change>,
     is_enable: bool,
+    /// Whether containerd's images are kept, by importing them.
+    keeps_images: bool,
+    /// How many imports failed.
+    failed: usize,
 }
 
 impl Work<'_> {
@@ -185,10 +201,10 @@ impl Work<'_> {
         Change::apply_all(&self.changes, node.tree())?;
         self.changes.iter().try_for_each(|change| say(&change.shown()))?;
         self.restart(node)?;
-        match self.is_enable {
-            true => self.leftovers(&read()?),
-            false => Ok(ExitCode::SUCCESS),
+        if self.is_enable {
+            self.leftovers(&read()?)?;
         }
+        Ok(if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn plan(&self, node: &Node) -> Result<ExitCode> {
@@ -198,7 +214,10 @@ impl Work<'_> {
         }
         node.commands(self.is_enable).into_iter().try_for_each(|command| say(&format!("run {command}")))?;
         if let Some((path, _)) = node.leftovers().filter(|_| self.how.remove_containerd_data) {
-            say(&format!("remove {}", path.display()))?;
+            match self.keeps_images && node.images()?.lost().next().is_some() {
+                true => say(&format!("keep {}: not all of its images can be imported", path.display()))?,
+                false => say(&format!("remove {}", path.display()))?,
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -206,7 +225,9 @@ impl Work<'_> {
     /// Runs the commands, or prints them for the user, who knows when the node's pods may end.
     fn restart(&self, node: &Node) -> Result<()> {
         let commands = node.commands(self.is_enable);
-        if self.how.restart && self.sysroot.is_this_machine() {
+        if self.failed > 0 {
+            crate::log::warning("images are missing, so nothing is restarted");
+        } else if self.how.restart && node.tree().is_this_machine() && self.is_due(node) {
             return commands.iter().try_for_each(|command| execute(command));
         }
         if self.changes.is_empty() {
@@ -216,15 +237,26 @@ impl Work<'_> {
         commands.iter().try_for_each(|command| say(&format!("    {command}")))
     }
 
-    fn leftovers(&self, node: &Node) -> Result<ExitCode> {
+    /// Whether a restart changes anything: the files were changed, or were before and containerd still runs.
+    fn is_due(&self, node: &Node) -> bool {
+        !self.changes.is_empty() || (self.is_enable && node.is_containerd_running())
+    }
+
+    fn leftovers(&self, node: &Node) -> Result<()> {
         match node.leftovers() {
-            Some(_) if self.how.remove_containerd_data => removed(node)?,
-            Some((path, size)) => {
-                say(&format!("{} keeps {} of containerd's", path.display(), super::image::bytes(size)))?;
+            Some(_) if self.how.remove_containerd_data => {
+                if self.keeps_images {
+                    node.images()?.all_imported().map_err(|error| {
+                        error.hint("make room or correct the cause and try again; with --no-images kubelet pulls them again")
+                    })?;
+                }
+                removed(node)
             }
-            None => {}
+            Some((path, size)) => {
+                say(&format!("{} keeps {} of containerd's", path.display(), super::image::bytes(size)))
+            }
+            None => Ok(()),
         }
-        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn width() -> usize {
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let mut word: Vec<char> = word.chars().collect();
+        let mut word: Vec<char> = word.chars().flat_map(shown).collect();
         while !word.is_empty() {
             let last = lines.last().map_or(0, |line| line.chars().count());
             let blank = usize::from(last > 0);
@@ -36,6 +36,19 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// A character that has no effect on the terminal: names of pods, images and files are chosen by others.
+fn shown(c: char) -> Vec<char> {
+    // The marks and overrides of the writing direction reorder what is on the line.
+    let is_direction =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || is_direction { c.escape_unicode().collect() } else { vec![c] }
+}
+
+/// A text of others that a terminal shows as it is.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().flat_map(|c| if c == '\n' { vec![c] } else { shown(c) }).collect()
 }
 
 fn push(lines: &mut [String], blank: usize, word: &[char]) {
@@ -65,6 +78,13 @@ mod tests {
         assert_eq!(wrap("abcdefgh i", 3), ["abc", "def", "gh", "i"]);
         assert_eq!(wrap("", 5), [""]);
         assert_eq!(wrap("äöü äö", 3), ["äöü", "äö"]);
+    }
+
+    #[test]
+    fn what_would_move_the_cursor_is_shown_as_its_number() {
+        assert_eq!(wrap("a\u{1b}[2J\u{9b}1m\u{7f}", 80), ["a\\u{1b}[2J\\u{9b}1m\\u{7f}"]);
+        assert_eq!(wrap("x\u{202e}y ä", 80), ["x\\u{202e}y ä"]);
+        assert_eq!(harmless("a\rb\n\u{1b}c"), "a\\u{d}b\n\\u{1b}c");
     }
 
     #[test]

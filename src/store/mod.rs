@@ -167,6 +167,10 @@ impl Store {
         Ok((store, rewritten))
     }
 
+    /// What a store has below its root.
+    pub const PARTS: [&'static str; 8] =
+        ["VERSION", "journal", "blobs/sha256", "partial", "layers", "containers", "tmp", "trash"];
+
     /// The store at `root`, whose journal was not read yet.
     fn at(root: &Path) -> Result<Self> {
         prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 
+use super::Store;
 use super::journal::{self, sync_dir};
 
 /// The version of the store's format.
@@ -36,7 +37,7 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
         |path: &Path| private::make_dirs(path, private::DIR).doing(|| format!("make {}", path.display()));
     make(root)?;
     check_owner(root)?;
-    for dir in ["blobs/sha256", "partial", "layers", "containers", "tmp", "trash"] {
+    for dir in Store::PARTS.into_iter().filter(|part| !["VERSION", "journal"].contains(part)) {
         make(&root.join(dir))?;
     }
     // Written last, so that a store with a version is complete; two processes may both write it.

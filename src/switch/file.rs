@@ -32,7 +32,7 @@ pub struct Change {
 /// Those of reading, `Invalid` for bytes that are no text.
 pub(super) fn read(tree: &Tree, path: &Path) -> Result<Option<String>> {
     let doing = || format!("read {}", path.display());
-    match private::read_named(&tree.path(path), MOST) {
+    match tree.path(path).and_then(|path| private::read_named(&path, MOST)) {
         Ok(bytes) => String::from_utf8(bytes)
             .map(Some)
             .map_err(|_| Error::invalid(format!("{} is not a text", path.display()))),
@@ -128,15 +128,18 @@ impl Change {
             return Err(Error::new(Kind::Busy, doing).hint("try again"));
         }
         // A link is kept, and what it leads to is replaced.
-        let named = tree.path(&self.path);
-        let path = named.canonicalize().unwrap_or(named);
+        let named = tree.path(&self.path).doing(|| self.shown())?;
+        let path = match tree.is_this_machine() {
+            true => named.canonicalize().unwrap_or(named),
+            false => named,
+        };
         match &self.after {
             Some(text) => self.replace(&path, text).doing(|| self.shown()),
             None => {
                 std::fs::remove_file(&path).doing(|| self.shown())?;
                 for directory in &self.made {
                     // One that has got other files stays.
-                    let _ = std::fs::remove_dir(tree.path(directory));
+                    let _ = tree.path(directory).and_then(std::fs::remove_dir);
                 }
                 Ok(())
             }

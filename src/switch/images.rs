@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::containerd::{Availability, Containerd, Image};
 use crate::image::progress::Progress;
 use crate::pod::one_line;
@@ -67,6 +67,26 @@ impl Images {
     /// The images that can be imported.
     pub fn importable(&self) -> impl Iterator<Item = String> {
         self.all.iter().filter(|(_, state)| *state == State::Importable).map(|(image, _)| name(image))
+    }
+
+    /// Refuses to lose an image: containerd's store has the only copy of those that Coracle does not have.
+    ///
+    /// # Errors
+    /// `WrongState` with the names of these images.
+    pub fn all_imported(&self) -> Result<()> {
+        let only = self.all.iter().filter_map(|(image, state)| match state {
+            State::Present => None,
+            State::Importable => Some(name(image)),
+            State::Lost(why) => Some(format!("{} ({why})", name(image))),
+        });
+        let only: Vec<String> = only.collect();
+        match only.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::WrongState,
+                format!("containerd's data is kept: Coracle does not have {}", only.join(", ")),
+            )),
+        }
     }
 
     /// How many there are, in words.

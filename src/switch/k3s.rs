@@ -10,6 +10,7 @@ use super::file::{Change, read};
 use super::{Node, SOCKET_PREFIX};
 use crate::check::{Row, Tree};
 use crate::error::{Error, Kind, Result};
+use crate::serve::config::Config;
 
 const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
 const DROP_INS: &str = "/etc/rancher/k3s/config.yaml.d";
@@ -40,7 +41,7 @@ struct Setting {
 }
 
 /// K3s's settings, the decisive ones last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Settings(Vec<Setting>);
 
 impl Settings {
@@ -71,7 +72,10 @@ impl Settings {
     }
 
     fn data(&self) -> PathBuf {
-        self.find("data-dir").map_or(DATA, |setting| &setting.value).into()
+        self.find("data-dir")
+            .filter(|setting| is_path(&setting.value))
+            .map_or(DATA, |setting| &setting.value)
+            .into()
     }
 
     /// containerd's root.
@@ -100,7 +104,12 @@ impl Settings {
             let setting = self.find("config").filter(|setting| setting.value != CONFIG)?;
             Some((setting, format!("K3s reads {} instead of {CONFIG}", setting.value)))
         };
-        let (setting, why) = refused.or_else(other).or_else(config)?;
+        let path = || {
+            let settings = ["data-dir", "private-registry"].into_iter().filter_map(|key| self.find(key));
+            let setting = settings.into_iter().find(|setting| !is_path(&setting.value))?;
+            Some((setting, format!("{:?} is not an absolute path", setting.value)))
+        };
+        let (setting, why) = refused.or_else(other).or_else(config).or_else(path)?;
         let doing = format!("{} sets {}: {why}", setting.file.display(), setting.key);
         Some(Error::new(Kind::WrongState, doing).hint("remove the setting, and try again"))
     }
@@ -109,6 +118,11 @@ impl Settings {
     fn is_set_by_hand(&self, own: &str) -> bool {
         self.find(ENDPOINT).is_some_and(|setting| endpoint(&setting.value) == endpoint(own))
     }
+}
+
+/// Whether Coracle's configuration can have this path.
+fn is_path(value: &str) -> bool {
+    value.starts_with('/') && !value.contains(char::is_control)
 }
 
 /// K3s puts `unix://` before a path.
@@ -259,9 +273,11 @@ fn configuration(node: &Node, settings: &Settings) -> Result<Option<String>> {
     if table.is_empty() {
         return Ok(None);
     }
-    toml::to_string(&table)
-        .map(Some)
-        .map_err(|error| Error::new(Kind::Bug, "write a configuration").because(error))
+    let doing = "write a configuration for Coracle";
+    let text = toml::to_string(&table).map_err(|error| Error::new(Kind::Bug, doing).because(error))?;
+    // Coracle would not start with a configuration that it refuses.
+    toml::from_str::<Config>(&text).map_err(|error| Error::new(Kind::Bug, doing).because(error))?;
+    Ok(Some(text))
 }
 
 /// What `disable` changes.
@@ -302,8 +318,14 @@ pub(super) fn commands(tree: &Tree, is_enable: bool, own: &str) -> Vec<String> {
     let services = services(tree).join(" ");
     let mut commands = vec!["systemctl daemon-reload".to_owned(), format!("systemctl stop {services}")];
     match is_enable {
-        true => commands.extend(["k3s-killall.sh".to_owned(), "systemctl enable --now coracle".to_owned()]),
-        false => commands.push(format!("k3s crictl --runtime-endpoint {own} rmp --all --force")),
+        // A Coracle that runs already reads its new configuration only when it starts.
+        true => commands.extend(
+            ["k3s-killall.sh", "systemctl enable coracle", "systemctl restart coracle"].map(str::to_owned),
+        ),
+        false => commands.extend([
+            format!("k3s crictl --runtime-endpoint {own} rmp --all --force"),
+            "systemctl restart coracle".to_owned(),
+        ]),
     }
     commands.push(format!("systemctl start {services}"));
     commands

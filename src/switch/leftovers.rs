@@ -36,7 +36,7 @@ pub(super) fn size(path: &Path) -> Option<u64> {
 /// `WrongState` while a containerd runs or something is mounted below it; `Invalid` for a link.
 pub(super) fn remove(tree: &Tree, name: &Path) -> Result<()> {
     let doing = || format!("remove {}", name.display());
-    let path = tree.path(name);
+    let path = tree.entry(name).doing(doing)?;
     if path.is_symlink() {
         return Err(
             Error::invalid(format!("{}: it is a link", doing())).hint("remove what it leads to by hand")
@@ -57,7 +57,7 @@ pub(super) fn remove(tree: &Tree, name: &Path) -> Result<()> {
 }
 
 /// Whether a containerd runs on this data: it holds a lock on its metadata.
-fn is_in_use(path: &Path) -> bool {
+pub(super) fn is_in_use(path: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path.join(METADATA), flags, Mode::empty());
     file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())

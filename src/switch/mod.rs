@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 
 use crate::check::{Row, Tree};
 use crate::error::{Error, Kind, Result};
+use crate::image::containerd;
 use crate::pod::one_line;
 use crate::serve::config::{self, Config};
+use crate::store::Store;
 
 pub use file::Change;
 pub use images::{Carried, Images};
@@ -45,6 +47,19 @@ pub struct Node {
     tree: Tree,
     config: Config,
     settings: Option<k3s::Settings>,
+    /// Why a configuration could not be read, where [`Node::read_to_disable`] has gone on without it.
+    unreadable: Vec<Error>,
+}
+
+/// Coracle's configuration.
+fn config_of(tree: &Tree) -> Result<Config> {
+    let file = Path::new(config::FILE);
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    let name = file.strip_prefix(directory).unwrap_or(file);
+    let drop_ins = tree.names(directory.join("config.d"));
+    let parts = drop_ins.iter().map(|part| Path::new("config.d").join(part));
+    let place = tree.without_links(directory, parts.chain(["config.d".into(), name.to_owned()]))?;
+    config::load(&place.join(name), false)
 }
 
 impl Node {
@@ -53,14 +68,45 @@ impl Node {
     /// # Errors
     /// A configuration of the distribution's or of Coracle's is not valid.
     pub fn read(distribution: Distribution, root: &Path, store: Option<&Path>) -> Result<Self> {
-        let tree = Tree::new(root);
-        let mut config = config::load(&tree.path(config::FILE), false)?;
-        config.store = store.map_or_else(|| tree.path(&config.store), Path::to_owned);
+        let tree = Tree::open(root)?;
+        let mut config = config_of(&tree)?;
+        config.store = match store {
+            Some(store) => store.to_owned(),
+            None => tree.without_links(&config.store, Store::PARTS)?,
+        };
         let settings = match distribution {
             Distribution::K3s => Some(k3s::Settings::read(&tree)?),
             Distribution::MicroK8s => None,
         };
-        Ok(Self { distribution, tree, config, settings })
+        Ok(Self { distribution, tree, config, settings, unreadable: Vec::new() })
+    }
+
+    /// Like [`Node::read`], but goes on with defaults for what is not valid: to undo `enable` needs no configuration.
+    ///
+    /// # Errors
+    /// `root` is not a directory.
+    pub fn read_to_disable(distribution: Distribution, root: &Path, store: Option<&Path>) -> Result<Self> {
+        let tree = Tree::open(root)?;
+        let mut unreadable = Vec::new();
+        let mut config = config_of(&tree).unwrap_or_else(|error| {
+            unreadable.push(error);
+            Config::default()
+        });
+        if let Some(store) = store {
+            store.clone_into(&mut config.store);
+        }
+        let settings = (distribution == Distribution::K3s).then(|| {
+            k3s::Settings::read(&tree).unwrap_or_else(|error| {
+                unreadable.push(error);
+                k3s::Settings::default()
+            })
+        });
+        Ok(Self { distribution, tree, config, settings, unreadable })
+    }
+
+    /// Why a configuration was not read.
+    pub fn unreadable(&self) -> &[Error] {
+        &self.unreadable
     }
 
     /// Coracle's configuration; the store is below the root.
@@ -146,14 +192,21 @@ impl Node {
     /// # Errors
     /// `Corrupt` for a damaged store.
     pub fn images(&self) -> Result<Images> {
-        Images::read(&self.tree.path(self.containerd()), &self.config.store)
+        let root = self.containerd();
+        let place = self.tree.without_links(&root, [containerd::METADATA, containerd::CONTENT])?;
+        Images::read(&place, &self.config.store)
     }
 
     /// containerd's data and its size in bytes; `None` if there is none.
     pub fn leftovers(&self) -> Option<(PathBuf, u64)> {
         let path = self.containerd();
-        let size = leftovers::size(&self.tree.path(&path))?;
+        let size = leftovers::size(&self.tree.entry(&path).ok()?)?;
         Some((path, size))
+    }
+
+    /// Whether the distribution's containerd runs.
+    pub fn is_containerd_running(&self) -> bool {
+        self.tree.path(self.containerd()).is_ok_and(|path| leftovers::is_in_use(&path))
     }
 
     /// Removes containerd's data, and returns how many bytes that freed.
@@ -161,6 +214,12 @@ impl Node {
     /// # Errors
     /// `WrongState` if the node uses containerd, or containerd's data is in use.
     pub fn remove_leftovers(&self) -> Result<u64> {
+        if let Some(error) = self.unreadable.first() {
+            let doing = format!("remove containerd's data: {}", one_line(error));
+            return Err(
+                Error::new(Kind::WrongState, doing).hint("correct the configuration, which says where it is")
+            );
+        }
         let Some((path, size)) = self.leftovers() else { return Ok(0) };
         if !self.is_enabled() {
             let doing = format!("remove {}: {} uses containerd", path.display(), self.name());

@@ -124,6 +124,7 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
         K3S_ORDER,
         "run systemctl stop k3s",
         "run k3s-killall.sh",
+        "run systemctl enable coracle\nrun systemctl restart coracle\nrun systemctl start k3s",
         "run systemctl start k3s",
     ] {
         assert!(plan.stdout.contains(part), "{part}: {plan}");
@@ -143,7 +144,8 @@ fn a_k3s_node_is_switched_and_switched_back_and_nothing_is_left() {
     assert!(again.stdout.contains("nothing to change") && node.all() == enabled, "{again}");
     let plan = node.run(&["disable", "--dry-run"]).ok();
     assert!(plan.stdout.contains("remove /etc/rancher/k3s/config.yaml.d/90-coracle.yaml"), "{plan}");
-    assert!(plan.stdout.contains("crictl --runtime-endpoint unix:///run/coracle/coracle.sock rmp"), "{plan}");
+    let commands = "crictl --runtime-endpoint unix:///run/coracle/coracle.sock rmp --all --force\nrun systemctl restart coracle\n";
+    assert!(plan.stdout.contains(commands), "{plan}");
     assert_eq!(node.all(), enabled, "a dry run changes nothing");
     for _ in 0..2 {
         node.run(&["disable"]).ok();
@@ -183,6 +185,13 @@ fn settings_that_a_switch_cannot_go_with_are_refused_wherever_they_are() {
         ),
         ((yaml, "docker: true\n".to_owned()), "Docker"),
         ((yaml, "embedded-registry: true\n".to_owned()), "embedded registry"),
+        ((yaml, "data-dir: \"\"\n".to_owned()), "sets data-dir: \"\" is not an absolute path"),
+        ((yaml, "data-dir:\n".to_owned()), "sets data-dir"),
+        ((yaml, "data-dir: relative\n".to_owned()), "\"relative\" is not an absolute path"),
+        ((yaml, "data-dir: [/a, /b]\n".to_owned()), "sets data-dir"),
+        ((yaml, "data-dir: \"/a\\nb\"\n".to_owned()), "sets data-dir"),
+        ((yaml, "private-registry: registries.yaml\n".to_owned()), "sets private-registry"),
+        (unit("--data-dir=k3s"), "sets data-dir"),
         ((yaml, "- a\n".to_owned()), "not a map"),
         ((yaml, "a: [\n".to_owned()), "config.yaml"),
         (unit("'--docker'"), "Docker"),
@@ -365,10 +374,19 @@ fn images_come_from_containerds_store_and_its_data_goes_when_it_is_asked_for() {
     // containerd holds a lock while it runs.
     let metadata = fs::File::open(root.join("io.containerd.metadata.v1.bolt/meta.db")).unwrap();
     metadata.lock().unwrap();
-    let busy = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+    let busy = node.run(&["enable", "--remove-containerd-data", "--no-images"]).exits(1);
     assert!(busy.stderr.contains("containerd runs") && blobs.exists(), "{busy}");
     metadata.unlock().unwrap();
-    let done = node.run(&["enable", "--remove-containerd-data"]).ok();
+    // The rest of the image that Coracle does not have may be of use.
+    let plan = node.run(&["enable", "--remove-containerd-data", "--dry-run"]).ok();
+    assert!(plan.stdout.contains("keep /var/lib/rancher/k3s/agent/containerd"), "{plan}");
+    let kept = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+    assert!(
+        kept.stderr.contains("discarded 1 of its layers") && kept.stderr.contains("--no-images"),
+        "{kept}"
+    );
+    assert!(blobs.exists(), "{kept}");
+    let done = node.run(&["enable", "--remove-containerd-data", "--no-images"]).ok();
     assert!(done.stdout.contains("of containerd's data") && !root.exists(), "{done}");
     let none = node.run(&["enable", "--remove-containerd-data"]).ok();
     assert!(none.stdout.contains("nothing to change"), "{none}");
@@ -382,4 +400,185 @@ fn images_come_from_containerds_store_and_its_data_goes_when_it_is_asked_for() {
     symlink(node.path("etc"), &root).unwrap();
     let link = node.run(&["enable", "--no-images", "--remove-containerd-data"]).exits(1);
     assert!(link.stderr.contains("it is a link") && node.path("etc/rancher").exists(), "{link}");
+}
+
+#[test]
+fn links_of_an_image_lead_nowhere_out_of_it() {
+    needs!(root);
+    // The same links that would lead to this directory of the machine lead to one of the image's.
+    let host = tempfile::tempdir().unwrap();
+    let outside = |name: &str| host.path().join(name);
+    let up = format!("/..{}", "/..".repeat(20));
+    for link in [host.path().to_owned(), PathBuf::from(format!("..{up}{}", host.path().display()))] {
+        let node = Node::k3s();
+        fs::create_dir_all(node.path("var/lib")).unwrap();
+        symlink(&link, node.path("var/lib/rancher")).unwrap();
+        let inner = host.path().strip_prefix("/").unwrap().join("k3s/agent/containerd");
+        fs::create_dir_all(outside("k3s/agent/containerd")).unwrap();
+        fs::write(outside("k3s/agent/containerd/kept"), "").unwrap();
+        let root = node.containerd(inner.to_str().unwrap());
+        let done = node.run(&["enable", "--remove-containerd-data"]).ok();
+        assert!(done.stdout.contains("imported") && !root.exists(), "{done}");
+        assert!(outside("k3s/agent/containerd/kept").exists(), "{done}");
+    }
+    // `data-dir` with `..`, and links in the place of every directory that is written.
+    let node = Node::k3s();
+    fs::create_dir_all(outside("data/agent/containerd")).unwrap();
+    let data = format!("data-dir: {up}{}/data\n", host.path().display());
+    node.write("etc/rancher/k3s/config.yaml", &data);
+    let _ = node.run(&["enable", "--remove-containerd-data"]);
+    assert!(outside("data/agent/containerd").exists());
+    for part in [
+        "etc/rancher/k3s/config.yaml.d",
+        "etc/systemd/system/k3s.service.d",
+        "etc/coracle",
+        "var/lib/coracle",
+    ] {
+        let node = Node::k3s();
+        node.containerd("var/lib/rancher/k3s/agent/containerd");
+        node.write("etc/rancher/k3s/config.yaml.d2/x", "");
+        fs::create_dir_all(node.path(part).parent().unwrap()).unwrap();
+        fs::create_dir_all(outside("empty")).unwrap();
+        symlink(outside("empty"), node.path(part)).unwrap();
+        node.write(
+            "etc/systemd/system/k3s.service",
+            &format!("{UNIT}\t'--private-registry=/data/r.yaml' \\\n"),
+        );
+        node.run(&["enable"]).ok();
+        assert_eq!(fs::read_dir(outside("empty")).unwrap().count(), 0, "{part}");
+        assert!(node.path(&outside("empty").display().to_string()[1..]).exists(), "{part}");
+    }
+    // Code that opens files by itself gets no links at all.
+    for part in [
+        "var/lib/coracle/layers",
+        "var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content",
+        "var/lib/rancher/k3s/agent/containerd/io.containerd.metadata.v1.bolt",
+        "etc/coracle/config.d",
+        "etc/coracle/config.d/x.toml",
+    ] {
+        let node = Node::k3s();
+        node.containerd("var/lib/rancher/k3s/agent/containerd");
+        let _ = fs::remove_dir_all(node.path(part));
+        fs::create_dir_all(node.path(part).parent().unwrap()).unwrap();
+        symlink(outside("empty"), node.path(part)).unwrap();
+        let refused = node.run(&["enable"]).exits(1);
+        assert!(refused.stderr.contains("symbolic link"), "{part}: {refused}");
+        assert_eq!(fs::read_dir(outside("empty")).unwrap().count(), 0, "{part}");
+    }
+}
+
+#[test]
+fn a_sysroot_is_a_directory_that_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for name in ["typo", "file"] {
+        for verb in ["check", "enable", "disable"] {
+            let root = dir.path().join(name);
+            let output =
+                Run::new(coracle_program()).args(["k3s", verb, "--sysroot"]).arg(&root).go().exits(1);
+            assert!(output.stderr.contains(name), "{output}");
+            assert!(!dir.path().join("typo").exists());
+        }
+    }
+}
+
+#[test]
+fn the_only_copy_of_an_image_is_kept() {
+    needs!(root);
+    let is_layer = |path: &PathBuf| fs::read(path).unwrap().starts_with(&[0x1f, 0x8b]);
+    // A layer is a FIFO, or has other content than its digest says, or the store has no room.
+    for case in ["fifo", "spoilt", "full"] {
+        let node = Node::k3s();
+        let root = node.containerd("var/lib/rancher/k3s/agent/containerd");
+        let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
+        let mut files = fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+        let layer = files.find(is_layer).unwrap();
+        let _mount = match case {
+            "fifo" => {
+                fs::remove_file(&layer).unwrap();
+                Run::new("mkfifo").arg(&layer).go().ok();
+                None
+            }
+            "spoilt" => {
+                let mut bytes = fs::read(&layer).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&layer, bytes).unwrap();
+                None
+            }
+            _ => Some(Full::new(node.path("var/lib/coracle"))),
+        };
+        let output = node.run(&["enable", "--remove-containerd-data"]).exits(1);
+        assert!(
+            output.stderr.contains("containerd's data is kept: Coracle does not have "),
+            "{case}: {output}"
+        );
+        assert!(output.stderr.contains("warning: "), "{case}: {output}");
+        assert!(layer.exists() && node.path(K3S_OWN).exists(), "{case}: {output}");
+        if case != "fifo" {
+            // Without the removal a failed import is an error too.
+            let output = node.run(&["enable"]).exits(1);
+            assert!(output.stderr.contains("warning: import "), "{case}: {output}");
+        }
+    }
+}
+
+#[test]
+fn disable_needs_no_valid_configuration() {
+    for (file, text) in [
+        ("etc/coracle/config.toml", "unknown = 1\n"),
+        ("etc/coracle/config.d/10-mine.toml", "socket = \"relative\"\n"),
+        ("etc/rancher/k3s/config.yaml", "a: [\n"),
+        ("etc/rancher/k3s/config.yaml.d/50-mine.yaml", "- a\n"),
+    ] {
+        let node = Node::k3s();
+        node.containerd("var/lib/rancher/k3s/agent/containerd");
+        node.run(&["enable", "--no-images"]).ok();
+        node.write(file, text);
+        let refused = node.run(&["disable", "--remove-containerd-data"]).exits(1);
+        assert!(
+            refused.stderr.contains("correct the configuration") && node.path(K3S_OWN).exists(),
+            "{refused}"
+        );
+        let output = node.run(&["disable"]).ok();
+        assert!(
+            output.stderr.contains("warning: ") && output.stderr.contains("undone all the same"),
+            "{output}"
+        );
+        assert!(!node.path(K3S_OWN).exists() && !node.path(K3S_ORDER).exists(), "{output}");
+        assert_eq!(node.text(file), text);
+    }
+}
+
+#[test]
+fn a_node_that_is_switched_already_is_not_restarted_again() {
+    // In an image nothing runs; here the machine's own files are looked at, without K3s on it.
+    let node = Node::k3s();
+    node.run(&["enable", "--restart"]).ok();
+    let again = node.run(&["enable", "--restart"]).ok();
+    assert!(again.stdout.contains("nothing to change") && !again.stdout.contains("run "), "{again}");
+    let is_k3s_here = ["/etc/rancher", "/var/lib/rancher", "/usr/local/bin/k3s"]
+        .iter()
+        .any(|name| Path::new(name).exists());
+    if !is_k3s_here {
+        let own = Run::new(coracle_program()).args(["k3s", "disable", "--restart"]).go().ok();
+        assert!(own.stdout.contains("nothing to change") && !own.stdout.contains("run "), "{own}");
+    }
+}
+
+/// A full file system.
+struct Full(PathBuf);
+
+impl Full {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        Run::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]).arg(&path).go().ok();
+        Self(path)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        Run::new("umount").arg("-l").arg(&self.0).go();
+    }
 }

@@ -36,6 +36,8 @@ const MAX_DEPTH: u32 = 16;
 const MAX_PAGE: u64 = 16 << 20;
 /// How often each page may be read on average.
 const MAX_READS: u64 = 8;
+/// The most that is read altogether, in bytes, also of a sparse file that seems huge. The names of 100 000 images are less.
+const MAX_TOTAL: u64 = 64 << 20;
 
 /// An open file, as it was at one moment.
 #[derive(Debug)]
@@ -82,7 +84,8 @@ impl Bolt {
             return Err(Error::invalid("it is not a regular file"));
         }
         let meta = Meta::find(&file)?;
-        let left = Cell::new((data.len() / meta.page_size).saturating_mul(MAX_READS).saturating_add(64));
+        let pages = (data.len() / meta.page_size).saturating_mul(MAX_READS).saturating_add(64);
+        let left = Cell::new(pages.min(MAX_TOTAL / meta.page_size));
         Ok(Self { file, meta, left })
     }
 
@@ -204,12 +207,17 @@ fn read_leaf(page: &[u8], found: &mut Vec<(Vec<u8>, Value)>) -> Result<()> {
     if flags(page)? != LEAF {
         return Err(damaged(format!("a leaf has the flags {:#x}", flags(page)?)));
     }
+    // Elements that overlap would multiply what is in the page.
+    let mut left = page.len();
     for index in 0..count(page)? {
         let at = PAGE_HEADER + index * ELEMENT;
         let [kind, position, key, value] = [0, 4, 8, 12].map(|field| u32_at(page, at + field));
         let (position, key, value) = (position? as usize, key? as usize, value? as usize);
         let begin = at.saturating_add(position);
         let middle = begin.saturating_add(key);
+        left = left
+            .checked_sub(ELEMENT.saturating_add(key).saturating_add(value))
+            .ok_or_else(|| damaged("the elements of a page overlap"))?;
         let bytes = slice(page, middle, value)?;
         let value = match kind? & IS_BUCKET {
             0 => Value::Bytes(bytes.to_vec()),
@@ -362,6 +370,28 @@ mod tests {
         bytes[at..at + 8].copy_from_slice(&(page as u64).to_le_bytes());
         let error = names(&bytes).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn elements_that_overlap_are_refused() {
+        // Each of them is the whole rest of the page: 64 KiB would become 80 MiB.
+        let mut page = vec![0; 64 << 10];
+        let count = 2000_usize;
+        page[8..10].copy_from_slice(&LEAF.to_le_bytes());
+        page[10..12].copy_from_slice(&(count as u16).to_le_bytes());
+        for index in 0..count {
+            let at = PAGE_HEADER + index * ELEMENT;
+            let begin = PAGE_HEADER + count * ELEMENT;
+            let fields = [0, begin - at, 1, page.len() - begin - 1].map(|field| (field as u32).to_le_bytes());
+            page[at..at + ELEMENT].copy_from_slice(&fields.concat());
+        }
+        let mut found = Vec::new();
+        assert_eq!(read_leaf(&page, &mut found).unwrap_err().kind(), Kind::Corrupt);
+        assert!(found.len() <= 2);
+        // The same as the value of a bucket, inline.
+        let value = [vec![0; BUCKET_HEADER], page].concat();
+        let Bucket::Inline(page) = bucket(&value).unwrap() else { panic!("it is not inline") };
+        assert_eq!(read_leaf(&page, &mut found).unwrap_err().kind(), Kind::Corrupt);
     }
 
     proptest::proptest! {

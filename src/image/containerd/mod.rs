@@ -22,8 +22,8 @@ use bolt::{Bolt, Bucket, Value};
 
 /// The file with the names, below containerd's root. containerd holds a lock on it (flock(2)).
 pub const METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
-/// The directory with the blobs.
-const CONTENT: &str = "io.containerd.content.v1.content";
+/// The directory with the blobs, below containerd's root.
+pub const CONTENT: &str = "io.containerd.content.v1.content";
 /// The namespace of the images that kubelet uses.
 const NAMESPACE: &str = "k8s.io";
 /// How often reading is begun again because containerd has changed the file meanwhile.
