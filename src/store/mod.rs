@@ -65,6 +65,7 @@ pub use gc::Cleared;
 pub use hold::{Hold, POD_MARK, remove_container, remove_tree};
 pub use layers::{LayerStore, Staged};
 pub use partial::Partial;
+pub use prepare::PARTS;
 pub use record::{ImageRecord, LayerId, LayerRecord, Platform, chain_id};
 pub use remove::Removed;
 pub use repair::Rewritten;
@@ -166,10 +167,6 @@ impl Store {
         sweep::sweep(&store)?;
         Ok((store, rewritten))
     }
-
-    /// What a store has below its root.
-    pub const PARTS: [&'static str; 8] =
-        ["VERSION", "journal", "blobs/sha256", "partial", "layers", "containers", "tmp", "trash"];
 
     /// The store at `root`, whose journal was not read yet.
     fn at(root: &Path) -> Result<Self> {

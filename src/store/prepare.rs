@@ -14,6 +14,10 @@ use super::journal::{self, sync_dir};
 /// The version of the store's format.
 const VERSION: &str = "1\n";
 
+/// What a store has below its root.
+pub const PARTS: [&str; 8] =
+    ["VERSION", "journal", "blobs/sha256", "partial", "layers", "containers", "tmp", "trash"];
+
 /// Creates the directories of a store, or checks existing ones.
 pub(super) fn prepare(root: &Path) -> Result<()> {
     let version = root.join("VERSION");
@@ -37,7 +41,7 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
         |path: &Path| private::make_dirs(path, private::DIR).doing(|| format!("make {}", path.display()));
     make(root)?;
     check_owner(root)?;
-    for dir in Store::PARTS.into_iter().filter(|part| !["VERSION", "journal"].contains(part)) {
+    for dir in PARTS.into_iter().filter(|part| !["VERSION", "journal"].contains(part)) {
         make(&root.join(dir))?;
     }
     // Written last, so that a store with a version is complete; two processes may both write it.

@@ -72,7 +72,7 @@ impl Node {
         let mut config = config_of(&tree)?;
         config.store = match store {
             Some(store) => store.to_owned(),
-            None => tree.without_links(&config.store, Store::PARTS)?,
+            None => tree.without_links(&config.store, crate::store::PARTS)?,
         };
         let settings = match distribution {
             Distribution::K3s => Some(k3s::Settings::read(&tree)?),
