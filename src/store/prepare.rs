@@ -8,7 +8,6 @@ use std::path::Path;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::linux::private;
 
-use super::Store;
 use super::journal::{self, sync_dir};
 
 /// The version of the store's format.

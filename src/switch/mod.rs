@@ -24,7 +24,6 @@ use crate::error::{Error, Kind, Result};
 use crate::image::containerd;
 use crate::pod::one_line;
 use crate::serve::config::{self, Config};
-use crate::store::Store;
 
 pub use file::Change;
 pub use images::{Carried, Images};
