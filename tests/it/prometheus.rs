@@ -143,8 +143,22 @@ fn health_is_told_by_the_status_and_only_reads_are_answered() {
     std::fs::create_dir(&journal).unwrap();
     let (head, body) = ask(connect(address), "GET", "/healthz");
     assert!(head.starts_with("HTTP/1.1 503 ") && body.contains("keeper: ok"), "{head} {body}");
+    let (_, body) = ask(connect(address), "GET", "/metrics");
+    let unknown = samples(&body);
+    assert_eq!(unknown["coracle_healthy{component=\"store\"}"], 0.0);
+    for name in ["images", "bytes", "files", "damaged_layers"] {
+        assert!(!unknown.contains_key(&format!("coracle_store_{name}")), "{name}: {body}");
+    }
     std::fs::remove_dir(&journal).unwrap();
     std::fs::rename(&away, &journal).unwrap();
+    for name in ["layers", "blobs"] {
+        let (path, away) = (serve.path(&format!("store/{name}")), serve.path("away"));
+        std::fs::rename(&path, &away).unwrap();
+        let (head, body) = ask(connect(address), "GET", "/healthz");
+        assert!(head.starts_with("HTTP/1.1 503 ") && body.contains(name), "{head} {body}");
+        std::fs::rename(&away, &path).unwrap();
+    }
+    assert!(ask(connect(address), "GET", "/healthz").0.starts_with("HTTP/1.1 200 "));
 }
 
 /// The number of threads of a process.
