@@ -215,6 +215,13 @@ fn clients_that_are_slow_many_or_large_are_cut_off_and_the_cri_goes_on() {
         (idle.iter().filter(|stream| closed(stream)).count() >= 32).then_some(())
     });
     assert_eq!(serve.all().0, [""; 0]);
+    // They keep nobody out.
+    for _ in 0..10 {
+        let more: Vec<_> = (0..8).map(|_| connect(address)).collect();
+        let (head, _) = ask(connect(address), "GET", "/healthz");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        drop(more);
+    }
     let begin = Instant::now();
     while !idle.iter().all(closed) {
         assert!(begin.elapsed() < Duration::from_secs(30), "idle connections stay open");
