@@ -83,7 +83,7 @@ fn live(serve: &Serve, number: u32) {
     let url = serve.run(serve.runtime().exec(exec)).unwrap().url;
     let mut session = Session::start(&url, V4, "stdin stdout stderr");
     session.wait_for("on");
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         session.end_input();
         assert_eq!(session.finish().code(), 0);
     } else {
