@@ -1,5 +1,7 @@
 //! The kernel: version, features, cgroups, modules, confinement.
 
+use rustix::io::Errno;
+
 use super::{Probes, Row, Tree};
 
 /// The oldest supported version.
@@ -53,11 +55,20 @@ fn features(probes: &Probes) -> Row {
 }
 
 fn overlay(probes: &Probes) -> Row {
-    match probes.has_overlay {
-        true => Row::ok("overlay", "images can be mounted"),
-        false if !probes.is_root => Row::not_applicable("overlay", "only root can try it"),
-        false => Row::error("overlay", "this kernel has no overlayfs, so no image can be mounted")
-            .advise("load it (`modprobe overlay`), or build the kernel with CONFIG_OVERLAY_FS"),
+    match probes.overlay {
+        Ok(()) => Row::ok("overlay", "images can be mounted"),
+        Err(_) if !probes.is_root => Row::not_applicable("overlay", "only root can try it"),
+        Err(Errno::NODEV) => {
+            Row::error("overlay", "this kernel has no overlayfs, so no image can be mounted")
+                .advise("load it (`modprobe overlay`), or build the kernel with CONFIG_OVERLAY_FS")
+        }
+        Err(Errno::PERM) => Row::error("overlay", "this process may not mount, so no image can be mounted")
+            .advise(
+                "run it with CAP_SYS_ADMIN, and outside of a container whose seccomp filter forbids fsopen",
+            ),
+        Err(errno) => Row::error("overlay", format!("it cannot be tried: fsopen: {errno}")).advise(
+            "install Linux 5.10 or newer; if it is, a seccomp filter of the surrounding container forbids it",
+        ),
     }
 }
 
@@ -83,6 +94,10 @@ fn cgroups(tree: &Tree) -> Row {
         Some(list) => ("v2", list.split_whitespace().map(str::to_owned).collect()),
         None => ("v1", enabled_v1(tree)),
     };
+    if !is_cgroup_mounted(tree) {
+        return Row::error("cgroups", "no cgroup file system is mounted, so no pod can run")
+            .advise("mount cgroup2 on /sys/fs/cgroup, which systemd and OpenRC do at boot");
+    }
     let has = |name: &&str| controllers.iter().any(|has| has == name || (*name == "io" && has == "blkio"));
     let missing: Vec<_> = NEEDED.iter().filter(|name| !has(name)).copied().collect();
     if controllers.is_empty() {
@@ -106,6 +121,13 @@ fn cgroups(tree: &Tree) -> Row {
         false => Row::warning("cgroups", format!("{version} without {}", lacking.join(", ")))
             .advise("limits of these kinds have no effect; the kernel would need them built in"),
     }
+}
+
+/// Whether a cgroup file system of either version is mounted; proc_pid_mounts(5) has the type in the third field.
+fn is_cgroup_mounted(tree: &Tree) -> bool {
+    let Some(mounts) = tree.text("/proc/self/mounts") else { return true };
+    let mut types = mounts.lines().filter_map(|line| line.split_whitespace().nth(2));
+    types.any(|kind| ["cgroup", "cgroup2"].contains(&kind))
 }
 
 /// The controllers of v1: /proc/cgroups has name, hierarchy, number of cgroups, and whether it is enabled.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::statvfs;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::{Row, Tree};
 use crate::serve::config::Config;
@@ -52,6 +52,9 @@ fn store(path: &Path) -> Row {
     let Some((path, stat)) = nearest(path) else {
         return Row::warning("store", "its file system cannot be read");
     };
+    if let Some(row) = read_only("store", &path, stat.f_flag) {
+        return row;
+    }
     let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
     space(&path, (free, total), (stat.f_favail, stat.f_files))
 }
@@ -77,6 +80,17 @@ pub(super) fn space(path: &Path, (free, total): (u64, u64), (inodes, all_inodes)
     }
 }
 
+/// The row of a directory on a read-only file system; `None` if it can be written.
+pub(super) fn read_only(topic: &'static str, path: &Path, flags: StatVfsMountFlags) -> Option<Row> {
+    let row = || {
+        let finding = format!("the file system at {} is read-only, so nothing can be stored", path.display());
+        Row::error(topic, finding).advise(format!(
+            "set `{topic}` to a directory on a writable file system; if it should be one, see dmesg(1) for disk errors"
+        ))
+    };
+    flags.contains(StatVfsMountFlags::RDONLY).then(row)
+}
+
 /// The file system of a path, or of its nearest ancestor that exists.
 fn nearest(path: &Path) -> Option<(std::path::PathBuf, rustix::fs::StatVfs)> {
     path.ancestors().find_map(|path| Some((path.to_owned(), statvfs(path).ok()?)))
@@ -86,6 +100,9 @@ fn run(path: &Path) -> Row {
     let Some((path, stat)) = nearest(path) else {
         return Row::warning("run", "its file system cannot be read");
     };
+    if let Some(row) = read_only("run", &path, stat.f_flag) {
+        return row;
+    }
     let free = stat.f_bavail * stat.f_frsize;
     let is_memory = rustix::fs::statfs(&path).is_ok_and(|stat| stat.f_type as u32 == 0x0102_1994);
     let shown = format!("{} MB are free at {}", free / 1_000_000, path.display());

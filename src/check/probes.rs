@@ -23,7 +23,7 @@ pub struct Probes {
     /// mount_setattr(2).
     pub has_mount_setattr: bool,
     /// overlayfs, which the attempt loads if it is a module.
-    pub has_overlay: bool,
+    pub overlay: Result<(), Errno>,
     /// A process in a user namespace with mapped ids.
     pub has_user_namespaces: bool,
     /// Such ids for a mount of the store's layers.
@@ -47,7 +47,7 @@ impl Probes {
             has_openat2: has(opened.map(drop)),
             has_pidfds: pid.is_some_and(|pid| has(pidfd_open(pid, PidfdFlags::empty()).map(drop))),
             has_mount_setattr: has(set),
-            has_overlay: fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).is_ok(),
+            overlay: fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map(drop),
             has_user_namespaces: user_namespace::open(&maps).is_ok(),
             maps_layers: store.is_dir().then(|| crate::serve::maps_ids(store)),
         }

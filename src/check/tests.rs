@@ -1,5 +1,8 @@
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
+use rustix::io::Errno;
+
 use super::*;
 use crate::error::{Error, Kind};
 
@@ -20,7 +23,7 @@ const ALL: Probes = Probes {
     has_openat2: true,
     has_pidfds: true,
     has_mount_setattr: true,
-    has_overlay: true,
+    overlay: Ok(()),
     has_user_namespaces: true,
     maps_layers: Some(true),
 };
@@ -134,6 +137,15 @@ fn cgroups_of_both_versions_are_judged_by_their_controllers() {
     let text = format!("{header}cpu\t1\t1\t1\nmemory\t3\t1\t1\npids\t2\t1\t1\n");
     is(&v1(&text), "cgroups", State::Warning, &["failCgroupV1"]);
     is(&v1(""), "cgroups", State::Error, &["no controller"]);
+    let mounted = |mounts| {
+        rows_with(&[
+            ("/sys/fs/cgroup/cgroup.controllers", ""),
+            ("/proc/cgroups", &text),
+            ("/proc/self/mounts", mounts),
+        ])
+    };
+    is(&mounted("proc /proc proc rw 0 0\n"), "cgroups", State::Error, &["no cgroup", "mount cgroup2"]);
+    is(&mounted("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"), "cgroups", State::Warning, &["v1"]);
 }
 
 #[test]
@@ -163,7 +175,14 @@ fn kernels_and_their_parts_are_judged() {
     );
     let (_dir, tree) = tree(&[("/proc/sys/user/max_user_namespaces", "0")]);
     let probed = |probes: Probes| kernel::rows(&tree, &probes);
-    is(&probed(Probes { has_overlay: false, ..ALL }), "overlay", State::Error, &["modprobe overlay"]);
+    is(&probed(Probes { overlay: Err(Errno::NODEV), ..ALL }), "overlay", State::Error, &["modprobe overlay"]);
+    is(
+        &probed(Probes { overlay: Err(Errno::PERM), ..ALL }),
+        "overlay",
+        State::Error,
+        &["may not mount", "CAP_SYS_ADMIN"],
+    );
+    is(&probed(Probes { overlay: Err(Errno::NOSYS), ..ALL }), "overlay", State::Error, &["seccomp"]);
     is(&probed(Probes { has_openat2: false, ..ALL }), "system calls", State::Error, &["openat2"]);
     is(&probed(Probes { has_mount_setattr: false, ..ALL }), "system calls", State::Warning, &["5.12"]);
     is(
@@ -173,7 +192,7 @@ fn kernels_and_their_parts_are_judged() {
         &["max_user_namespaces="],
     );
     is(&probed(Probes { maps_layers: Some(false), ..ALL }), "user namespaces", State::Warning, &["5.19"]);
-    let nobody = Probes { is_root: false, has_overlay: false, has_user_namespaces: false, ..ALL };
+    let nobody = Probes { is_root: false, overlay: Err(Errno::PERM), has_user_namespaces: false, ..ALL };
     is(&probed(nobody), "user", State::Warning, &["sudo"]);
     is(&probed(nobody), "overlay", State::NotApplicable, &[]);
 }
@@ -197,6 +216,14 @@ fn clocks_space_and_flash_are_judged() {
     is(&space((8 * gb, 16 * gb), (5, all)), "store", State::Error, &["inodes"]);
     // btrfs has no number of inodes.
     is(&space((8 * gb, 16 * gb), (0, 0)), "store", State::Ok, &[]);
+    let mounted = |flags| node::read_only("store", Path::new("/x"), flags);
+    is(
+        &[mounted(StatVfsMountFlags::RDONLY).unwrap()],
+        "store",
+        State::Error,
+        &["/x is read-only", "writable"],
+    );
+    assert_eq!(mounted(StatVfsMountFlags::NOEXEC), None);
     let card = |life, end| {
         rows_with(&[
             ("/sys/block/mmcblk0/device/life_time", life),

@@ -72,7 +72,7 @@ pub const STATE: Format = Format::new("the state of a container", b's', 1).reads
 /// The directories of a cgroup that is being created.
 pub const CGROUP_NOTE: Format = Format::new("the note of a container's cgroup", b'g', 2).reads_from(1);
 /// The archives of images that were imported.
-pub const ARCHIVES: Format = Format::new("the list of imported archives", b'a', 2).reads_from(1);
+pub const ARCHIVES: Format = Format::new("the list of imported archives", b'a', 3).reads_from(1);
 
 /// Why a message or record cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]

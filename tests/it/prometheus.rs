@@ -143,8 +143,22 @@ fn health_is_told_by_the_status_and_only_reads_are_answered() {
     std::fs::create_dir(&journal).unwrap();
     let (head, body) = ask(connect(address), "GET", "/healthz");
     assert!(head.starts_with("HTTP/1.1 503 ") && body.contains("keeper: ok"), "{head} {body}");
+    let (_, body) = ask(connect(address), "GET", "/metrics");
+    let unknown = samples(&body);
+    assert_eq!(unknown["coracle_healthy{component=\"store\"}"], 0.0);
+    for name in ["images", "bytes", "files", "damaged_layers"] {
+        assert!(!unknown.contains_key(&format!("coracle_store_{name}")), "{name}: {body}");
+    }
     std::fs::remove_dir(&journal).unwrap();
     std::fs::rename(&away, &journal).unwrap();
+    for name in ["layers", "blobs"] {
+        let (path, away) = (serve.path(&format!("store/{name}")), serve.path("away"));
+        std::fs::rename(&path, &away).unwrap();
+        let (head, body) = ask(connect(address), "GET", "/healthz");
+        assert!(head.starts_with("HTTP/1.1 503 ") && body.contains(name), "{head} {body}");
+        std::fs::rename(&away, &path).unwrap();
+    }
+    assert!(ask(connect(address), "GET", "/healthz").0.starts_with("HTTP/1.1 200 "));
 }
 
 /// The number of threads of a process.
@@ -201,6 +215,13 @@ fn clients_that_are_slow_many_or_large_are_cut_off_and_the_cri_goes_on() {
         (idle.iter().filter(|stream| closed(stream)).count() >= 32).then_some(())
     });
     assert_eq!(serve.all().0, [""; 0]);
+    // They keep nobody out.
+    for _ in 0..10 {
+        let more: Vec<_> = (0..8).map(|_| connect(address)).collect();
+        let (head, _) = ask(connect(address), "GET", "/healthz");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        drop(more);
+    }
     let begin = Instant::now();
     while !idle.iter().all(closed) {
         assert!(begin.elapsed() < Duration::from_secs(30), "idle connections stay open");

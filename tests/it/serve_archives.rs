@@ -94,6 +94,40 @@ fn late_archives_are_imported_when_they_are_complete_however_they_come() {
 }
 
 #[test]
+fn archives_that_are_written_or_replaced_under_another_name_are_imported() {
+    needs!(root, launch_verb);
+    let serve = Serve::stopped("");
+    let (images, outside) = (serve.path("images"), serve.path("outside"));
+    fs::create_dir(&images).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("q.tar"), archive("late.example/q:1", "1")).unwrap();
+    symlink("../outside/q.tar", images.join("s.tar")).unwrap();
+    serve.start();
+    wait_for_version(&serve, "late.example/q:1", "1");
+    let bytes = archive("late.example/linked:1", "1");
+    let mut slow = fs::File::create(outside.join("linked.tar")).unwrap();
+    slow.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    fs::hard_link(outside.join("linked.tar"), images.join("linked.tar")).unwrap();
+    rest();
+    slow.write_all(&bytes[bytes.len() / 2..]).unwrap();
+    drop(slow);
+    wait_for(&serve, "late.example/linked:1");
+    let _reader = fs::File::open(outside.join("q.tar")).unwrap();
+    fs::write(outside.join("new"), archive("late.example/q:1", "2")).unwrap();
+    fs::rename(outside.join("new"), outside.join("q.tar")).unwrap();
+    wait_for_version(&serve, "late.example/q:1", "2");
+    // Many that go at once are no reason for a warning.
+    for number in 0..50 {
+        fs::hard_link(images.join("linked.tar"), images.join(format!("l{number}.tar"))).unwrap();
+    }
+    for number in 0..50 {
+        fs::remove_file(images.join(format!("l{number}.tar"))).unwrap();
+    }
+    rest();
+    assert!(!serve.log().contains("warning: import"), "{}", serve.log());
+}
+
+#[test]
 fn archives_that_change_are_imported_anew_and_those_that_go_are_unpinned_but_kept() {
     needs!(root, launch_verb);
     let serve = Serve::stopped("");
@@ -114,6 +148,20 @@ fn archives_that_change_are_imported_anew_and_those_that_go_are_unpinned_but_kep
     assert_eq!(fs::metadata(&new).unwrap().len(), fs::metadata(&file).unwrap().len());
     fs::rename(&new, &file).unwrap();
     wait_for_version(&serve, name, "1003");
+    // The same while the daemon is stopped, and in the same inode while it runs.
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let keeping_times = |user: &str, path: &Path| {
+        fs::write(path, archive(name, user)).unwrap();
+        let times = fs::FileTimes::new().set_modified(modified);
+        fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+    };
+    serve.stop();
+    keeping_times("1004", &new);
+    fs::rename(&new, &file).unwrap();
+    serve.start();
+    wait_for_version(&serve, name, "1004");
+    keeping_times("1005", &file);
+    wait_for_version(&serve, name, "1005");
     // While the next version is on its way, and when it is broken, the one before keeps its pin.
     let mut slow = fs::File::create(&file).unwrap();
     slow.write_all(b"no archive").unwrap();

@@ -60,14 +60,13 @@ fn add_cpu(samples: &mut Samples, cpu: &Cpu) {
 }
 
 fn add_memory(samples: &mut Samples, memory: &Memory, v1_kernel: Option<u64>) {
-    let raw = |names: [&str; 2]| names.iter().find_map(|name| memory.raw.get(*name)).copied();
-    let value = |names| raw(names).unwrap_or(0);
+    let value = |names: [&str; 2]| names.iter().find_map(|name| memory.raw.get(*name)).copied().unwrap_or(0);
     let swap = || memory.swap_usage.map_or(0, |both| both.saturating_sub(memory.usage));
     samples.add(&d::MEMORY_CACHE, [], value(["total_cache", "file"]));
     samples.add(&d::MEMORY_RSS, [], value(["total_rss", "anon"]));
     samples.add(&d::MEMORY_KERNEL, [], v1_kernel.unwrap_or_else(|| kernel(&memory.raw)));
     samples.add(&d::MEMORY_MAPPED, [], value(["total_mapped_file", "file_mapped"]));
-    samples.add(&d::MEMORY_SWAP, [], raw(["total_swap", "total_swap"]).unwrap_or_else(swap));
+    samples.add(&d::MEMORY_SWAP, [], memory.raw.get("total_swap").copied().unwrap_or_else(swap));
     samples.add(&d::MEMORY_USAGE, [], memory.usage);
     samples.add(&d::MEMORY_MAX, [], memory.peak.unwrap_or(0));
     samples.add(&d::MEMORY_WORKING_SET, [], memory.working_set());

@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 
@@ -71,10 +73,9 @@ impl Listing {
         }
     }
 
-    /// Whether the archive at `path` may still exist.
-    pub(super) fn may_have(&self, path: &Path) -> bool {
-        self.archives.iter().any(|archive| archive == path)
-            || self.unreadable.iter().any(|(dir, _)| path.parent() == Some(dir))
+    /// Whether the archive at `path` is in a directory that cannot be read.
+    pub(super) fn is_unreadable(&self, path: &Path) -> bool {
+        self.unreadable.iter().any(|(dir, _)| path.parent() == Some(dir))
     }
 }
 
@@ -115,8 +116,16 @@ pub(super) struct Stamp {
     pub(super) size: u64,
     /// In nanoseconds since 1970.
     pub(super) mtime: i128,
-    /// A file that was moved here may have the size and the mtime of the one before.
-    inode: u64,
+    pub(super) identity: Identity,
+}
+
+/// Tells files of the same size and mtime apart: one may have been moved here, or copied with its mtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// 0 on file systems that number inodes anew at each mount.
+    pub(super) inode: u64,
+    /// In nanoseconds since 1970.
+    pub(super) ctime: i128,
 }
 
 /// Opens a regular file, which may be a link to one; `None` if it is gone.
@@ -135,8 +144,20 @@ pub(super) fn open(path: &Path) -> Result<Option<(File, Stamp)>> {
     }
     // By the descriptor, because the path may lead to something else by now.
     let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).doing(|| "open it")?;
-    let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    Ok(Some((file, Stamp { size: meta.size(), mtime, inode: meta.ino() })))
+    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let inode = if has_lasting_inodes(&file) { meta.ino() } else { 0 };
+    let identity = Identity { inode, ctime: nanoseconds(meta.ctime(), meta.ctime_nsec()) };
+    let mtime = nanoseconds(meta.mtime(), meta.mtime_nsec());
+    Ok(Some((file, Stamp { size: meta.size(), mtime, identity })))
+}
+
+/// How long the kernel may take from the report that a file is closed to its release.
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn has_lasting_inodes(file: &File) -> bool {
+    /// FAT, exFAT, FUSE, SMB and CIFS.
+    const NUMBERED_ANEW: [u32; 5] = [0x4d44, 0x2011_bab0, 0x6573_5546, 0xfe53_4d42, 0xff53_4d42];
+    rustix::fs::fstatfs(file).is_ok_and(|stat| !NUMBERED_ANEW.contains(&(stat.f_type as u32)))
 }
 
 /// Whether a process is still writing the file. A file system that cannot tell, such as one on a network, has none.
@@ -144,7 +165,13 @@ pub(super) fn is_being_written(file: &File) -> bool {
     /// NFS, SMB and CIFS grant leases only as their server permits, and 9P none: the answer says nothing about writers.
     const OF_NETWORKS: [u32; 4] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997];
     let is_local = rustix::fs::fstatfs(file).is_ok_and(|stat| !OF_NETWORKS.contains(&(stat.f_type as u32)));
-    is_local && crate::sys::lease::is_open_for_writing(file.as_fd()).unwrap_or(false)
+    let is_open = || crate::sys::lease::is_open_for_writing(file.as_fd()).unwrap_or(false);
+    // inotify reports the end of a write a moment before the kernel counts the writer out, and only once.
+    let pause = || std::thread::sleep(PAUSE);
+    is_local && is_open() && {
+        pause();
+        is_open()
+    }
 }
 
 #[cfg(test)]
@@ -205,8 +232,8 @@ mod tests {
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
         let (missing, looped) = (dir.path().join("missing"), dir.path().join("loop"));
         let listing = Listing::of(&[missing.clone(), looped.clone()]);
-        assert!(!listing.may_have(&missing.join("a.tar")));
-        assert!(listing.may_have(&looped.join("a.tar")));
+        assert!(!listing.is_unreadable(&missing.join("a.tar")));
+        assert!(listing.is_unreadable(&looped.join("a.tar")));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::pod::one_line;
 use crate::record::format::{ARCHIVES, Unreadable};
 use crate::store::reference::Reference;
 use crate::store::{ImageRecord, Store};
-use directory::{Listing, Stamp};
+use directory::{Identity, Listing, Stamp};
 
 pub(super) use watch::Watch;
 
@@ -34,8 +34,22 @@ struct Known {
     size: u64,
     /// Its mtime, in nanoseconds since 1970.
     mtime: i128,
+    /// `None` from a release that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
     /// The ids of its images.
     images: BTreeSet<Digest>,
+}
+
+impl Known {
+    fn new(stamp: Stamp, images: BTreeSet<Digest>) -> Self {
+        Self { size: stamp.size, mtime: stamp.mtime, identity: Some(stamp.identity), images }
+    }
+
+    fn is(&self, stamp: Stamp) -> bool {
+        let is_identical = self.identity.is_none_or(|identity| identity == stamp.identity);
+        self.size == stamp.size && self.mtime == stamp.mtime && is_identical
+    }
 }
 
 /// The file format.
@@ -64,6 +78,8 @@ struct State {
     /// Entries of the directories that were reported as no archives.
     reported: BTreeSet<PathBuf>,
     phase: Phase,
+    /// `known` has what an older release had not recorded.
+    is_unsaved: bool,
 }
 
 /// One thread at a time imports, so that no archive is imported twice at once.
@@ -217,15 +233,25 @@ impl Importing {
     fn scan(&self, store: &Store, config: &Config) {
         let listing = Listing::of(&config.images.import_dirs);
         self.report(&listing);
+        let archives: BTreeSet<&Path> = listing.archives.iter().map(PathBuf::as_path).collect();
+        let may_exist = |path: &Path| archives.contains(path) || listing.is_unreadable(path);
         self.update(|state| {
-            state.seen.retain(|path, _| listing.may_have(path));
-            state.known.retain(|path, _| listing.may_have(path));
+            state.seen.retain(|path, _| may_exist(path));
+            let before = state.known.len();
+            state.known.retain(|path, _| may_exist(path));
+            state.known.len() != before
         });
+        // Read once: a store may have as many images as there are archives.
+        let mut here: BTreeSet<Digest> = match store.images() {
+            Ok(images) => images.iter().map(|image| image.id).collect(),
+            Err(error) => return crate::log::warning(&one_line(&error.doing("import archives"))),
+        };
         for path in &listing.archives {
-            if let Err(error) = self.bring_in(store, config, path) {
+            if let Err(error) = self.bring_in(store, config, path, &mut here) {
                 crate::log::warning(&one_line(&error.doing(format!("import {}", path.display()))));
             }
         }
+        self.update(|state| std::mem::take(&mut state.is_unsaved));
     }
 
     /// Logs once what is not imported.
@@ -234,7 +260,8 @@ impl Importing {
             crate::log::warning(&format!("search {} for archives: {error}", dir.display()));
         }
         let mut state = self.archives.state();
-        state.reported.retain(|path| listing.skipped.iter().any(|(skipped, _)| skipped == path));
+        let skipped: BTreeSet<&Path> = listing.skipped.iter().map(|(path, _)| path.as_path()).collect();
+        state.reported.retain(|path| skipped.contains(path.as_path()));
         for (path, reason) in &listing.skipped {
             // What is being written may get another name when it is complete.
             let is_being_written = directory::open(path)
@@ -245,18 +272,25 @@ impl Importing {
         }
     }
 
-    /// Imports an archive unless it was imported already, or is still being written: its end is reported, too.
-    fn bring_in(&self, store: &Store, config: &Config, path: &Path) -> Result<()> {
+    /// Imports an archive unless it was imported already, or is still being written: its end is reported, too. `here` has the
+    /// images of the store.
+    fn bring_in(
+        &self,
+        store: &Store,
+        config: &Config,
+        path: &Path,
+        here: &mut BTreeSet<Digest>,
+    ) -> Result<()> {
         // If it is gone, its removal is reported, too.
         let Some((file, stamp)) = directory::open(path)? else { return Ok(()) };
         let is_due = match self.progress(path, stamp) {
-            Version::New => !directory::is_being_written(&file),
+            Version::New if directory::is_being_written(&file) => {
+                self.imported(path, stamp).is_some_and(|images| !images.is_subset(here))
+            }
+            Version::New => true,
             Version::Refused => false,
             // Some may have been removed by hand.
-            Version::Imported(images) => {
-                let here: BTreeSet<Digest> = store.images()?.iter().map(|image| image.id).collect();
-                !images.is_subset(&here)
-            }
+            Version::Imported(images) => !images.is_subset(here),
         };
         if !is_due {
             return Ok(());
@@ -269,37 +303,43 @@ impl Importing {
                 (import(store, Source::file(file, path), &ImportOptions::default(), &LogProgress)?, true)
             }
         };
-        let images = images.into_iter().map(|image| image.id).collect();
+        let images: BTreeSet<Digest> = images.into_iter().map(|image| image.id).collect();
+        here.extend(&images);
         // An incomplete list is worked through again at the next start.
         let mtime = if is_complete { stamp.mtime } else { UNKNOWN };
-        let known = Known { size: stamp.size, mtime, images };
-        self.update(|state| drop(state.known.insert(path.to_owned(), known)));
+        let known = Known { mtime, ..Known::new(stamp, images) };
+        self.update(|state| state.known.insert(path.to_owned(), known.clone()) != Some(known));
         Ok(())
     }
 
     fn progress(&self, path: &Path, stamp: Stamp) -> Version {
-        let mut state = self.archives.state();
+        let state = &mut *self.archives.state();
         let seen = state.seen.get(path).copied();
-        let known = state.known.get(path).filter(|known| known.size == stamp.size);
-        match (seen, known) {
-            (Some(seen), _) if seen != stamp => Version::New,
-            (_, Some(known)) if known.mtime == stamp.mtime => {
-                let images = known.images.clone();
+        if seen.is_some_and(|seen| seen != stamp) {
+            return Version::New;
+        }
+        match state.known.get_mut(path).filter(|known| known.is(stamp)) {
+            Some(known) => {
+                state.is_unsaved |= known.identity.replace(stamp.identity).is_none();
                 state.seen.insert(path.to_owned(), stamp);
-                Version::Imported(images)
+                Version::Imported(known.images.clone())
             }
-            (Some(_), _) => Version::Refused,
-            (None, _) => Version::New,
+            None if seen.is_some() => Version::Refused,
+            None => Version::New,
         }
     }
 
-    /// Changes the list of imported archives, and its file if it differs then.
-    fn update(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.archives.state();
-        let before = state.known.clone();
-        change(&mut state);
-        let has_changed = state.known != before;
-        drop(state);
+    /// The images of an archive that is open for writing, and of which nothing differs yet from what was imported but the
+    /// ctime or the inode: until its writer closes it, it counts as imported.
+    fn imported(&self, path: &Path, stamp: Stamp) -> Option<BTreeSet<Digest>> {
+        let state = self.archives.state();
+        let known = state.known.get(path)?;
+        (known.size == stamp.size && known.mtime == stamp.mtime).then(|| known.images.clone())
+    }
+
+    /// Changes the list of imported archives, and its file if `change` returns that it differs then.
+    fn update(&self, change: impl FnOnce(&mut State) -> bool) {
+        let has_changed = change(&mut self.archives.state());
         if let Some(error) = has_changed.then(|| self.archives.save()).and_then(Result::err) {
             crate::log::warning(&one_line(&error));
         }
@@ -340,16 +380,36 @@ mod tests {
 
     #[test]
     fn golden_lists() {
-        let known =
-            Known { size: 7, mtime: 1_767_225_600_000_000_000, images: BTreeSet::from([Digest::of(b"x")]) };
-        let known = BTreeMap::from([(PathBuf::from("/images/a.tar"), known)]);
-        let written = write_known(&known).unwrap();
+        let known = |identity| {
+            let images = BTreeSet::from([Digest::of(b"x")]);
+            let known = Known { size: 7, mtime: 1_767_225_600_000_000_000, identity, images };
+            BTreeMap::from([(PathBuf::from("/images/a.tar"), known)])
+        };
+        let latest = known(Some(Identity { inode: 42, ctime: 1_767_225_600_000_000_001 }));
+        let written = write_known(&latest).unwrap();
         golden::check("src/serve/golden", "archives", ARCHIVES, &[("one", written)]);
-        for version in [1, 2] {
+        for (version, expected) in [(1, known(None)), (2, known(None)), (3, latest)] {
             for (_, text) in golden::samples("src/serve/golden", "archives", version) {
-                assert_eq!(read_known(&text), Ok(known.clone()), "version {version}");
+                assert_eq!(read_known(&text), Ok(expected.clone()), "version {version}");
             }
         }
+    }
+
+    #[test]
+    fn an_archive_is_known_by_its_identity_too_unless_an_older_release_recorded_it() {
+        let identity = Identity { inode: 1, ctime: 2 };
+        let stamp = Stamp { size: 7, mtime: 8, identity };
+        let known = Known::new(stamp, BTreeSet::new());
+        let others = [
+            Stamp { size: 6, ..stamp },
+            Stamp { mtime: 6, ..stamp },
+            Stamp { identity: Identity { inode: 6, ..identity }, ..stamp },
+            Stamp { identity: Identity { ctime: 6, ..identity }, ..stamp },
+        ];
+        assert!(known.is(stamp));
+        assert!(others.iter().all(|other| !known.is(*other)));
+        let old = Known { identity: None, ..known };
+        assert_eq!(others.map(|other| old.is(other)), [false, false, true, true]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::keeper::client::keeper_pid;
 use crate::pod::one_line;
 use crate::serve::Node;
-use crate::store::Store;
+use crate::store::{ImageRecord, Store};
 
 /// All metrics as text.
 pub(super) fn metrics(node: &Node, keeper: &KeeperProbe) -> String {
@@ -49,7 +49,7 @@ fn components(node: &Node, keeper: &KeeperProbe) -> [(&'static str, Found); 3] {
     let found = |state: Result<()>| state.map_err(|error| one_line(&error));
     [
         ("keeper", keeper.state(&current.config.run)),
-        ("store", found(node.images.store().images().map(drop))),
+        ("store", found(node.images.store().check_access())),
         ("network", found(current.offer.cni.status())),
     ]
 }
@@ -109,18 +109,10 @@ fn add_pulls(text: &mut Text, node: &Node) {
 }
 
 fn add_store(text: &mut Text, store: &Store) {
-    let images = store.images().unwrap_or_default();
-    let ids: BTreeSet<_> = images.iter().map(|image| image.id).collect();
-    text.one(Kind::Gauge, "coracle_store_images", "Images.", ids.len() as u64);
-    // Without the journal nothing is known; `coracle_healthy` says so.
-    if let Ok((bytes, files)) = store.size_of_layers() {
-        text.one(Kind::Gauge, "coracle_store_bytes", "Unpacked layers, in bytes.", bytes);
-        text.one(Kind::Gauge, "coracle_store_files", "Files of unpacked layers.", files);
+    // Without the journal nothing is known of images and layers; `coracle_healthy` says so.
+    if let (Ok(images), Ok(size)) = (store.images(), store.size_of_layers()) {
+        add_images(text, store, &images, size);
     }
-    let layers = images.iter().filter_map(|image| store.layers(image).ok()).flatten();
-    let damaged: BTreeSet<_> = layers.filter(|layer| layer.damaged).map(|layer| layer.id).collect();
-    let help = "Layers known to be damaged; the next pull of their image replaces them.";
-    text.one(Kind::Gauge, "coracle_store_damaged_layers", help, damaged.len() as u64);
     if let Ok(filesystem) = rustix::fs::statvfs(store.root()) {
         let bytes = |blocks: u64| blocks.saturating_mul(filesystem.f_frsize);
         let (size, free) = (bytes(filesystem.f_blocks), bytes(filesystem.f_bavail));
@@ -129,6 +121,17 @@ fn add_store(text: &mut Text, store: &Store) {
         let name = "coracle_store_filesystem_available_bytes";
         text.one(Kind::Gauge, name, "The free space on the filesystem of the store.", free);
     }
+}
+
+fn add_images(text: &mut Text, store: &Store, images: &[ImageRecord], (bytes, files): (u64, u64)) {
+    let ids: BTreeSet<_> = images.iter().map(|image| image.id).collect();
+    text.one(Kind::Gauge, "coracle_store_images", "Images.", ids.len() as u64);
+    text.one(Kind::Gauge, "coracle_store_bytes", "Unpacked layers, in bytes.", bytes);
+    text.one(Kind::Gauge, "coracle_store_files", "Files of unpacked layers.", files);
+    let layers = images.iter().filter_map(|image| store.layers(image).ok()).flatten();
+    let damaged: BTreeSet<_> = layers.filter(|layer| layer.damaged).map(|layer| layer.id).collect();
+    let help = "Layers known to be damaged; the next pull of their image replaces them.";
+    text.one(Kind::Gauge, "coracle_store_damaged_layers", help, damaged.len() as u64);
 }
 
 fn add_processes(text: &mut Text, node: &Node) {

@@ -1,10 +1,12 @@
 //! HTTP for metrics. Whoever can connect can read everything here and change nothing; a client that is slow or sends much is
 //! cut off.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
 
 use super::keeper_probe::KeeperProbe;
 use super::{collect, exposition};
@@ -26,7 +29,8 @@ use crate::serve::Node;
 use crate::serve::config::Listen;
 use crate::serve::socket::{self, Bound};
 
-/// The limit of open connections; a further one is closed at once.
+/// The limit of open connections. A further one takes the place of the oldest that is not being answered; if all are, it is
+/// closed at once.
 const CONNECTIONS: usize = 8;
 
 /// How long a client may take to send its request, and for all of a connection.
@@ -111,30 +115,65 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     node: Arc<Node>,
     accept: impl Fn(&mut Context<'_>) -> Poll<std::io::Result<S>>,
 ) {
-    let open = Arc::new(Semaphore::new(CONNECTIONS));
     let threads = Arc::new(Semaphore::new(THREADS));
     let shared = Arc::new(Shared { node, keeper: KeeperProbe::default(), threads });
+    let mut open = VecDeque::new();
     loop {
-        let accepted = std::future::poll_fn(&accept).await;
-        match (accepted, Arc::clone(&open).try_acquire_owned()) {
-            (Ok(stream), Ok(permit)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    // A connection that breaks or is too slow concerns nobody else.
-                    let _ = tokio::time::timeout(CONNECTION, connection(stream, shared)).await;
-                    drop(permit);
-                });
+        match std::future::poll_fn(&accept).await {
+            Ok(stream) => {
+                if make_room(&mut open) {
+                    open.push_back(Connection::start(stream, Arc::clone(&shared)));
+                }
             }
-            (Ok(_), Err(_)) => {}
-            (Err(_), _) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+/// An open connection.
+struct Connection {
+    task: AbortHandle,
+    /// Whether its request was received and the answer is not ready yet.
+    is_being_answered: Arc<AtomicBool>,
+}
+
+impl Connection {
+    fn start(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Arc<Shared>) -> Self {
+        let is_being_answered = Arc::new(AtomicBool::new(false));
+        let state = Arc::clone(&is_being_answered);
+        let task = tokio::spawn(async move {
+            // A connection that breaks or is too slow concerns nobody else.
+            let _ = tokio::time::timeout(CONNECTION, connection(stream, shared, state)).await;
+        });
+        Self { task: task.abort_handle(), is_being_answered }
+    }
+}
+
+/// Closes the oldest connection that is not being answered if there are too many, so that clients that send nothing cannot
+/// keep others out. Returns whether there is room for one more.
+fn make_room(open: &mut VecDeque<Connection>) -> bool {
+    open.retain(|connection| !connection.task.is_finished());
+    if open.len() < CONNECTIONS {
+        return true;
+    }
+    let is_idle = |connection: &Connection| !connection.is_being_answered.load(Ordering::Relaxed);
+    let idle = open.iter().position(is_idle).and_then(|index| open.remove(index));
+    idle.inspect(|connection| connection.task.abort()).is_some()
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<Shared>,
+    is_being_answered: Arc<AtomicBool>,
+) {
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&request, &shared).await) }
+        let (shared, is_being_answered) = (Arc::clone(&shared), Arc::clone(&is_being_answered));
+        async move {
+            is_being_answered.store(true, Ordering::Relaxed);
+            let answer = answer(&request, &shared).await;
+            is_being_answered.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(REQUEST_BYTES).keep_alive(false);
