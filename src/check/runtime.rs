@@ -1,6 +1,5 @@
 //! This runtime's own programs and sockets, and other runtimes on the machine.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,6 +7,7 @@ use super::{Row, Tree};
 use crate::error::{Error, Kind, Result};
 use crate::keeper::client::{Client, keeper_program};
 use crate::serve::config::Config;
+use crate::serve::running;
 
 /// What was found out of the running programs.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Runtime {
     pub keeper_version: Option<String>,
     /// Whether a keeper of this version of the protocol runs.
     pub keeper: Result<()>,
-    /// Whether the daemon's socket accepts connections.
+    /// Whether the daemon runs and has its socket.
     pub socket: std::io::Result<()>,
 }
 
@@ -31,7 +31,7 @@ impl Runtime {
             config_error,
             keeper_version: version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()),
             keeper: Client::connect(&config.run).map(drop),
-            socket: UnixStream::connect(&config.socket).map(drop),
+            socket: running::has_socket(&config.run, &config.socket),
         }
     }
 }

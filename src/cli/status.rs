@@ -8,7 +8,7 @@ use super::{Context, report, table};
 use crate::error::{Doing, Result};
 use crate::pod::summary::{ContainerSummary, PodSummary};
 use crate::record::time::now_ns;
-use crate::status::{Status, StoreStatus};
+use crate::status::{Problem, Status, StoreStatus};
 
 /// How many of the last warnings are shown.
 const WARNINGS: usize = 5;
@@ -16,6 +16,8 @@ const WARNINGS: usize = 5;
 const FIRST: usize = 8;
 
 /// Show pods, containers, images, disk, memory and the last warnings of this node
+///
+/// The exit code is 0, or 1 if the store or the pods' records cannot be read. Nothing is changed or started.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
@@ -33,7 +35,7 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
         false => text(&status, table::width(), now_ns()),
     };
     report::print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn text(status: &Status, width: usize, now_ns: i64) -> String {
@@ -41,7 +43,8 @@ fn text(status: &Status, width: usize, now_ns: i64) -> String {
     let mut out = line("daemon", &daemon(status));
     out += &line("keeper", &keeper(status));
     out += &line("pods", &counts(status));
-    out += &store(status.store.as_ref()).iter().map(|(name, text)| line(name, text)).collect::<String>();
+    out += &problems(status).iter().map(|(name, text)| line(name, text)).collect::<String>();
+    out += &store(status).iter().map(|(name, text)| line(name, text)).collect::<String>();
     for pod in &status.pods {
         out += &shown(pod, width, now_ns);
     }
@@ -89,23 +92,37 @@ fn counts(status: &Status) -> String {
     )
 }
 
-fn store(store: Option<&StoreStatus>) -> Vec<(&'static str, String)> {
-    let Some(StoreStatus { usage, damaged }) = store else {
-        return vec![("images", "there is no store yet".to_owned())];
+fn problems(status: &Status) -> Vec<(&'static str, String)> {
+    let text = |problem: &Problem| match &problem.hint {
+        Some(hint) => format!("{}; {hint}", problem.message),
+        None => problem.message.clone(),
+    };
+    status.problems.iter().map(|problem| (problem.topic, text(problem))).collect()
+}
+
+fn store(status: &Status) -> Vec<(&'static str, String)> {
+    let is_damaged = status.problems.iter().any(|problem| problem.topic == "store");
+    let Some(StoreStatus { usage, damaged }) = &status.store else {
+        return match is_damaged {
+            true => Vec::new(),
+            false => vec![("images", "there is no store yet".to_owned())],
+        };
     };
     let (images, reclaimable) = (usage.images, usage.images.reclaimable + usage.orphans.size);
     let health = match damaged.as_slice() {
         [] => "no damage is known; `coracle image verify` reads every file".to_owned(),
         names => format!("damaged: {}; `coracle image repair` fetches their layers again", names.join(", ")),
     };
-    vec![
+    let mut lines = vec![
         (
             "images",
             format!("{}, {}; {} can be reclaimed", images.total, bytes(images.size), bytes(reclaimable)),
         ),
         ("disk", format!("{} are free on the store's file system", bytes(usage.free))),
         ("store", health),
-    ]
+    ];
+    lines.retain(|(name, _)| *name != "store" || !is_damaged || !damaged.is_empty());
+    lines
 }
 
 /// A pod, and its containers below it.

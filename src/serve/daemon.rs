@@ -228,11 +228,11 @@ fn with_what_is_fixed(new: Config, old: &Config) -> (Config, Vec<&'static str>) 
 
 /// Locks the run directory as long as this process lives: two daemons would not know each other's pods. The lock belongs to
 /// the process (fcntl(2), F_SETLK), not to the open file: a child between fork and execve holds a copy of the descriptor,
-/// and if this process is killed at that moment, it must not block the next daemon. Nothing else may open the file, because
-/// closing any descriptor of it releases the lock.
+/// and if this process is killed at that moment, it must not block the next daemon. Nothing else in this process may open the file,
+/// because closing any descriptor of it releases the lock; other processes may ([`super::running`]).
 fn lock(run: &Path) -> Result<File> {
     private::own_run_dir(run)?;
-    let path = run.join("serve.lock");
+    let path = run.join(super::running::LOCK);
     let file = private::open_or_create(&path, private::FILE).doing(|| format!("open {}", path.display()))?;
     match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -10,6 +10,7 @@
 //! | `metrics` | metrics of the daemon itself |
 //! | `progress` | logs the warnings of pulls and imports |
 //! | `recent` | the last warnings, for `coracle status` |
+//! | `running` | whether the daemon runs, without connecting to it |
 //! | `status` | `Version` and `Status` |
 //! | `streaming` | the address of the server for exec, attach and port-forward, and its TLS |
 //! | `supervisor` | systemd: socket activation and notifications |
@@ -22,6 +23,7 @@ mod images;
 mod metrics;
 mod progress;
 pub mod recent;
+pub(crate) mod running;
 mod socket;
 mod status;
 mod streaming;

@@ -36,11 +36,6 @@ pub(super) fn keepers(run: &Path) -> Vec<Process> {
     })
 }
 
-/// All daemons.
-pub(super) fn daemons() -> Vec<Process> {
-    find(|arguments| is_program(arguments, "coracle") && arguments.iter().any(|argument| argument == "serve"))
-}
-
 fn is_program(arguments: &[String], name: &str) -> bool {
     arguments.first().is_some_and(|program| Path::new(program).file_name() == Some(name.as_ref()))
 }

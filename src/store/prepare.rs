@@ -55,6 +55,40 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
     sync_dir(root)
 }
 
+/// Whether there is a store, which is checked and not changed.
+pub(super) fn is_there(root: &Path) -> Result<bool> {
+    let doing = || format!("read {}", root.display());
+    let meta = match root.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        other => other.doing(doing)?,
+    };
+    if !meta.is_dir() {
+        return Err(Error::invalid(format!("{}: it is not a directory", doing())));
+    }
+    let has = |name: &str| root.join(name).symlink_metadata().is_ok();
+    if !has("VERSION") && !has("journal") && !has("layers") {
+        return Ok(false);
+    }
+    let version = private::read_named(&root.join("VERSION"), 100).unwrap_or_default();
+    let is_known = version == VERSION.as_bytes() || journal::is_known(&root.join("journal"));
+    // A damaged journal is reported as such.
+    if !is_known && !version.iter().all(|byte| *byte == 0) {
+        let doing = format!(
+            "the store has format {:?}, this program supports {:?}",
+            String::from_utf8_lossy(&version).trim(),
+            VERSION.trim()
+        );
+        return Err(
+            Error::new(Kind::Unsupported, doing).hint("use the program that wrote it, or another --store")
+        );
+    }
+    if !root.join("layers").is_dir() {
+        return Err(Error::new(Kind::Corrupt, format!("{} is missing", root.join("layers").display()))
+            .hint("`coracle image repair` fetches the layers again"));
+    }
+    Ok(true)
+}
+
 /// The root must belong to this user and be closed to others.
 fn check_owner(root: &Path) -> Result<()> {
     let doing = || format!("check {}", root.display());

@@ -38,7 +38,7 @@ impl Images {
         let Some(containerd) = Containerd::open(root)? else {
             return Ok(Self { containerd: None, all: Vec::new() });
         };
-        let store = store.is_dir().then(|| Store::open_as_it_is(store)).transpose()?;
+        let store = Store::open_to_read(store)?;
         let state = |image: &Image| match containerd.availability(image, store.as_ref()) {
             Ok(Availability::Present) => State::Present,
             Ok(Availability::Importable) => State::Importable,

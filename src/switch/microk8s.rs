@@ -19,9 +19,11 @@ pub(super) const CONTAINERD: &str = "/var/snap/microk8s/common/var/lib/container
 /// The socket for a strictly confined snap.
 pub(super) const SOCKET: &str = "/var/snap/microk8s/common/run/coracle.sock";
 const FLAG: &str = "--container-runtime-endpoint";
-/// Begins the line that keeps what was there before.
-const WAS: &str = "# coracle microk8s enable: was ";
-const ADDED: &str = "# coracle microk8s enable: the next line was added";
+/// Begins the comment above our endpoint: what `enable` has set, and what was there before.
+const MARK: &str = "# coracle microk8s enable: set ";
+/// Between both in the comment. An endpoint has no blanks.
+const WAS: &str = ", was ";
+const ADDED: &str = ", which was added";
 
 /// Whether MicroK8s is on the machine.
 pub(super) fn is_installed(tree: &Tree) -> bool {
@@ -55,13 +57,64 @@ fn not_understood(why: &str) -> Error {
     Error::new(Kind::WrongState, format!("{ARGUMENTS} {why}")).hint(format!("correct {FLAG} there by hand"))
 }
 
+/// Our comment above the endpoint.
+struct Mark<'a> {
+    /// The endpoint that `enable` has set.
+    set: &'a str,
+    /// The line that was there before, if there was one.
+    was: Option<&'a str>,
+}
+
+impl<'a> Mark<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let rest = line.strip_prefix(MARK)?;
+        match rest.split_once(WAS) {
+            Some((set, was)) => Some(Self { set, was: Some(was) }),
+            None => rest.strip_suffix(ADDED).map(|set| Self { set, was: None }),
+        }
+    }
+
+    fn text(set: &str, was: Option<&str>) -> String {
+        match was {
+            Some(was) => format!("{MARK}{set}{WAS}{was}"),
+            None => format!("{MARK}{set}{ADDED}"),
+        }
+    }
+
+    /// Whether a line is still as `enable` has written it.
+    fn is_kept(&self, line: Option<&&str>) -> bool {
+        line.is_some_and(|line| *line == format!("{FLAG}={}", self.set))
+    }
+}
+
+/// Our comment in the arguments, and the number of its line.
+///
+/// # Errors
+/// `WrongState` if the endpoint below it was changed since.
+fn mark<'a>(lines: &[&'a str]) -> Result<Option<(usize, Mark<'a>)>> {
+    let found = lines.iter().enumerate().find_map(|(at, line)| Some((at, Mark::parse(line)?)));
+    match found {
+        Some((at, mark)) if !mark.is_kept(lines.get(at + 1)) => {
+            let doing = format!(
+                "{ARGUMENTS} was changed: the line after Coracle's comment is not the endpoint that it set"
+            );
+            Err(Error::new(Kind::WrongState, doing)
+                .hint(format!("to keep your {FLAG}, remove the comment; or restore the line")))
+        }
+        other => Ok(other),
+    }
+}
+
 /// The arguments with our endpoint, and what was there before in a comment.
 fn enabled(text: &str, own: &str) -> Result<String> {
     let ours = format!("{FLAG}={own}");
     let lines: Vec<&str> = text.split('\n').collect();
     let flags: Vec<usize> = (0..lines.len()).filter(|index| is_flag(lines[*index])).collect();
     let at = match flags.as_slice() {
-        [] => return Ok(format!("{ADDED}\n{ours}\n{text}")),
+        [] => {
+            mark(&lines)?;
+            return Ok(format!("{}\n{ours}\n{text}", Mark::text(own, None)));
+        }
         [at] => *at,
         _ => return Err(not_understood("has more than one endpoint")),
     };
@@ -69,28 +122,23 @@ fn enabled(text: &str, own: &str) -> Result<String> {
     if line.split_whitespace().count() != 1 || !line.contains('=') {
         return Err(not_understood("has the endpoint in a line with something else"));
     }
-    let is_ours = at > 0 && (lines[at - 1].starts_with(WAS) || lines[at - 1] == ADDED);
-    let new = match is_ours || line.trim() == ours {
-        true if line.trim() == ours => line.to_owned(),
-        true => ours,
-        false => format!("{WAS}{line}\n{ours}"),
+    let marked = mark(&lines)?;
+    let new = match &marked {
+        None if line.trim() == ours => return Ok(text.to_owned()),
+        None => [Mark::text(own, Some(line)), ours],
+        Some((_, mark)) => [Mark::text(own, mark.was), ours],
     };
-    let mut lines: Vec<String> = lines.into_iter().map(str::to_owned).collect();
-    lines[at] = new;
-    Ok(lines.join("\n"))
+    let begin = marked.map_or(at, |(comment, _)| comment);
+    let new = new.iter().map(String::as_str);
+    let all = lines[..begin].iter().copied().chain(new).chain(lines[at + 1..].iter().copied());
+    Ok(all.collect::<Vec<_>>().join("\n"))
 }
 
 /// The arguments as they were before [`enabled`].
 fn disabled(text: &str) -> Result<String> {
     let lines: Vec<&str> = text.split('\n').collect();
-    let Some(at) = lines.iter().position(|line| line.starts_with(WAS) || *line == ADDED) else {
-        return Ok(text.to_owned());
-    };
-    if !lines.get(at + 1).is_some_and(|line| is_flag(line)) {
-        return Err(not_understood("was changed: the line after Coracle's comment is not the endpoint"));
-    }
-    let was = lines[at].strip_prefix(WAS);
-    let restored = lines[..at].iter().copied().chain(was).chain(lines[at + 2..].iter().copied());
+    let Some((at, mark)) = mark(&lines)? else { return Ok(text.to_owned()) };
+    let restored = lines[..at].iter().copied().chain(mark.was).chain(lines[at + 2..].iter().copied());
     Ok(restored.collect::<Vec<_>>().join("\n"))
 }
 
@@ -111,10 +159,17 @@ pub(super) fn enable(node: &Node) -> Result<Vec<Change>> {
 }
 
 /// What `disable` changes.
-pub(super) fn disable(tree: &Tree) -> Result<Vec<Change>> {
+pub(super) fn disable(node: &Node) -> Result<Vec<Change>> {
+    let tree = &node.tree;
     let mut changes = Vec::new();
     if let Some(before) = read(tree, ARGUMENTS.as_ref())? {
         let after = disabled(&before)?;
+        // Without the files below, nothing would listen there.
+        if current(&after).as_deref() == Some(node.endpoint().as_str()) {
+            return Err(not_understood(
+                "names Coracle's socket, without the comment that has what was there before",
+            ));
+        }
         changes.extend(Change::edit(ARGUMENTS.as_ref(), before, after));
     }
     for path in [CORACLE, SOCKET_UNIT] {
@@ -123,13 +178,24 @@ pub(super) fn disable(tree: &Tree) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
+/// The endpoint in the arguments, without quotes.
+fn current(text: &str) -> Option<String> {
+    let line = text.lines().rfind(|line| is_flag(line))?;
+    let (_, after) = line.split_once(FLAG)?;
+    let value = after.trim_start_matches('=').split_whitespace().next()?;
+    Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
 /// Whether MicroK8s uses Coracle at its next start.
 pub(super) fn is_enabled(node: &Node) -> bool {
-    let ours = format!("{FLAG}={}", node.endpoint());
-    arguments(&node.tree).is_ok_and(|text| {
-        let last = text.lines().rfind(|line| is_flag(line));
-        last.is_some_and(|line| line.trim() == ours)
-    })
+    arguments(&node.tree).ok().and_then(|text| current(&text)) == Some(node.endpoint())
+}
+
+/// The endpoint of another runtime than MicroK8s's own, at its next start.
+pub(super) fn other_endpoint(tree: &Tree) -> Option<String> {
+    let endpoint = current(&arguments(tree).ok()?)?;
+    let is_of_snap = ["SNAP_COMMON", "/var/snap/microk8s/"].iter().any(|part| endpoint.contains(part));
+    (!is_of_snap || !endpoint.ends_with("/containerd.sock")).then_some(endpoint)
 }
 
 /// The commands that make MicroK8s use the other runtime, once the files are changed.
@@ -192,10 +258,24 @@ mod tests {
         ] {
             assert_eq!(enabled(text, OWN).unwrap_err().kind(), Kind::WrongState, "{text:?}");
         }
+        let on = enabled("--container-runtime-endpoint=/x\n", OWN).unwrap();
+        for edited in [
+            on.replace(&format!("\n{FLAG}={OWN}"), &format!("\n{FLAG}=/mine")),
+            on.replace(&format!("\n{FLAG}={OWN}"), ""),
+        ] {
+            assert_ne!(edited, on);
+            for changed in [enabled(&edited, OWN), disabled(&edited)] {
+                let error = changed.unwrap_err();
+                assert!(
+                    error.kind() == Kind::WrongState && error.chain().contains("was changed"),
+                    "{edited:?}"
+                );
+            }
+        }
         let by_hand = format!("{FLAG}={OWN}\n");
         assert_eq!(enabled(&by_hand, OWN).unwrap(), by_hand);
         assert_eq!(disabled(&by_hand).unwrap(), by_hand);
-        let broken = format!("{WAS}{FLAG}=/x\n--a=1\n");
+        let broken = format!("{MARK}{OWN}{WAS}{FLAG}=/x\n--a=1\n");
         assert_eq!(disabled(&broken).unwrap_err().kind(), Kind::WrongState);
     }
 }

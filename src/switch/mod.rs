@@ -174,7 +174,7 @@ impl Node {
     pub fn disable(&self) -> Result<Vec<Change>> {
         match self.distribution {
             Distribution::K3s => k3s::disable(&self.tree),
-            Distribution::MicroK8s => microk8s::disable(&self.tree),
+            Distribution::MicroK8s => microk8s::disable(self),
         }
     }
 
@@ -238,22 +238,51 @@ impl Node {
             true => Row::ok("Kubernetes", format!("{name} is installed")),
             false => Row::warning("Kubernetes", format!("{name} is not installed here")),
         }];
-        rows.push(match (self.is_enabled(), self.enable()) {
-            (true, Ok(changes)) if changes.is_empty() => {
-                Row::ok("switch", format!("{name} uses Coracle at {}", self.endpoint()))
-            }
-            (_, Ok(_)) => {
-                Row::not_applicable("switch", format!("{name} uses its own containerd, and can be switched"))
-                    .advise(format!("coracle {} enable --dry-run", name.to_lowercase()))
-            }
-            (_, Err(error)) if error.kind() == Kind::NotFound => Row::error("switch", one_line(&error)),
-            (_, Err(error)) => Row::error("switch", one_line(&error))
-                .advise(error.first_hint().unwrap_or("correct it, and try again").to_owned()),
-        });
+        rows.push(self.switch_row());
         rows.extend(self.settings.iter().flat_map(|settings| k3s::rows(&self.tree, settings)));
         rows.extend(self.image_row());
         rows.extend(self.leftover_row());
         rows
+    }
+
+    fn switch_row(&self) -> Row {
+        let name = self.name();
+        let plan = format!("coracle {} enable --dry-run", name.to_lowercase());
+        let changes = match self.enable() {
+            Ok(changes) => changes,
+            Err(error) if error.kind() == Kind::NotFound => return Row::error("switch", one_line(&error)),
+            Err(error) => {
+                let hint = error.first_hint().unwrap_or("correct it, and try again").to_owned();
+                return Row::error("switch", one_line(&error)).advise(hint);
+            }
+        };
+        let is_begun = self.disable().map_or(true, |undo| !undo.is_empty());
+        let other = match self.distribution {
+            Distribution::K3s => None,
+            Distribution::MicroK8s => microk8s::other_endpoint(&self.tree),
+        };
+        match (self.is_enabled(), other) {
+            (true, _) if changes.is_empty() => {
+                Row::ok("switch", format!("{name} uses Coracle at {}", self.endpoint()))
+            }
+            (is_enabled, _) if is_enabled || is_begun => {
+                let missing: Vec<String> = changes.iter().map(Change::shown).collect();
+                Row::warning(
+                    "switch",
+                    format!("{name} is only half switched; missing: {}", missing.join(", ")),
+                )
+                .advise(plan)
+            }
+            (_, Some(other)) => Row::not_applicable(
+                "switch",
+                format!("{name} uses the runtime at {other}, and can be switched"),
+            )
+            .advise(plan),
+            (_, None) => {
+                Row::not_applicable("switch", format!("{name} uses its own containerd, and can be switched"))
+                    .advise(plan)
+            }
+        }
     }
 
     fn image_row(&self) -> Option<Row> {

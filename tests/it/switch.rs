@@ -566,6 +566,59 @@ fn a_node_that_is_switched_already_is_not_restarted_again() {
     }
 }
 
+#[test]
+fn edits_of_the_user_in_microk8s_arguments_stay() {
+    let ours = "\n--container-runtime-endpoint=unix:///var/snap/microk8s/common/run/coracle.sock\n";
+    let is_comment = |line: &&str| line.starts_with("# coracle microk8s enable");
+    let node = Node::microk8s("strict");
+    node.run(&["enable"]).ok();
+    let enabled = node.text(ARGUMENTS);
+    assert!(enabled.contains(ours), "{enabled}");
+    // The user sets another endpoint.
+    node.write(ARGUMENTS, &enabled.replace(ours, "\n--container-runtime-endpoint=/mine\n"));
+    let before = node.all();
+    for verb in ["enable", "disable"] {
+        let output = node.run(&[verb]).exits(1);
+        assert!(
+            output.stderr.contains("was changed") && output.stderr.contains("remove the comment"),
+            "{output}"
+        );
+        assert_eq!(node.all(), before, "{verb}");
+    }
+    let without: Vec<_> = node.text(ARGUMENTS).lines().map(str::to_owned).collect();
+    let without: Vec<_> = without.iter().map(String::as_str).filter(|line| !is_comment(line)).collect();
+    node.write(ARGUMENTS, &(without.join("\n") + "\n"));
+    assert_eq!(node.row("switch").0, "warning", "the socket is still moved");
+    node.run(&["disable"]).ok();
+    assert!(node.text(ARGUMENTS).contains("\n--container-runtime-endpoint=/mine\n"));
+    assert!(!node.path("etc/systemd/system/coracle.socket.d/90-microk8s.conf").exists());
+    assert!(node.row("switch").1.contains("uses the runtime at /mine"), "{:?}", node.row("switch"));
+    // The user removes the comment only.
+    let without: Vec<_> = enabled.lines().filter(|line| !is_comment(line)).collect();
+    let node = Node::microk8s("strict");
+    node.run(&["enable"]).ok();
+    node.write(ARGUMENTS, &(without.join("\n") + "\n"));
+    let before = node.all();
+    let output = node.run(&["disable"]).exits(1);
+    assert!(output.stderr.contains("without the comment"), "{output}");
+    assert_eq!(node.all(), before);
+}
+
+#[test]
+fn a_node_that_is_half_switched_is_shown_as_such() {
+    for missing in [K3S_OWN, K3S_ORDER] {
+        let node = Node::k3s();
+        node.run(&["enable"]).ok();
+        fs::remove_file(node.path(missing)).unwrap();
+        let (state, text) = node.row("switch");
+        assert!(state == "warning" && text.contains("half switched") && text.contains(missing), "{text}");
+    }
+    let node = Node::k3s();
+    node.write("etc/rancher/k3s/config.yaml", "container-runtime-endpoint: /run/other.sock\n");
+    let (state, text) = node.row("switch");
+    assert!(state == "error" && text.contains("/run/other.sock"), "{text}");
+}
+
 /// A full file system.
 struct Full(PathBuf);
 
