@@ -106,7 +106,9 @@ fn frames(magic: [u8; 4], number: u64, payload: &[u8]) -> Result<Vec<u8>> {
 
 /// Returns whether the file at `path` has a record in this format.
 pub(crate) fn is_known(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| next_frame(&bytes, 0).is_some())
+    let mut bytes = Vec::new();
+    let read = private::open(path, OFlags::RDONLY).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.is_ok() && next_frame(&bytes, 0).is_some()
 }
 
 /// The changes since the last refresh.

@@ -34,6 +34,7 @@ mod lock;
 mod lost;
 mod partial;
 mod prepare;
+mod read_only;
 mod rebuild;
 mod record;
 pub mod reference;
@@ -155,27 +156,6 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store to read it, and writes nothing; `None` if there is none yet.
-    ///
-    /// # Errors
-    /// Those of [`Store::open`]; `Corrupt` for a store without its layers.
-    pub fn open_to_read(root: &Path) -> Result<Option<Self>> {
-        if !prepare::is_there(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))? {
-            return Ok(None);
-        }
-        let store = Self::unread(root);
-        store.refresh()?;
-        Ok(Some(store))
-    }
-
-    /// Whether the journal has lost records.
-    ///
-    /// # Errors
-    /// When the journal cannot be read.
-    pub fn has_lost_records(&self) -> Result<bool> {
-        Ok(self.refresh()?.damaged)
-    }
-
     /// Like [`Store::open`], but rewrites a damaged or lost journal first, from what is in the store. No layer is
     /// deleted for having no record. Returns what was rewritten, if anything.
     ///
@@ -193,18 +173,6 @@ impl Store {
     fn at(root: &Path) -> Result<Self> {
         prepare::prepare(root).map_err(|e| e.doing(format!("open the store at {}", root.display())))?;
         Ok(Self::unread(root))
-    }
-
-    fn unread(root: &Path) -> Self {
-        let trash = Trash::new(root.join("trash"));
-        let view = View { journal: Journal::new(root.join("journal")), contents: Contents::default() };
-        Self {
-            layers: OverlayLayers::new(root.join("layers"), trash.clone()),
-            trash,
-            root: root.to_owned(),
-            view: Mutex::new(view),
-            hook: None,
-        }
     }
 
     /// Calls `hook` at every step of every transaction, in the thread that takes it. Tests kill the process there.

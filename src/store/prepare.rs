@@ -63,7 +63,8 @@ pub(super) fn is_there(root: &Path) -> Result<bool> {
         other => other.doing(doing)?,
     };
     if !meta.is_dir() {
-        return Err(Error::invalid(format!("{}: it is not a directory", doing())));
+        let error = Error::invalid(format!("{}: it is not a directory", doing()));
+        return Err(error.hint("move it away, or correct `store` in the configuration"));
     }
     let has = |name: &str| root.join(name).symlink_metadata().is_ok();
     if !has("VERSION") && !has("journal") && !has("layers") {

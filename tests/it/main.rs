@@ -97,5 +97,6 @@ mod status;
 mod streaming;
 mod supply;
 mod switch;
+mod switch_sysroot;
 mod systemd;
 mod v2_limits;

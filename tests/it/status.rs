@@ -125,10 +125,12 @@ fn a_damaged_store_hides_nothing_else() {
         damage();
         let show = || Run::new(coracle_program()).args(["status", "--config"]).arg(serve.path("copy.toml"));
         let output = show().go().exits(1);
-        for part in ["daemon    running (pid", "keeper    ", "pods      ", "store     ", "image repair"] {
+        for part in ["daemon    running (pid", "keeper    ", "pods      ", "store     "] {
             assert!(output.stdout.contains(part), "{case}: {part}: {output}");
         }
         let all: Value = serde_json::from_str(&show().arg("--json").go().exits(1).stdout).unwrap();
+        let hint = if case == "file" { "move it away" } else { "image repair" };
+        assert!(all["problems"][0]["hint"].as_str().unwrap().contains(hint), "{case}: {all:#}");
         assert_eq!(
             (&all["problems"][0]["topic"], &all["daemon"]["pid"]),
             (&"store".into(), &serve.pid().into())
