@@ -199,20 +199,6 @@ impl Store {
         Ok(images)
     }
 
-    /// Checks that the journal can be read and that the directories of content are there.
-    ///
-    /// # Errors
-    /// What is missing or cannot be read.
-    pub fn check_access(&self) -> Result<()> {
-        self.refresh()?;
-        for name in ["layers", "blobs/sha256"] {
-            let path = self.root.join(name);
-            let doing = || format!("search {}", path.display());
-            std::fs::read_dir(&path).doing(doing)?;
-        }
-        Ok(())
-    }
-
     /// The image with this manifest, if the store has it.
     ///
     /// # Errors

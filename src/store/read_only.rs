@@ -3,12 +3,22 @@
 use std::path::Path;
 
 use super::{Contents, Journal, Mutex, OverlayLayers, Store, Trash, View, prepare};
-use crate::error::Result;
+use crate::error::{Doing, Result};
 
 impl Store {
-    /// What a store has below its root.
-    pub const PARTS: [&'static str; 8] =
-        ["VERSION", "journal", "blobs/sha256", "partial", "layers", "containers", "tmp", "trash"];
+    /// Checks that the journal can be read and that the directories of content are there.
+    ///
+    /// # Errors
+    /// What is missing or cannot be read.
+    pub fn check_access(&self) -> Result<()> {
+        self.refresh()?;
+        for name in ["layers", "blobs/sha256"] {
+            let path = self.root.join(name);
+            let doing = || format!("search {}", path.display());
+            std::fs::read_dir(&path).doing(doing)?;
+        }
+        Ok(())
+    }
 
     /// Opens a store to read it, and writes nothing; `None` if there is none yet.
     ///
