@@ -233,7 +233,6 @@ fn follow(plan: &mut Plan, path: &Path, links: usize) -> Option<PathBuf> {
                 let next = here.join(name);
                 let Ok(meta) = next.symlink_metadata() else {
                     merge(plan, &here, Interest { flags: ARRIVAL, names: Names::one(name) });
-                    report_removal(plan, &here);
                     return None;
                 };
                 if !meta.is_symlink() {
@@ -253,8 +252,9 @@ fn follow(plan: &mut Plan, path: &Path, links: usize) -> Option<PathBuf> {
 }
 
 /// Adds a watch of the parent of `path`. A file that has another name and whatever is open go on to exist when their entry
-/// is removed or replaced, so DELETE_SELF does not report that. Of a path only the last entry needs this: those before it
-/// cannot be removed as long as it is there.
+/// is removed or replaced, so DELETE_SELF does not report that. Of a path only the last entry needs this, if it is there:
+/// those before it cannot be removed as long as it is. The parent of a directory in which something is awaited is not watched,
+/// because it may be one where much happens, such as /tmp.
 fn report_removal(plan: &mut Plan, path: &Path) {
     if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
         merge(plan, parent, Interest { flags: REPLACEMENT, names: Names::one(name) });
@@ -370,6 +370,10 @@ mod tests {
         let below = |name: &str| dir.path().join(name);
         let dirs = [below("a/b/images")];
         reports(&dirs, false, || std::fs::create_dir(below("other")).unwrap());
+        // Each report is a wake-up: what happens above is not watched.
+        assert!(
+            plan(&dirs).get(dir.path().parent().unwrap()).is_none_or(|interest| interest.flags == ITSELF)
+        );
         for part in ["a", "a/b", "a/b/images"] {
             reports(&dirs, true, || std::fs::create_dir(below(part)).unwrap());
             reports(&dirs, false, || std::fs::write(below("file"), "").unwrap());
