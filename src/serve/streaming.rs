@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::config;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::image::registry::certificates;
 
 /// Listens where the configuration says.
 ///
@@ -59,14 +60,4 @@ fn authorities(path: &Path) -> Result<RootCertStore> {
         store.add(certificate).map_err(invalid)?;
     }
     Ok(store)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let bytes = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
-    let all: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err(Error::invalid(format!("{} has no certificate in PEM form", path.display()))),
-        Err(error) => Err(Error::invalid(format!("read {}", path.display())).because(error)),
-    }
 }

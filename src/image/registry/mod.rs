@@ -44,6 +44,7 @@ pub(super) use download::Download;
 pub use k3s::ignored as ignored_k3s_settings;
 pub use login::Login;
 pub(super) use repository::{Fetched, Repository};
+pub(crate) use tls::certificates;
 
 use crate::error::Result;
 use crate::store::reference::Reference;

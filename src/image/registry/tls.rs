@@ -70,7 +70,11 @@ fn roots(more: &[PathBuf]) -> Result<RootCertStore> {
     Ok(store)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a file in PEM form.
+///
+/// # Errors
+/// The file cannot be read, or has none.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let bytes = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
     let all: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match all {
